@@ -1,0 +1,277 @@
+package wire
+
+import (
+	"encoding/binary"
+	"strconv"
+)
+
+// Sizes in bytes of what section 4 lays out.
+const (
+	SaltSize   = 32
+	CookieSize = 16
+	// HelloSize is the size of "hello": the first fields of a ClientHello, up
+	// to kem_key_id. The transcript and the KKT session id cover these.
+	HelloSize = 42
+	// AckNonceSize is the size of the nonce in an Ack.
+	AckNonceSize = 16
+	// AckSize is the size of an Ack's content.
+	AckSize = 4 + AckNonceSize
+	// KKTRequestSize is the size of the KKT frame in a KKTRequest.
+	KKTRequestSize = 23
+)
+
+// ClientHello opens a handshake, section 4. Over UDP it is padded (Pad) to
+// MinHelloDatagram.
+//
+//	receiver_index u32 · salt 32 · aead_offer u8 · kem u8 · kem_key_id u32 ·
+//	cookie_len u8 (0 or 16) · cookie · zero padding
+type ClientHello struct {
+	ReceiverIdx uint32 // random, never 0
+	Salt        [SaltSize]byte
+	AEADOffer   uint8  // bit 0 ChaCha20-Poly1305, bit 1 AES-256-GCM
+	KEM         uint8  // the KEM's id in KKT
+	KEMKeyID    uint32 // 0: the client runs KKT
+	HasCookie   bool
+	Cookie      [CookieSize]byte // where HasCookie
+}
+
+// NewSalt makes a hello's salt of the client's clock, in unix seconds, and the
+// BLAKE3 hash of the Noise ephemeral public key that Handshake 1 will bear, of
+// which the first 24 bytes are used.
+func NewSalt(seconds uint64, ephemeralHash *[32]byte) (salt [SaltSize]byte) {
+	binary.LittleEndian.PutUint64(salt[:], seconds)
+	copy(salt[8:], ephemeralHash[:])
+	return salt
+}
+
+// Seconds returns the client's clock in unix seconds, from the salt.
+func (m *ClientHello) Seconds() uint64 { return binary.LittleEndian.Uint64(m.Salt[:]) }
+
+// Commitment returns the 24 bytes of the salt that name the client's ephemeral
+// key: the first of the key's BLAKE3 hash. They alias m.
+func (m *ClientHello) Commitment() []byte { return m.Salt[8:] }
+
+// Hello returns the first 42 bytes of the content, which section 4 calls hello.
+func (m *ClientHello) Hello() [HelloSize]byte {
+	var h [HelloSize]byte
+	m.appendHello(h[:0])
+	return h
+}
+
+func (m *ClientHello) appendHello(dst []byte) []byte {
+	dst = binary.LittleEndian.AppendUint32(dst, m.ReceiverIdx)
+	dst = append(dst, m.Salt[:]...)
+	dst = append(dst, m.AEADOffer, m.KEM)
+	return binary.LittleEndian.AppendUint32(dst, m.KEMKeyID)
+}
+
+// Append appends the content, without padding, to dst.
+func (m *ClientHello) Append(dst []byte) []byte {
+	return appendCookie(m.appendHello(dst), m.HasCookie, &m.Cookie)
+}
+
+// ParseClientHello reads the content of a ClientHello. Errors: ErrShort,
+// ErrIndex, ErrCookieLength, ErrPadding.
+func ParseClientHello(content []byte) (ClientHello, error) {
+	if len(content) < HelloSize+1 {
+		return ClientHello{}, ErrShort
+	}
+	m := ClientHello{
+		ReceiverIdx: binary.LittleEndian.Uint32(content),
+		Salt:        [SaltSize]byte(content[4:]),
+		AEADOffer:   content[36],
+		KEM:         content[37],
+		KEMKeyID:    binary.LittleEndian.Uint32(content[38:]),
+	}
+	if m.ReceiverIdx == 0 {
+		return ClientHello{}, ErrIndex
+	}
+	var padding []byte
+	var err error
+	m.HasCookie, m.Cookie, padding, err = cutCookie(content[HelloSize:])
+	if err != nil {
+		return ClientHello{}, err
+	}
+	if !zero(padding) {
+		return ClientHello{}, ErrPadding
+	}
+	return m, nil
+}
+
+func appendCookie(dst []byte, has bool, cookie *[CookieSize]byte) []byte {
+	if !has {
+		return append(dst, 0)
+	}
+	return append(append(dst, CookieSize), cookie[:]...)
+}
+
+// cutCookie reads cookie_len and cookie from the front of b.
+func cutCookie(b []byte) (has bool, cookie [CookieSize]byte, rest []byte, err error) {
+	if len(b) < 1 {
+		return false, cookie, nil, ErrShort
+	}
+	switch b[0] {
+	case 0:
+		return false, cookie, b[1:], nil
+	case CookieSize:
+		if len(b) < 1+CookieSize {
+			return false, cookie, nil, ErrShort
+		}
+		return true, [CookieSize]byte(b[1:]), b[1+CookieSize:], nil
+	}
+	return false, cookie, nil, ErrCookieLength
+}
+
+// KKTFrame returns the 23-byte KKT frame of a KKTRequest's content, once the
+// padding behind it has been found to be zero. It aliases content. Errors:
+// ErrShort, ErrPadding.
+func KKTFrame(content []byte) ([]byte, error) {
+	if len(content) < KKTRequestSize {
+		return nil, ErrShort
+	}
+	if !zero(content[KKTRequestSize:]) {
+		return nil, ErrPadding
+	}
+	return content[:KKTRequestSize:KKTRequestSize], nil
+}
+
+// Ack answers a ClientHello, in clear, section 4. (The Ack that ends a
+// handshake or a subsession is sealed and has another layout: FinalAck.)
+//
+//	aead u8 · kem u8 · reserved u16 · nonce 16
+type Ack struct {
+	AEAD  uint8 // the one bit that the gateway chose
+	KEM   uint8
+	Nonce [AckNonceSize]byte
+}
+
+// Append appends the content to dst.
+func (m *Ack) Append(dst []byte) []byte {
+	dst = append(dst, m.AEAD, m.KEM, 0, 0)
+	return append(dst, m.Nonce[:]...)
+}
+
+// ParseAck reads the content of an Ack that came in clear. Errors: ErrShort,
+// ErrTrailing, ErrReserved.
+func ParseAck(content []byte) (Ack, error) {
+	if err := fixed(content, AckSize); err != nil {
+		return Ack{}, err
+	}
+	if content[2]|content[3] != 0 {
+		return Ack{}, ErrReserved
+	}
+	return Ack{AEAD: content[0], KEM: content[1], Nonce: [AckNonceSize]byte(content[4:])}, nil
+}
+
+// Busy asks a client to come later, with the cookie where there is one, section
+// 4.
+//
+//	retry_after_ms u32 · cookie_len u8 (0 or 16) · cookie
+type Busy struct {
+	RetryAfterMillis uint32
+	HasCookie        bool
+	Cookie           [CookieSize]byte // where HasCookie
+}
+
+// Append appends the content to dst.
+func (m *Busy) Append(dst []byte) []byte {
+	dst = binary.LittleEndian.AppendUint32(dst, m.RetryAfterMillis)
+	return appendCookie(dst, m.HasCookie, &m.Cookie)
+}
+
+// ParseBusy reads the content of a Busy. Errors: ErrShort, ErrTrailing,
+// ErrCookieLength.
+func ParseBusy(content []byte) (Busy, error) {
+	if len(content) < 5 {
+		return Busy{}, ErrShort
+	}
+	has, cookie, rest, err := cutCookie(content[4:])
+	if err == nil {
+		err = empty(rest)
+	}
+	if err != nil {
+		return Busy{}, err
+	}
+	return Busy{binary.LittleEndian.Uint32(content), has, cookie}, nil
+}
+
+// Collision tells a client that its receiver index is taken, section 4. It has
+// no content.
+type Collision struct{}
+
+// Append appends the content, which is empty, to dst.
+func (*Collision) Append(dst []byte) []byte { return dst }
+
+// ParseCollision refuses content (ErrTrailing).
+func ParseCollision(content []byte) (Collision, error) { return Collision{}, empty(content) }
+
+// Reset tells a client that the gateway knows no session of that index, section
+// 11. It has no content.
+type Reset struct{}
+
+// Append appends the content, which is empty, to dst.
+func (*Reset) Append(dst []byte) []byte { return dst }
+
+// ParseReset refuses content (ErrTrailing).
+func ParseReset(content []byte) (Reset, error) { return Reset{}, empty(content) }
+
+// RejectCode says why a gateway refuses a hello, section 2.
+type RejectCode uint8
+
+// The codes of a Reject. Receivers keep a code that they do not know.
+const (
+	RejectVersion      RejectCode = 1
+	RejectClock        RejectCode = 2
+	RejectKEM          RejectCode = 3
+	RejectAEAD         RejectCode = 4
+	RejectShuttingDown RejectCode = 5
+	RejectStaleKey     RejectCode = 6
+)
+
+func (c RejectCode) String() string {
+	switch c {
+	case RejectVersion:
+		return "protocol version not supported"
+	case RejectClock:
+		return "the clocks differ too much"
+	case RejectKEM:
+		return "KEM not offered"
+	case RejectAEAD:
+		return "no common AEAD"
+	case RejectShuttingDown:
+		return "shutting down"
+	case RejectStaleKey:
+		return "the KEM key is stale"
+	}
+	return "code " + strconv.Itoa(int(c))
+}
+
+// Reject refuses a hello, section 4. Anyone who knows the gateway's public key
+// can forge one: it is a hint.
+//
+//	code u8 · gateway_unix_seconds u64 · detail
+type Reject struct {
+	Code           RejectCode
+	GatewaySeconds uint64 // the gateway's clock, unix
+	Detail         Detail // at most MaxDetail bytes; Append cuts more
+}
+
+// Append appends the content to dst.
+func (m *Reject) Append(dst []byte) []byte {
+	dst = append(dst, byte(m.Code))
+	dst = binary.LittleEndian.AppendUint64(dst, m.GatewaySeconds)
+	return m.Detail.append(dst)
+}
+
+// ParseReject reads the content of a Reject; Detail aliases it. Errors:
+// ErrShort, ErrDetailLong, ErrDetailText.
+func ParseReject(content []byte) (Reject, error) {
+	if len(content) < 9 {
+		return Reject{}, ErrShort
+	}
+	detail, err := parseDetail(rest(content, 9))
+	if err != nil {
+		return Reject{}, err
+	}
+	return Reject{RejectCode(content[0]), binary.LittleEndian.Uint64(content[1:]), detail}, nil
+}

@@ -1,0 +1,195 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"strconv"
+)
+
+// TargetKind says what a target's address is, section 8.
+type TargetKind uint8
+
+// The kinds of target. Their numbers are those on the wire.
+const (
+	TargetName TargetKind = 3
+	TargetIPv4 TargetKind = 4
+	TargetIPv6 TargetKind = 6
+)
+
+// MaxName is the size in bytes of the longest target name.
+const MaxName = 255
+
+// Target is where a flow goes, or in what a gateway sends on an
+// endpoint-independent or reverse flow, where a datagram came from, section 8.
+//
+//	kind u8 (4, 6, or 3 for a name) · 4 or 16 bytes, or u8 length and name · port u16
+//
+// An IPv4 address is always of kind 4: an IPv4-mapped IPv6 one is refused, so
+// that no policy has to see two forms of one address. Port 0 is refused.
+type Target struct {
+	Addr netip.Addr // IPv4, or IPv6 without zone; zero where Name is set
+	Name []byte     // a host name, to be resolved by the gateway
+	Port uint16     // never 0
+}
+
+// AddrTarget returns the target at an address: an IPv4-mapped one is unmapped,
+// a zone is left out.
+func AddrTarget(a netip.AddrPort) Target {
+	return Target{Addr: a.Addr().Unmap().WithZone(""), Port: a.Port()}
+}
+
+// NameTarget returns the target at a host name. Errors: ErrName, ErrPort.
+func NameTarget(name string, port uint16) (Target, error) {
+	t := Target{Name: []byte(name), Port: port}
+	return t, t.Check()
+}
+
+// Kind returns the target's kind, or 0 for a target with neither name nor
+// address.
+func (t *Target) Kind() TargetKind {
+	switch {
+	case len(t.Name) > 0:
+		return TargetName
+	case t.Addr.Is4():
+		return TargetIPv4
+	case t.Addr.Is6():
+		return TargetIPv6
+	}
+	return 0
+}
+
+// Check says what keeps t from being sent: ErrTargetKind, ErrMapped, ErrName or
+// ErrPort. A parsed target passes.
+func (t *Target) Check() error {
+	switch t.Kind() {
+	case TargetName:
+		if !IsHostName(t.Name) {
+			return ErrName
+		}
+	case TargetIPv4:
+	case TargetIPv6:
+		if t.Addr.Is4In6() {
+			return ErrMapped
+		}
+	default:
+		if t.Name != nil {
+			return ErrName
+		}
+		return ErrTargetKind
+	}
+	if t.Port == 0 {
+		return ErrPort
+	}
+	return nil
+}
+
+// AddrPort returns address and port; the address is the zero netip.Addr for a
+// target with a name.
+func (t *Target) AddrPort() netip.AddrPort { return netip.AddrPortFrom(t.Addr, t.Port) }
+
+// Equal reports whether t and u name the same target. Names differ where their
+// bytes do.
+func (t *Target) Equal(u *Target) bool {
+	return t.Port == u.Port && t.Addr == u.Addr && bytes.Equal(t.Name, u.Name)
+}
+
+// String returns host:port, an IPv6 address in brackets.
+func (t *Target) String() string {
+	host := string(t.Name)
+	if t.Kind() != TargetName {
+		host = t.Addr.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(t.Port)))
+}
+
+// Append appends the target to dst. One that Check refuses is written so that
+// the other end refuses it as well.
+func (t *Target) Append(dst []byte) []byte {
+	kind := t.Kind()
+	if kind == TargetName && len(t.Name) > MaxName {
+		kind = 0
+	}
+	dst = append(dst, byte(kind))
+	switch kind {
+	case TargetName:
+		dst = append(dst, byte(len(t.Name)))
+		dst = append(dst, t.Name...)
+	case TargetIPv4:
+		a := t.Addr.As4()
+		dst = append(dst, a[:]...)
+	case TargetIPv6:
+		a := t.Addr.As16()
+		dst = append(dst, a[:]...)
+	}
+	return binary.LittleEndian.AppendUint16(dst, t.Port)
+}
+
+// CutTarget reads a target from the front of b and returns what follows it.
+// Name and rest alias b. Errors: ErrShort, ErrTargetKind, ErrMapped, ErrName,
+// ErrPort.
+func CutTarget(b []byte) (t Target, rest []byte, err error) {
+	if len(b) < 1 {
+		return Target{}, nil, ErrShort
+	}
+	var size int // of kind and address
+	switch TargetKind(b[0]) {
+	case TargetIPv4:
+		if size = 1 + 4; len(b) < size+2 {
+			return Target{}, nil, ErrShort
+		}
+		t.Addr = netip.AddrFrom4([4]byte(b[1:]))
+	case TargetIPv6:
+		if size = 1 + 16; len(b) < size+2 {
+			return Target{}, nil, ErrShort
+		}
+		if t.Addr = netip.AddrFrom16([16]byte(b[1:])); t.Addr.Is4In6() {
+			return Target{}, nil, ErrMapped
+		}
+	case TargetName:
+		if len(b) < 2 {
+			return Target{}, nil, ErrShort
+		}
+		if size = 2 + int(b[1]); len(b) < size+2 {
+			return Target{}, nil, ErrShort
+		}
+		if t.Name = b[2:size:size]; !IsHostName(t.Name) {
+			return Target{}, nil, ErrName
+		}
+	default:
+		return Target{}, nil, ErrTargetKind
+	}
+	if t.Port = binary.LittleEndian.Uint16(b[size:]); t.Port == 0 {
+		return Target{}, nil, ErrPort
+	}
+	return t, b[size+2:], nil
+}
+
+// IsHostName reports whether name is a host name that may be resolved: at most
+// MaxName bytes, labels of 1 to 63 ASCII letters, digits, hyphens and
+// underscores with dots between them, and perhaps a dot at the end. Other
+// alphabets come in their ASCII form (xn--…).
+func IsHostName(name []byte) bool {
+	if len(name) == 0 || len(name) > MaxName {
+		return false
+	}
+	label := 0
+	for i, c := range name {
+		switch {
+		case c == '.':
+			if label == 0 {
+				return false
+			}
+			label = 0
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_',
+			c == '-' && i > 0:
+			if label++; label > 63 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}

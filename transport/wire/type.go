@@ -1,0 +1,130 @@
+package wire
+
+import "fmt"
+
+// Type is a message's type, section 2.
+type Type uint16
+
+// The message types of section 2. Those with ◇ there come in parts.
+const (
+	TypeBusy              Type = 0x0000
+	TypeHandshake         Type = 0x0001
+	TypeEncryptedData     Type = 0x0002
+	TypeClientHello       Type = 0x0003
+	TypeKKTRequest        Type = 0x0004
+	TypeKKTResponse       Type = 0x0005
+	TypeForwardPacket     Type = 0x0006
+	TypeCollision         Type = 0x0007
+	TypeAck               Type = 0x0008
+	TypeSubsessionRequest Type = 0x0009
+	TypeSubsessionKK1     Type = 0x000A
+	TypeSubsessionKK2     Type = 0x000B
+	TypeSubsessionReady   Type = 0x000C
+	TypeSubsessionAbort   Type = 0x000D
+	TypeFlowClosed        Type = 0x0010
+	TypeRegister          Type = 0x0011
+	TypeRegisterResult    Type = 0x0012
+	TypePing              Type = 0x0013
+	TypePong              Type = 0x0014
+	TypeClose             Type = 0x0015
+	TypeReset             Type = 0x0016
+	TypeReject            Type = 0x0017
+	TypePoll              Type = 0x0018
+)
+
+// Direction is the way that a packet goes between the two ends of a session.
+type Direction uint8
+
+// The two directions.
+const (
+	ToGateway Direction = 0 // client to gateway, C→G
+	ToClient  Direction = 1 // gateway to client, G→C
+)
+
+func (d Direction) String() string {
+	if d == ToGateway {
+		return "to gateway"
+	}
+	return "to client"
+}
+
+// Where a type is allowed: a bit for each level and direction.
+const (
+	transportToGateway = 1 << (uint8(LevelTransport)*2 + uint8(ToGateway))
+	transportToClient  = 1 << (uint8(LevelTransport)*2 + uint8(ToClient))
+	handshakeToGateway = 1 << (uint8(LevelHandshake)*2 + uint8(ToGateway))
+	handshakeToClient  = 1 << (uint8(LevelHandshake)*2 + uint8(ToClient))
+	clearToGateway     = 1 << (uint8(LevelClear)*2 + uint8(ToGateway))
+	clearToClient      = 1 << (uint8(LevelClear)*2 + uint8(ToClient))
+
+	transportBoth = transportToGateway | transportToClient
+)
+
+// types is the table of section 2. A type without a name does not exist.
+var types = [...]struct {
+	name    string
+	allowed uint8
+	parts   int // the longest message that parts may join to; 0: no parts
+}{
+	TypeBusy: {"Busy", clearToClient, 0},
+	// Handshake 1 is clear, 2 and 3 are sealed (section 5).
+	TypeHandshake:         {"Handshake", clearToGateway | handshakeToGateway | handshakeToClient, MaxHandshakeMessage},
+	TypeEncryptedData:     {"EncryptedData", transportBoth, 0},
+	TypeClientHello:       {"ClientHello", clearToGateway, 0},
+	TypeKKTRequest:        {"KKTRequest", clearToGateway, 0},
+	TypeKKTResponse:       {"KKTResponse", clearToClient, MaxHandshakeMessage},
+	TypeForwardPacket:     {"ForwardPacket", transportBoth, 0},
+	TypeCollision:         {"Collision", clearToClient, 0},
+	TypeAck:               {"Ack", clearToClient | transportToClient, 0},
+	TypeSubsessionRequest: {"SubsessionRequest", transportToClient, 0},
+	TypeSubsessionKK1:     {"SubsessionKK1", transportToGateway, MaxHandshakeMessage},
+	TypeSubsessionKK2:     {"SubsessionKK2", transportToClient, MaxHandshakeMessage},
+	TypeSubsessionReady:   {"SubsessionReady", transportToGateway, 0},
+	TypeSubsessionAbort:   {"SubsessionAbort", transportBoth, 0},
+	TypeFlowClosed:        {"FlowClosed", transportBoth, 0},
+	TypeRegister:          {"Register", transportToGateway, MaxRegisterMessage},
+	TypeRegisterResult:    {"RegisterResult", transportToClient, MaxRegisterMessage},
+	TypePing:              {"Ping", transportBoth, 0},
+	TypePong:              {"Pong", transportBoth, 0},
+	TypeClose:             {"Close", transportBoth, 0},
+	TypeReset:             {"Reset", clearToClient, 0},
+	TypeReject:            {"Reject", clearToClient, 0},
+	TypePoll:              {"Poll", transportToGateway, 0},
+}
+
+// String returns the type's name in section 2, or its number.
+func (t Type) String() string {
+	if t.Known() {
+		return types[t].name
+	}
+	return fmt.Sprintf("type 0x%04X", uint16(t))
+}
+
+// Known reports whether section 2 has the type.
+func (t Type) Known() bool {
+	return int(t) < len(types) && types[t].name != ""
+}
+
+// Allowed reports whether a message of type t may come at level l in direction
+// d: the table of section 2, with the levels of the three handshake messages as
+// in section 5. It is false for an unknown type. That a Poll comes over TCP
+// alone, and a ClientHello alone with index 0, is for the caller to see.
+func (t Type) Allowed(l Level, d Direction) bool {
+	if int(t) >= len(types) || l > LevelClear || d > ToClient {
+		return false
+	}
+	return types[t].allowed>>(uint8(l)*2+uint8(d))&1 != 0
+}
+
+// Parts reports whether messages of type t begin with a part header (◇ in
+// section 2).
+func (t Type) Parts() bool { return t.MaxMessage() > 0 }
+
+// MaxMessage returns how long a whole message of type t may be once its parts
+// are joined, and 0 for a type that comes without a part header.
+func (t Type) MaxMessage() int {
+	if int(t) >= len(types) {
+		return 0
+	}
+	return types[t].parts
+}
