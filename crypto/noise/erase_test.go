@@ -1,0 +1,110 @@
+package noise
+
+import (
+	"bytes"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	flynn "github.com/flynn/noise"
+)
+
+// secretsOf names the places of a library state where secrets are, by the
+// fields' own names, and what is there.
+func secretsOf(t *testing.T, s *flynn.HandshakeState) map[string][]byte {
+	t.Helper()
+	found := map[string][]byte{}
+	for _, path := range []string{
+		"ss.CipherState.k", "ss.ck", "ss.prevCK", "s.Private", "e.Private", "psk", "ss.CipherState.c.AEAD.key",
+	} {
+		v := reflect.ValueOf(s).Elem()
+		for name := range strings.SplitSeq(path, ".") {
+			for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
+				v = v.Elem()
+			}
+			if v = v.FieldByName(name); !v.IsValid() {
+				t.Fatalf("the library has no %s any more", path)
+			}
+		}
+		found[path] = v.Bytes()
+	}
+	return found
+}
+
+func zero(b []byte) bool { return bytes.Equal(b, make([]byte, len(b))) }
+
+func TestWipeReachesTheLibrary(t *testing.T) {
+	i, r := xkPair()
+	m1 := get(t)(i.WriteMessage1(nil))
+	get(t)(r.ReadMessage1(m1))
+	m2 := get(t)(r.WriteMessage2(pair(4), nil))
+	get(t)(i.ReadMessage2(m2))
+	i.x.setPSK(&testPSK)
+
+	held := secretsOf(t, i.x.state)
+	for n, c := range i.x.suite.ciphers {
+		held[fmt.Sprintf("cipher %d", n)] = reflect.ValueOf(c).FieldByName("AEAD").Elem().Elem().FieldByName("key").Bytes()
+	}
+	for n, e := range i.x.suite.memo.entries {
+		if e != nil {
+			held[fmt.Sprintf("secret %d", n)] = e.secret[:]
+			held[fmt.Sprintf("private key %d", n)] = e.private[:]
+		}
+	}
+	held["preshared key"] = i.x.psk[:]
+	held["static key"] = i.x.suite.static.Private[:]
+	held["ephemeral key"] = i.x.suite.ephemeral.Private[:]
+	if len(held) < 10 {
+		t.Fatalf("only %d secrets found", len(held))
+	}
+	for name, b := range held {
+		if len(b) != 32 || zero(b) {
+			t.Fatalf("%s holds %x before the wipe: the test looks at the wrong place", name, b)
+		}
+	}
+	i.Wipe()
+	for name, b := range held {
+		if !zero(b) {
+			t.Errorf("%s is left after the wipe", name)
+		}
+	}
+}
+
+func TestEndOfHandshakeWipes(t *testing.T) {
+	i, r := xkPair()
+	m1 := get(t)(i.WriteMessage1(nil))
+	get(t)(r.ReadMessage1(m1))
+	state := r.x.state
+	held := secretsOf(t, state)
+	finishXK(t, i, r)
+	for name, b := range held {
+		if !zero(b) {
+			t.Errorf("%s is left after the handshake", name)
+		}
+	}
+	for name, b := range secretsOf(t, state) {
+		if !zero(b) {
+			t.Errorf("%s is left in the state after the handshake", name)
+		}
+	}
+	if r.x.suite.static != (KeyPair{}) || i.x.suite.static != (KeyPair{}) || r.x.psk != [32]byte{} {
+		t.Error("keys are left after the handshake")
+	}
+}
+
+func TestFailureErasesTheState(t *testing.T) {
+	i, r := xkPair()
+	m1 := get(t)(i.WriteMessage1(nil))
+	get(t)(r.ReadMessage1(m1))
+	get(t)(r.WriteMessage2(pair(4), nil))
+	held := secretsOf(t, i.x.state)
+	if _, err := i.ReadMessage2(make([]byte, 10)); err == nil {
+		t.Fatal("ten bytes were read")
+	}
+	for name, b := range held {
+		if !zero(b) {
+			t.Errorf("%s is left after a failure", name)
+		}
+	}
+}
