@@ -1,0 +1,65 @@
+package kem
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The TLS forms, in which PSQ hashes and sends the parts of a KEM (section 5
+// of PROTOCOL.md): one byte for the algorithm, and before an ML-KEM part its
+// length in the variable-length form of QUIC. The lengths are fixed, and only
+// their shortest form is taken, so each form is a fixed prefix and the raw
+// bytes.
+
+// ErrTLSForm means bytes that do not begin with the TLS form of this
+// mechanism's ciphertext.
+var ErrTLSForm = errors.New("not the TLS form of a KEM ciphertext")
+
+// AppendPublicKeyTLS appends the TLS form of a raw public key to dst. It
+// appends nothing for a mechanism that is not supported.
+func AppendPublicKeyTLS(dst []byte, id ID, pk []byte) []byte {
+	s := schemeOf(id)
+	if s == nil {
+		return dst
+	}
+	return append(append(dst, s.tlsPublicKey...), pk...)
+}
+
+// AppendCiphertextTLS appends the TLS form of a raw ciphertext to dst. It
+// appends nothing for a mechanism that is not supported.
+func AppendCiphertextTLS(dst []byte, id ID, ct []byte) []byte {
+	s := schemeOf(id)
+	if s == nil {
+		return dst
+	}
+	return append(append(dst, s.tlsCiphertext...), ct...)
+}
+
+// AppendSecretTLS appends the TLS form of a shared secret, 33 bytes, to dst. It
+// appends nothing for a mechanism that is not supported.
+func AppendSecretTLS(dst []byte, id ID, ss *[SecretSize]byte) []byte {
+	s := schemeOf(id)
+	if s == nil {
+		return dst
+	}
+	return append(append(dst, s.tlsSecret...), ss[:]...)
+}
+
+// CutCiphertextTLS takes the TLS form of a ciphertext of this mechanism from
+// the front of b: raw is the ciphertext, tls its whole TLS form, rest what
+// follows. All three alias b. The errors are ErrTLSForm and ErrUnsupported.
+func CutCiphertextTLS(id ID, b []byte) (raw, tls, rest []byte, err error) {
+	s := schemeOf(id)
+	if s == nil {
+		return nil, nil, nil, fmt.Errorf("kem: %w: %v", ErrUnsupported, id)
+	}
+	start := len(s.tlsCiphertext)
+	end := start + s.ciphertextSize
+	if len(b) < end {
+		return nil, nil, nil, fmt.Errorf("kem: %w: %d bytes for %v, not %d", ErrTLSForm, len(b), id, end)
+	}
+	if string(b[:start]) != s.tlsCiphertext {
+		return nil, nil, nil, fmt.Errorf("kem: %w: it begins with %x, for %v it is %x", ErrTLSForm, b[:start], id, s.tlsCiphertext)
+	}
+	return b[start:end:end], b[:end:end], b[end:], nil
+}
