@@ -15,7 +15,7 @@ const KeySize = x25519.Size
 
 // ErrLowOrder says that a peer's public key is a point of low order, with
 // which X25519 gives zero bytes whatever the private key is.
-var ErrLowOrder = errors.New("noise: X25519 public key is of low order, the shared secret would be all zero")
+var ErrLowOrder = errors.New("X25519 public key is of low order, the shared secret would be all zero")
 
 // KeyPair is an X25519 key pair. Public must belong to Private; where only the
 // private key is known, KeyPairFrom makes the pair.
@@ -50,8 +50,10 @@ func (KeyPair) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "noise.Key
 // DH is X25519. It returns ErrLowOrder where the result would be all zero.
 func DH(private, public *[KeySize]byte) ([KeySize]byte, error) {
 	var shared [KeySize]byte
-	err := dh(&shared, private, public)
-	return shared, err
+	if err := dh(&shared, private, public); err != nil {
+		return shared, fmt.Errorf("noise: %w", err)
+	}
+	return shared, nil
 }
 
 // dh writes the shared secret to out, or zeros with ErrLowOrder.

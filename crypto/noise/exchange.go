@@ -13,15 +13,15 @@ import (
 var (
 	// ErrOpen says that a message does not authenticate: it was damaged or
 	// forged, or made under another prologue, key or preshared key.
-	ErrOpen = errors.New("noise: message does not open")
+	ErrOpen = errors.New("message does not open")
 
 	// ErrSize says that a message is too short to hold the keys it must begin
 	// with, or longer than the 65535 bytes that Noise allows.
-	ErrSize = errors.New("noise: message of a size that cannot be")
+	ErrSize = errors.New("message of a size that cannot be")
 
 	// ErrOrder says that the method is not the next step of this handshake, or
 	// that the handshake is over or wiped.
-	ErrOrder = errors.New("noise: handshake step out of order")
+	ErrOrder = errors.New("handshake step out of order")
 )
 
 // tagSize is what the AEAD adds.
