@@ -19,7 +19,7 @@ import (
 func Each[T any](t *testing.T, name string, check func(t *testing.T, v T)) {
 	t.Helper()
 	t.Run("testdata", func(t *testing.T) {
-		check(t, load[T](t, filepath.Join("testdata", name)))
+		check(t, Own[T](t, name))
 	})
 	t.Run("shared", func(t *testing.T) {
 		path := filepath.Join(moduleRoot(t), "..", "shared", "vectors", name)
@@ -28,6 +28,13 @@ func Each[T any](t *testing.T, name string, check func(t *testing.T, v T)) {
 		}
 		check(t, load[T](t, path))
 	})
+}
+
+// Own returns what the "vectors" field of testdata/name holds, for vectors
+// that no shared file has.
+func Own[T any](t *testing.T, name string) T {
+	t.Helper()
+	return load[T](t, filepath.Join("testdata", name))
 }
 
 func load[T any](t *testing.T, path string) T {
