@@ -51,6 +51,8 @@ func TestSignAndVerify(t *testing.T) {
 
 // A key is usable exactly if it decodes, encodes to itself again, and is not
 // killed by the cofactor: the definition, computed the slow way.
+//
+// Shows R3.2.
 func TestUsableKeys(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		k := identity.PublicKey(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key"))

@@ -31,6 +31,7 @@ type rows struct {
 	} `json:"ed25519_odd_points"`
 }
 
+// Shows R3.1.
 func TestConversionVectors(t *testing.T) {
 	vectors.Each(t, "kdf.json", func(t *testing.T, v rows) {
 		if len(v.Convert) == 0 {
@@ -61,6 +62,8 @@ func TestConversionVectors(t *testing.T) {
 
 // The reference takes every one of these that is a point at all. We take those
 // only that are canonical and not of low order.
+//
+// Shows R3.2.
 func TestOddPointVectors(t *testing.T) {
 	vectors.Each(t, "kdf.json", func(t *testing.T, v rows) {
 		if len(v.Odd) == 0 {

@@ -128,6 +128,12 @@ func (k *KeyPair) Wipe() {
 	}
 }
 
+// Format writes the mechanism and the key id, for every verb: a private key is
+// never printed.
+func (k *KeyPair) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "kem.KeyPair(%v %08x, redacted)", k.id, k.keyID)
+}
+
 // Encapsulate makes a secret for the owner of the public key pk, and the
 // ciphertext that brings it there. The caller owns both, and wipes the secret.
 // The errors are ErrPublicKey, ErrUnsupported and those of rand.

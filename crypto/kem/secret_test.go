@@ -2,6 +2,8 @@ package kem
 
 import (
 	"bytes"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/cloudflare/circl/dh/x25519"
@@ -51,8 +53,30 @@ func TestWipeErasesTheLibrarysKey(t *testing.T) {
 	}
 }
 
+func TestKeyPairIsNeverPrinted(t *testing.T) {
+	for _, id := range []ID{MLKEM768, XWing, X25519} {
+		seed := []byte("0123456789abcdefghijklmnopqrstuv0123456789abcdefghijklmnopqrstuv")[:schemeOf(id).seedSize]
+		pair, err := FromSeed(id, seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("kem.KeyPair(%v %08x, redacted)", id, pair.KeyID())
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
+			if got := fmt.Sprintf(verb, pair); got != want {
+				t.Errorf("%s prints %q", verb, got)
+			}
+			got := fmt.Sprintf(verb, struct{ pair *KeyPair }{pair})
+			if strings.Contains(got, "23456789") || strings.Contains(got, "52 53 54 55") || strings.Contains(got, "34353637") {
+				t.Errorf("%s of a struct around it prints %q", verb, got)
+			}
+		}
+	}
+}
+
 // A key whose id is 0 cannot be found by trying, so the test says which id a
 // key has.
+//
+// Shows R3.7.
 func TestKeyIDIsNeverZero(t *testing.T) {
 	seeds := bytes.NewReader([]byte{95: 1, 32: 2})
 	asked := 0

@@ -99,6 +99,8 @@ type points struct {
 // Every row but the plain base point is of low order or not canonical: neither
 // as a public key nor as a ciphertext, neither alone nor within X-Wing, is one
 // of them taken.
+//
+// Shows R3.3.
 func TestOddPointVectors(t *testing.T) {
 	vectors.Each(t, "kdf.json", func(t *testing.T, v points) {
 		taken := 0
