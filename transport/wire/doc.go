@@ -22,7 +22,7 @@
 //	h, err := wire.ParseHeader(p)        // size and level
 //	body := wire.Body(p)                 // clear packets; sealed ones: what opening returns
 //	t, content, err := wire.ParseBody(body)
-//	if !t.Allowed(h.Level, wire.ToGateway) { … }
+//	if !h.Allows(t, wire.ToGateway) { … }
 //	m, err := wire.ParseEncryptedData(content)
 //
 // A type that PROTOCOL.md marks ◇ (Type.Parts) begins with a part header:

@@ -17,10 +17,14 @@ var (
 	ErrReserved = errors.New("wire: reserved field is not zero")
 	// ErrLevel: protection level 3.
 	ErrLevel = errors.New("wire: reserved protection level")
+	// ErrSequence: a sequence other than 0 at LevelHandshake.
+	ErrSequence = errors.New("wire: handshake packet with a sequence other than zero")
 	// ErrVersion: a protocol version other than Version.
 	ErrVersion = errors.New("wire: not protocol version 2")
 	// ErrIndex: a receiver index 0 where a session's index belongs.
 	ErrIndex = errors.New("wire: receiver index is zero")
+	// ErrBootstrap: a packet with receiver index 0 that is no clear ClientHello.
+	ErrBootstrap = errors.New("wire: receiver index zero, but no clear ClientHello")
 	// ErrCookieLength: a cookie of neither 0 nor 16 bytes.
 	ErrCookieLength = errors.New("wire: cookie is neither 0 nor 16 bytes long")
 	// ErrPart: a part count outside 1 to 4, or a part's index not below it.

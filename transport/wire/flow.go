@@ -46,8 +46,7 @@ type EncryptedData struct {
 	Payload []byte // may be empty: a datagram may
 }
 
-// Append appends the content to dst. m.Payload must not overlap dst's room
-// other than by lying where it belongs.
+// Append appends the content to dst.
 func (m *EncryptedData) Append(dst []byte) []byte {
 	dst = append(dst, byte(m.FlowID), byte(m.FlowID>>8), byte(m.Flags))
 	if m.Flags&FlagTarget != 0 {

@@ -72,8 +72,8 @@ type Header struct {
 }
 
 // ParseHeader reads the outer header of packet p. It refuses a packet that is
-// shorter than MinPacket (ErrShort), longer than MaxTCPPacket (ErrLong) or of
-// the reserved level (ErrLevel).
+// shorter than MinPacket (ErrShort), longer than MaxTCPPacket (ErrLong), of the
+// reserved level (ErrLevel), or of LevelHandshake with a sequence (ErrSequence).
 func ParseHeader(p []byte) (Header, error) {
 	if len(p) < MinPacket {
 		return Header{}, ErrShort
@@ -85,11 +85,22 @@ func ParseHeader(p []byte) (Header, error) {
 	if counter>>sequenceBits > uint64(LevelClear) {
 		return Header{}, ErrLevel
 	}
-	return Header{
+	h := Header{
 		ReceiverIdx: binary.LittleEndian.Uint32(p),
 		Level:       Level(counter >> sequenceBits),
 		Sequence:    counter & MaxSequence,
-	}, nil
+	}
+	if h.Level == LevelHandshake && h.Sequence != 0 {
+		return Header{}, ErrSequence
+	}
+	return h, nil
+}
+
+// Allows reports whether a packet with header h may bear a message of type t in
+// direction d: Type.Allowed, and index 0 with a ClientHello, another index with
+// everything else.
+func (h Header) Allows(t Type, d Direction) bool {
+	return t.Allowed(h.Level, d) && (h.ReceiverIdx == 0) == (t == TypeClientHello)
 }
 
 // helloIdxOffset is where a ClientHello has its receiver_index: the first field

@@ -105,11 +105,8 @@ func appendCookie(dst []byte, has bool, cookie *[CookieSize]byte) []byte {
 	return append(append(dst, CookieSize), cookie[:]...)
 }
 
-// cutCookie reads cookie_len and cookie from the front of b.
+// cutCookie reads cookie_len and cookie from the front of b, which is not empty.
 func cutCookie(b []byte) (has bool, cookie [CookieSize]byte, rest []byte, err error) {
-	if len(b) < 1 {
-		return false, cookie, nil, ErrShort
-	}
 	switch b[0] {
 	case 0:
 		return false, cookie, b[1:], nil

@@ -3,12 +3,13 @@ package wire
 import "encoding/binary"
 
 // Register asks for a registration, section 9: a whole message, its parts
-// joined. What the CBOR map says is not this package's matter.
+// joined. What the CBOR says is not this package's matter, not even that there
+// is any: a Register that breaks section 9 is answered under its request id.
 //
 //	request_id u32 · CBOR map
 type Register struct {
 	RequestID uint32 // never 0
-	CBOR      []byte // not empty
+	CBOR      []byte
 }
 
 // Append appends the message to dst.
@@ -36,7 +37,7 @@ func ParseRegister(message []byte) (Register, error) {
 //	request_id u32 · CBOR map
 type RegisterResult struct {
 	RequestID uint32 // 0: nobody asked; the allocation changed
-	CBOR      []byte // not empty
+	CBOR      []byte
 }
 
 // Append appends the message to dst.
@@ -56,7 +57,7 @@ func ParseRegisterResult(message []byte) (RegisterResult, error) {
 }
 
 func parseRequest(message []byte) (id uint32, cbor []byte, err error) {
-	if len(message) < 4+1 {
+	if len(message) < 4 {
 		return 0, nil, ErrShort
 	}
 	if len(message) > MaxRegisterMessage {

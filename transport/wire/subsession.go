@@ -5,9 +5,13 @@ import (
 	"strconv"
 )
 
-// noiseMin is the size of the shortest message of the KK pattern: an ephemeral
-// key and the tag of an empty payload.
-const noiseMin = 32 + 16
+// Sizes in bytes of the whole messages that make a subsession's keys, section 7:
+// the Noise messages have an ephemeral key, the payload (an ML-KEM-768 public
+// key, a ciphertext) and a tag.
+const (
+	SubsessionKK1Size = 4 + 32 + 1184 + 16
+	SubsessionKK2Size = 8 + 32 + 1088 + 16
+)
 
 // SubsessionRequest asks the client to start a subsession, section 7. It has no
 // content.
@@ -37,13 +41,10 @@ func (m *SubsessionKK1) Append(dst []byte) []byte {
 }
 
 // ParseSubsessionKK1 reads a whole message; Noise aliases it. Errors: ErrShort,
-// ErrLong.
+// ErrTrailing.
 func ParseSubsessionKK1(message []byte) (SubsessionKK1, error) {
-	if len(message) < 4+noiseMin {
-		return SubsessionKK1{}, ErrShort
-	}
-	if len(message) > MaxHandshakeMessage {
-		return SubsessionKK1{}, ErrLong
+	if err := fixed(message, SubsessionKK1Size); err != nil {
+		return SubsessionKK1{}, err
 	}
 	return SubsessionKK1{binary.LittleEndian.Uint32(message), rest(message, 4)}, nil
 }
@@ -66,13 +67,10 @@ func (m *SubsessionKK2) Append(dst []byte) []byte {
 }
 
 // ParseSubsessionKK2 reads a whole message; Noise aliases it. Errors: ErrShort,
-// ErrLong, ErrIndex.
+// ErrTrailing, ErrIndex.
 func ParseSubsessionKK2(message []byte) (SubsessionKK2, error) {
-	if len(message) < 8+noiseMin {
-		return SubsessionKK2{}, ErrShort
-	}
-	if len(message) > MaxHandshakeMessage {
-		return SubsessionKK2{}, ErrLong
+	if err := fixed(message, SubsessionKK2Size); err != nil {
+		return SubsessionKK2{}, err
 	}
 	m := SubsessionKK2{
 		Generation:     binary.LittleEndian.Uint32(message),

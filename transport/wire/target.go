@@ -167,29 +167,48 @@ func CutTarget(b []byte) (t Target, rest []byte, err error) {
 }
 
 // IsHostName reports whether name is a host name that may be resolved: at most
-// MaxName bytes, labels of 1 to 63 ASCII letters, digits, hyphens and
-// underscores with dots between them, and perhaps a dot at the end. Other
-// alphabets come in their ASCII form (xn--…).
+// MaxName bytes, labels of 1 to 63 ASCII letters, digits, hyphens (not first)
+// and underscores with dots between them, and perhaps a dot at the end. Other
+// alphabets come in their ASCII form (xn--…). The last label is no number:
+// resolvers read such a name, "127.1" or "0x7f000001", as an address.
 func IsHostName(name []byte) bool {
 	if len(name) == 0 || len(name) > MaxName {
 		return false
 	}
-	label := 0
+	start := 0 // of the current label
 	for i, c := range name {
 		switch {
 		case c == '.':
-			if label == 0 {
+			if i == start {
 				return false
 			}
-			label = 0
+			if i < len(name)-1 {
+				start = i + 1
+			}
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_',
-			c == '-' && i > 0:
-			if label++; label > 63 {
+			c == '-' && i > start:
+			if i-start >= 63 {
 				return false
 			}
 		default:
 			return false
 		}
+	}
+	return !isNumber(bytes.TrimSuffix(name[start:], []byte(".")))
+}
+
+// isNumber reports whether label is a decimal number, or 0x and hexadecimal
+// digits.
+func isNumber(label []byte) bool {
+	hex := len(label) > 1 && label[0] == '0' && label[1]|0x20 == 'x'
+	if hex {
+		label = label[2:]
+	}
+	for _, c := range label {
+		if '0' <= c && c <= '9' || hex && 'a' <= c|0x20 && c|0x20 <= 'f' {
+			continue
+		}
+		return false
 	}
 	return true
 }

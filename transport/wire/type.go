@@ -107,8 +107,8 @@ func (t Type) Known() bool {
 
 // Allowed reports whether a message of type t may come at level l in direction
 // d: the table of section 2, with the levels of the three handshake messages as
-// in section 5. It is false for an unknown type. That a Poll comes over TCP
-// alone, and a ClientHello alone with index 0, is for the caller to see.
+// in section 5. It is false for an unknown type. Header.Allows judges the index
+// as well; that a Poll comes over TCP alone is for the caller to see.
 func (t Type) Allowed(l Level, d Direction) bool {
 	if int(t) >= len(types) || l > LevelClear || d > ToClient {
 		return false
