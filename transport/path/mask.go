@@ -25,10 +25,7 @@ func MaskAddr(a netip.Addr) string {
 	case a.Is4():
 		bits = maskIPv4
 	}
-	prefix, err := a.Prefix(bits)
-	if err != nil {
-		return "unknown"
-	}
+	prefix, _ := a.Prefix(bits) // fails for more bits than the address has
 	s := prefix.Addr().String()
 	if a.Is4() {
 		return s[:len(s)-len("0")] + tail // the last byte is masked: "….0"
