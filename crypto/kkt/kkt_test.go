@@ -21,6 +21,7 @@ var (
 // testKey is bytes as long as a key: KKT does not look into it.
 func testKey(id kem.ID) []byte { return bytes.Repeat([]byte{0x5a}, id.PublicKeySize()) }
 
+// Shows R4.23.
 func TestRequestLayout(t *testing.T) {
 	got := AppendRequest([]byte("before"), kem.MLKEM768, testSession)
 	want := append([]byte("before\x10\x02\x01\x00\x00\x00\x00"), testSession[:]...)
@@ -43,6 +44,7 @@ func TestRequestRoundTrip(t *testing.T) {
 	wantError(t, "Classic McEliece", err, kem.ErrUnsupported)
 }
 
+// Shows R4.23.
 func TestRequestRefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		at   int
@@ -116,6 +118,7 @@ func TestResponseRoundTrip(t *testing.T) {
 	}
 }
 
+// Shows R4.27.
 func TestResponseAnyChangeIsRefused(t *testing.T) {
 	frame := AppendResponse(nil, kem.X25519, testKey(kem.X25519), testSession, testGateway)
 	for n := range frame {
@@ -133,6 +136,7 @@ func TestResponseAnyChangeIsRefused(t *testing.T) {
 	wantError(t, "with padding", err, ErrSize)
 }
 
+// Shows R4.27.
 func TestStatusIsBelievedOnlySigned(t *testing.T) {
 	c := requestContext(kem.MLKEM768).answer()
 	for s := StatusBadRequest; s <= StatusTimeout; s++ {
@@ -197,6 +201,7 @@ func TestContextHasOneEncoding(t *testing.T) {
 	})
 }
 
+// Shows R4.28.
 func TestVerifyPin(t *testing.T) {
 	pk := testKey(kem.MLKEM768)
 	pin, err := KeyHash(BLAKE3, 32, pk)

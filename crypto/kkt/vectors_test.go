@@ -135,6 +135,7 @@ func eachFile(t *testing.T, test func(*testing.T, *vectorFile)) {
 	}
 }
 
+// Shows R4.23, R4.25.
 func TestVectors(t *testing.T) {
 	eachFile(t, func(t *testing.T, file *vectorFile) {
 		if len(file.Vectors) == 0 {
@@ -416,6 +417,7 @@ var responseVerdicts = map[string]verdict{
 	"signature bit flipped":                                                           {err: ErrSignature},
 }
 
+// Shows R4.23, R4.27, R4.28.
 func TestNegativeVectors(t *testing.T) {
 	eachFile(t, func(t *testing.T, file *vectorFile) {
 		if want := len(requestVerdicts) + len(responseVerdicts); len(file.Negative) != want {

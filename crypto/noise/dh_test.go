@@ -92,6 +92,7 @@ func TestKeyPairFromAgreesWithStandardLibrary(t *testing.T) {
 	})
 }
 
+// Shows R3.3.
 func TestDHRefusesLowOrder(t *testing.T) {
 	private := KeyPairFrom([32]byte{1, 2, 3}).Private
 	for _, p := range lowOrder() {

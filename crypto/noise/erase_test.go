@@ -71,6 +71,7 @@ func TestWipeReachesTheLibrary(t *testing.T) {
 	}
 }
 
+// Shows R5.13.
 func TestEndOfHandshakeWipes(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1(nil))

@@ -11,6 +11,7 @@ func kkPair() (*KKInitiator, *KKResponder) {
 		NewKKResponder(testPrologue, pair(3), pair(1).Public, &testPSK)
 }
 
+// Shows R5.27.
 func TestKKSurvivesDamagedMessages(t *testing.T) {
 	i, r := kkPair()
 	m1 := get(t)(i.WriteMessage1([]byte("kem key")))

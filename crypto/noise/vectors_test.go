@@ -74,6 +74,7 @@ func eachVector(t *testing.T, test func(*testing.T, vector)) {
 	}
 }
 
+// Shows R5.11.
 func TestVectors(t *testing.T) {
 	eachVector(t, func(t *testing.T, v vector) {
 		switch v.Protocol {

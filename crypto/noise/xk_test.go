@@ -82,6 +82,7 @@ func damaged(msg []byte) [][]byte {
 	return append(out, append(bytes.Clone(msg), 0), random, make([]byte, len(msg)), make([]byte, 70000), nil)
 }
 
+// Shows R5.19, R5.27.
 func TestXKSurvivesDamagedMessages(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1([]byte("hello")))
@@ -249,6 +250,7 @@ func TestXKOrder(t *testing.T) {
 	allResponder(t, r)
 }
 
+// Shows R5.19.
 func TestXKMessage1MayBeReadAgain(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1([]byte("no good")))
@@ -267,6 +269,7 @@ func TestXKMessage1MayBeReadAgain(t *testing.T) {
 	finishXK(t, i2, r)
 }
 
+// Shows R5.17, R5.27.
 func TestXKSameEphemeralCostsOneDH(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1(nil))
@@ -336,6 +339,8 @@ func TestXKKeepsNothingOfTheCaller(t *testing.T) {
 
 // TestXKAnySchedule delivers good, damaged and stale messages in any order: a
 // handshake that gets every good message in the end always stands.
+//
+// Shows R5.27.
 func TestXKAnySchedule(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		i, r := xkPair()
