@@ -56,7 +56,8 @@ func NewKey(s Suite, key *[KeySize]byte) *Key {
 // Seal seals packet in place: 12 bytes of header, the body, and 16 bytes of
 // room in which the tag is written. It tells whether it did; it does not, and
 // the packet must not be sent, if the key is wiped or the packet is shorter
-// than Overhead. It allocates nothing.
+// than Overhead. It allocates nothing where the cipher has assembly (see the
+// package comment).
 func (k *Key) Seal(packet []byte) bool {
 	c := k.expanded()
 	if c == nil || len(packet) < Overhead {
@@ -72,7 +73,7 @@ func (k *Key) Seal(packet []byte) bool {
 
 // Open opens packet in place and returns its body, which aliases packet. On
 // ErrOpen the bytes between header and tag are no longer those that came. It
-// allocates nothing.
+// allocates as little as Seal.
 func (k *Key) Open(packet []byte) (body []byte, err error) {
 	c := k.expanded()
 	if c == nil || len(packet) < Overhead {

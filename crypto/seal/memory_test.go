@@ -10,34 +10,6 @@ import (
 	"unsafe"
 )
 
-// No packet, whichever way and suite, costs an allocation.
-func TestNoAllocations(t *testing.T) {
-	for _, s := range []Suite{ChaCha20Poly1305, AES256GCM} {
-		for _, size := range []int{34, 1200, 8192} {
-			k := NewKey(s, &[32]byte{1})
-			packet := make([]byte, size)
-			if n := testing.AllocsPerRun(200, func() {
-				if !k.Seal(packet) {
-					t.Fatal("not sealed")
-				}
-				if _, err := k.Open(packet); err != nil {
-					t.Fatal(err)
-				}
-			}); n != 0 {
-				t.Errorf("%v, %d bytes: %v allocations", s, size, n)
-			}
-			packet[size-1] ^= 1
-			if n := testing.AllocsPerRun(200, func() {
-				if _, err := k.Open(packet); err == nil {
-					t.Fatal("a damaged packet opened")
-				}
-			}); n != 0 {
-				t.Errorf("%v, %d bytes, damaged: %v allocations", s, size, n)
-			}
-		}
-	}
-}
-
 // The doc comment's promise: 64 bytes and nothing behind them.
 func TestKeyAtRestIsSmall(t *testing.T) {
 	if size := unsafe.Sizeof(Key{}) + KeySize; size > 64 {
