@@ -1,0 +1,118 @@
+package state
+
+import (
+	"errors"
+	"time"
+
+	"lewes/crypto/seal"
+	"lewes/state/replay"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// Generation is one set of keys of a session with the receiver index that names
+// it: generation 0 comes from the handshake, each later one from a subsession.
+// Only the owner of the session uses it.
+type Generation struct {
+	session *Session
+	number  uint32
+	index   uint32
+	sender  *Sender
+	receive *seal.Key
+	binding [32]byte
+
+	window     replay.Window
+	failed     uint64    // packets that did not open
+	started    time.Time // when it became the current one
+	lastOpened time.Time
+	readOnly   bool // demoted: opens, does not seal
+}
+
+func newGeneration(s *Session, number, index uint32, keys *keySet) *Generation {
+	send, receive := &keys.c2g, &keys.g2c
+	if s.role == RoleGateway {
+		send, receive = receive, send
+	}
+	return &Generation{
+		session: s,
+		number:  number,
+		index:   index,
+		sender:  &Sender{index: index, key: seal.NewKey(s.suite, send)},
+		receive: seal.NewKey(s.suite, receive),
+		binding: keys.binding,
+	}
+}
+
+// Session returns the session that the generation belongs to.
+func (g *Generation) Session() *Session { return g.session }
+
+// Number returns the generation's number, which counts from 0.
+func (g *Generation) Number() uint32 { return g.number }
+
+// Index returns the receiver index that names the generation.
+func (g *Generation) Index() uint32 { return g.index }
+
+// Open opens a packet of level 0 that bears the generation's index, in place: it
+// checks the replay window, opens, marks, and then lets the session learn from
+// it (where the peer is, that a child is proved). It returns the message's type
+// and content, which aliases packet. The caller hands every message that is not
+// of a flow or a registration on to Session.Control.
+//
+// Errors: those of state/replay, seal.ErrOpen, those of wire.ParseBody, ErrLevel,
+// ErrMisplaced, ErrClosed. After an error before the tag held, nothing has
+// changed but the count of failures.
+func (g *Generation) Open(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
+	h, err := wire.ParseHeader(packet)
+	if err != nil {
+		return 0, nil, err
+	}
+	if h.Level != wire.LevelTransport || h.ReceiverIdx != g.index {
+		return 0, nil, ErrLevel
+	}
+	if err := g.window.Check(h.Sequence); err != nil {
+		return 0, nil, err
+	}
+	body, err := g.receive.Open(packet)
+	if err != nil {
+		g.failed++
+		return 0, nil, err
+	}
+	g.window.Mark(h.Sequence)
+	s := g.session
+	s.opened(now, g, h.Sequence, from, len(packet), out)
+	t, content, err := wire.ParseBody(body)
+	if err != nil {
+		return 0, nil, err
+	}
+	if !t.Allowed(wire.LevelTransport, s.role.receives()) {
+		return 0, nil, ErrMisplaced
+	}
+	return t, content, nil
+}
+
+// worn reports whether the keys have done so much that new ones are due.
+func (g *Generation) worn(limit uint64) bool {
+	return g.sender.Sealed() >= limit || g.failed >= limit
+}
+
+// spent reports whether the keys may not be used any more.
+func (g *Generation) spent() bool {
+	return g.sender.Sealed() >= MaxPackets || g.failed >= MaxPackets
+}
+
+func (g *Generation) rest() {
+	g.sender.key.Rest()
+	g.receive.Rest()
+}
+
+func (g *Generation) wipe() {
+	g.sender.key.Wipe()
+	g.receive.Wipe()
+	clear(g.binding[:])
+}
+
+// IsReplay reports whether err says that a packet was dropped by the replay
+// window.
+func IsReplay(err error) bool {
+	return errors.Is(err, replay.ErrReplay) || errors.Is(err, replay.ErrTooOld)
+}

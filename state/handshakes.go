@@ -1,0 +1,453 @@
+package state
+
+import (
+	"container/list"
+	"errors"
+	"net/netip"
+	"time"
+
+	"lewes/crypto/cookie"
+	"lewes/crypto/identity"
+	"lewes/crypto/kem"
+	"lewes/crypto/seal"
+	"lewes/state/budget"
+	"lewes/state/parts"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// GatewayConfig is what a gateway's handshakes share.
+type GatewayConfig struct {
+	Identity *identity.PrivateKey
+	KEMs     *KEMKeys
+	Suites   seal.Suite
+	// Tolerance is how far a client's clock may be off. 0 means 30 s.
+	Tolerance time.Duration
+	// Admit says who may have a session; nil admits everybody. It is asked once
+	// the client has proved its identity to hold the credential.
+	Admit func(identity.PublicKey) bool
+	// Trusted says which addresses are gateways of the directory: their
+	// handshakes have a budget of their own. May be nil.
+	Trusted func(netip.Addr) bool
+	// Taken says which receiver indexes name sessions or are otherwise in use.
+	Taken func(uint32) bool
+	// Full says that no session may be added; hellos are then answered Busy. May
+	// be nil.
+	Full func() bool
+
+	MaxRecords    int           // 0 means 65,536
+	RecordTTL     time.Duration // 0 means 90 s
+	MaxEarlyBytes int           // 0 means 64 MiB
+	TriesASecond  int           // of Handshake 1, above which cookies are asked for; 0 means 500
+	Rate          float64       // handshakes a second and source; 0 means 20
+	Burst         int           // 0 means 40
+	TrustedRate   float64       // for gateways of the directory; 0 means 1,000
+
+	Session SessionConfig
+}
+
+func (c *GatewayConfig) tolerance() time.Duration { return or(c.Tolerance, 30*time.Second) }
+func (c *GatewayConfig) maxEarlyBytes() int       { return or(c.MaxEarlyBytes, 64<<20) }
+func (c *GatewayConfig) maxRecords() int          { return or(c.MaxRecords, 1<<16) }
+func (c *GatewayConfig) recordTTL() time.Duration { return or(c.RecordTTL, 90*time.Second) }
+func (c *GatewayConfig) triesASecond() int        { return or(c.TriesASecond, 500) }
+
+// or returns v, or the default where v is zero.
+func or[T comparable](v, byDefault T) T {
+	var zero T
+	if v == zero {
+		return byDefault
+	}
+	return v
+}
+
+// HandshakeStats counts what happened, for metrics.
+type HandshakeStats struct {
+	Hellos, Repeated, Collisions, Busy, Cookies uint64
+	Rejects                                     [7]uint64 // by code
+	Opened, Failed, Established, Evicted        uint64
+	Expired, Unlisted                           uint64
+}
+
+// Add sums up the figures of another store.
+func (s *HandshakeStats) Add(o *HandshakeStats) {
+	s.Hellos += o.Hellos
+	s.Repeated += o.Repeated
+	s.Collisions += o.Collisions
+	s.Busy += o.Busy
+	s.Cookies += o.Cookies
+	for code, n := range o.Rejects {
+		s.Rejects[code] += n
+	}
+	s.Opened += o.Opened
+	s.Failed += o.Failed
+	s.Established += o.Established
+	s.Evicted += o.Evicted
+	s.Expired += o.Expired
+	s.Unlisted += o.Unlisted
+}
+
+// Handshakes is a gateway shard's store of handshake records and answers every
+// packet of a handshake. It has one owner and no lock.
+type Handshakes struct {
+	config  *GatewayConfig
+	mac     *cookie.MAC1Key
+	jar     *cookie.Jar
+	records map[uint32]*record
+	timers  Deadlines[*record]
+
+	// Records in the order in which they would be evicted: those that failed,
+	// those that wait for Handshake 1, those that wait for Handshake 3, and
+	// those that only answer repetitions.
+	failed, waiting, opened, done *list.List
+
+	proved, plain, trusted *budget.Table // of hellos with and without cookie, of other gateways
+	tries                  int           // of Handshake 1 in this second
+	triesLast              int           // in the last one
+	second                 int64
+	earlyBytes             int
+	Stats                  HandshakeStats
+}
+
+// NewHandshakes returns an empty store.
+func NewHandshakes(now time.Time, config *GatewayConfig) (*Handshakes, error) {
+	private, public := config.Identity.X25519()
+	config.Session.Static.Private, config.Session.Static.Public = private, public
+	seed, err := randomIndex(config.Session.Rand)
+	if err != nil {
+		return nil, err
+	}
+	rate, burst := or(config.Rate, 20), or(config.Burst, 40)
+	trusted := or(config.TrustedRate, 1000)
+	return &Handshakes{
+		config:  config,
+		mac:     cookie.NewMAC1Key(config.Identity.Public()),
+		jar:     cookie.NewJar(config.Session.Rand),
+		records: make(map[uint32]*record),
+		failed:  list.New(),
+		waiting: list.New(),
+		opened:  list.New(),
+		done:    list.New(),
+		proved:  budget.NewTable(now, rate, burst, uint64(seed)),
+		plain:   budget.NewTable(now, rate, burst, uint64(seed)+1),
+		trusted: budget.NewTable(now, trusted, int(trusted), uint64(seed)+2),
+	}, nil
+}
+
+// Len returns the number of records.
+func (h *Handshakes) Len() int { return len(h.records) }
+
+// Has reports whether an index names a record.
+func (h *Handshakes) Has(index uint32) bool { return h.records[index] != nil }
+
+// MAC1 returns the key of clear packets' trailers.
+func (h *Handshakes) MAC1() *cookie.MAC1Key { return h.mac }
+
+// Clear handles a packet of level 2. The caller has checked its size; MAC1 is
+// checked here, before anything else. An error says that nothing was answered.
+func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Output) error {
+	if !h.mac.Verify(packet) {
+		return ErrMAC1
+	}
+	t, content, err := wire.ParseBody(wire.Body(packet))
+	if errors.Is(err, wire.ErrVersion) {
+		return h.rejectVersion(now, packet, from, out)
+	}
+	if err != nil {
+		return err
+	}
+	if !t.Allowed(wire.LevelClear, wire.ToGateway) {
+		return ErrMisplaced
+	}
+	if t == wire.TypeClientHello {
+		return h.hello(now, packet, content, from, out)
+	}
+	index, _ := wire.ReceiverIdx(packet)
+	r := h.records[index]
+	if r == nil {
+		return ErrStale
+	}
+	if !r.from(from) {
+		return ErrSource
+	}
+	if r.first == nil {
+		r.in += len(packet)
+	}
+	switch t {
+	case wire.TypeKKTRequest:
+		if short(packet, from) {
+			return wire.ErrShort
+		}
+		return r.handleKKT(content, from, out)
+	case wire.TypeHandshake:
+		before := r.first
+		err := r.handleFirst(now, content, from, out)
+		h.countFirst(before != r.first, err)
+		return err
+	}
+	return ErrMisplaced
+}
+
+func (h *Handshakes) countFirst(opened bool, err error) {
+	switch {
+	case opened:
+		h.Stats.Opened++
+	case errors.Is(err, ErrNotListed):
+		h.Stats.Unlisted++
+	case err != nil:
+		h.Stats.Failed++
+	}
+}
+
+// short reports whether a hello or KKT request over UDP lacks its padding.
+func short(packet []byte, from path.Path) bool {
+	return from.Transport == path.UDP && len(packet) < wire.MinHelloDatagram
+}
+
+// Sealed handles a packet of level 1, Handshake 3. It returns the session that it
+// makes, with the transport packets that came before it, in their order.
+func (h *Handshakes) Sealed(now time.Time, packet []byte, out *Output) (*Session, []Packet, error) {
+	index, _ := wire.ReceiverIdx(packet)
+	r := h.records[index]
+	if r == nil {
+		return nil, nil, ErrStale
+	}
+	s, err := r.handleThird(now, packet, out)
+	if s == nil {
+		return nil, nil, err
+	}
+	h.Stats.Established++
+	return s, r.takeEarly(), nil
+}
+
+// Keep holds a transport packet for a session whose Handshake 3 is on its way.
+func (h *Handshakes) Keep(packet []byte, from path.Path) error {
+	index, _ := wire.ReceiverIdx(packet)
+	r := h.records[index]
+	if r == nil {
+		return ErrStale
+	}
+	return r.keep(packet, from)
+}
+
+// Tick forgets records whose time is up.
+func (h *Handshakes) Tick(now time.Time) {
+	for {
+		r, ok := h.timers.Pop(now)
+		if !ok {
+			return
+		}
+		if r.session == nil {
+			h.Stats.Expired++
+		}
+		h.remove(r)
+	}
+}
+
+// Next returns when Tick has something to do; zero means never.
+func (h *Handshakes) Next() time.Time { return h.timers.Next() }
+
+// hello handles a ClientHello in the order of section 4, each step cheaper than
+// the next.
+func (h *Handshakes) hello(now time.Time, packet, content []byte, from path.Path, out *Output) error {
+	if short(packet, from) {
+		return wire.ErrShort
+	}
+	hello, err := wire.ParseClientHello(content)
+	if err != nil {
+		return err
+	}
+	h.Stats.Hellos++
+	if clockOff(now, hello.Seconds()) > h.config.tolerance() {
+		h.reject(now, hello.ReceiverIdx, wire.RejectClock, from, out)
+		return ErrClock
+	}
+	if r := h.records[hello.ReceiverIdx]; r != nil && r.salt == hello.Salt && r.from(from) {
+		h.Stats.Repeated++
+		if r.first == nil {
+			r.in += len(packet)
+		}
+		return r.sendAck(from, out)
+	} else if r != nil || h.config.Taken != nil && h.config.Taken(hello.ReceiverIdx) {
+		h.Stats.Collisions++
+		out.send(from, clearPacket(h.mac, hello.ReceiverIdx, wire.TypeCollision, &wire.Collision{}))
+		return nil
+	}
+	pair, suite, code := h.choose(&hello)
+	if code != 0 {
+		h.reject(now, hello.ReceiverIdx, code, from, out)
+		return nil
+	}
+	if busy := h.load(now, &hello, from); busy != nil {
+		h.Stats.Busy++
+		out.send(from, clearPacket(h.mac, hello.ReceiverIdx, wire.TypeBusy, busy))
+		return nil
+	}
+	return h.open(now, &hello, pair, suite, len(packet), from, out)
+}
+
+// clockOff returns how far a client's clock, in whole seconds, is from ours.
+func clockOff(now time.Time, seconds uint64) time.Duration {
+	ours := uint64(now.Unix())
+	off := max(ours, seconds) - min(ours, seconds)
+	return time.Duration(min(off, 1<<32)) * time.Second
+}
+
+// choose returns the KEM key and the AEAD for a hello, or why there is none.
+func (h *Handshakes) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Suite, wire.RejectCode) {
+	if !h.config.KEMs.Offered(kem.ID(hello.KEM)) {
+		return nil, 0, wire.RejectKEM
+	}
+	suite, ok := seal.Choose(seal.Suite(hello.AEADOffer), h.config.Suites)
+	if !ok {
+		return nil, 0, wire.RejectAEAD
+	}
+	pair := h.config.KEMs.Find(kem.ID(hello.KEM), hello.KEMKeyID)
+	if pair == nil {
+		return nil, 0, wire.RejectStaleKey
+	}
+	return pair, suite, 0
+}
+
+// load decides whether the hello has to come back later, or with a cookie.
+func (h *Handshakes) load(now time.Time, hello *wire.ClientHello, from path.Path) *wire.Busy {
+	h.roll(now)
+	source := from.Peer.Addr()
+	if h.config.Full != nil && h.config.Full() {
+		return &wire.Busy{RetryAfterMillis: 1000}
+	}
+	if h.config.Trusted != nil && h.config.Trusted(source) {
+		return busyFor(h.trusted.Take(now, source))
+	}
+	if from.Transport == path.TCP || hello.HasCookie && h.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:]) {
+		return busyFor(h.proved.Take(now, source))
+	}
+	wait, ok := h.plain.Take(now, source)
+	if ok && !h.crowded() {
+		return nil
+	}
+	busy := &wire.Busy{RetryAfterMillis: millis(wait)}
+	if made, err := h.jar.Make(now, from.Peer, hello.ReceiverIdx, &hello.Salt); err == nil {
+		h.Stats.Cookies++
+		busy.HasCookie, busy.Cookie = true, made
+	}
+	return busy
+}
+
+// crowded reports whether every hello needs a cookie now.
+func (h *Handshakes) crowded() bool {
+	return len(h.records) > h.config.maxRecords()/2 || max(h.tries, h.triesLast) > h.config.triesASecond()
+}
+
+func busyFor(wait time.Duration, ok bool) *wire.Busy {
+	if ok {
+		return nil
+	}
+	return &wire.Busy{RetryAfterMillis: millis(wait)}
+}
+
+func millis(d time.Duration) uint32 { return uint32((d + time.Millisecond - 1) / time.Millisecond) }
+
+// roll starts a new second of counting tries.
+func (h *Handshakes) roll(now time.Time) {
+	if second := now.Unix(); second != h.second {
+		h.triesLast = 0
+		if second == h.second+1 {
+			h.triesLast = h.tries
+		}
+		h.second, h.tries = second, 0
+	}
+}
+
+func (h *Handshakes) triedFirst() { h.tries++ }
+
+// open stores a record and answers with its Ack.
+func (h *Handshakes) open(now time.Time, hello *wire.ClientHello, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
+	if len(h.records) >= h.config.maxRecords() {
+		h.evict()
+	}
+	ack := wire.Ack{AEAD: uint8(suite), KEM: hello.KEM}
+	if _, err := h.config.Session.Rand.Read(ack.Nonce[:]); err != nil {
+		return err
+	}
+	r := &record{
+		store:     h,
+		index:     hello.ReceiverIdx,
+		hello:     hello.Hello(),
+		salt:      hello.Salt,
+		source:    from,
+		created:   now,
+		suite:     suite,
+		kem:       pair,
+		keyID:     hello.KEMKeyID,
+		ack:       ack.Append(nil),
+		in:        size,
+		assembler: parts.Assembler{Limit: parts.MaxHandshake},
+	}
+	r.timer.Value = r
+	h.records[r.index] = r
+	h.timers.Set(&r.timer, now.Add(h.config.recordTTL()))
+	h.requeue(r, h.waiting)
+	return r.sendAck(from, out)
+}
+
+// requeue moves a record to the end of another queue.
+func (h *Handshakes) requeue(r *record, to *list.List) {
+	if r.place != nil {
+		r.queue.Remove(r.place)
+	}
+	r.queue, r.place = to, to.PushBack(r)
+}
+
+// evict makes room: failed records go first, then idle ones, then the oldest.
+func (h *Handshakes) evict() {
+	for _, queue := range []*list.List{h.failed, h.done, h.waiting, h.opened} {
+		if oldest := queue.Front(); oldest != nil {
+			h.Stats.Evicted++
+			h.remove(oldest.Value.(*record))
+			return
+		}
+	}
+}
+
+func (h *Handshakes) remove(r *record) {
+	h.timers.Set(&r.timer, time.Time{})
+	r.queue.Remove(r.place)
+	r.takeEarly()
+	r.wipeSecrets()
+	delete(h.records, r.index)
+}
+
+func (h *Handshakes) reject(now time.Time, index uint32, code wire.RejectCode, to path.Path, out *Output) {
+	h.Stats.Rejects[code]++
+	m := wire.Reject{Code: code, GatewaySeconds: uint64(now.Unix())}
+	out.send(to, clearPacket(h.mac, index, wire.TypeReject, &m))
+}
+
+// rejectVersion answers a hello of another version, which has the receiver_index
+// where this version has it.
+func (h *Handshakes) rejectVersion(now time.Time, packet []byte, from path.Path, out *Output) error {
+	header, err := wire.ParseHeader(packet)
+	if err != nil || header.ReceiverIdx != 0 || short(packet, from) {
+		return wire.ErrVersion
+	}
+	index, _ := wire.ReceiverIdx(packet)
+	h.reject(now, index, wire.RejectVersion, from, out)
+	return wire.ErrVersion
+}
+
+// Refuse answers a hello while the gateway shuts down; everything else is
+// dropped.
+func (h *Handshakes) Refuse(now time.Time, packet []byte, from path.Path, out *Output) {
+	header, err := wire.ParseHeader(packet)
+	if err != nil || header.ReceiverIdx != 0 || header.Level != wire.LevelClear || !h.mac.Verify(packet) || short(packet, from) {
+		return
+	}
+	index, _ := wire.ReceiverIdx(packet)
+	h.reject(now, index, wire.RejectShuttingDown, from, out)
+}
+
+// Reset builds a Reset for an index that nobody knows (section 11).
+func (h *Handshakes) Reset(index uint32) []byte {
+	return clearPacket(h.mac, index, wire.TypeReset, &wire.Reset{})
+}

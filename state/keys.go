@@ -1,0 +1,120 @@
+package state
+
+import (
+	"encoding/binary"
+
+	"lewes/crypto/kdf"
+	"lewes/crypto/noise"
+)
+
+// The key schedule of sections 5 and 7. Context strings are part of the
+// protocol.
+const (
+	contextPSK            = "lewes/2 psk"
+	contextHandshakeC2G   = "lewes/2 handshake c2g"
+	contextHandshakeG2C   = "lewes/2 handshake g2c"
+	contextRoot           = "lewes/2 root"
+	contextTransportC2G   = "lewes/2 transport c2g"
+	contextTransportG2C   = "lewes/2 transport g2c"
+	contextBinding        = "lewes/2 binding"
+	contextExporter       = "lewes/2 exporter"
+	contextSubsessionSeed = "lewes/2 subsession seed"
+	contextSubsessionPSK  = "lewes/2 subsession psk"
+
+	transcriptLabel      = "lewes/2 transcript"
+	handshakePrologue    = "lewes/2"
+	subsessionPrologue   = "lewes/2 subsession"
+	saltCommitmentLength = 24
+)
+
+// keySet is what the root of one generation gives.
+type keySet struct {
+	c2g, g2c [32]byte // transport keys, by direction
+	binding  [32]byte
+}
+
+func newKeySet(root *[32]byte) keySet {
+	return keySet{
+		c2g:     kdf.DeriveKey(contextTransportC2G, root[:]),
+		g2c:     kdf.DeriveKey(contextTransportG2C, root[:]),
+		binding: kdf.DeriveKey(contextBinding, root[:]),
+	}
+}
+
+func (k *keySet) wipe() { *k = keySet{} }
+
+// firstSecrets is what the handshake's root gives for the whole session.
+type firstSecrets struct {
+	keys     keySet
+	exporter [32]byte
+	seed     [32]byte // of the first subsession
+}
+
+// deriveFirst does the last step of the handshake and wipes psk and split.
+func deriveFirst(split *noise.Split, psk, kpq *[32]byte) firstSecrets {
+	root := kdf.DeriveKey(contextRoot, split.InitiatorToResponder[:], split.ResponderToInitiator[:], psk[:], split.Hash[:])
+	defer clear(root[:])
+	defer clear(psk[:])
+	defer split.Wipe()
+	return firstSecrets{
+		keys:     newKeySet(&root),
+		exporter: kdf.DeriveKey(contextExporter, root[:]),
+		seed:     kdf.DeriveKey(contextSubsessionSeed, kpq[:], root[:]),
+	}
+}
+
+// subsessionSecrets is what a completed KK exchange gives; the index of the
+// child is not in it, because the gateway may have to propose another.
+type subsessionSecrets struct {
+	split noise.Split
+	psk   [32]byte
+	ss    [32]byte // of the ML-KEM-768 exchange inside
+}
+
+func (s *subsessionSecrets) child(index uint32) keySet {
+	var idx [4]byte
+	binary.LittleEndian.PutUint32(idx[:], index)
+	root := kdf.DeriveKey(contextRoot, s.split.InitiatorToResponder[:], s.split.ResponderToInitiator[:], s.psk[:], s.split.Hash[:], s.ss[:], idx[:])
+	defer clear(root[:])
+	return newKeySet(&root)
+}
+
+func (s *subsessionSecrets) nextSeed(seed *[32]byte) [32]byte {
+	return kdf.DeriveKey(contextSubsessionSeed, seed[:], s.split.InitiatorToResponder[:], s.split.ResponderToInitiator[:], s.ss[:])
+}
+
+func (s *subsessionSecrets) wipe() { *s = subsessionSecrets{} }
+
+func subsessionPSK(seed *[32]byte, generation uint32) [32]byte {
+	var g [4]byte
+	binary.LittleEndian.PutUint32(g[:], generation)
+	return kdf.DeriveKey(contextSubsessionPSK, seed[:], g[:])
+}
+
+func subsessionPrologueFor(generation uint32, binding *[32]byte) []byte {
+	p := append([]byte(nil), subsessionPrologue...)
+	p = binary.LittleEndian.AppendUint32(p, generation)
+	return append(p, binding[:]...)
+}
+
+// transcript returns T of section 5. The KKT frames are empty where KKT was
+// skipped.
+func transcript(gateway, hello, request, response []byte) [32]byte {
+	var n, m [4]byte
+	binary.LittleEndian.PutUint32(n[:], uint32(len(request)))
+	binary.LittleEndian.PutUint32(m[:], uint32(len(response)))
+	return kdf.Hash([]byte(transcriptLabel), gateway, hello, n[:], request, m[:], response)
+}
+
+func noisePrologue(t *[32]byte) []byte {
+	return append([]byte(handshakePrologue), t[:]...)
+}
+
+// handshakePSK returns psk of section 5; ack is the content of the hello's Ack.
+func handshakePSK(ecdh, psqPSK, salt, t *[32]byte, ack []byte) [32]byte {
+	return kdf.DeriveKey(contextPSK, ecdh[:], psqPSK[:], salt[:], t[:], ack)
+}
+
+func handshakeKeys(psk *[32]byte) (c2g, g2c [32]byte) {
+	return kdf.DeriveKey(contextHandshakeC2G, psk[:]), kdf.DeriveKey(contextHandshakeG2C, psk[:])
+}

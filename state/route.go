@@ -1,0 +1,176 @@
+package state
+
+import (
+	"crypto/subtle"
+	"sync/atomic"
+	"time"
+
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+const (
+	// validationTime is how long a new address may take to answer, and how long
+	// the one left behind may claim the session back (section 6).
+	validationTime = 3 * time.Second
+	// amplification is how many times the bytes that came from an address go to
+	// it until it has answered.
+	amplification = 3
+	// holdOff is how long an address is not tried again after the one that it
+	// wanted to replace has answered.
+	holdOff = time.Second
+)
+
+// route says where a session's packets go. It is safe for any number of
+// goroutines; only the session's owner changes it.
+type route struct{ at atomic.Pointer[waypoint] }
+
+// waypoint is never changed once it is stored, but for its budget.
+type waypoint struct {
+	path      path.Path
+	validated bool
+	fallback  path.Path    // where packets beyond the budget go
+	budget    atomic.Int64 // bytes, until path is validated
+}
+
+// to returns the path for a packet of n bytes.
+func (r *route) to(n int) path.Path {
+	w := r.at.Load()
+	if w.validated || w.budget.Add(-int64(n)) >= 0 {
+		return w.path
+	}
+	return w.fallback
+}
+
+func (r *route) set(p path.Path) {
+	r.at.Store(&waypoint{path: p, validated: true})
+}
+
+// roaming is the owner's view of where the peer is: which packet was the newest,
+// and which move is on trial.
+type roaming struct {
+	generation uint32 // of the newest packet
+	any        bool
+	sequence   uint64
+	trial      *trial   // nil: the peer is where it was validated
+	refused    *refusal // nil: none
+}
+
+// trial is a move that the peer has not proved, or that the address left behind
+// may still contest.
+type trial struct {
+	left     path.Path
+	tokens   [2][8]byte
+	deadline time.Time
+}
+
+// refusal is an address that is not tried again for a while.
+type refusal struct {
+	path  path.Path
+	until time.Time
+}
+
+// Which of a trial's tokens went where.
+const (
+	toNew = iota
+	toLeft
+)
+
+// follow lets the session learn from an authenticated packet where its peer is:
+// the newest packet decides (section 6). A client does not follow, it knows where
+// its gateway is.
+func (s *Session) follow(now time.Time, g *Generation, seq uint64, from path.Path, size int, out *Output) {
+	if s.role == RoleClient {
+		return
+	}
+	r, at := &s.roaming, s.route.at.Load()
+	same := from == at.path
+	if same && !at.validated {
+		at.budget.Add(int64(amplification * size))
+	}
+	if r.any && (g.number < r.generation || g.number == r.generation && seq <= r.sequence) {
+		return
+	}
+	r.generation, r.sequence, r.any = g.number, seq, true
+	switch {
+	case same:
+	case samePlace(from, at.path):
+		s.route.set(from)
+	case r.trial != nil && samePlace(from, r.trial.left):
+		s.moveBack(now, from, out)
+	case r.refused != nil && samePlace(from, r.refused.path) && now.Before(r.refused.until):
+	default:
+		s.tryPath(now, from, size, out)
+	}
+}
+
+// samePlace reports whether a packet from a says nothing new when the peer was
+// last at b: the same address and port over UDP, whichever of our addresses it
+// came to; the same address over TCP, where every packet has its own port.
+func samePlace(a, b path.Path) bool {
+	if a.Transport == path.TCP && b.Transport == path.TCP {
+		return a.Peer.Addr() == b.Peer.Addr()
+	}
+	return a.SamePeer(b)
+}
+
+// tryPath moves the session to a new address and asks both addresses: the new
+// one proves itself by its Pong, the one left behind claims the session back by
+// its own. An onlooker who copies packets from elsewhere thus gains nothing.
+func (s *Session) tryPath(now time.Time, from path.Path, size int, out *Output) {
+	at := s.route.at.Load()
+	t := &trial{left: at.path, deadline: now.Add(validationTime)}
+	if !at.validated {
+		t.left = at.fallback
+	}
+	s.random(t.tokens[toNew][:])
+	s.random(t.tokens[toLeft][:])
+	s.roaming.trial = t
+	// A TCP handshake has proved the address already.
+	next := &waypoint{path: from, fallback: t.left, validated: from.Transport == path.TCP}
+	next.budget.Store(int64(amplification * size))
+	s.route.at.Store(next)
+	s.sendTo(s.route.to(wire.MinPingPacket), wire.TypePing, &wire.Ping{Data: t.tokens[toNew]}, out)
+	s.sendTo(t.left, wire.TypePing, &wire.Ping{Data: t.tokens[toLeft]}, out)
+	out.event(Event{Kind: Moved, Session: s})
+	s.sooner(t.deadline)
+}
+
+// moveBack ends a trial in favour of the address that was left.
+func (s *Session) moveBack(now time.Time, to path.Path, out *Output) {
+	s.roaming.trial = nil
+	s.roaming.refused = &refusal{path: s.route.at.Load().path, until: now.Add(holdOff)}
+	s.route.set(to)
+	out.event(Event{Kind: Moved, Session: s})
+}
+
+// ponged is called with every Pong.
+func (s *Session) ponged(now time.Time, token *[8]byte, from path.Path, out *Output) {
+	t, at := s.roaming.trial, s.route.at.Load()
+	if t == nil {
+		return
+	}
+	switch {
+	case subtle.ConstantTimeCompare(token[:], t.tokens[toLeft][:]) == 1:
+		s.moveBack(now, t.left, out)
+	case subtle.ConstantTimeCompare(token[:], t.tokens[toNew][:]) == 1 && from == at.path:
+		s.route.set(at.path)
+	}
+}
+
+// tickRoute ends a trial whose time is up: a new address that did not answer
+// loses the session to the one left behind.
+func (s *Session) tickRoute(now time.Time, out *Output) {
+	t := s.roaming.trial
+	if r := s.roaming.refused; r != nil && !now.Before(r.until) {
+		s.roaming.refused = nil
+	}
+	if t == nil || now.Before(t.deadline) {
+		return
+	}
+	s.roaming.trial = nil
+	if !s.route.at.Load().validated {
+		s.route.set(t.left)
+		out.event(Event{Kind: Moved, Session: s})
+	}
+}

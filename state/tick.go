@@ -1,0 +1,158 @@
+package state
+
+import "time"
+
+// Tick does what is due: repetitions, the end of trials, of demoted generations
+// and of the session itself. The owner calls it at Deadline; calling it earlier
+// does nothing that is not due.
+func (s *Session) Tick(now time.Time, out *Output) {
+	if s.closed {
+		return
+	}
+	s.tickLife(now, out)
+	if s.closed {
+		return
+	}
+	s.tickConfirm(now, out)
+	if s.closed {
+		return
+	}
+	s.tickRoute(now, out)
+	s.tickDemoted(now, out)
+	s.tickKeys(now, out)
+	s.tickOffer(now, out)
+	s.tickRequest(now, out)
+	s.tickDoubt(now, out)
+	s.tickKeepalive(now, out)
+	s.tickRest(now)
+	s.plan()
+}
+
+// tickLife ends a session that was idle for too long, or whose keys are spent.
+func (s *Session) tickLife(now time.Time, out *Output) {
+	switch {
+	case s.idleAt().IsZero():
+	case !now.Before(s.idleAt()):
+		s.end(ErrIdle, out)
+		return
+	}
+	if s.current.spent() {
+		s.end(ErrBound, out)
+	}
+}
+
+func (s *Session) idleAt() time.Time {
+	if s.terms.IdleTTL == 0 {
+		return time.Time{}
+	}
+	return s.lastOpened.Add(s.terms.IdleTTL)
+}
+
+func (s *Session) tickDemoted(now time.Time, out *Output) {
+	kept := s.demoted[:0]
+	for _, g := range s.demoted {
+		if now.Before(g.lastOpened.Add(s.demotedTTL())) {
+			kept = append(kept, g)
+			continue
+		}
+		s.remove(g, out)
+	}
+	clear(s.demoted[len(kept):])
+	s.demoted = kept
+	if len(kept) == 0 {
+		s.demoted = nil
+	}
+}
+
+// tickKeys starts a subsession when the keys are old or have done too much; a
+// gateway asks for one.
+func (s *Session) tickKeys(now time.Time, out *Output) {
+	worn := s.current.worn(s.rekeyPackets())
+	if s.role == RoleGateway {
+		if worn {
+			s.AskForSubsession(now, out)
+		}
+		return
+	}
+	if at := s.rekeyAt(); worn || !at.IsZero() && !now.Before(at) {
+		s.Rekey(now, out)
+	}
+}
+
+func (s *Session) rekeyAt() time.Time {
+	if s.role != RoleClient || s.terms.RekeyAfter == 0 {
+		return time.Time{}
+	}
+	return s.current.started.Add(s.terms.RekeyAfter)
+}
+
+// watchKeys makes sure that worn keys are seen at once and not at the next tick.
+func (s *Session) watchKeys(now time.Time) {
+	if s.offer == nil && s.reply == nil && s.asked.IsZero() && s.current.worn(s.rekeyPackets()) {
+		s.sooner(now)
+	}
+}
+
+// tickRest lets the expanded keys of a quiet session go.
+func (s *Session) tickRest(now time.Time) {
+	if s.restAt.IsZero() || now.Before(s.restAt) {
+		return
+	}
+	quietSince := s.lastOpened.Add(restAfter)
+	if now.Before(quietSince) {
+		s.restAt = quietSince
+		return
+	}
+	s.current.rest()
+	for _, g := range s.demoted {
+		g.rest()
+	}
+	s.restAt = time.Time{}
+}
+
+// stir undoes a rest: a session that is used has to be looked at again.
+func (s *Session) stir(now time.Time) {
+	if s.restAt.IsZero() {
+		s.restAt = now.Add(restAfter)
+		s.sooner(s.restAt)
+	}
+}
+
+// sooner makes sure that the session is ticked at at.
+func (s *Session) sooner(at time.Time) {
+	if s.deadline.IsZero() || at.Before(s.deadline) {
+		s.deadline = at
+	}
+}
+
+// plan sets the deadline to the earliest thing that may be due.
+func (s *Session) plan() {
+	if s.closed {
+		return
+	}
+	s.deadline = time.Time{}
+	for _, at := range [...]time.Time{s.idleAt(), s.keepaliveAt, s.restAt, s.asked} {
+		if !at.IsZero() {
+			s.sooner(at)
+		}
+	}
+	if at := s.rekeyAt(); !at.IsZero() && s.offer == nil {
+		s.sooner(at)
+	}
+	for _, g := range s.demoted {
+		s.sooner(g.lastOpened.Add(s.demotedTTL()))
+	}
+	if t := s.roaming.trial; t != nil {
+		s.sooner(t.deadline)
+	}
+	if s.offer != nil {
+		s.sooner(s.offer.next)
+	}
+	if s.doubt != nil {
+		s.sooner(s.doubt.next)
+	}
+	if s.confirm != nil {
+		s.sooner(s.confirm.retry.at)
+		s.sooner(s.confirm.until)
+	}
+}
