@@ -1,0 +1,655 @@
+package policy_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"lewes/router/policy"
+)
+
+// notPublic are the ranges that must be denied without configuration, written
+// down apart from the table that the package uses.
+var notPublic = prefixes(
+	"0.0.0.0/32", "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "100.100.100.200/32", "127.0.0.0/8", "168.63.129.16/32",
+	"169.254.0.0/16", "169.254.42.42/32", "169.254.169.0/24", "169.254.170.0/24", "172.16.0.0/12", "192.0.0.0/24", "192.0.0.192/32",
+	"192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4", "255.255.255.255/32",
+
+	"::/128", "::1/128", "::/96", "100::/64", "100:0:0:1::/64", "2001:2::/48", "5f00::/16", "fc00::/7", "fd00::/8", "fd00:42::42/128",
+	"fd00:c1::a9fe:a9fe/128", "fd00:ec2::/32", "fd20:ce::254/128", "fe80::/10", "fe80::a9fe:a9fe/128", "fec0::/10", "ff00::/8",
+)
+
+// notPublicFor gives the reason that an address must be denied for.
+var notPublicFor = map[string]string{
+	"0.0.0.0":            "the unspecified",
+	"0.0.0.1":            "this network",
+	"10.1.2.3":           "private",
+	"100.64.0.1":         "shared",
+	"100.100.100.200":    "metadata",
+	"127.0.0.1":          "loopback",
+	"168.63.129.16":      "metadata",
+	"169.254.1.1":        "link-local",
+	"169.254.42.42":      "metadata",
+	"169.254.169.123":    "metadata",
+	"169.254.169.253":    "metadata",
+	"169.254.169.254":    "metadata",
+	"169.254.170.2":      "metadata",
+	"169.254.170.23":     "metadata",
+	"172.31.255.255":     "private",
+	"192.0.0.1":          "protocols",
+	"192.0.0.192":        "metadata",
+	"192.168.1.1":        "private",
+	"198.19.0.1":         "benchmarks",
+	"224.0.0.1":          "multicast",
+	"240.0.0.1":          "reserved",
+	"255.255.255.255":    "broadcast",
+	"::":                 "the unspecified",
+	"::1":                "loopback",
+	"::127.0.0.1":        "IPv4-compatible",
+	"::8.8.8.8":          "IPv4-compatible",
+	"100::1":             "leads nowhere",
+	"2001:2::1":          "benchmarks",
+	"5f00::1":            "segment",
+	"fc00::1":            "private",
+	"fd00::1":            "private",
+	"fd00:42::42":        "metadata",
+	"fd00:c1::a9fe:a9fe": "metadata",
+	"fd00:ec2::253":      "metadata",
+	"fd00:ec2::254":      "metadata",
+	"fd20:ce::254":       "metadata",
+	"fe80::1":            "link-local",
+	"fe80::a9fe:a9fe":    "metadata",
+	"fec0::1":            "site-local",
+	"ff02::1":            "multicast",
+}
+
+func prefixes(texts ...string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, s := range texts {
+		list = append(list, netip.MustParsePrefix(s))
+	}
+	return list
+}
+
+var public = []string{
+	"1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0",
+	"126.255.255.255", "128.0.0.0", "168.63.129.15", "168.63.129.17", "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0",
+	"191.255.255.255", "192.0.1.0", "192.167.255.255", "192.169.0.0", "198.17.255.255", "198.20.0.0",
+	"223.255.255.255", "2000::1", "2001:1::1", "2001:4860:4860::8888", "2606:4700::1111", "2a00::1", "3ffe::1",
+	// Documentation, which tests take for public.
+	"192.0.2.1", "198.51.100.7", "203.0.113.9", "2001:db8::1", "3fff::1",
+}
+
+func isNotPublic(a netip.Addr) bool {
+	for _, r := range notPublic {
+		if r.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// addrs draws addresses of both families, as often as not from or beside a range
+// that is denied.
+func addrs() *rapid.Generator[netip.Addr] {
+	return rapid.Custom(func(t *rapid.T) netip.Addr {
+		if rapid.Bool().Draw(t, "ipv4") {
+			return netip.AddrFrom4(draw4(t))
+		}
+		b := [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "ipv6"))
+		switch rapid.IntRange(0, 3).Draw(t, "kind") {
+		case 0:
+			copy(b[:], near(t, true).AsSlice())
+		case 1:
+			list := carry(draw4(t))
+			name := rapid.SampledFrom(slices.Sorted(maps.Keys(list))).Draw(t, "carrier")
+			return list[name]
+		}
+		return netip.AddrFrom16(b)
+	})
+}
+
+func draw4(t *rapid.T) [4]byte {
+	if rapid.Bool().Draw(t, "near a range") {
+		return near(t, false).As4()
+	}
+	return [4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "bytes"))
+}
+
+// near draws the first or last address of a range, or the one before or after.
+func near(t *rapid.T, six bool) netip.Addr {
+	var list []netip.Prefix
+	for _, r := range notPublic {
+		if r.Addr().Is6() == six {
+			list = append(list, r)
+		}
+	}
+	p := rapid.SampledFrom(list).Draw(t, "range")
+	first, last := p.Addr(), last(p)
+	a := rapid.SampledFrom([]netip.Addr{first, first.Prev(), last, last.Next()}).Draw(t, "end")
+	if !a.IsValid() {
+		return first
+	}
+	return a
+}
+
+// last returns the last address of a range.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// middle returns the first address of a range's second half.
+func middle(p netip.Prefix) netip.Addr {
+	if p.IsSingleIP() {
+		return p.Addr()
+	}
+	b := p.Addr().AsSlice()
+	b[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+func port53(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 53) }
+
+func mustRules(texts ...string) []policy.Rule {
+	var list []policy.Rule
+	for _, s := range texts {
+		r, err := policy.ParseRule(s)
+		if err != nil {
+			panic(err)
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
+func ownIs(addrs ...string) func() []netip.Addr {
+	var list []netip.Addr
+	for _, s := range addrs {
+		list = append(list, netip.MustParseAddr(s))
+	}
+	return func() []netip.Addr { return list }
+}
+
+// Shows R8.12.
+func TestWhatIsNotPublicIsDenied(t *testing.T) {
+	p := policy.New(policy.Config{})
+	for _, prefix := range notPublic {
+		for _, a := range []netip.Addr{prefix.Addr(), middle(prefix), last(prefix)} {
+			if !prefix.Contains(a) {
+				t.Fatalf("%v is not in %v", a, prefix)
+			}
+			err := p.Check(port53(a))
+			var denied *policy.DeniedError
+			if !errors.Is(err, policy.ErrDenied) || !errors.As(err, &denied) {
+				t.Errorf("%v in %v: error %v, want a DeniedError", a, prefix, err)
+				continue
+			}
+			if denied.Source() != policy.NonPublic || denied.Target != port53(a) {
+				t.Errorf("%v in %v: denied %v by %v", a, prefix, denied.Target, denied.Source())
+			}
+		}
+	}
+	for s, why := range notPublicFor {
+		target := port53(netip.MustParseAddr(s))
+		if err := p.Check(target); err == nil || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), target.String()) {
+			t.Errorf("%v: error %v, want one that says %q", target, err, why)
+		}
+	}
+}
+
+func TestWhatIsPublicIsAllowed(t *testing.T) {
+	p := policy.New(policy.Config{})
+	for _, s := range public {
+		target := port53(netip.MustParseAddr(s))
+		if err := p.Check(target); err != nil {
+			t.Error(err)
+		}
+		if d := p.Explain(target); !d.Allowed || d.Source != policy.Public || d.Rule != "" {
+			t.Errorf("%v: %+v", target, d)
+		}
+	}
+	if err := p.Check(netip.MustParseAddrPort("8.8.8.8:65535")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Shows R8.12.
+func TestDeniedExactlyWhereNotPublic(t *testing.T) {
+	p := policy.New(policy.Config{})
+	rapid.Check(t, func(t *rapid.T) {
+		a := netip.AddrFrom4(draw4(t))
+		if got := p.Allowed(port53(a)); got == isNotPublic(a) {
+			t.Fatalf("%v: allowed %v", a, got)
+		}
+		six := near(t, true)
+		if got := p.Allowed(port53(six)); got == isNotPublic(six) {
+			t.Fatalf("%v: allowed %v", six, got)
+		}
+	})
+}
+
+// TestMappedIsIPv4 and the next show that no spelling of an address leads where
+// the address itself does not.
+//
+// Shows R8.12.
+func TestMappedIsIPv4(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := policy.New(policy.Config{
+			Deny: rapid.SliceOfN(rules(), 0, 3).Draw(t, "deny"), Allow: rapid.SliceOfN(rules(), 0, 3).Draw(t, "allow"),
+			Own: ownIs("198.51.100.7", "10.0.0.1"),
+		})
+		a := netip.AddrFrom4(draw4(t))
+		mapped := netip.AddrFrom16(a.As16())
+		if p.Allowed(port53(a)) != p.Allowed(port53(mapped)) {
+			t.Fatalf("%v and %v are judged differently", a, mapped)
+		}
+		six := addrs().Draw(t, "addr")
+		if zoned := six.WithZone("eth0"); p.Allowed(port53(six)) != p.Allowed(port53(zoned)) {
+			t.Fatalf("%v and %v are judged differently", six, zoned)
+		}
+	})
+}
+
+// carry returns IPv6 addresses that lead to a.
+func carry(a [4]byte) map[string]netip.Addr {
+	six := func(prefix string, set func(b []byte)) netip.Addr {
+		b := netip.MustParseAddr(prefix).As16()
+		set(b[:])
+		return netip.AddrFrom16(b)
+	}
+	at := func(places ...int) func([]byte) {
+		return func(b []byte) {
+			for i, p := range places {
+				b[p] = a[i]
+			}
+		}
+	}
+	return map[string]netip.Addr{
+		"6to4":            six("2002::1", at(2, 3, 4, 5)),
+		"Teredo server":   six("2001:0:0808:0808::f7f7:f7f7", at(4, 5, 6, 7)),
+		"Teredo client":   six("2001:0:0808:0808::", func(b []byte) { copy(b[12:], []byte{^a[0], ^a[1], ^a[2], ^a[3]}) }),
+		"NAT64":           six("64:ff9b::", at(12, 13, 14, 15)),
+		"IPv4-translated": six("::ffff:0:0:0", at(12, 13, 14, 15)),
+		"local NAT64/96":  six("64:ff9b:1::", at(12, 13, 14, 15)),
+		"local NAT64/64":  six("64:ff9b:1:c0de::808:808", at(9, 10, 11, 12)),
+		"local NAT64/56":  six("64:ff9b:1:8::808:808", at(7, 9, 10, 11)),
+		"local NAT64/48":  six("64:ff9b:1::808:808", at(6, 7, 9, 10)),
+	}
+}
+
+// Shows R8.12.
+func TestEmbeddedIsJudged(t *testing.T) {
+	p := policy.New(policy.Config{
+		Deny: mustRules("203.0.113.0/24"),
+		Own:  ownIs("198.51.100.7"),
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		a := draw4(t)
+		if rapid.Bool().Draw(t, "by configuration") {
+			a = rapid.SampledFrom([][4]byte{{203, 0, 113, 9}, {198, 51, 100, 7}}).Draw(t, "a")
+		}
+		inner := p.Allowed(port53(netip.AddrFrom4(a)))
+		for name, addr := range carry(a) {
+			elsewhere := strings.HasPrefix(name, "local NAT64/") && name != "local NAT64/96"
+			if !inner && p.Allowed(port53(addr)) && (!elsewhere || a[0] != 0) {
+				t.Fatalf("%s: %v leads to %v, which is denied", name, addr, a)
+			}
+			if inner && !p.Allowed(port53(addr)) && !elsewhere {
+				t.Fatalf("%s: %v leads to %v, which is allowed: %v", name, addr, a, p.Check(port53(addr)))
+			}
+		}
+	})
+
+	nat64 := netip.MustParseAddrPort("[64:ff9b::10.1.2.3]:53")
+	err := p.Check(nat64)
+	if err == nil || !strings.Contains(err.Error(), "NAT64") || !strings.Contains(err.Error(), "leads to 10.1.2.3") {
+		t.Errorf("%v does not say what it leads to", err)
+	}
+	opened := policy.New(policy.Config{Allow: mustRules("10.1.0.0/16")})
+	if err := opened.Check(nat64); err != nil {
+		t.Errorf("the inner address is allowed: %v", err)
+	}
+	opened = policy.New(policy.Config{Allow: mustRules("[64:ff9b:1::/48]:53"), Deny: mustRules("10.6.6.6")})
+	for s, want := range map[string]bool{
+		"[64:ff9b:1::10.1.2.3]:53": true, "[64:ff9b:1:a01:2:300::]:53": true, "[64:ff9b:1::10.1.2.3]:54": false,
+		"[64:ff9b:1::10.6.6.6]:53": false, "[64:ff9b::10.1.2.3]:53": false,
+	} {
+		if got := opened.Explain(netip.MustParseAddrPort(s)); got.Allowed != want {
+			t.Errorf("a network's own prefix allowed: %v", got)
+		}
+	}
+}
+
+// Shows R8.12.
+func TestOwnAddressesAreDenied(t *testing.T) {
+	p := policy.New(policy.Config{
+		Allow: mustRules("10.0.0.0/8", "127.0.0.0/8", "203.0.113.0/24", "203.0.113.6:443", "*:8443"),
+		Own:   ownIs("10.0.0.1", "203.0.113.5", "203.0.113.6", "2001:db8::5", "::ffff:198.51.100.5", "fe80::1%eth0", "127.0.0.1", "0.0.0.0"),
+	})
+	for s, want := range map[string]bool{
+		"10.0.0.1:53":             false, // a rule for its network is not one for it
+		"10.0.0.2:53":             true,
+		"203.0.113.5:53":          false,
+		"203.0.113.5:8443":        false,
+		"203.0.113.6:53":          false,
+		"203.0.113.6:443":         true, // by just its address
+		"203.0.113.7:53":          true,
+		"[2001:db8::5]:53":        false,
+		"[2001:db8::6]:53":        true,
+		"198.51.100.5:53":         false,
+		"[fe80::1]:53":            false,
+		"127.0.0.1:53":            true, // loopback is opened as such
+		"[2002:cb00:7105::1]:53":  false,
+		"[64:ff9b::cb00:7106]:53": false,
+	} {
+		if got := p.Explain(netip.MustParseAddrPort(s)); got.Allowed != want {
+			t.Errorf("%v, want allowed %v", got, want)
+		}
+	}
+	d := p.Explain(netip.MustParseAddrPort("203.0.113.5:53"))
+	if d.Source != policy.OwnAddress || !strings.Contains(d.Why, "own") || !strings.Contains(d.Remedy, `"203.0.113.5:53"`) ||
+		!strings.Contains(d.Why, `"203.0.113.0/24" is wider`) {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestOrderOfRules(t *testing.T) {
+	p := policy.New(policy.Config{
+		Allow: mustRules("10.0.0.0/8", "169.254.0.0/16", "192.168.0.0/16:53", "198.51.100.7"),
+		Deny:  mustRules("10.66.0.0/16", "198.51.100.0/24:25", "198.51.100.7", "*:19"),
+	})
+	for _, c := range []struct {
+		target string
+		source policy.Source
+		rule   string
+	}{
+		{"10.1.1.1:53", policy.AllowRule, "10.0.0.0/8"},
+		{"10.66.1.1:53", policy.DenyRule, "10.66.0.0/16"},
+		{"192.168.1.1:53", policy.AllowRule, "192.168.0.0/16:53"},
+		{"192.168.1.1:54", policy.NonPublic, "192.168.0.0/16"},
+		{"198.51.100.8:25", policy.DenyRule, "198.51.100.0/24:25"},
+		{"198.51.100.8:53", policy.Public, ""},
+		{"198.51.100.7:53", policy.DenyRule, "198.51.100.7"},
+		{"8.8.8.8:19", policy.DenyRule, "*:19"},
+		{"10.1.1.1:19", policy.DenyRule, "*:19"},
+		{"[2001:db8::1]:19", policy.DenyRule, "*:19"},
+		{"169.254.1.1:80", policy.AllowRule, "169.254.0.0/16"},
+		{"169.254.169.254:80", policy.NonPublic, "169.254.169.0/24"},
+		{"172.16.0.1:53", policy.NonPublic, "172.16.0.0/12"},
+		{"[::1]:53", policy.NonPublic, "::1/128"},
+		{"8.8.8.8:0", policy.NoTarget, ""},
+		{"10.1.1.1:0", policy.NoTarget, ""},
+	} {
+		d := p.Explain(netip.MustParseAddrPort(c.target))
+		if d.Source != c.source || d.Rule != c.rule {
+			t.Errorf("%v: by %v %q, want %v %q", d, d.Source, d.Rule, c.source, c.rule)
+		}
+	}
+	if d := p.Explain(netip.AddrPort{}); d.Allowed || d.Source != policy.NoTarget || d.Remedy == "" {
+		t.Errorf("no target at all: %+v", d)
+	}
+}
+
+// TestRemedyHelps takes every denial's advice and looks whether it is true.
+func TestRemedyHelps(t *testing.T) {
+	own := ownIs("198.51.100.7")
+	rapid.Check(t, func(t *rapid.T) {
+		target := netip.AddrPortFrom(addrs().Draw(t, "addr"), rapid.Uint16Min(1).Draw(t, "port"))
+		if rapid.IntRange(0, 9).Draw(t, "own") == 0 {
+			target = netip.AddrPortFrom(own()[0], target.Port())
+		}
+		var allow []policy.Rule
+		for range 1 + 4 {
+			p := policy.New(policy.Config{Allow: allow, Own: own})
+			err := p.Check(target)
+			if err == nil {
+				return
+			}
+			var denied *policy.DeniedError
+			if !errors.As(err, &denied) {
+				t.Fatal(err)
+			}
+			_, after, _ := strings.Cut(denied.Remedy(), `"`)
+			text, _, _ := strings.Cut(after, `"`)
+			rule, err := policy.ParseRule(text)
+			if err != nil {
+				t.Fatalf("%v names no rule: %v", denied, err)
+			}
+			if err := policy.CheckAllow(rule); err != nil {
+				t.Fatalf("%v: %v", denied, err)
+			}
+			allow = append(allow, rule)
+		}
+		t.Fatalf("%v is denied with %v", target, allow)
+	})
+}
+
+// A model of the whole policy for plain IPv4 targets.
+func TestPolicyAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		allow := rapid.SliceOfN(rules(), 0, 4).Draw(t, "allow")
+		deny := rapid.SliceOfN(rules(), 0, 4).Draw(t, "deny")
+		own := netip.AddrFrom4(draw4(t))
+		p := policy.New(policy.Config{Allow: allow, Deny: deny, Own: func() []netip.Addr { return []netip.Addr{own} }})
+		addr := netip.AddrFrom4(draw4(t))
+		if rapid.IntRange(0, 4).Draw(t, "own") == 0 {
+			addr = own
+		}
+		target := netip.AddrPortFrom(addr, rapid.Uint16().Draw(t, "port"))
+
+		names := func(r policy.Rule) bool {
+			if r.First != 0 && (target.Port() < r.First || r.Last < target.Port()) {
+				return false
+			}
+			return r.Prefix == netip.Prefix{} || r.Prefix.Contains(addr)
+		}
+		want := target.Port() != 0
+		for _, r := range deny {
+			want = want && !names(r)
+		}
+		narrowest := -1
+		for _, r := range notPublic {
+			if r.Contains(addr) {
+				narrowest = max(narrowest, r.Bits())
+			}
+		}
+		if addr == own && !addr.IsLoopback() && !addr.IsUnspecified() {
+			narrowest = 32
+		}
+		if narrowest >= 0 {
+			opened := false
+			for _, r := range allow {
+				opened = opened || names(r) && r.Prefix.IsValid() && r.Prefix.Bits() >= narrowest
+			}
+			want = want && opened
+		}
+		if got := p.Allowed(target); got != want {
+			t.Fatalf("%v, want allowed %v", p.Explain(target), want)
+		}
+	})
+}
+
+func TestWaysOfAskingAgree(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := policy.New(policy.Config{
+			Allow: rapid.SliceOfN(rules(), 0, 3).Draw(t, "allow"), Deny: rapid.SliceOfN(rules(), 0, 3).Draw(t, "deny"),
+			Own: ownIs("10.0.0.1"),
+		})
+		target := netip.AddrPortFrom(addrs().Draw(t, "addr"), rapid.Uint16().Draw(t, "port"))
+		err, d := p.Check(target), p.Explain(target)
+		if (err == nil) != d.Allowed || p.Allowed(target) != d.Allowed {
+			t.Fatalf("Check %v, Allowed %v, Explain %v", err, p.Allowed(target), d)
+		}
+		if d.Why == "" || d.Target != target || !strings.Contains(d.String(), d.Why) || (d.Remedy == "") != d.Allowed {
+			t.Fatalf("%+v", d)
+		}
+		var denied *policy.DeniedError
+		if errors.As(err, &denied) && (denied.Source() != d.Source || !strings.HasPrefix(d.Why, denied.Why()) || denied.Remedy() != d.Remedy) {
+			t.Fatalf("%v and %v", denied, d)
+		}
+	})
+}
+
+func TestConfigIsCopied(t *testing.T) {
+	deny := mustRules("198.51.100.0/24")
+	p := policy.New(policy.Config{Deny: deny})
+	deny[0] = mustRules("203.0.113.0/24")[0]
+	if p.Allowed(netip.MustParseAddrPort("198.51.100.1:53")) {
+		t.Error("a change after New changed the policy")
+	}
+}
+
+func TestCheckAllow(t *testing.T) {
+	for _, s := range []string{
+		"10.0.0.0/8", "10.1.0.0/16:53", "127.0.0.0/8", "0.0.0.0/8", "169.254.0.0/16", "fc00::/7", "fd00:1::/32", "::/96", "64:ff9b:1::/48", "2002:a00::/24",
+		"198.51.100.7", "198.51.100.7:53",
+	} {
+		if err := policy.CheckAllow(mustRules(s)[0]); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, s := range []string{"*", "*:443", "0.0.0.0/0", "::/0", "198.51.100.0/24", "10.0.0.0/7", "fc00::/6", "2001:db8::/32"} {
+		err := policy.CheckAllow(mustRules(s)[0])
+		if !errors.Is(err, policy.ErrOpensNothing) || !strings.Contains(err.Error(), fmt.Sprintf("%q", s)) {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+}
+
+func TestAskingAllocatesNothing(t *testing.T) {
+	p := policy.New(policy.Config{Allow: mustRules("10.0.0.0/8", "fd00::/8"), Deny: mustRules("203.0.113.0/24"), Own: ownIs("198.51.100.7")})
+	for _, s := range []string{"8.8.8.8:53", "10.1.1.1:53", "[2001:db8::1]:53", "[64:ff9b::808:808]:53", "[::ffff:8.8.8.8]:53", "[2a00::1%eth0]:53"} {
+		target := netip.MustParseAddrPort(s)
+		if n := testing.AllocsPerRun(100, func() {
+			if p.Check(target) != nil {
+				t.Fatalf("%v is denied", target)
+			}
+		}); n != 0 {
+			t.Errorf("Check(%v) allocates %v times", target, n)
+		}
+	}
+	for _, s := range []string{"127.0.0.1:53", "203.0.113.1:53", "198.51.100.7:53", "[64:ff9b:1::7f00:1]:53"} {
+		target := netip.MustParseAddrPort(s)
+		if n := testing.AllocsPerRun(100, func() {
+			if p.Allowed(target) {
+				t.Fatalf("%v is allowed", target)
+			}
+		}); n != 0 {
+			t.Errorf("Allowed(%v) allocates %v times", target, n)
+		}
+	}
+}
+
+func TestRefresh(t *testing.T) {
+	var answer []netip.Addr
+	p := policy.New(policy.Config{Own: func() []netip.Addr { return answer }})
+	a, b := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
+	if !p.Allowed(port53(a)) {
+		t.Fatal("denied before anybody said that it is the gateway's")
+	}
+	for _, step := range []struct {
+		answer []netip.Addr
+		err    error
+		denied netip.Addr
+		free   netip.Addr
+	}{
+		{[]netip.Addr{a}, nil, a, b},
+		{nil, policy.ErrOwnUnknown, a, b}, // what was known is kept
+		{[]netip.Addr{b}, nil, b, a},
+	} {
+		answer = step.answer
+		if err := p.Refresh(); !errors.Is(err, step.err) {
+			t.Errorf("Refresh with %v: %v, want %v", answer, err, step.err)
+		}
+		if p.Allowed(port53(step.denied)) || !p.Allowed(port53(step.free)) {
+			t.Errorf("after %v: %v, %v", answer, p.Explain(port53(step.denied)), p.Explain(port53(step.free)))
+		}
+	}
+	if err := policy.New(policy.Config{}).Refresh(); err != nil {
+		t.Errorf("without Own: %v", err)
+	}
+}
+
+func TestHostAddrs(t *testing.T) {
+	outside := netip.MustParseAddr("203.0.113.77")
+	list := policy.HostAddrs(outside)()
+	found := map[netip.Addr]bool{}
+	for _, a := range list {
+		if !a.IsValid() || a.Is4In6() {
+			t.Errorf("address %v", a)
+		}
+		found[a] = true
+	}
+	if !found[outside] || !found[netip.MustParseAddr("127.0.0.1")] {
+		t.Errorf("%v lacks loopback or the public address", list)
+	}
+}
+
+func TestConcurrentUse(t *testing.T) {
+	list := [2][]netip.Addr{{netip.MustParseAddr("198.51.100.1")}, {netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")}}
+	var mu sync.Mutex
+	n := 0
+	p := policy.New(policy.Config{Own: func() []netip.Addr {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+		return list[n%2]
+	}})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				if p.Allowed(netip.MustParseAddrPort("198.51.100.1:53")) {
+					t.Error("allowed while the addresses change")
+				}
+				_ = p.Explain(netip.MustParseAddrPort("198.51.100.2:53"))
+				if err := p.Refresh(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestSourceNames(t *testing.T) {
+	seen := map[string]policy.Source{}
+	for s := policy.NoTarget; s <= policy.Public+1; s++ {
+		if other, twice := seen[s.String()]; twice || s.String() == "" {
+			t.Errorf("%d and %d are both %q", s, other, s)
+		}
+		seen[s.String()] = s
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	p := policy.New(policy.Config{
+		Allow: mustRules("10.0.0.0/8", "192.168.1.0/24:53", "fd00:1::/32"),
+		Deny:  mustRules("*:25", "203.0.113.0/24", "[2001:db8:bad::/48]:53"),
+		Own:   ownIs("198.51.100.7", "10.0.0.1", "2001:db8::7"),
+	})
+	for name, s := range map[string]string{"ipv4": "8.8.8.8:53", "ipv6": "[2a00:1450::1]:53", "nat64": "[64:ff9b::808:808]:53", "opened": "10.1.1.1:53"} {
+		target := netip.MustParseAddrPort(s)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := p.Check(target); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
