@@ -1,0 +1,111 @@
+package router
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"lewes/transport"
+	"lewes/transport/wire"
+)
+
+// train is a batch of sealed datagrams of one flow, as GRO gives it: made anew
+// each time, because packets are opened in place.
+type train struct {
+	batch  []transport.Packet
+	sealed func()
+}
+
+// newTrain returns n datagrams of a flow of p. sealed seals them anew.
+func newTrain(p *peer, flow uint16, n, size int) *train {
+	payload := bytes.Repeat([]byte{7}, size)
+	packet := flowOverhead + size
+	t := &train{batch: []transport.Packet{{Data: make([]byte, n*packet), Segment: packet, Path: p.at}}}
+	t.sealed = func() {
+		buffer := t.batch[0].Data
+		for i := range n {
+			b := wire.Begin(buffer[:i*packet], 0, wire.LevelTransport, 0, wire.TypeEncryptedData)
+			b = append(b, byte(flow), byte(flow>>8), 0)
+			b = wire.Finish(append(b, payload...))
+			if err := p.session.Sender().Seal(b[i*packet:]); err != nil {
+				p.r.t.Fatal(err)
+			}
+		}
+	}
+	return t
+}
+
+// quiet makes a rig whose sockets count and keep nothing, with one flow open.
+func quiet(tb testing.TB) (*rig, *peer) {
+	r := newRig(tb, nil)
+	p := r.connect(2, clientAt)
+	p.data(1, target, "open")
+	r.egress.at(target).drop, r.socket.drop = true, true
+	return r, p
+}
+
+func TestDatagramPathDoesNotAllocate(t *testing.T) {
+	r, p := quiet(t)
+	up := newTrain(p, 1, 32, 1200)
+	up.sealed()
+	r.shard.Receive(epoch, up.batch, nil)
+	allocs := testing.AllocsPerRun(100, func() {
+		up.sealed()
+		r.shard.Receive(epoch, up.batch, nil)
+	})
+	if allocs != 0 {
+		t.Errorf("32 datagrams to a target: %v allocations", allocs)
+	}
+	if got := r.egress.at(target).count; got < 32*100 {
+		t.Errorf("%d datagrams arrived", got)
+	}
+	down := []transport.Packet{{Data: make([]byte, 32*1200), Segment: 1200}}
+	s := p.serverSession()
+	back := func() {
+		w := writers.Get().(*writer)
+		for payload := range down[0].Segments() {
+			w.data(r.shard, s, 1, payload)
+		}
+		w.flush(r.shard)
+		writers.Put(w)
+	}
+	back()
+	if allocs := testing.AllocsPerRun(100, back); allocs != 0 {
+		t.Errorf("32 datagrams to a client: %v allocations", allocs)
+	}
+}
+
+// BenchmarkRouter carries datagrams through a shard without a socket: header,
+// session, replay window, AEAD, flow, and back.
+func BenchmarkRouter(b *testing.B) {
+	const n = 32
+	for _, size := range []int{64, 1200, 1400} {
+		b.Run(fmt.Sprintf("up/%d", size), func(b *testing.B) {
+			r, p := quiet(b)
+			up := newTrain(p, 1, n, size)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for done := 0; done < b.N; done += n {
+				b.StopTimer()
+				up.sealed()
+				b.StartTimer()
+				r.shard.Receive(epoch, up.batch, nil)
+			}
+		})
+		b.Run(fmt.Sprintf("down/%d", size), func(b *testing.B) {
+			r, p := quiet(b)
+			down := transport.Packet{Data: make([]byte, n*size), Segment: size}
+			s := p.serverSession()
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for done := 0; done < b.N; done += n {
+				w := writers.Get().(*writer)
+				for payload := range down.Segments() {
+					w.data(r.shard, s, 1, payload)
+				}
+				w.flush(r.shard)
+				writers.Put(w)
+			}
+		})
+	}
+}

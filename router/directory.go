@@ -1,0 +1,88 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"lewes/crypto/identity"
+	"lewes/transport/uri"
+)
+
+// identityKey is a gateway's identity as a map key.
+type identityKey = identity.PublicKey
+
+// Directory names the gateways that this one forwards to, by identity. A client
+// names an identity, never an address (section 8).
+type Directory struct {
+	gateways []uri.Gateway
+	resolver Resolver
+	known    atomic.Pointer[known]
+}
+
+type known struct {
+	byIdentity map[identityKey]netip.AddrPort
+	addrs      map[netip.Addr]bool
+}
+
+// NewDirectory returns a directory of gateways; their names are resolved by
+// Refresh.
+func NewDirectory(gateways []uri.Gateway, resolver Resolver) *Directory {
+	d := &Directory{gateways: gateways, resolver: resolver}
+	d.known.Store(&known{})
+	return d
+}
+
+// Refresh resolves every gateway's host name again. A name that cannot be
+// resolved keeps the address that it had; the error names all such.
+func (d *Directory) Refresh(ctx context.Context) error {
+	before := d.known.Load()
+	now := &known{byIdentity: make(map[identityKey]netip.AddrPort), addrs: make(map[netip.Addr]bool)}
+	var errs []error
+	for _, g := range d.gateways {
+		addr, err := d.resolve(ctx, g.Host)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("gateway %s: %w", g.Host, err))
+			if last, ok := before.byIdentity[g.Identity]; ok {
+				addr = last.Addr()
+			} else {
+				continue
+			}
+		}
+		now.byIdentity[g.Identity] = netip.AddrPortFrom(addr, g.Port)
+		now.addrs[addr] = true
+	}
+	d.known.Store(now)
+	return errors.Join(errs...)
+}
+
+func (d *Directory) resolve(ctx context.Context, host string) (netip.Addr, error) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap(), nil
+	}
+	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if len(addrs) == 0 {
+		return netip.Addr{}, fmt.Errorf("%s has no address", host)
+	}
+	return addrs[0].Unmap(), nil
+}
+
+// Find returns the address of a gateway.
+func (d *Directory) Find(id identity.PublicKey) (netip.AddrPort, bool) {
+	if d == nil {
+		return netip.AddrPort{}, false
+	}
+	addr, ok := d.known.Load().byIdentity[id]
+	return addr, ok
+}
+
+// Trusts reports whether an address is that of a gateway in the directory, whose
+// handshakes have a budget of their own.
+func (d *Directory) Trusts(addr netip.Addr) bool {
+	return d != nil && d.known.Load().addrs[addr.Unmap()]
+}

@@ -1,0 +1,251 @@
+package router
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"lewes/transport"
+	"lewes/transport/wire"
+)
+
+// sentTo returns the payloads that a flow's socket was given.
+func sentTo(c *memConn) []string {
+	var s []string
+	for _, p := range c.take() {
+		s = append(s, string(p.Data))
+	}
+	return s
+}
+
+// Shows R8.1.
+func TestDatagramThereAndBack(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	p.data(9, target, "question")
+	p.data(9, netip.AddrPort{}, "another")
+	conn := r.egress.at(target)
+	if got := sentTo(conn); fmt.Sprint(got) != "[question another]" {
+		t.Fatalf("the target got %q", got)
+	}
+	p.got = nil
+	// A train of three: two of four bytes and a short last one.
+	conn.fed <- []transport.Packet{{Data: []byte("aaaabbbbcc"), Segment: 4}}
+	p.receive(3)
+	var got []string
+	for _, m := range p.got {
+		d, err := wire.ParseEncryptedData(m.content)
+		if err != nil || m.t != wire.TypeEncryptedData || d.FlowID != 9 || d.Flags != 0 {
+			t.Fatalf("%v %+v %v", m.t, d, err)
+		}
+		got = append(got, string(d.Payload))
+	}
+	if fmt.Sprint(got) != "[aaaa bbbb cc]" {
+		t.Errorf("the client got %q", got)
+	}
+	if s := r.shard.Stats(); s.Up.Packets != 2 || s.Down.Packets != 3 || s.Down.Bytes != 10 || s.Flows != 1 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+func TestPolicyDeniesByDefault(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	for id, denied := range []string{"127.0.0.1:53", "10.0.0.1:53", "169.254.169.254:80", "[::1]:53", "[fe80::1]:53", "224.0.0.1:53", "[fd00::1]:1"} {
+		p.data(uint16(id), netip.MustParseAddrPort(denied), "x")
+		if got, want := p.closedWith(), fmt.Sprintf("%d:%d ", id, wire.FlowPolicy); got != want {
+			t.Errorf("%s: closed with %q, want %q", denied, got, want)
+		}
+	}
+	if n := len(r.egress.conns); n != 0 {
+		t.Errorf("%d sockets were opened", n)
+	}
+}
+
+func TestNamesAreJudgedByWhatTheyStandFor(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	p.named(1, "dns.example", 53, "by name")
+	p.named(1, "dns.example", 53, "again")
+	waitUntil(t, func() bool { return r.egress.at(target) != nil })
+	waitUntil(t, func() bool {
+		r.shard.Stats()
+		c := r.egress.at(target)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.sent) == 2
+	})
+	if got := sentTo(r.egress.at(target)); fmt.Sprint(got) != "[by name again]" {
+		t.Errorf("the target got %q", got)
+	}
+	for id, want := range map[uint16]string{2: "2:10 ", 3: "3:1 "} {
+		name := map[uint16]string{2: "nowhere.example", 3: "private.example"}[id]
+		p.got = nil
+		p.named(id, name, 53, "x")
+		if p.closedWith() == "" {
+			p.receive(1)
+		}
+		if got := p.closedWith(); got != want {
+			t.Errorf("%s: closed with %q, want %q", name, got, want)
+		}
+	}
+	// The first address is denied, the second is not.
+	p.named(4, "both.example", 54, "x")
+	second := netip.AddrPortFrom(target.Addr(), 54)
+	waitUntil(t, func() bool { return r.egress.at(second) != nil })
+}
+
+func waitUntil(t *testing.T, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not happen within 5 s")
+		}
+	}
+}
+
+func TestUnknownFlowIsToldOnceASecond(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	told := 0
+	for range 5 {
+		p.data(7, netip.AddrPort{}, "x")
+		if p.closedWith() == "7:3 " {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("told %d times in one moment, want 1", told)
+	}
+	r.advance(time.Second)
+	p.data(7, netip.AddrPort{}, "x")
+	if got := p.closedWith(); got != "7:3 " {
+		t.Errorf("a second later: %q", got)
+	}
+}
+
+func TestFlowBoundsAndConflicts(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxFlowsPerSession = 3 })
+	p := r.connect(2, clientAt)
+	for id := range uint16(3) {
+		p.data(id, target, "x")
+	}
+	p.data(3, target, "x")
+	if got := p.closedWith(); got != "3:4 " {
+		t.Errorf("a fourth flow: %q", got)
+	}
+	p.data(0, netip.MustParseAddrPort("198.51.100.8:53"), "x")
+	if got := p.closedWith(); got != "0:5 " {
+		t.Errorf("another target: %q", got)
+	}
+	m := &wire.EncryptedData{FlowID: 9, Flags: wire.FlagTarget | wire.FlagEndpointIndependent, Target: wire.AddrTarget(target)}
+	p.send(wire.TypeEncryptedData, m)
+	if got := p.closedWith(); got != "9:1 " {
+		t.Errorf("endpoint-independent: %q", got)
+	}
+	p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle})
+	p.data(3, target, "x")
+	if got := p.closedWith(); got != "" || r.shard.Stats().Flows != 3 {
+		t.Errorf("after one was closed: %q, %d flows", got, r.shard.Stats().Flows)
+	}
+}
+
+func TestIdleFlowIsClosed(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	p.data(1, target, "x")
+	r.advance(119 * time.Second)
+	p.data(1, netip.AddrPort{}, "y")
+	r.advance(119 * time.Second)
+	if n := r.shard.Stats().Flows; n != 1 {
+		t.Fatalf("%d flows after 119 s of rest, want 1", n)
+	}
+	r.advance(2 * time.Second)
+	p.got = nil
+	for _, x := range r.socket.take() {
+		p.handle(x.Data)
+	}
+	if got := p.closedWith(); got != "1:3 " || r.shard.Stats().Flows != 0 {
+		t.Errorf("closed with %q, %d flows", got, r.shard.Stats().Flows)
+	}
+	select {
+	case <-r.egress.at(target).closed:
+	default:
+		t.Error("the flow's socket is open")
+	}
+}
+
+// refusing is an egress socket whose target refuses.
+type refusing struct{ *memConn }
+
+func (c refusing) ReadBatch(p []transport.Packet) (int, error) {
+	select {
+	case <-c.closed:
+		return c.memConn.ReadBatch(p)
+	default:
+		return 0, transport.ErrRefused
+	}
+}
+
+type refusingEgress struct{}
+
+func (refusingEgress) Dial(netip.AddrPort) (transport.Conn, error) {
+	return refusing{newMemConn()}, nil
+}
+
+func TestRefusedByTheTarget(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Egress = refusingEgress{} })
+	p := r.connect(2, clientAt)
+	p.data(1, target, "x")
+	if p.closedWith() == "" {
+		p.receive(1)
+	}
+	if got := p.closedWith(); got != "1:2 " {
+		t.Errorf("closed with %q, want unreachable", got)
+	}
+}
+
+func TestNoWayToTheTarget(t *testing.T) {
+	r := newRig(t, nil)
+	r.egress.fail = errors.New("no route")
+	p := r.connect(2, clientAt)
+	p.data(1, target, "x")
+	if got := p.closedWith(); got != "1:2 " {
+		t.Errorf("closed with %q, want unreachable", got)
+	}
+}
+
+func TestTooLargeForTheClientIsDroppedWhole(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	p.data(1, target, "x")
+	largest := wire.MaxUDPPacket - flowOverhead
+	conn := r.egress.at(target)
+	conn.fed <- []transport.Packet{{Data: bytes.Repeat([]byte{1}, largest+1)}, {Data: bytes.Repeat([]byte{2}, largest)}}
+	p.got = nil
+	p.receive(1)
+	if d, err := wire.ParseEncryptedData(p.got[0].content); err != nil || len(d.Payload) != largest || d.Payload[0] != 2 {
+		t.Errorf("got %d bytes, %v", len(d.Payload), err)
+	}
+	if n := r.shard.Stats().TooLarge; n != 1 {
+		t.Errorf("%d counted as too large, want 1", n)
+	}
+}
+
+func TestSessionEndsWithItsFlows(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	p.data(1, target, "x")
+	p.send(wire.TypeClose, &wire.Close{Reason: wire.CloseDone})
+	if s := r.shard.Stats(); s.Sessions != 0 || s.Flows != 0 {
+		t.Errorf("%d sessions, %d flows", s.Sessions, s.Flows)
+	}
+	select {
+	case <-r.egress.at(target).closed:
+	default:
+		t.Error("the flow's socket is open")
+	}
+}

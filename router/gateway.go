@@ -1,0 +1,332 @@
+package router
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"lewes/crypto/identity"
+	"lewes/crypto/seal"
+	"lewes/state"
+	"lewes/transport"
+	"lewes/transport/udp"
+	"lewes/transport/wire"
+)
+
+// batchSize is how many trains a shard reads at once.
+const batchSize = 32
+
+// How often the directory's names are resolved again, and the host's own
+// addresses read again, which the policy denies.
+const (
+	resolveEvery = 5 * time.Minute
+	addressEvery = time.Minute
+)
+
+// Gateway is a running gateway.
+type Gateway struct {
+	config   Config
+	log      *zap.Logger
+	listener *udp.Listener
+	shards   []*Shard
+	kems     *state.KEMKeys
+
+	readers sync.WaitGroup
+	pumps   sync.WaitGroup
+	chores  sync.WaitGroup
+	stop    context.CancelFunc
+}
+
+// Start binds the gateway's addresses and serves them until Shutdown or Close.
+// It fails when no address can be bound; one of several that cannot is logged.
+func Start(config Config) (*Gateway, error) {
+	if err := config.fill(); err != nil {
+		return nil, err
+	}
+	kems, err := state.NewKEMKeys(config.Clock(), config.KEMs, config.Rand)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	g := &Gateway{config: config, log: config.Logger, kems: kems, stop: stop}
+	if err := g.open(ctx); err != nil {
+		stop()
+		return nil, err
+	}
+	g.chore(func() { g.renewKeys(ctx) })
+	g.chore(func() { g.refreshPolicy(ctx) })
+	if config.Directory != nil {
+		g.chore(func() { g.refreshDirectory(ctx) })
+	}
+	return g, nil
+}
+
+// fill sets what the configuration leaves open.
+func (c *Config) fill() error {
+	switch {
+	case c.Identity == nil:
+		return errors.New("router: a gateway needs an identity")
+	case c.Policy == nil:
+		return errors.New("router: a gateway needs an egress policy")
+	case len(c.KEMs) == 0:
+		return errors.New("router: a gateway needs at least one KEM")
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Clock == nil {
+		start := time.Now()
+		c.Clock = func() time.Time { return start.Add(time.Since(start)) }
+	}
+	if c.Egress == nil {
+		c.Egress = &UDPEgress{}
+	}
+	if c.Resolver == nil {
+		c.Resolver = net.DefaultResolver
+	}
+	c.Suites = or(c.Suites, seal.Offer())
+	c.Shards = or(c.Shards, runtime.GOMAXPROCS(0))
+	return nil
+}
+
+// open binds the sockets and starts the shards.
+func (g *Gateway) open(ctx context.Context) error {
+	var secret [4]byte
+	if _, err := g.config.Rand.Read(secret[:]); err != nil {
+		return fmt.Errorf("drawing the steering secret: %w", err)
+	}
+	listen := g.config.Listen
+	listen.Steer = udp.Steer{Secret: binary.LittleEndian.Uint32(secret[:]), Shards: g.config.Shards}
+	listener, err := udp.Listen(ctx, listen)
+	if err != nil {
+		return err
+	}
+	for _, failed := range listener.Failed {
+		g.log.Warn("an address cannot be served", zap.Error(failed))
+	}
+	g.listener = listener
+	handshake := g.handshakeConfig()
+	for i := range g.config.Shards {
+		out, conns := socketsOf(listener, i)
+		s, err := newShard(i, listen.Steer, &g.config, handshake, out, g.config.Clock, &g.pumps)
+		if err != nil {
+			_ = listener.Close()
+			return err
+		}
+		g.shards = append(g.shards, s)
+		for _, conn := range conns {
+			g.readers.Add(1)
+			go g.read(s, conn)
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) handshakeConfig() *state.GatewayConfig {
+	c := &g.config
+	shards := float64(c.Shards)
+	return &state.GatewayConfig{
+		Identity:      c.Identity,
+		KEMs:          g.kems,
+		Suites:        c.Suites,
+		Tolerance:     c.Tolerance,
+		Admit:         c.Admit,
+		Trusted:       c.Directory.Trusts,
+		MaxRecords:    max(1, or(c.MaxRecords, 1<<16)/c.Shards),
+		RecordTTL:     c.RecordTTL,
+		MaxEarlyBytes: or(c.MaxEarly, 64<<20) / c.Shards,
+		TriesASecond:  max(1, or(c.TriesASecond, 500)/c.Shards),
+		// A source's hellos spread over the shards by their random index.
+		Rate:        or(c.Rate, 20) / shards,
+		Burst:       max(1, (or(c.Burst, 40)+c.Shards-1)/c.Shards),
+		TrustedRate: or(c.TrustedRate, 1000) / shards,
+		Session: state.SessionConfig{
+			Rand:         c.Rand,
+			Terms:        c.Terms,
+			RekeyPackets: c.RekeyPackets,
+			DemotedTTL:   c.DemotedTTL,
+		},
+	}
+}
+
+// read feeds a shard from one of its sockets until the socket is closed.
+func (g *Gateway) read(s *Shard, conn transport.Conn) {
+	defer g.readers.Done()
+	batch := make([]transport.Packet, batchSize)
+	var elsewhere []transport.Packet
+	for {
+		n, err := conn.ReadBatch(batch)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		now := g.config.Clock()
+		elsewhere = s.Receive(now, batch[:n], elsewhere[:0])
+		if len(elsewhere) > 0 {
+			g.handOver(now, elsewhere)
+		}
+	}
+}
+
+// handOver gives packets to the shards that own them: by reference, in batches,
+// in the goroutine that has read them. Its own shard's turn is over by then.
+func (g *Gateway) handOver(now time.Time, packets []transport.Packet) {
+	for _, s := range g.shards {
+		var batch [64]transport.Packet
+		mine := batch[:0]
+		for _, p := range packets {
+			index, _ := wire.ReceiverIdx(p.Data)
+			if s.steer.Shard(index) != s.id {
+				continue
+			}
+			if mine = append(mine, p); len(mine) == cap(mine) {
+				s.receiveFromElsewhere(now, mine)
+				mine = mine[:0]
+			}
+		}
+		if len(mine) > 0 {
+			s.receiveFromElsewhere(now, mine)
+		}
+	}
+}
+
+func (s *Shard) receiveFromElsewhere(now time.Time, batch []transport.Packet) {
+	s.Receive(now, batch, nil)
+	s.mu.Lock()
+	s.counters.HandedOver += uint64(len(batch))
+	s.mu.Unlock()
+}
+
+// chore runs f beside the shards until the gateway is closed.
+func (g *Gateway) chore(f func()) {
+	g.chores.Add(1)
+	go func() {
+		defer g.chores.Done()
+		f()
+	}()
+}
+
+// renewKeys renews the KEM keys when they are due.
+func (g *Gateway) renewKeys(ctx context.Context) {
+	for {
+		next, err := g.kems.Tick(g.config.Clock())
+		if err != nil {
+			g.log.Error("the KEM keys could not be renewed", zap.Error(err))
+		}
+		if !sleep(ctx, next.Sub(g.config.Clock())) {
+			return
+		}
+	}
+}
+
+func (g *Gateway) refreshPolicy(ctx context.Context) {
+	for sleep(ctx, addressEvery) {
+		if err := g.config.Policy.Refresh(); err != nil {
+			g.log.Warn("the host's own addresses cannot be read; those known are denied", zap.Error(err))
+		}
+	}
+}
+
+func (g *Gateway) refreshDirectory(ctx context.Context) {
+	for sleep(ctx, resolveEvery) {
+		if err := g.config.Directory.Refresh(ctx); err != nil {
+			g.log.Warn("a gateway of the directory cannot be resolved; its last address is used", zap.Error(err))
+		}
+	}
+}
+
+// sleep waits for d and reports whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(max(d, 0))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// Addrs returns the addresses that the gateway serves.
+func (g *Gateway) Addrs() []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, group := range g.listener.Groups {
+		addrs = append(addrs, group.Addr)
+	}
+	return addrs
+}
+
+// Identity returns the gateway's public identity.
+func (g *Gateway) Identity() identity.PublicKey { return g.config.Identity.Public() }
+
+// Stats sums up the figures of all shards.
+func (g *Gateway) Stats() Stats {
+	var sum Stats
+	for _, s := range g.shards {
+		one := s.Stats()
+		sum.add(&one)
+	}
+	return sum
+}
+
+// Readmit closes the sessions of clients that are not admitted any more; the
+// owner calls it when who is admitted has changed.
+func (g *Gateway) Readmit() (closed int) {
+	if g.config.Admit == nil {
+		return 0
+	}
+	for _, s := range g.shards {
+		closed += s.CloseUnless(func(t *state.Session) bool { return g.config.Admit(t.Peer()) })
+	}
+	return closed
+}
+
+// Shutdown closes every session, tells the clients so, and stops serving. It
+// returns the number of sessions closed.
+func (g *Gateway) Shutdown() (sessions int) {
+	for _, s := range g.shards {
+		sessions += s.Shutdown(wire.CloseShuttingDown, "the gateway is shutting down")
+	}
+	g.Close()
+	return sessions
+}
+
+// Close stops serving at once and tells nobody. It waits until every goroutine of
+// the gateway has ended.
+func (g *Gateway) Close() {
+	g.stop()
+	_ = g.listener.Close()
+	g.readers.Wait()
+	for _, s := range g.shards {
+		s.close()
+	}
+	g.pumps.Wait()
+	g.chores.Wait()
+}
+
+// close ends what the shard still runs: its alarm, its flows, its ways to other
+// gateways.
+func (s *Shard) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.alarm.Stop()
+	s.sessions.All(func(t *state.Session) { s.turnForget(t) })
+	for _, n := range s.nexts {
+		_ = n.conn.Close()
+	}
+}

@@ -1,0 +1,52 @@
+package router
+
+import (
+	"net/netip"
+
+	"lewes/transport"
+	"lewes/transport/path"
+	"lewes/transport/udp"
+)
+
+// sockets are a shard's own, by what they are bound to.
+type sockets struct {
+	v4, v6 transport.Conn // bound to every address of the family
+	bound  map[netip.Addr]transport.Conn
+}
+
+// For returns the socket on which the peer's packets come, nil when there is
+// none of its kind.
+func (o *sockets) For(p path.Path) transport.Conn {
+	if len(o.bound) > 0 {
+		if c := o.bound[p.Local]; c != nil {
+			return c
+		}
+	}
+	if p.Peer.Addr().Is4() {
+		return o.v4
+	}
+	return o.v6
+}
+
+// socketsOf sorts a shard's sockets.
+func socketsOf(l *udp.Listener, shard int) (*sockets, []transport.Conn) {
+	o := &sockets{bound: make(map[netip.Addr]transport.Conn)}
+	var mine []transport.Conn
+	for _, g := range l.Groups {
+		// Where the system gave one socket for all shards, the first shard reads it
+		// and all write to it.
+		conn := g.Conns[min(shard, len(g.Conns)-1)]
+		if shard < len(g.Conns) {
+			mine = append(mine, conn)
+		}
+		switch addr := g.Addr.Addr(); {
+		case addr == netip.IPv4Unspecified():
+			o.v4 = conn
+		case addr == netip.IPv6Unspecified():
+			o.v6 = conn
+		default:
+			o.bound[addr] = conn
+		}
+	}
+	return o, mine
+}

@@ -1,0 +1,131 @@
+package router
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"lewes/state"
+	"lewes/transport"
+	"lewes/transport/wire"
+)
+
+const (
+	// flowPrefix is what stands before a payload on its way to a client.
+	flowPrefix = wire.HeaderSize + wire.PrefixSize + wire.FlowHeaderSize
+	// flowOverhead is what a payload's packet has more than the payload.
+	flowOverhead = flowPrefix + wire.TrailerSize
+	// pumpBatch is how many trains a pump reads at once.
+	pumpBatch = 8
+	// troubleWait is how long a pump waits after an error, so that a target which
+	// keeps refusing costs little.
+	troubleWait = 10 * time.Millisecond
+)
+
+// pump brings back what the target answers until the flow's socket is closed. It
+// takes no turn: it seals with the session's Sender.
+func (f *flow) pump(s *Shard) {
+	defer s.pumps.Done()
+	var batch [pumpBatch]transport.Packet
+	for {
+		n, err := f.conn.ReadBatch(batch[:])
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			s.Turn(func(time.Time) { s.turnTrouble(f, err) })
+			time.Sleep(troubleWait)
+			continue
+		}
+		f.lastDown.Store(s.now().UnixNano())
+		w := writers.Get().(*writer)
+		for i := range batch[:n] {
+			for payload := range batch[i].Segments() {
+				w.data(s, f.client.session, f.id, payload)
+			}
+		}
+		w.flush(s)
+		writers.Put(w)
+	}
+}
+
+// turnTrouble closes a flow whose target cannot be reached, as ICMP says.
+func (s *Shard) turnTrouble(f *flow, err error) {
+	if f.client.flows[f.id] != f {
+		return
+	}
+	switch {
+	case errors.Is(err, transport.ErrRefused):
+		s.turnClose(f, wire.FlowUnreachable, "the target refuses: nothing listens on that port")
+	case errors.Is(err, transport.ErrUnreachable):
+		s.turnClose(f, wire.FlowUnreachable, "the target cannot be reached")
+	default:
+		s.counters.EgressFailed++
+	}
+}
+
+// writer seals packets for clients into one buffer, so that those of one session
+// lie beside each other and leave as one train.
+type writer struct {
+	buffer  []byte
+	packets []transport.Packet
+}
+
+// writerSize holds the largest train and its packets' overhead.
+const writerSize = 96 << 10
+
+var writers = sync.Pool{New: func() any {
+	return &writer{buffer: make([]byte, 0, writerSize)}
+}}
+
+// data seals a payload of a flow for its client.
+func (w *writer) data(s *Shard, session *state.Session, id uint16, payload []byte) {
+	if w.flowPacket(s, session, wire.TypeEncryptedData, id, payload) {
+		s.counters.downPackets.Add(1)
+		s.counters.downBytes.Add(uint64(len(payload)))
+	}
+}
+
+// flowPacket seals one packet of a flow: payload is a datagram or an inner
+// packet.
+func (w *writer) flowPacket(s *Shard, session *state.Session, t wire.Type, id uint16, payload []byte) bool {
+	size := flowOverhead + len(payload)
+	if size > wire.MaxUDPPacket {
+		s.counters.tooLarge.Add(1)
+		return false
+	}
+	if len(w.buffer)+size > cap(w.buffer) {
+		w.flush(s)
+	}
+	sender := session.Sender()
+	start := len(w.buffer)
+	b := wire.Begin(w.buffer, sender.Index(), wire.LevelTransport, 0, t)
+	b = append(b, byte(id), byte(id>>8), 0)
+	b = wire.Finish(append(b, payload...))
+	packet := b[start:len(b):len(b)]
+	if sender.Seal(packet) != nil {
+		return false
+	}
+	w.buffer = b
+	w.packets = append(w.packets, transport.Packet{Data: packet, Path: session.PathFor(size)})
+	return true
+}
+
+// flush sends what was sealed, each run of packets by the socket of its path.
+func (w *writer) flush(s *Shard) {
+	for rest := w.packets; len(rest) > 0; {
+		conn, n := s.out.For(rest[0].Path), 1
+		for n < len(rest) && (rest[n].Path == rest[0].Path || s.out.For(rest[n].Path) == conn) {
+			n++
+		}
+		if conn != nil {
+			if sent, err := conn.WriteBatch(rest[:n]); err != nil {
+				s.counters.clientFailed.Add(uint64(n - sent))
+			}
+		}
+		rest = rest[n:]
+	}
+	clear(w.packets)
+	w.buffer, w.packets = w.buffer[:0], w.packets[:0]
+}

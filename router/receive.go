@@ -1,0 +1,114 @@
+package router
+
+import (
+	"errors"
+	"time"
+
+	"lewes/crypto/seal"
+	"lewes/state"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// turnPacket handles one packet of this shard.
+func (s *Shard) turnPacket(now time.Time, packet []byte, from path.Path) {
+	h, err := wire.ParseHeader(packet)
+	if err != nil || from.Transport == path.UDP && len(packet) > wire.MaxUDPPacket {
+		s.counters.Malformed++
+		return
+	}
+	switch h.Level {
+	case wire.LevelTransport:
+		if g := s.sessions.Find(h.ReceiverIdx); g != nil {
+			s.turnSealed(now, g, packet, from)
+		} else {
+			s.turnUnknown(now, h.ReceiverIdx, packet, from)
+		}
+	case wire.LevelHandshake:
+		s.turnHandshake(now, h.ReceiverIdx, packet, from)
+	case wire.LevelClear:
+		if s.closing {
+			s.handshakes.Refuse(now, packet, from, &s.output)
+			return
+		}
+		s.count(s.handshakes.Clear(now, packet, from, &s.output))
+	}
+}
+
+// turnSealed handles a packet of an established session.
+func (s *Shard) turnSealed(now time.Time, g *state.Generation, packet []byte, from path.Path) {
+	session := g.Session()
+	t, content, err := g.Open(now, packet, from, &s.output)
+	if err != nil {
+		s.count(err)
+	} else {
+		s.turnMessage(now, session, g, t, content, from)
+	}
+	s.turnSettle(session)
+}
+
+func (s *Shard) turnMessage(now time.Time, session *state.Session, g *state.Generation, t wire.Type, content []byte, from path.Path) {
+	switch t {
+	case wire.TypeEncryptedData:
+		s.turnData(now, session.User.(*client), content)
+	case wire.TypeForwardPacket:
+		s.turnForward(now, session.User.(*client), content)
+	case wire.TypeFlowClosed:
+		s.turnFlowClosed(session.User.(*client), content)
+	case wire.TypeRegister, wire.TypePoll:
+		s.counters.Misplaced++
+	default:
+		s.count(session.Control(now, g, t, content, from, &s.output))
+	}
+}
+
+// turnHandshake handles Handshake 3, and the packets that overtook it.
+func (s *Shard) turnHandshake(now time.Time, index uint32, packet []byte, from path.Path) {
+	if !s.handshakes.Has(index) {
+		s.turnUnknown(now, index, packet, from)
+		return
+	}
+	session, early, err := s.handshakes.Sealed(now, packet, &s.output)
+	s.count(err)
+	if session == nil {
+		return
+	}
+	session.User = &client{shard: s, session: session}
+	s.sessions.Add(session)
+	for _, p := range early {
+		s.turnPacket(now, p.Data, p.Path)
+	}
+}
+
+// turnUnknown handles a sealed packet of no session: it waits for Handshake 3, or
+// its sender learns by a Reset that nobody knows it.
+func (s *Shard) turnUnknown(now time.Time, index uint32, packet []byte, from path.Path) {
+	if s.handshakes.Has(index) {
+		s.count(s.handshakes.Keep(packet, from))
+		return
+	}
+	s.counters.Unknown++
+	if len(packet) < minResetPacket || index == 0 {
+		return
+	}
+	if _, ok := s.resets.Take(now, from.Peer.Addr()); !ok {
+		return
+	}
+	s.counters.Resets++
+	s.output.Packets = append(s.output.Packets, state.Packet{Data: s.handshakes.Reset(index), Path: from})
+}
+
+// count counts why a packet was dropped.
+func (s *Shard) count(err error) {
+	switch {
+	case err == nil:
+	case state.IsReplay(err):
+		s.counters.Replayed++
+	case errors.Is(err, seal.ErrOpen), errors.Is(err, state.ErrMAC1):
+		s.counters.Forged++
+	case errors.Is(err, state.ErrMisplaced), errors.Is(err, state.ErrLevel), errors.Is(err, state.ErrStale):
+		s.counters.Misplaced++
+	default:
+		s.counters.Refused++
+	}
+}

@@ -1,0 +1,251 @@
+package router
+
+import (
+	"sync"
+	"time"
+
+	"lewes/state"
+	"lewes/state/budget"
+	"lewes/transport"
+	"lewes/transport/path"
+	"lewes/transport/udp"
+	"lewes/transport/wire"
+)
+
+const (
+	// resetRate is how many Resets a second a source address gets (section 11).
+	resetRate = 10
+	// minResetPacket is the smallest sealed packet that is answered by a Reset.
+	minResetPacket = 64
+)
+
+// Shard owns the sessions whose receiver indexes steer to it. Its methods take
+// the lock for a turn; those whose names begin with "turn" are called within one.
+type Shard struct {
+	id     int
+	steer  udp.Steer
+	config *Config
+	now    func() time.Time
+	out    outlets
+
+	mu         sync.Mutex
+	closing    bool
+	handshakes *state.Handshakes
+	sessions   *state.Sessions
+	output     state.Output
+	resets     *budget.Table
+
+	flows     int
+	flowTimes state.Deadlines[*flow]
+	claims    state.Deadlines[*claim]
+	nexts     map[identityKey]*nextGateway
+	written   []*flow        // flows that have datagrams to send in this turn
+	forwarded []*nextGateway // gateways that have
+	answers   []transport.Packet
+	alarm     *time.Timer
+	alarmAt   time.Time
+	pumps     *sync.WaitGroup
+
+	counters counters
+}
+
+// outlets finds the socket by which a packet leaves to a client.
+type outlets interface {
+	For(path.Path) transport.Conn
+}
+
+// newShard returns a shard that is not fed yet.
+func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayConfig, out outlets, now func() time.Time, pumps *sync.WaitGroup) (*Shard, error) {
+	s := &Shard{
+		id:       id,
+		steer:    steer,
+		config:   config,
+		now:      now,
+		out:      out,
+		sessions: state.NewSessions(),
+		nexts:    make(map[identityKey]*nextGateway),
+		pumps:    pumps,
+	}
+	mine := *handshake
+	mine.Taken = func(index uint32) bool { return s.sessions.Find(index) != nil }
+	mine.Full = s.full
+	mine.Session.NewIndex = s.newIndex
+	var err error
+	if s.handshakes, err = state.NewHandshakes(now(), &mine); err != nil {
+		return nil, err
+	}
+	s.resets = budget.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
+	s.alarm = time.AfterFunc(time.Hour, s.Tick)
+	return s, nil
+}
+
+// full reports whether the shard has its share of the sessions that the gateway
+// may hold.
+func (s *Shard) full() bool {
+	return s.sessions.Len() >= max(1, s.config.maxSessions()/max(1, s.steer.Shards))
+}
+
+// newIndex draws an index that is free and steers to this shard.
+func (s *Shard) newIndex() uint32 {
+	for {
+		var b [4]byte
+		if _, err := s.config.Rand.Read(b[:]); err != nil {
+			panic("router: no randomness: " + err.Error())
+		}
+		index := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+		if index != 0 && s.steer.Shard(index) == s.id && s.sessions.Find(index) == nil && !s.handshakes.Has(index) {
+			return index
+		}
+	}
+}
+
+// Receive takes a batch that came at now. Packets whose index belongs to another
+// shard are appended to elsewhere, which it returns; their Data aliases the
+// batch.
+func (s *Shard) Receive(now time.Time, batch []transport.Packet, elsewhere []transport.Packet) []transport.Packet {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range batch {
+		p := &batch[i]
+		for datagram := range p.Segments() {
+			if s.steer.Shards > 1 {
+				index, ok := wire.ReceiverIdx(datagram)
+				if ok && s.steer.Shard(index) != s.id {
+					elsewhere = append(elsewhere, transport.Packet{Data: datagram, Path: p.Path})
+					continue
+				}
+			}
+			s.turnPacket(now, datagram, p.Path)
+		}
+	}
+	s.turnEnd(now)
+	return elsewhere
+}
+
+// Tick does what is due.
+func (s *Shard) Tick() {
+	s.Turn(func(now time.Time) {
+		s.alarmAt = time.Time{}
+		s.handshakes.Tick(now)
+		for t := s.sessions.Due(now); t != nil; t = s.sessions.Due(now) {
+			t.Tick(now, &s.output)
+			s.turnSettle(t)
+		}
+		s.turnFlows(now)
+		s.turnClaims(now)
+	})
+}
+
+// Turn calls f with the shard's lock held and sends what came of it.
+func (s *Shard) Turn(f func(now time.Time)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	f(now)
+	s.turnEnd(now)
+}
+
+// turnEnd sends what the turn has gathered and sets the alarm for the next
+// deadline.
+func (s *Shard) turnEnd(now time.Time) {
+	for _, f := range s.written {
+		f.flush()
+	}
+	s.written = s.written[:0]
+	for _, n := range s.forwarded {
+		n.flush()
+	}
+	s.forwarded = s.forwarded[:0]
+	s.turnAnswers()
+	s.turnAlarm(now)
+}
+
+// turnAnswers sends what the state machines answered.
+func (s *Shard) turnAnswers() {
+	if len(s.output.Packets) == 0 {
+		return
+	}
+	for _, p := range s.output.Packets {
+		s.answers = append(s.answers[:0], transport.Packet{Data: p.Data, Path: p.Path})
+		if conn := s.out.For(p.Path); conn != nil {
+			if _, err := conn.WriteBatch(s.answers); err != nil {
+				s.counters.ClientFailed++
+			}
+		}
+	}
+	clear(s.answers)
+	s.output.Reset()
+}
+
+func (s *Shard) turnAlarm(now time.Time) {
+	next := time.Time{}
+	for _, at := range [...]time.Time{s.sessions.Next(), s.handshakes.Next(), s.flowTimes.Next(), s.claims.Next()} {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	if next.IsZero() || !s.alarmAt.IsZero() && !next.Before(s.alarmAt) {
+		return
+	}
+	s.alarmAt = next
+	s.alarm.Reset(max(0, next.Sub(now)))
+}
+
+// turnSettle follows the events of a session and keeps its deadline.
+func (s *Shard) turnSettle(t *state.Session) {
+	for _, e := range s.output.Events {
+		s.sessions.Apply(e)
+		switch e.Kind {
+		case state.Closed:
+			s.turnForget(e.Session)
+		case state.Rekeyed:
+			s.counters.Rekeys++
+		case state.Moved:
+			s.counters.Moves++
+		}
+	}
+	clear(s.output.Events)
+	s.output.Events = s.output.Events[:0]
+	s.sessions.Touch(t)
+}
+
+// Shutdown closes every session, tells its client why, and answers hellos with a
+// Reject from then on.
+func (s *Shard) Shutdown(reason wire.CloseReason, detail string) (sessions int) {
+	s.Turn(func(time.Time) {
+		s.closing = true
+		var all []*state.Session
+		s.sessions.All(func(t *state.Session) { all = append(all, t) })
+		for _, t := range all {
+			t.Close(reason, detail, &s.output)
+			s.turnSettle(t)
+		}
+		sessions = len(all)
+	})
+	return sessions
+}
+
+// CloseUnless closes the sessions whose client is not admitted any more.
+func (s *Shard) CloseUnless(admitted func(*state.Session) bool) (closed int) {
+	s.Turn(func(time.Time) {
+		var gone []*state.Session
+		s.sessions.All(func(t *state.Session) {
+			if !admitted(t) {
+				gone = append(gone, t)
+			}
+		})
+		for _, t := range gone {
+			t.Close(wire.CloseDone, "this identity is not listed any more", &s.output)
+			s.turnSettle(t)
+		}
+		closed = len(gone)
+	})
+	return closed
+}
+
+// Stats returns the shard's figures.
+func (s *Shard) Stats() (stats Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats()
+}

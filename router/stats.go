@@ -1,0 +1,87 @@
+package router
+
+import (
+	"sync/atomic"
+
+	"lewes/state"
+)
+
+// Stats is what a gateway has counted since it started.
+type Stats struct {
+	Sessions, Records, Flows, Claims uint64 // now
+
+	Up   Traffic // from clients, opened
+	Down Traffic // to clients, sealed
+
+	Handshakes state.HandshakeStats
+	Rekeys     uint64
+	Moves      uint64
+
+	// Packets dropped, by why.
+	Malformed, Unknown, Replayed, Forged, Misplaced, Refused uint64
+
+	Resets, HandedOver                   uint64
+	FlowsOpened, FlowsRefused            uint64
+	Forwarded, Returned, Unclaimed       uint64
+	TooLarge, EgressFailed, ClientFailed uint64
+}
+
+// Traffic is a number of flows' datagrams and their payload's bytes.
+type Traffic struct{ Packets, Bytes uint64 }
+
+// counters are a shard's own. Those of the turn are plain, those of the pumps
+// atomic.
+type counters struct {
+	Stats
+	downPackets, downBytes        atomic.Uint64
+	returned, unclaimed, tooLarge atomic.Uint64
+	clientFailed                  atomic.Uint64
+}
+
+// add sums up another shard's figures.
+func (s *Stats) add(o *Stats) {
+	sum := func(to *uint64, from uint64) { *to += from }
+	sum(&s.Sessions, o.Sessions)
+	sum(&s.Records, o.Records)
+	sum(&s.Flows, o.Flows)
+	sum(&s.Claims, o.Claims)
+	sum(&s.Up.Packets, o.Up.Packets)
+	sum(&s.Up.Bytes, o.Up.Bytes)
+	sum(&s.Down.Packets, o.Down.Packets)
+	sum(&s.Down.Bytes, o.Down.Bytes)
+	sum(&s.Rekeys, o.Rekeys)
+	sum(&s.Moves, o.Moves)
+	sum(&s.Malformed, o.Malformed)
+	sum(&s.Unknown, o.Unknown)
+	sum(&s.Replayed, o.Replayed)
+	sum(&s.Forged, o.Forged)
+	sum(&s.Misplaced, o.Misplaced)
+	sum(&s.Refused, o.Refused)
+	sum(&s.Resets, o.Resets)
+	sum(&s.HandedOver, o.HandedOver)
+	sum(&s.FlowsOpened, o.FlowsOpened)
+	sum(&s.FlowsRefused, o.FlowsRefused)
+	sum(&s.Forwarded, o.Forwarded)
+	sum(&s.Returned, o.Returned)
+	sum(&s.Unclaimed, o.Unclaimed)
+	sum(&s.TooLarge, o.TooLarge)
+	sum(&s.EgressFailed, o.EgressFailed)
+	sum(&s.ClientFailed, o.ClientFailed)
+	s.Handshakes.Add(&o.Handshakes)
+}
+
+// stats returns the shard's figures; the caller has the turn.
+func (s *Shard) stats() Stats {
+	c := s.counters.Stats
+	c.Sessions = uint64(s.sessions.Len())
+	c.Records = uint64(s.handshakes.Len())
+	c.Flows = uint64(s.flows)
+	c.Claims = uint64(s.claims.Len())
+	c.Handshakes = s.handshakes.Stats
+	c.Down = Traffic{s.counters.downPackets.Load(), s.counters.downBytes.Load()}
+	c.Returned += s.counters.returned.Load()
+	c.Unclaimed += s.counters.unclaimed.Load()
+	c.TooLarge += s.counters.tooLarge.Load()
+	c.ClientFailed += s.counters.clientFailed.Load()
+	return c
+}
