@@ -100,7 +100,9 @@ func (g *Generation) spent() bool {
 	return g.sender.Sealed() >= MaxPackets || g.failed >= MaxPackets
 }
 
+// rest gives back what only a session in use needs.
 func (g *Generation) rest() {
+	g.window.Rest()
 	g.sender.key.Rest()
 	g.receive.Rest()
 }

@@ -8,7 +8,7 @@ import (
 
 var start = time.Unix(1_800_000_000, 0)
 
-// Shows R12.5.
+// Shows R12.2.
 func TestRateAndBurst(t *testing.T) {
 	table := NewTable(start, 20, 40, 1)
 	source := netip.MustParseAddr("192.0.2.1")

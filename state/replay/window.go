@@ -22,8 +22,9 @@ var (
 // Window is a bitmap of the last Size sequence numbers. Bit i of the ring holds
 // the one number of the window that is i modulo Size.
 type Window struct {
-	next uint64 // one more than the highest marked number; 0 when none was
-	ring [words]uint64
+	next  uint64 // one more than the highest marked number; 0 when none was
+	floor uint64 // numbers below are refused: they were forgotten by Rest
+	ring  *[words]uint64
 }
 
 // Check reports whether seq may be taken: nil, ErrReplay or ErrTooOld. It
@@ -32,7 +33,7 @@ func (w *Window) Check(seq uint64) error {
 	if seq >= w.next {
 		return nil
 	}
-	if w.next-seq > Size {
+	if w.next-seq > Size || seq < w.floor {
 		return ErrTooOld
 	}
 	if w.ring[seq/wordBits%words]&(1<<(seq%wordBits)) != 0 {
@@ -44,13 +45,23 @@ func (w *Window) Check(seq uint64) error {
 // Mark records seq as taken. The caller has checked it and has authenticated
 // the packet; marking a number that Check refuses changes nothing.
 func (w *Window) Mark(seq uint64) {
+	if w.ring == nil {
+		w.ring = new([words]uint64)
+	}
 	if seq >= w.next {
 		w.forget(seq)
 		w.next = seq + 1
-	} else if w.next-seq > Size {
+	} else if w.next-seq > Size || seq < w.floor {
 		return
 	}
 	w.ring[seq/wordBits%words] |= 1 << (seq % wordBits)
+}
+
+// Rest gives the bitmap's memory back. From then on no number up to the highest
+// is taken, seen or not: the caller rests a window only when nothing has come for
+// longer than any packet travels.
+func (w *Window) Rest() {
+	w.floor, w.ring = w.next, nil
 }
 
 // Highest returns the highest number marked, and false when none was.
@@ -62,7 +73,7 @@ func (w *Window) Highest() (seq uint64, ok bool) {
 // numbers that leave the window.
 func (w *Window) forget(seq uint64) {
 	if seq-w.next >= Size {
-		w.ring = [words]uint64{}
+		*w.ring = [words]uint64{}
 		return
 	}
 	for n := w.next; n <= seq; {

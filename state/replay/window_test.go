@@ -13,13 +13,20 @@ type model struct {
 	seen    map[uint64]bool
 	highest uint64
 	any     bool
+	floor   uint64
+}
+
+func (m *model) rest() {
+	if m.any {
+		m.floor = m.highest + 1
+	}
 }
 
 func (m *model) check(seq uint64) error {
 	switch {
 	case !m.any || seq > m.highest:
 		return nil
-	case m.highest-seq >= Size:
+	case m.highest-seq >= Size || seq < m.floor:
 		return ErrTooOld
 	case m.seen[seq]:
 		return ErrReplay
@@ -34,7 +41,7 @@ func (m *model) mark(seq uint64) {
 	}
 }
 
-// Shows R6.3, R6.4.
+// Shows R6.4, R6.6.
 func TestWindowAgreesWithModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var w Window
@@ -51,6 +58,10 @@ func TestWindowAgreesWithModel(t *testing.T) {
 				rapid.Int64Range(-3*Size, 3*Size),
 				rapid.SampledFrom([]int64{-Size, -Size + 1, Size - 1, Size, Size + 1, 64, -64}),
 			).Draw(t, "step")
+			if rapid.IntRange(0, 50).Draw(t, "rest") == 0 {
+				w.Rest()
+				m.rest()
+			}
 			seq := at + uint64(step)
 			if step < 0 && uint64(-step) > at {
 				seq = 0
@@ -73,14 +84,14 @@ func TestMarkOfRefusedNumberChangesNothing(t *testing.T) {
 	for _, seq := range []uint64{0, 5000, 4999, 905, 9000} {
 		w.Mark(seq)
 	}
-	before := w
+	before, ring := w, *w.ring
 	for _, seq := range []uint64{0, 5000, 4904, 4903, 9000} {
 		if w.Check(seq) == nil {
 			t.Fatalf("Check(%d) took a number that is seen or too old", seq)
 		}
 		w.Mark(seq)
 	}
-	if w != before {
+	if w != before || *w.ring != ring {
 		t.Error("marking refused numbers changed the window")
 	}
 }
@@ -102,6 +113,27 @@ func TestWindowKeepsAllOfTheLast4096(t *testing.T) {
 	w.Mark(Size)
 	if err := w.Check(0); !errors.Is(err, ErrTooOld) {
 		t.Errorf("Check(0) = %v, want ErrTooOld", err)
+	}
+}
+
+func TestRestKeepsEveryReplayOut(t *testing.T) {
+	var w Window
+	for _, seq := range []uint64{0, 1, 3, 70} {
+		w.Mark(seq)
+	}
+	w.Rest()
+	for seq := range uint64(71) {
+		if w.Check(seq) == nil {
+			t.Fatalf("Check(%d) took a number that Rest has forgotten", seq)
+		}
+		w.Mark(seq)
+	}
+	if err := w.Check(71); err != nil {
+		t.Fatalf("Check(71) = %v", err)
+	}
+	w.Mark(72)
+	if w.Check(71) != nil || w.Check(72) == nil || w.Check(70) == nil {
+		t.Error("the window after a rest does not count on")
 	}
 }
 
