@@ -1,0 +1,293 @@
+package router
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lewes/crypto/identity"
+	"lewes/crypto/kem"
+	"lewes/crypto/seal"
+	"lewes/router/policy"
+	"lewes/state"
+	"lewes/transport"
+	"lewes/transport/path"
+	"lewes/transport/udp"
+	"lewes/transport/wire"
+)
+
+// started runs a real gateway on loopback and an echo target beside it.
+func started(t *testing.T, change func(*Config)) (*Gateway, netip.AddrPort) {
+	t.Helper()
+	echo, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { echo.Close() })
+	go func() {
+		b := make([]byte, 2048)
+		for {
+			n, from, err := echo.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			_, _ = echo.WriteToUDPAddrPort(b[:n], from)
+		}
+	}()
+	at := echo.LocalAddr().(*net.UDPAddr).AddrPort()
+	rule, err := policy.ParseRule("127.0.0.1:" + fmt.Sprint(at.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := Config{
+		Identity: gatewayID,
+		KEMs:     []kem.ID{kem.MLKEM768},
+		Policy:   policy.New(policy.Config{Allow: []policy.Rule{rule}}),
+		Terms:    state.Terms{IdleTTL: time.Hour, RekeyAfter: time.Hour, MaxDatagram: wire.MaxUDPPacket},
+		Shards:   2,
+		Rate:     1000, Burst: 1000,
+	}
+	if change != nil {
+		change(&config)
+	}
+	g, err := Start(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
+	return g, at
+}
+
+// live is a client over a real socket.
+type live struct {
+	t       *testing.T
+	conn    *udp.Conn
+	client  *state.Client
+	session *state.Session
+	out     state.Output
+	batch   []transport.Packet
+	got     []string // payloads of EncryptedData
+	closed  error
+}
+
+func dialLive(t *testing.T, identity byte, to netip.AddrPort) *live {
+	t.Helper()
+	conn, err := udp.Dial(to, udp.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	l := &live{t: t, conn: conn, batch: make([]transport.Packet, 8)}
+	l.client, err = state.NewClient(time.Now(), state.ClientConfig{
+		Gateway:  gatewayID.Public(),
+		Identity: testIdentity(identity),
+		KEM:      kem.MLKEM768,
+		Suites:   seal.Offer(),
+		Rand:     seeded(uint64(time.Now().UnixNano())),
+		Path:     path.Path{Peer: to},
+	}, &l.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// until runs the client until done, for at most 5 s.
+func (l *live) until(done func() bool) bool {
+	for end := time.Now().Add(5 * time.Second); !done(); {
+		if time.Now().After(end) {
+			return false
+		}
+		for _, p := range l.out.Packets {
+			_, _ = l.conn.WriteBatch([]transport.Packet{{Data: p.Data, Path: p.Path}})
+		}
+		l.out.Reset()
+		_ = l.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		n, _ := l.conn.ReadBatch(l.batch)
+		for i := range l.batch[:n] {
+			for datagram := range l.batch[i].Segments() {
+				l.handle(datagram)
+			}
+		}
+		if l.session == nil {
+			l.client.Tick(time.Now(), &l.out)
+		} else {
+			l.session.Tick(time.Now(), &l.out)
+		}
+	}
+	return true
+}
+
+func (l *live) handle(p []byte) {
+	if l.session == nil {
+		_ = l.client.Handle(time.Now(), p, &l.out)
+		l.session = l.client.Session()
+		return
+	}
+	g := l.session.Current()
+	t, content, err := g.Open(time.Now(), p, path.Path{}, &l.out)
+	if err != nil {
+		return
+	}
+	if t == wire.TypeEncryptedData {
+		l.got = append(l.got, string(content[wire.FlowHeaderSize:]))
+		return
+	}
+	_ = l.session.Control(time.Now(), g, t, content, path.Path{}, &l.out)
+	for _, e := range l.out.Events {
+		if e.Kind == state.Closed {
+			l.closed = e.Reason
+		}
+	}
+}
+
+func (l *live) connect() {
+	l.t.Helper()
+	if !l.until(func() bool { return l.session != nil && l.session.Terms() != state.Terms{} }) {
+		l.t.Fatalf("no session within 5 s: %v", l.client.Err())
+	}
+}
+
+func (l *live) echo(target netip.AddrPort, payload string) {
+	l.t.Helper()
+	m := &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(target), Payload: []byte(payload)}
+	if err := l.session.Send(wire.TypeEncryptedData, m, &l.out); err != nil {
+		l.t.Fatal(err)
+	}
+	l.got = nil
+	if !l.until(func() bool { return len(l.got) > 0 }) || l.got[0] != payload {
+		l.t.Fatalf("echo of %q: %q", payload, l.got)
+	}
+}
+
+func TestGatewayOverBothFamilies(t *testing.T) {
+	ignore := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
+	g, target := started(t, nil)
+	for _, bound := range g.Addrs() {
+		host := netip.MustParseAddr("127.0.0.1")
+		if bound.Addr().Is6() {
+			host = netip.IPv6Loopback()
+		}
+		for i := range byte(6) { // over both shards
+			l := dialLive(t, 2+i, netip.AddrPortFrom(host, bound.Port()))
+			l.connect()
+			l.echo(target, fmt.Sprintf("%v %d", host, i))
+		}
+	}
+	for i, s := range g.shards {
+		if s.Stats().Sessions == 0 {
+			t.Errorf("shard %d has no session", i)
+		}
+	}
+	if n := g.Shutdown(); n != 6*len(g.Addrs()) {
+		t.Errorf("%d sessions closed, want %d", n, 6*len(g.Addrs()))
+	}
+}
+
+func TestShutdownTellsTheClients(t *testing.T) {
+	g, target := started(t, nil)
+	l := dialLive(t, 2, loopback(g))
+	l.connect()
+	l.echo(target, "before")
+	g.Shutdown()
+	if !l.until(func() bool { return l.closed != nil }) {
+		t.Fatal("the client was not told")
+	}
+	if why, ok := l.closed.(*state.PeerClosedError); !ok || why.Reason != wire.CloseShuttingDown {
+		t.Errorf("closed because %v", l.closed)
+	}
+}
+
+func loopback(g *Gateway) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), g.Addrs()[0].Port())
+}
+
+func TestOnlyListedClients(t *testing.T) {
+	var mu sync.Mutex
+	listed := map[identity.PublicKey]bool{testIdentity(2).Public(): true}
+	g, target := started(t, func(c *Config) {
+		c.Admit = func(id identity.PublicKey) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return listed[id]
+		}
+	})
+	l := dialLive(t, 2, loopback(g))
+	l.connect()
+	l.echo(target, "listed")
+	stranger := dialLive(t, 3, loopback(g))
+	if stranger.until(func() bool { return stranger.session != nil }) {
+		t.Fatal("a client that is not listed got a session")
+	}
+	if n := g.Stats().Handshakes.Unlisted; n == 0 {
+		t.Error("the refusal was not counted")
+	}
+	mu.Lock()
+	delete(listed, testIdentity(2).Public())
+	mu.Unlock()
+	if n := g.Readmit(); n != 1 {
+		t.Errorf("%d sessions closed, want 1", n)
+	}
+	if !l.until(func() bool { return l.closed != nil }) {
+		t.Error("the client that was taken off the list was not told")
+	}
+}
+
+// Shows R11.1.
+func TestUnknownSessionIsAnsweredByReset(t *testing.T) {
+	g, _ := started(t, nil)
+	conn, err := udp.Dial(loopback(g), udp.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	packet := wire.Finish(append(wire.Begin(nil, 0xABCD, wire.LevelTransport, 5, wire.TypePing), make([]byte, 40)...))
+	resets := 0
+	for range 30 {
+		if _, err := conn.WriteBatch([]transport.Packet{{Data: packet}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batch := make([]transport.Packet, 8)
+	for {
+		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		n, err := conn.ReadBatch(batch)
+		if err != nil {
+			break
+		}
+		for i := range batch[:n] {
+			for p := range batch[i].Segments() {
+				kind, _, err := wire.ParseBody(wire.Body(p))
+				h, _ := wire.ParseHeader(p)
+				if err != nil || kind != wire.TypeReset || h.ReceiverIdx != 0xABCD || h.Level != wire.LevelClear {
+					t.Fatalf("answered by %v on %#x, %v", kind, h.ReceiverIdx, err)
+				}
+				resets++
+			}
+		}
+	}
+	if resets < 1 || resets > 11 {
+		t.Errorf("%d Resets for 30 packets, want 10", resets)
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	g, _ := started(t, nil)
+	_, err := Start(Config{
+		Identity: gatewayID,
+		KEMs:     []kem.ID{kem.MLKEM768},
+		Policy:   policy.New(policy.Config{}),
+		Shards:   1,
+		Listen:   udp.Config{Addrs: []netip.AddrPort{g.Addrs()[0]}},
+	})
+	if err == nil {
+		t.Fatal("a second gateway on the same port started")
+	}
+	t.Log(err)
+}
