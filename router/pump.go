@@ -91,7 +91,7 @@ func (w *writer) data(s *Shard, session *state.Session, id uint16, payload []byt
 // packet.
 func (w *writer) flowPacket(s *Shard, session *state.Session, t wire.Type, id uint16, payload []byte) bool {
 	size := flowOverhead + len(payload)
-	if size > wire.MaxUDPPacket {
+	if !session.Fits(size) {
 		s.counters.tooLarge.Add(1)
 		return false
 	}

@@ -62,6 +62,7 @@ func (s *Session) handlePong(now time.Time, content []byte, from path.Path, out 
 	}
 	s.echoes.back(now, &pong.Data)
 	s.ponged(now, &pong.Data, from, out)
+	s.probed(now, &pong.Data, out)
 	return nil
 }
 

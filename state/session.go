@@ -99,6 +99,9 @@ type SessionConfig struct {
 	// its steering sends to the session's shard. The session announces by
 	// IndexAdded that it has taken it.
 	NewIndex func() uint32
+	// MaxPacket is the largest packet that a search for the path's limit tries, in
+	// bytes. 0 means that none is made.
+	MaxPacket int
 	// Stream says that the transport carries large packets in order, so that
 	// messages are sent in one part.
 	Stream bool
@@ -150,6 +153,10 @@ type Session struct {
 	confirm *confirmation // client: Handshake 3, repeated until the Ack
 	doubt   *doubt        // client: Pings that ask whether the session still stands
 	echoes  *echoes       // nil until the first Ping
+
+	mtu       *mtu          // nil until large packets are sent
+	maxPacket atomic.Uint32 // 0: not searched yet
+	large     atomic.Bool   // a large packet was asked for
 
 	started      time.Time
 	lastOpened   time.Time
@@ -267,6 +274,9 @@ func (s *Session) opened(now time.Time, g *Generation, seq uint64, from path.Pat
 	}
 	s.stir(now)
 	s.watchKeys(now)
+	if s.mtu == nil && s.large.Load() {
+		s.Search(now, s.config.MaxPacket, out)
+	}
 	if g != s.current {
 		s.openedElsewhere(now, g, out)
 	}

@@ -23,6 +23,7 @@ func (s *Session) Tick(now time.Time, out *Output) {
 	s.tickOffer(now, out)
 	s.tickRequest(now, out)
 	s.tickDoubt(now, out)
+	s.tickSearch(now, out)
 	s.tickKeepalive(now, out)
 	s.tickRest(now)
 	s.plan()
@@ -150,6 +151,9 @@ func (s *Session) plan() {
 	}
 	if s.doubt != nil {
 		s.sooner(s.doubt.next)
+	}
+	if s.mtu != nil {
+		s.sooner(s.mtu.next)
 	}
 	if s.confirm != nil {
 		s.sooner(s.confirm.retry.at)

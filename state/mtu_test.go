@@ -1,0 +1,133 @@
+package state
+
+import (
+	"testing"
+	"time"
+)
+
+// runNarrow runs both ends for d over a path that drops packets of more than
+// limit bytes, with a one-way delay of 10 ms.
+func runNarrow(c *clientEnd, g *gatewayEnd, now time.Time, d time.Duration, limit *int) time.Time {
+	type flight struct {
+		at   time.Time
+		up   bool
+		data []byte
+	}
+	var air []flight
+	for end := now.Add(d); now.Before(end); now = now.Add(5 * time.Millisecond) {
+		for len(air) > 0 && !now.Before(air[0].at) {
+			f := air[0]
+			air = air[1:]
+			if len(f.data) > *limit {
+				continue
+			}
+			if f.up {
+				g.handle(now, f.data, clientAt)
+			} else {
+				c.handle(now, f.data, gatewayAt)
+			}
+		}
+		c.tick(now)
+		g.tick(now)
+		for _, p := range c.take() {
+			air = append(air, flight{now.Add(10 * time.Millisecond), true, p.Data})
+		}
+		for _, p := range g.take() {
+			air = append(air, flight{now.Add(10 * time.Millisecond), false, p.Data})
+		}
+	}
+	return now
+}
+
+func TestSearchFindsWhatFits(t *testing.T) {
+	for _, limit := range []int{1500, 1452, 1451, 1400, 1372, 1333, 1280, 1232} {
+		c, g := established(t)
+		c.session.Search(epoch, 1452, &c.out)
+		if got := c.session.MaxPacket(); got != 1452 {
+			t.Errorf("before anything is known: %d, want 1452", got)
+		}
+		now := runNarrow(c, g, epoch, 30*time.Second, &limit)
+		got := c.session.MaxPacket()
+		if got > limit || got < basePacket {
+			t.Errorf("path of %d: %d is believed to fit", limit, got)
+		}
+		for _, size := range packetSizes {
+			if size <= min(limit, 1452) && size > got {
+				t.Errorf("path of %d: %d is believed to fit, and %d does", limit, got, size)
+			}
+		}
+		checkExchange(t, now, c, g)
+	}
+}
+
+func TestSearchFollowsAPathThatChanges(t *testing.T) {
+	c, g := established(t)
+	limit := 1500
+	c.session.Search(epoch, 1452, &c.out)
+	now := runNarrow(c, g, epoch, time.Second, &limit)
+	if got := c.session.MaxPacket(); got != 1452 {
+		t.Fatalf("%d, want 1452", got)
+	}
+	limit = 1300
+	traffic := func(d time.Duration) {
+		for end := now.Add(d); now.Before(end); {
+			sendData(t, c.session, &c.out, "x")
+			now = runNarrow(c, g, now, time.Second, &limit)
+		}
+	}
+	traffic(40 * time.Second)
+	if got := c.session.MaxPacket(); got != 1280 {
+		t.Errorf("after the path narrowed to 1300: %d, want 1280", got)
+	}
+	limit = 1500
+	traffic(11 * time.Minute)
+	if got := c.session.MaxPacket(); got != 1452 {
+		t.Errorf("ten minutes after it widened: %d, want 1452", got)
+	}
+}
+
+func TestSystemsRefusalIsBelieved(t *testing.T) {
+	c, g := established(t)
+	limit := 1400
+	c.session.Search(epoch, 1452, &c.out)
+	c.session.TooLarge(epoch, 1452, &c.out)
+	if got := c.session.MaxPacket(); got != basePacket {
+		t.Errorf("after a refusal: %d, want %d until more is known", got, basePacket)
+	}
+	runNarrow(c, g, epoch, 10*time.Second, &limit)
+	if got := c.session.MaxPacket(); got != 1392 {
+		t.Errorf("%d, want 1392", got)
+	}
+}
+
+func TestSilentPathSaysNothingOfSizes(t *testing.T) {
+	c, g := established(t)
+	limit := 0
+	c.session.Search(epoch, 1452, &c.out)
+	runNarrow(c, g, epoch, 20*time.Second, &limit)
+	if got := c.session.MaxPacket(); got != 1452 {
+		t.Errorf("%d, want 1452", got)
+	}
+}
+
+func TestGatewaySearchesOnceItSendsLargePackets(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.Session.MaxPacket = 1452
+	g := newGatewayEnd(t, config)
+	c := newClientEnd(t, epoch, clientConfig(2))
+	converse(epoch, c, g)
+	s := g.only()
+	checkExchange(t, epoch, c, g)
+	if s.mtu != nil {
+		t.Error("a search without large packets")
+	}
+	if !s.Fits(1452) {
+		t.Error("the largest is not believed to fit at first")
+	}
+	limit := 1300
+	sendData(t, c.session, &c.out, "x")
+	runNarrow(c, g, epoch, 10*time.Second, &limit)
+	if s.Fits(1281) || !s.Fits(1280) {
+		t.Errorf("the gateway believes that %d fits a path of 1300", s.MaxPacket())
+	}
+}
