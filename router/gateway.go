@@ -39,6 +39,8 @@ type Gateway struct {
 	listener *udp.Listener
 	shards   []*Shard
 	kems     *state.KEMKeys
+	sockets  udp.Counters // towards clients
+	egress   udp.Counters // towards targets and other gateways
 
 	readers sync.WaitGroup
 	pumps   sync.WaitGroup
@@ -58,6 +60,14 @@ func Start(config Config) (*Gateway, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	g := &Gateway{config: config, log: config.Logger, kems: kems, stop: stop}
+	if g.config.Egress == nil {
+		g.config.Egress = &UDPEgress{Options: udp.Options{
+			NoGSO:    config.Listen.NoGSO,
+			NoGRO:    config.Listen.NoGRO,
+			Portable: config.Listen.Portable,
+			Counters: &g.egress,
+		}}
+	}
 	if err := g.open(ctx); err != nil {
 		stop()
 		return nil, err
@@ -90,9 +100,6 @@ func (c *Config) fill() error {
 		start := time.Now()
 		c.Clock = func() time.Time { return start.Add(time.Since(start)) }
 	}
-	if c.Egress == nil {
-		c.Egress = &UDPEgress{}
-	}
 	if c.Resolver == nil {
 		c.Resolver = net.DefaultResolver
 	}
@@ -108,6 +115,10 @@ func (g *Gateway) open(ctx context.Context) error {
 		return fmt.Errorf("drawing the steering secret: %w", err)
 	}
 	listen := g.config.Listen
+	listen.Counters = &g.sockets
+	if listen.Notify == nil {
+		listen.Notify = func(e udp.Event) { g.log.Warn(e.String()) }
+	}
 	listen.Steer = udp.Steer{Secret: binary.LittleEndian.Uint32(secret[:]), Shards: g.config.Shards}
 	listener, err := udp.Listen(ctx, listen)
 	if err != nil {
@@ -282,6 +293,32 @@ func (g *Gateway) Stats() Stats {
 		sum.add(&one)
 	}
 	return sum
+}
+
+// Socket is what one of the gateway's own sockets has been granted.
+type Socket struct {
+	Addr                      netip.AddrPort
+	Shard                     int
+	ReceiveBuffer, SendBuffer udp.Buffer
+	GSO, GRO                  udp.Offload
+}
+
+// Sockets returns the gateway's own sockets.
+func (g *Gateway) Sockets() []Socket {
+	var all []Socket
+	for _, group := range g.listener.Groups {
+		for i, conn := range group.Conns {
+			s := conn.Stats()
+			all = append(all, Socket{group.Addr, i, s.ReceiveBuffer, s.SendBuffer, s.GSO, s.GRO})
+		}
+	}
+	return all
+}
+
+// Traffic returns what passed the gateway's own sockets, and those towards targets
+// and other gateways.
+func (g *Gateway) Traffic() (clients, egress udp.Stats) {
+	return g.sockets.Stats(), g.egress.Stats()
 }
 
 // Readmit closes the sessions of clients that are not admitted any more; the

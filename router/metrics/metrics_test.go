@@ -1,0 +1,100 @@
+package metrics
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"lewes/router"
+	"lewes/transport/udp"
+)
+
+// figures is a source with a number of its own in every place that matters.
+type figures struct{}
+
+func (figures) Stats() router.Stats {
+	var s router.Stats
+	s.Sessions, s.Replayed, s.Up.Packets, s.Down.Bytes = 3, 4, 5, 6
+	s.Handshakes.Rejects[2] = 7
+	return s
+}
+
+func (figures) Traffic() (clients, egress udp.Stats) {
+	clients.Received = udp.Lane{Packets: 12, Calls: 3}
+	clients.Received.Batch[0], clients.Received.Batch[3], clients.Received.Segments[0] = 1, 2, 15
+	clients.KernelDrops = 9
+	return clients, egress
+}
+
+func (figures) Sockets() []router.Socket {
+	return []router.Socket{{Addr: netip.MustParseAddrPort("0.0.0.0:51264"), ReceiveBuffer: udp.Buffer{Asked: 4 << 20, Granted: 425984}, GRO: udp.Offload{On: true}}}
+}
+
+func TestFiguresAreShown(t *testing.T) {
+	want := `
+# HELP lewes_sessions Established sessions.
+# TYPE lewes_sessions gauge
+lewes_sessions 3
+# HELP lewes_socket_batch_messages Messages that one call to the system moved.
+# TYPE lewes_socket_batch_messages histogram
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="1"} 1
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="2"} 1
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="4"} 1
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="8"} 3
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="16"} 3
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="32"} 3
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="64"} 3
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="128"} 3
+lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="+Inf"} 3
+lewes_socket_batch_messages_sum{direction="receive",side="clients"} 15
+lewes_socket_batch_messages_count{direction="receive",side="clients"} 3
+`
+	got, err := render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(want) {
+		if line = strings.TrimSpace(line); line != "" && !strings.Contains(got, line) {
+			t.Errorf("missing: %s", line)
+		}
+	}
+	for _, line := range []string{
+		`lewes_dropped_packets_total{reason="replayed"} 4`,
+		`lewes_datagrams_total{direction="up"} 5`,
+		`lewes_payload_bytes_total{direction="down"} 6`,
+		`lewes_rejects_total{code="the clocks differ too much"} 7`,
+		`lewes_socket_kernel_drops_total{side="clients"} 9`,
+		`lewes_socket_buffer_bytes{direction="receive",listen="0.0.0.0:51264",shard="0"} 425984`,
+		`lewes_socket_offload{listen="0.0.0.0:51264",offload="gro",shard="0"} 1`,
+	} {
+		if !strings.Contains(got, line) {
+			t.Errorf("missing: %s", line)
+		}
+	}
+}
+
+func render() (string, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	addr, err := Serve(ctx, "127.0.0.1:0", figures{})
+	if err != nil {
+		return "", err
+	}
+	answer, err := http.Get("http://" + addr.String() + "/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	return string(text), err
+}
+
+func TestAddressThatCannotBeServed(t *testing.T) {
+	_, err := Serve(context.Background(), "127.0.0.1:notaport", figures{})
+	if err == nil || !strings.Contains(err.Error(), `metrics.listen "127.0.0.1:notaport"`) {
+		t.Errorf("error %v", err)
+	}
+}
