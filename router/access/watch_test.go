@@ -1,0 +1,304 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// watched is a file under Watch, which looks every second.
+type watched struct {
+	t    *testing.T
+	path string
+	stop func()
+
+	mu     sync.Mutex
+	lists  []*List
+	errors []error
+}
+
+func watch(t *testing.T, path string) *watched {
+	w := &watched{t: t, path: path}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		Watch(ctx, path, time.Second, w.apply, w.failed)
+	}()
+	w.stop = func() { cancel(); <-done }
+	synctest.Wait()
+	return w
+}
+
+func (w *watched) apply(l *List) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lists = append(w.lists, l)
+}
+
+func (w *watched) failed(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.errors = append(w.errors, err)
+}
+
+// write replaces the file and gives it a time that no other write here has.
+func (w *watched) write(text string, at int) {
+	w.t.Helper()
+	if err := os.WriteFile(w.path+".new", []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	when := time.Unix(1_700_000_000+int64(at), 0)
+	if err := os.Chtimes(w.path+".new", when, when); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(w.path+".new", w.path); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *watched) looks(n int) {
+	time.Sleep(time.Duration(n) * time.Second)
+	synctest.Wait()
+}
+
+// want says how often each function must have been called by now.
+func (w *watched) want(lists, failures int) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.lists) != lists || len(w.errors) != failures {
+		w.t.Fatalf("%d lists and %d errors %v, want %d and %d", len(w.lists), len(w.errors), w.errors, lists, failures)
+	}
+}
+
+// last returns the list applied last, failure the error told last.
+func (w *watched) last() *List {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lists[len(w.lists)-1]
+}
+
+func (w *watched) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.errors[len(w.errors)-1]
+}
+
+func TestWatch(t *testing.T) {
+	a, b := client(1), client(2)
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, filepath.Join(t.TempDir(), "clients"))
+		defer w.stop()
+		w.want(1, 0)
+		if !w.last().Missing() {
+			t.Fatal("a file that is not there is not missing")
+		}
+		w.looks(5)
+		w.want(1, 0)
+
+		w.write(a.String()+"\n", 1)
+		w.looks(1)
+		w.want(1, 0) // not before it is seen to rest
+		w.looks(1)
+		w.want(2, 0)
+		if l := w.last(); l.Missing() || !l.Contains(a) || l.Contains(b) {
+			t.Fatalf("the list is %v", l.Entries())
+		}
+		w.looks(10)
+		w.want(2, 0)
+
+		// The same size.
+		w.write(b.String()+"\n", 2)
+		w.looks(2)
+		w.want(3, 0)
+		if l := w.last(); l.Contains(a) || !l.Contains(b) {
+			t.Fatalf("the list is %v", l.Entries())
+		}
+
+		// A bad line is told once, and the list stays as it was.
+		w.write(b.String()+"\nanna\n", 3)
+		w.looks(10)
+		w.want(3, 1)
+		var bad *LineError
+		if !errors.As(w.failure(), &bad) || bad.Line != 2 || bad.Path != w.path {
+			t.Fatalf("error %v", w.failure())
+		}
+		// Written again, as bad as before, it is told again.
+		w.write(b.String()+"\nanna\n", 4)
+		w.looks(10)
+		w.want(3, 2)
+
+		w.write(b.String()+"\n"+a.String()+" anna\n", 5)
+		w.looks(2)
+		w.want(4, 2)
+		if l := w.last(); !l.Contains(a) || !l.Contains(b) {
+			t.Fatalf("the list is %v", l.Entries())
+		}
+
+		if err := os.Remove(w.path); err != nil {
+			t.Fatal(err)
+		}
+		w.looks(2)
+		w.want(5, 2)
+		if l := w.last(); !l.Missing() || l.Contains(a) {
+			t.Fatalf("the list is %v", l.Entries())
+		}
+	})
+}
+
+func TestWatchWaitsForRest(t *testing.T) {
+	a, b := client(1), client(2)
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, file(t, a.String()+"\n"))
+		defer w.stop()
+		w.want(1, 0)
+
+		// Gone for a moment, as some editors do it.
+		if err := os.Remove(w.path); err != nil {
+			t.Fatal(err)
+		}
+		w.looks(1)
+		w.write(a.String()+"\n"+b.String()+"\n", 1)
+		w.looks(1)
+		w.want(1, 0)
+		w.looks(1)
+		w.want(2, 0)
+		if l := w.last(); !l.Contains(a) || !l.Contains(b) {
+			t.Fatalf("the list is %v", l.Entries())
+		}
+
+		// Written piece by piece.
+		for i := range 10 {
+			w.write(b.String()[:20+i], 2+i)
+			w.looks(1)
+		}
+		w.write(b.String(), 20)
+		w.looks(1)
+		w.want(2, 0)
+		w.looks(1)
+		w.want(3, 0)
+		if l := w.last(); l.Contains(a) || !l.Contains(b) {
+			t.Fatalf("the list is %v", l.Entries())
+		}
+	})
+}
+
+func TestWatchTriesAgain(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("file modes say nothing about access on Windows")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		path := file(t, client(1).String()+"\n")
+		if err := os.Chmod(path, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		w := watch(t, path)
+		defer w.stop()
+		w.looks(10)
+		w.want(0, 1) // once, not each second
+		if !errors.Is(w.failure(), ErrPermissions) {
+			t.Fatalf("error %v, want ErrPermissions", w.failure())
+		}
+		// Another reason is told as well.
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		w.looks(10)
+		w.want(0, 2)
+		if !errors.Is(w.failure(), ErrNotFile) || !strings.Contains(w.failure().Error(), path) {
+			t.Fatalf("error %v, want ErrNotFile", w.failure())
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		w.write(client(1).String()+"\n", 1)
+		w.looks(2)
+		w.want(1, 2)
+		// What changes nothing but the mode is a change.
+		if err := os.Chmod(path, 0o620); err != nil {
+			t.Fatal(err)
+		}
+		w.looks(2)
+		w.want(1, 3)
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.looks(2)
+		w.want(2, 3)
+	})
+}
+
+// A failure whose cause is elsewhere goes away without a change of the file.
+func TestWatchRetriesWithoutAChange(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		// The path leads through what is a file first and a folder later, which looks
+		// from outside like no file both times.
+		between := filepath.Join(dir, "between")
+		if err := os.WriteFile(between, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w := watch(t, filepath.Join(between, "clients"))
+		defer w.stop()
+		w.looks(5)
+		w.want(0, 1)
+		if err := os.Remove(between); err != nil {
+			t.Fatal(err)
+		}
+		w.looks(1)
+		w.want(1, 1)
+		if !w.last().Missing() {
+			t.Fatal("not missing")
+		}
+	})
+}
+
+func TestWatchSeesEdits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, filepath.Join(t.TempDir(), "clients"))
+		defer w.stop()
+		for n := range byte(3) {
+			if err := Add(w.path, Entry{Identity: client(n), Name: "c" + string('0'+rune(n))}); err != nil {
+				t.Fatal(err)
+			}
+			w.looks(2)
+			w.want(2+int(n), 0)
+			if !w.last().Contains(client(n)) {
+				t.Fatalf("the list is %v", w.last().Entries())
+			}
+		}
+		if _, err := Remove(w.path, "c1"); err != nil {
+			t.Fatal(err)
+		}
+		w.looks(2)
+		w.want(5, 0)
+		if w.last().Contains(client(1)) || !w.last().Contains(client(2)) {
+			t.Fatalf("the list is %v", w.last().Entries())
+		}
+	})
+}
+
+func TestWatchEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := file(t, "")
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		start := time.Now()
+		calls := 0
+		Watch(ctx, path, 0, func(*List) { calls++ }, func(err error) { t.Error(err) })
+		if took := time.Since(start); took != 3*time.Second || calls != 1 {
+			t.Errorf("ended after %v and %d calls", took, calls)
+		}
+	})
+}
