@@ -173,8 +173,11 @@ func (i *initiator) handle(now time.Time, h wire.Header, packet []byte, out *Out
 	if i.session != nil || i.failed != nil {
 		return advice{}, ErrStale
 	}
-	if h.Level == wire.LevelHandshake {
+	switch h.Level {
+	case wire.LevelHandshake:
 		return advice{}, i.handleReply(now, packet, out)
+	case wire.LevelTransport: // no gateway has keys for one yet
+		return advice{}, ErrLevel
 	}
 	t, content, err := wire.ParseBody(wire.Body(packet))
 	if err != nil {
