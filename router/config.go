@@ -47,6 +47,7 @@ type Config struct {
 	MaxSessions  int
 	Terms        state.Terms
 	RekeyPackets uint64
+	MaxPacket    int // the largest packet to send over UDP; 0 means 1452
 	DemotedTTL   time.Duration
 
 	MaxFlowsPerSession int           // 0 means 256

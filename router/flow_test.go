@@ -249,3 +249,21 @@ func TestSessionEndsWithItsFlows(t *testing.T) {
 		t.Error("the flow's socket is open")
 	}
 }
+
+// Shows R10.4.
+func TestPacketLargerThanMaxDatagramIsDropped(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Terms.MaxDatagram = 1100 })
+	p := r.connect(2, clientAt)
+	if got := p.session.Terms().MaxDatagram; got != 1100 {
+		t.Fatalf("the client was told %d", got)
+	}
+	largest := 1100 - flowOverhead - 7 // with an IPv4 target
+	p.data(1, target, string(make([]byte, largest)))
+	p.data(1, target, string(make([]byte, largest+1)))
+	if got := r.egress.at(target).take(); len(got) != 1 || len(got[0].Data) != largest {
+		t.Errorf("%d datagrams passed", len(got))
+	}
+	if n := r.shard.Stats().Malformed; n != 1 {
+		t.Errorf("%d counted, want 1", n)
+	}
+}

@@ -25,6 +25,9 @@ import (
 // batchSize is how many trains a shard reads at once.
 const batchSize = 32
 
+// defaultMaxPacket fits an MTU of 1500 under IPv6 and UDP headers.
+const defaultMaxPacket = 1452
+
 // How often the directory's names are resolved again, and the host's own
 // addresses read again, which the policy denies.
 const (
@@ -90,6 +93,9 @@ func (c *Config) fill() error {
 	case len(c.KEMs) == 0:
 		return errors.New("router: a gateway needs at least one KEM")
 	}
+	if n := c.Terms.MaxDatagram; n != 0 && n < wire.MaxHandshakeDatagram {
+		return fmt.Errorf("router: max_datagram %d is too small for a handshake: use at least %d", n, wire.MaxHandshakeDatagram)
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -103,6 +109,8 @@ func (c *Config) fill() error {
 	if c.Resolver == nil {
 		c.Resolver = net.DefaultResolver
 	}
+	c.Terms.MaxDatagram = min(or(c.Terms.MaxDatagram, wire.MaxUDPPacket), wire.MaxUDPPacket)
+	c.MaxPacket = or(c.MaxPacket, defaultMaxPacket)
 	c.Suites = or(c.Suites, seal.Offer())
 	c.Shards = or(c.Shards, runtime.GOMAXPROCS(0))
 	return nil
@@ -168,6 +176,7 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 			Terms:        c.Terms,
 			RekeyPackets: c.RekeyPackets,
 			DemotedTTL:   c.DemotedTTL,
+			MaxPacket:    c.MaxPacket,
 		},
 	}
 }

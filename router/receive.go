@@ -13,7 +13,7 @@ import (
 // turnPacket handles one packet of this shard.
 func (s *Shard) turnPacket(now time.Time, packet []byte, from path.Path) {
 	h, err := wire.ParseHeader(packet)
-	if err != nil || from.Transport == path.UDP && len(packet) > wire.MaxUDPPacket {
+	if err != nil || from.Transport == path.UDP && len(packet) > s.maxDatagram {
 		s.counters.Malformed++
 		return
 	}

@@ -28,6 +28,8 @@ type Shard struct {
 	now    func() time.Time
 	out    outlets
 
+	maxDatagram int // the largest packet taken over UDP
+
 	mu         sync.Mutex
 	closing    bool
 	handshakes *state.Handshakes
@@ -65,6 +67,8 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 		sessions: state.NewSessions(),
 		nexts:    make(map[identityKey]*nextGateway),
 		pumps:    pumps,
+
+		maxDatagram: int(config.Terms.MaxDatagram),
 	}
 	mine := *handshake
 	mine.Taken = func(index uint32) bool { return s.sessions.Find(index) != nil }

@@ -39,6 +39,7 @@ func runNarrow(c *clientEnd, g *gatewayEnd, now time.Time, d time.Duration, limi
 	return now
 }
 
+// Shows R6.15.
 func TestSearchFindsWhatFits(t *testing.T) {
 	for _, limit := range []int{1500, 1452, 1451, 1400, 1372, 1333, 1280, 1232} {
 		c, g := established(t)
@@ -60,6 +61,7 @@ func TestSearchFindsWhatFits(t *testing.T) {
 	}
 }
 
+// Shows R6.16.
 func TestSearchFollowsAPathThatChanges(t *testing.T) {
 	c, g := established(t)
 	limit := 1500
