@@ -20,7 +20,7 @@ import (
 // changed but counters of failures. What they leave out on purpose is what may
 // change by a packet that proves nothing: the bounded places where packets wait
 // that cannot be judged yet (parts, Handshake 2 before its Ack, data before
-// Handshake 3), and statistics.
+// Handshake 3), statistics, and whether a client has heard anything at all.
 
 // digest stands for contents of any length.
 type digest uint64
@@ -265,6 +265,7 @@ func shootClient(c *clientEnd) (s clientShot) {
 		failed: x.err != nil, collision: x.heard.collision, busy: x.heard.busy != nil, reject: x.heard.reject != nil,
 		unproved: x.heard.unproved, session: shootSession(c.session), data: len(c.data), events: len(c.events),
 	}
+	s.progress.Answered = time.Time{}
 	for i, a := range x.attempts {
 		s.attempts[i] = shootInitiator(a)
 	}
@@ -278,7 +279,7 @@ type recordShot struct {
 	source            path.Path
 	created, at       time.Time
 	suite             seal.Suite
-	in, out           int
+	out               int    // bytes sent; those that came are counted whatever they are
 	content           digest // Ack, KKT frames, Handshake 2 and 3
 	first             [32]byte
 	opened, failed    bool
@@ -292,7 +293,7 @@ type recordShot struct {
 func shootRecord(r *record) recordShot {
 	s := recordShot{
 		index: r.index, keyID: r.keyID, hello: r.hello, source: r.source, created: r.created, at: r.timer.at, suite: r.suite,
-		in: r.in, out: r.out, content: digestOf(r.ack, r.request, r.response, r.second, r.third),
+		out: r.out, content: digestOf(r.ack, r.request, r.response, r.second, r.third),
 		opened: r.first != nil, failed: r.queue == r.store.failed, client: r.client, static: r.static, psk: r.psk, session: r.session != nil,
 	}
 	if r.first != nil {
