@@ -64,7 +64,7 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 		config:   config,
 		now:      now,
 		out:      out,
-		sessions: state.NewSessions(),
+		sessions: state.NewSessions(steer.Secret),
 		nexts:    make(map[identityKey]*nextGateway),
 		pumps:    pumps,
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
 	"testing"
 	"time"
 
@@ -150,17 +151,21 @@ func BenchmarkSessionLookup(b *testing.B) {
 	generation := g.sessions.Find(c.session.Current().Index())
 	for _, size := range []uint32{1_000, 1_000_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			table := NewSessions()
-			index := func(i uint32) uint32 { return i%size*2654435761 + 1 }
-			for i := range size {
-				table.Apply(Event{Kind: IndexAdded, Index: index(i), Generation: generation})
+			table := NewSessions(0x9E3779B9)
+			order := make([]uint32, size)
+			for i := range order {
+				order[i] = mathrand.Uint32() | 1
+				table.Apply(Event{Kind: IndexAdded, Index: order[i], Generation: generation})
 			}
-			var i uint32
+			mathrand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+			next := 0
 			for b.Loop() {
-				if table.Find(index(i)) != generation {
+				if table.Find(order[next]) != generation {
 					b.Fatal("not found")
 				}
-				i += 7919
+				if next++; next == len(order) {
+					next = 0
+				}
 			}
 		})
 	}
