@@ -19,6 +19,9 @@ const (
 	// holdOff is how long an address is not tried again after the one that it
 	// wanted to replace has answered.
 	holdOff = time.Second
+	// trialRetry is how often the addresses of a trial are asked again: a Ping or
+	// its Pong may get lost.
+	trialRetry = 500 * time.Millisecond
 )
 
 // route says where a session's packets go. It is safe for any number of
@@ -46,6 +49,15 @@ func (r *route) set(p path.Path) {
 	r.at.Store(&waypoint{path: p, validated: true})
 }
 
+// relocate is told that the peer at the same address has sent to another of our
+// addresses. That proves nothing: a trial goes on as it was.
+func (r *route) relocate(p path.Path) {
+	at := r.at.Load()
+	next := &waypoint{path: p, validated: at.validated, fallback: at.fallback}
+	next.budget.Store(at.budget.Load())
+	r.at.Store(next)
+}
+
 // roaming is the owner's view of where the peer is: which packet was the newest,
 // and which move is on trial.
 type roaming struct {
@@ -61,6 +73,8 @@ type roaming struct {
 type trial struct {
 	left     path.Path
 	tokens   [2][8]byte
+	proved   bool      // the new address has answered: only a Pong contests it now
+	next     time.Time // when both are asked again
 	deadline time.Time
 }
 
@@ -84,7 +98,7 @@ func (s *Session) follow(now time.Time, g *Generation, seq uint64, from path.Pat
 		return
 	}
 	r, at := &s.roaming, s.route.at.Load()
-	same := from == at.path
+	same := samePlace(from, at.path)
 	if same && !at.validated {
 		at.budget.Add(int64(amplification * size))
 	}
@@ -93,10 +107,10 @@ func (s *Session) follow(now time.Time, g *Generation, seq uint64, from path.Pat
 	}
 	r.generation, r.sequence, r.any = g.number, seq, true
 	switch {
+	case from == at.path:
 	case same:
-	case samePlace(from, at.path):
-		s.route.set(from)
-	case r.trial != nil && samePlace(from, r.trial.left):
+		s.route.relocate(from)
+	case r.trial != nil && !r.trial.proved && samePlace(from, r.trial.left):
 		s.moveBack(now, from, out)
 	case r.refused != nil && samePlace(from, r.refused.path) && now.Before(r.refused.until):
 	default:
@@ -116,24 +130,33 @@ func samePlace(a, b path.Path) bool {
 
 // tryPath moves the session to a new address and asks both addresses: the new
 // one proves itself by its Pong, the one left behind claims the session back by
-// its own. An onlooker who copies packets from elsewhere thus gains nothing.
+// its own. An onlooker who copies packets from elsewhere thus gains nothing. Nor
+// does one who does it from ever other addresses: the trial of the first goes on
+// for the next, with the time that is left of it and the same question to the
+// address left behind.
 func (s *Session) tryPath(now time.Time, from path.Path, size int, out *Output) {
-	at := s.route.at.Load()
-	t := &trial{left: at.path, deadline: now.Add(validationTime)}
-	if !at.validated {
-		t.left = at.fallback
+	at, t := s.route.at.Load(), s.roaming.trial
+	if at.validated || t == nil {
+		t = &trial{left: at.path, deadline: now.Add(validationTime)}
+		s.random(t.tokens[toLeft][:])
+		s.roaming.trial = t
 	}
 	s.random(t.tokens[toNew][:])
-	s.random(t.tokens[toLeft][:])
-	s.roaming.trial = t
 	// A TCP handshake has proved the address already.
 	next := &waypoint{path: from, fallback: t.left, validated: from.Transport == path.TCP}
 	next.budget.Store(int64(amplification * size))
 	s.route.at.Store(next)
+	s.askBoth(now, out)
+	out.event(Event{Kind: Moved, Session: s})
+	s.sooner(t.next)
+}
+
+// askBoth sends a trial's two Pings.
+func (s *Session) askBoth(now time.Time, out *Output) {
+	t := s.roaming.trial
+	t.next = now.Add(trialRetry)
 	s.sendTo(s.route.to(wire.MinPingPacket), wire.TypePing, &wire.Ping{Data: t.tokens[toNew]}, out)
 	s.sendTo(t.left, wire.TypePing, &wire.Ping{Data: t.tokens[toLeft]}, out)
-	out.event(Event{Kind: Moved, Session: s})
-	s.sooner(t.deadline)
 }
 
 // moveBack ends a trial in favour of the address that was left.
@@ -153,24 +176,33 @@ func (s *Session) ponged(now time.Time, token *[8]byte, from path.Path, out *Out
 	switch {
 	case subtle.ConstantTimeCompare(token[:], t.tokens[toLeft][:]) == 1:
 		s.moveBack(now, t.left, out)
-	case subtle.ConstantTimeCompare(token[:], t.tokens[toNew][:]) == 1 && from == at.path:
-		s.route.set(at.path)
+	case subtle.ConstantTimeCompare(token[:], t.tokens[toNew][:]) == 1 && samePlace(from, at.path):
+		t.proved = true
+		s.route.set(from)
 	}
 }
 
-// tickRoute ends a trial whose time is up: a new address that did not answer
-// loses the session to the one left behind.
+// tickRoute asks again, and ends a trial whose time is up: a new address that did
+// not answer loses the session to the one left behind.
 func (s *Session) tickRoute(now time.Time, out *Output) {
 	t := s.roaming.trial
 	if r := s.roaming.refused; r != nil && !now.Before(r.until) {
 		s.roaming.refused = nil
 	}
-	if t == nil || now.Before(t.deadline) {
+	if t == nil {
+		return
+	}
+	if now.Before(t.deadline) {
+		if !s.route.at.Load().validated && !now.Before(t.next) {
+			s.askBoth(now, out)
+		}
 		return
 	}
 	s.roaming.trial = nil
-	if !s.route.at.Load().validated {
-		s.route.set(t.left)
-		out.event(Event{Kind: Moved, Session: s})
+	if s.route.at.Load().validated {
+		s.restartSearch(now, out)
+		return
 	}
+	s.route.set(t.left)
+	out.event(Event{Kind: Moved, Session: s})
 }
