@@ -47,11 +47,12 @@ func (s *Session) handlePing(content []byte, from path.Path, out *Output) error 
 	if err != nil {
 		return err
 	}
-	to := from
-	if s.role == RoleClient {
-		to = s.Path()
+	pong := &wire.Pong{Data: ping.Data}
+	if at := s.route.at.Load(); s.role == RoleClient || !at.validated && samePlace(from, at.path) {
+		s.send(wire.TypePong, pong, out) // to an address on trial it counts like all else
+	} else {
+		s.sendTo(from, wire.TypePong, pong, out)
 	}
-	s.sendTo(to, wire.TypePong, &wire.Pong{Data: ping.Data}, out)
 	return nil
 }
 

@@ -39,10 +39,20 @@ type waypoint struct {
 // to returns the path for a packet of n bytes.
 func (r *route) to(n int) path.Path {
 	w := r.at.Load()
-	if w.validated || w.budget.Add(-int64(n)) >= 0 {
+	if w.validated || w.spend(n, wire.MinPingPacket) {
 		return w.path
 	}
 	return w.fallback
+}
+
+// spend takes n bytes off the budget if at least rest are left then. What to
+// leaves is for the Ping that ends the trial.
+func (w *waypoint) spend(n, rest int) bool {
+	if w.budget.Add(-int64(n)) >= int64(rest) {
+		return true
+	}
+	w.budget.Add(int64(n))
+	return false
 }
 
 func (r *route) set(p path.Path) {
@@ -153,9 +163,11 @@ func (s *Session) tryPath(now time.Time, from path.Path, size int, out *Output) 
 
 // askBoth sends a trial's two Pings.
 func (s *Session) askBoth(now time.Time, out *Output) {
-	t := s.roaming.trial
+	t, at := s.roaming.trial, s.route.at.Load()
 	t.next = now.Add(trialRetry)
-	s.sendTo(s.route.to(wire.MinPingPacket), wire.TypePing, &wire.Ping{Data: t.tokens[toNew]}, out)
+	if at.validated || at.spend(wire.MinPingPacket, 0) {
+		s.sendTo(at.path, wire.TypePing, &wire.Ping{Data: t.tokens[toNew]}, out)
+	}
 	s.sendTo(t.left, wire.TypePing, &wire.Ping{Data: t.tokens[toLeft]}, out)
 }
 

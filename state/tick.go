@@ -145,6 +145,9 @@ func (s *Session) plan() {
 	}
 	if t := s.roaming.trial; t != nil {
 		s.sooner(t.deadline)
+		if !s.route.at.Load().validated {
+			s.sooner(t.next)
+		}
 	}
 	if s.offer != nil {
 		s.sooner(s.offer.next)
