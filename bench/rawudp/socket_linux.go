@@ -163,6 +163,8 @@ func (s *Socket) Receive() ([]Arrival, error) {
 	const flags = unix.MSG_WAITFORONE | unix.MSG_TRUNC
 	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.in[0])), uintptr(len(s.in)), flags, 0, 0)
 	switch {
+	case s.closed.Load():
+		return nil, net.ErrClosed
 	case e == unix.EAGAIN, e == unix.EINTR, e == unix.ECONNREFUSED:
 		return nil, nil
 	case e != 0:
