@@ -53,6 +53,7 @@ type Client struct {
 	config   ClientConfig
 	mac      *cookie.MAC1Key
 	attempts []*initiator
+	cookies  int // that were followed at once
 	started  time.Time
 	until    time.Time
 	progress Progress
@@ -163,27 +164,28 @@ func (c *Client) handle(now time.Time, i *initiator, h wire.Header, packet []byt
 		c.fail(now, i.failed)
 		return err
 	}
-	c.follow(now, i, a, out)
-	return err
+	return errors.Join(err, c.follow(now, i, a, out))
 }
 
 // follow makes the attempt that the gateway's word in clear indicates, beside
-// those under way.
-func (c *Client) follow(now time.Time, i *initiator, a advice, out *Output) {
-	var err error
+// those under way. An attempt that cannot be made, with a clock of another age
+// for one, changes nothing for the others.
+func (c *Client) follow(now time.Time, i *initiator, a advice, out *Output) error {
 	switch {
 	case a.busy != nil:
 		c.heard = heard{busy: a.busy}
+		if a.cookie && c.cookies < maxCookies {
+			c.cookies++
+			i.start(now, out)
+		}
 	case a.collision:
 		c.heard = heard{collision: true}
-		err = c.attempt(now, i.known(), i.offset, out)
+		return c.attempt(now, i.known(), i.offset, out)
 	case a.reject != nil:
 		c.heard = heard{reject: a.reject, rejectAt: now}
-		err = c.followReject(now, i, a.reject, out)
+		return c.followReject(now, i, a.reject, out)
 	}
-	if err != nil {
-		c.fail(now, err)
-	}
+	return nil
 }
 
 func (c *Client) followReject(now time.Time, i *initiator, r *wire.Reject, out *Output) error {

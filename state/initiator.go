@@ -192,7 +192,7 @@ func (i *initiator) handle(now time.Time, h wire.Header, packet []byte, out *Out
 	case wire.TypeKKTResponse:
 		return advice{}, i.handleResponse(now, content, out)
 	case wire.TypeBusy:
-		return i.handleBusy(now, content, out)
+		return i.handleBusy(content)
 	case wire.TypeCollision:
 		return advice{collision: true}, nil
 	case wire.TypeReject:
@@ -206,6 +206,7 @@ func (i *initiator) handle(now time.Time, h wire.Header, packet []byte, out *Out
 type advice struct {
 	collision bool
 	busy      *wire.Busy
+	cookie    bool // in busy, and new
 	reject    *wire.Reject
 }
 
@@ -268,17 +269,16 @@ func (i *initiator) handleResponse(now time.Time, content []byte, out *Output) e
 	return nil
 }
 
-// handleBusy takes the cookie: the same hello goes with it at once.
-func (i *initiator) handleBusy(now time.Time, content []byte, out *Output) (advice, error) {
+// handleBusy takes the cookie: the same hello goes with it, the first ones at
+// once, others when it would be sent again anyway. (A forger who sends cookies
+// without end thus neither makes the client send without end nor keeps the
+// gateway's own cookie out.)
+func (i *initiator) handleBusy(content []byte) (advice, error) {
 	b, err := wire.ParseBusy(content)
 	if err != nil {
 		return advice{}, err
 	}
-	if b.HasCookie && i.addCookie(b.Cookie) {
-		i.send(true, out)
-		i.retry.start(now, i.config.RTT)
-	}
-	return advice{busy: &b}, nil
+	return advice{busy: &b, cookie: b.HasCookie && i.addCookie(b.Cookie)}, nil
 }
 
 func (i *initiator) addCookie(c [wire.CookieSize]byte) (fresh bool) {
