@@ -16,8 +16,9 @@ const (
 	// amplification is how many times the bytes that came from an address go to
 	// it until it has answered.
 	amplification = 3
-	// holdOff is how long an address is not tried again after the one that it
-	// wanted to replace has answered.
+	// holdOff is how long no other address is tried after the one that was to be
+	// replaced has claimed the session back: whoever copies packets from ever other
+	// addresses has it for a round trip in a second, not for all of it.
 	holdOff = time.Second
 	// trialRetry is how often the addresses of a trial are asked again: a Ping or
 	// its Pong may get lost.
@@ -74,8 +75,8 @@ type roaming struct {
 	generation uint32 // of the newest packet
 	any        bool
 	sequence   uint64
-	trial      *trial   // nil: the peer is where it was validated
-	refused    *refusal // nil: none
+	trial      *trial    // nil: the peer is where it was validated
+	heldUntil  time.Time // no address is tried before
 }
 
 // trial is a move that the peer has not proved, or that the address left behind
@@ -86,12 +87,6 @@ type trial struct {
 	proved   bool      // the new address has answered: only a Pong contests it now
 	next     time.Time // when both are asked again
 	deadline time.Time
-}
-
-// refusal is an address that is not tried again for a while.
-type refusal struct {
-	path  path.Path
-	until time.Time
 }
 
 // Which of a trial's tokens went where.
@@ -122,7 +117,7 @@ func (s *Session) follow(now time.Time, g *Generation, seq uint64, from path.Pat
 		s.route.relocate(from)
 	case r.trial != nil && !r.trial.proved && samePlace(from, r.trial.left):
 		s.moveBack(now, from, out)
-	case r.refused != nil && samePlace(from, r.refused.path) && now.Before(r.refused.until):
+	case now.Before(r.heldUntil):
 	default:
 		s.tryPath(now, from, size, out)
 	}
@@ -173,8 +168,7 @@ func (s *Session) askBoth(now time.Time, out *Output) {
 
 // moveBack ends a trial in favour of the address that was left.
 func (s *Session) moveBack(now time.Time, to path.Path, out *Output) {
-	s.roaming.trial = nil
-	s.roaming.refused = &refusal{path: s.route.at.Load().path, until: now.Add(holdOff)}
+	s.roaming.trial, s.roaming.heldUntil = nil, now.Add(holdOff)
 	s.route.set(to)
 	out.event(Event{Kind: Moved, Session: s})
 }
@@ -198,9 +192,6 @@ func (s *Session) ponged(now time.Time, token *[8]byte, from path.Path, out *Out
 // not answer loses the session to the one left behind.
 func (s *Session) tickRoute(now time.Time, out *Output) {
 	t := s.roaming.trial
-	if r := s.roaming.refused; r != nil && !now.Before(r.until) {
-		s.roaming.refused = nil
-	}
 	if t == nil {
 		return
 	}

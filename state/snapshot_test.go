@@ -89,15 +89,15 @@ func shootGeneration(g *Generation) (s generationShot) {
 }
 
 type routeShot struct {
-	path, fallback    path.Path
-	validated         bool
-	budget            int64
-	newest            uint64
-	newestGeneration  uint32
-	any               bool
-	onTrial, refusing bool
-	trial             trial
-	refused           refusal
+	path, fallback   path.Path
+	validated        bool
+	budget           int64
+	newest           uint64
+	newestGeneration uint32
+	any              bool
+	onTrial          bool
+	trial            trial
+	heldUntil        time.Time
 }
 
 type offerShot struct {
@@ -177,13 +177,10 @@ func shootSession(x *Session) (s sessionShot) {
 	w, r := x.route.at.Load(), &x.roaming
 	s.route = routeShot{
 		path: w.path, fallback: w.fallback, validated: w.validated, budget: w.budget.Load(),
-		newest: r.sequence, newestGeneration: r.generation, any: r.any,
+		newest: r.sequence, newestGeneration: r.generation, any: r.any, heldUntil: r.heldUntil,
 	}
 	if r.trial != nil {
 		s.route.onTrial, s.route.trial = true, *r.trial
-	}
-	if r.refused != nil {
-		s.route.refusing, s.route.refused = true, *r.refused
 	}
 	if o := x.offer; o != nil {
 		var refused [][]byte
