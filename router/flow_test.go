@@ -21,7 +21,7 @@ func sentTo(c *memConn) []string {
 	return s
 }
 
-// Shows R8.1.
+// Shows R8.4.
 func TestDatagramThereAndBack(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
@@ -51,6 +51,7 @@ func TestDatagramThereAndBack(t *testing.T) {
 	}
 }
 
+// Shows R8.12.
 func TestPolicyDeniesByDefault(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
@@ -65,6 +66,7 @@ func TestPolicyDeniesByDefault(t *testing.T) {
 	}
 }
 
+// Shows R8.13.
 func TestNamesAreJudgedByWhatTheyStandFor(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
@@ -107,6 +109,7 @@ func waitUntil(t *testing.T, done func() bool) {
 	}
 }
 
+// Shows R8.6.
 func TestUnknownFlowIsToldOnceASecond(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
@@ -127,6 +130,7 @@ func TestUnknownFlowIsToldOnceASecond(t *testing.T) {
 	}
 }
 
+// Shows R8.7, R8.8.
 func TestFlowBoundsAndConflicts(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.MaxFlowsPerSession = 3 })
 	p := r.connect(2, clientAt)
@@ -153,6 +157,7 @@ func TestFlowBoundsAndConflicts(t *testing.T) {
 	}
 }
 
+// Shows R8.9.
 func TestIdleFlowIsClosed(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
@@ -196,6 +201,7 @@ func (refusingEgress) Dial(netip.AddrPort) (transport.Conn, error) {
 	return refusing{newMemConn()}, nil
 }
 
+// Shows R8.10.
 func TestRefusedByTheTarget(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Egress = refusingEgress{} })
 	p := r.connect(2, clientAt)
@@ -235,6 +241,7 @@ func TestTooLargeForTheClientIsDroppedWhole(t *testing.T) {
 	}
 }
 
+// Shows R11.5.
 func TestSessionEndsWithItsFlows(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
@@ -267,3 +274,34 @@ func TestPacketLargerThanMaxDatagramIsDropped(t *testing.T) {
 		t.Errorf("%d counted, want 1", n)
 	}
 }
+
+// Shows R8.2, R8.3.
+func TestMalformedFlowPacketsAreDroppedAndCounted(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	for name, content := range map[string][]byte{
+		"an unknown flag":        {1, 0, 8, 'x'},
+		"independent, no target": {1, 0, 2, 'x'},
+		"a target's kind":        {1, 0, 1, 5, 198, 51, 100, 7, 53, 0},
+		"port 0":                 {1, 0, 1, 4, 198, 51, 100, 7, 0, 0},
+		"a mapped address":       append([]byte{1, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff}, 198, 51, 100, 7, 53, 0),
+		"no host name":           {1, 0, 1, 3, 3, 'a', ' ', 'b', 53, 0},
+		"half a target":          {1, 0, 1, 4, 198},
+	} {
+		before := r.shard.Stats().Malformed
+		p.send(wire.TypeEncryptedData, rawContent(content))
+		if got := r.shard.Stats().Malformed - before; got != 1 || len(p.got) != 0 || len(r.egress.conns) != 0 {
+			t.Errorf("%s: counted %d times, %d answers, %d sockets", name, got, len(p.got), len(r.egress.conns))
+		}
+	}
+	before := r.shard.Stats().Malformed
+	p.send(wire.TypeForwardPacket, rawContent([]byte{1, 0, 2}))
+	if got := r.shard.Stats().Malformed - before; got != 1 {
+		t.Errorf("a ForwardPacket with an unknown flag: counted %d times", got)
+	}
+}
+
+// rawContent is content of a message that need not be right.
+type rawContent []byte
+
+func (r rawContent) Append(dst []byte) []byte { return append(dst, r...) }

@@ -8,8 +8,12 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/crypto/kem"
+	"lewes/crypto/seal"
+	"lewes/state"
 	"lewes/transport"
 	"lewes/transport/path"
+	"lewes/transport/udp"
 	"lewes/transport/uri"
 	"lewes/transport/wire"
 )
@@ -48,7 +52,7 @@ func (p *peer) forward(flow uint16, to *identity.PublicKey, packet []byte) {
 	p.send(wire.TypeForwardPacket, m)
 }
 
-// Shows R8.1.
+// Shows R8.19.
 func TestForwardThereAndBack(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p, q := r.connect(2, clientAt), r.connect(3, secondAt)
@@ -86,6 +90,7 @@ func TestForwardThereAndBack(t *testing.T) {
 	}
 }
 
+// Shows R8.18.
 func TestForwardOnlyToTheDirectory(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
@@ -103,6 +108,7 @@ func TestForwardOnlyToTheDirectory(t *testing.T) {
 	}
 }
 
+// Shows R8.22.
 func TestClaimOfAnothersIndex(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p, q := r.connect(2, clientAt), r.connect(3, secondAt)
@@ -124,6 +130,7 @@ func TestClaimOfAnothersIndex(t *testing.T) {
 	}
 }
 
+// Shows R8.20, R8.21.
 func TestClaimsAreBoundedAndExpire(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
@@ -139,6 +146,7 @@ func TestClaimsAreBoundedAndExpire(t *testing.T) {
 	}
 }
 
+// Shows R8.23.
 func TestInnerHellosAreLimited(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
@@ -165,5 +173,114 @@ func TestEndOfASessionGivesItsClaimsUp(t *testing.T) {
 	q.forward(1, &exitID, inner(100, true))
 	if got := q.closedWith(); got != "" || r.shard.Stats().Claims != 1 {
 		t.Errorf("closed with %q, %d claims", got, r.shard.Stats().Claims)
+	}
+}
+
+// Shows R8.17.
+func TestInnerPacketHasToBeWellFormed(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	p := r.connect(2, clientAt)
+	p.forward(1, &exitID, inner(100, false))
+	exit := r.egress.at(exitAddr)
+	exit.take()
+	reserved := inner(100, false)
+	reserved[11] |= 0xC0
+	noHello := inner(0, false)
+	for name, bad := range map[string][]byte{"reserved level": reserved, "index 0 and no hello": noHello} {
+		p.forward(1, nil, bad)
+		if got := len(exit.take()); got != 0 {
+			t.Errorf("%s: passed on", name)
+		}
+	}
+	p.send(wire.TypeForwardPacket, rawContent(append([]byte{1, 0, 0}, inner(100, false)[:33]...)))
+	if got := len(exit.take()); got != 0 {
+		t.Error("33 bytes: passed on")
+	}
+}
+
+// hellos sends n hellos that differ from one source and returns how many were
+// answered by an Ack.
+func (r *rig) hellos(n int, from path.Path) (acks int) {
+	for i := range n {
+		var out state.Output
+		_, err := state.NewClient(r.now(), state.ClientConfig{
+			Gateway: gatewayID.Public(), Identity: testIdentity(2), KEM: kem.MLKEM768,
+			Suites: seal.Offer(), Rand: seeded(uint64(from.Peer.Port())<<16 + uint64(i)), Path: clientAt,
+		}, &out)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.shard.Receive(r.now(), []transport.Packet{{Data: out.Packets[0].Data, Path: from}}, nil)
+		for _, p := range r.socket.take() {
+			if t, _, err := wire.ParseBody(wire.Body(p.Data)); err == nil && t == wire.TypeAck {
+				acks++
+			}
+		}
+	}
+	return acks
+}
+
+// Shows R8.24.
+func TestGatewaysOfTheDirectoryHaveABudgetOfTheirOwn(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	if got := r.hellos(300, path.Path{Peer: netip.MustParseAddrPort("203.0.113.5:1")}); got != 40 {
+		t.Errorf("%d of 300 hellos of a stranger were taken at once, want 40", got)
+	}
+	if got := r.hellos(300, path.Path{Peer: exitAddr}); got != 300 {
+		t.Errorf("%d of 300 hellos of a gateway were taken, want all", got)
+	}
+}
+
+// Shows R12.3.
+func TestFullOfSessionsIsBusy(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxSessions = 2 })
+	p, _ := r.connect(2, clientAt), r.connect(3, secondAt)
+	if got := r.hellos(5, path.Path{Peer: netip.MustParseAddrPort("203.0.113.5:1")}); got != 0 {
+		t.Errorf("%d hellos taken", got)
+	}
+	if s := r.shard.Stats(); s.Handshakes.Busy != 5 || s.Handshakes.Cookies != 0 || s.Sessions != 2 {
+		t.Errorf("busy %d, cookies %d, sessions %d", s.Handshakes.Busy, s.Handshakes.Cookies, s.Sessions)
+	}
+	p.data(1, target, "x")
+	if got := sentTo(r.egress.at(target)); len(got) != 1 {
+		t.Error("an established session is disturbed")
+	}
+}
+
+// Shows R4.12.
+func TestHelloDuringShutdown(t *testing.T) {
+	r := newRig(t, nil)
+	r.shard.Shutdown(wire.CloseShuttingDown, "")
+	var out state.Output
+	if _, err := state.NewClient(epoch, state.ClientConfig{
+		Gateway: gatewayID.Public(), Identity: testIdentity(2), KEM: kem.MLKEM768,
+		Suites: seal.Offer(), Rand: seeded(4), Path: clientAt,
+	}, &out); err != nil {
+		t.Fatal(err)
+	}
+	r.shard.Receive(epoch, []transport.Packet{{Data: out.Packets[0].Data, Path: clientAt}}, nil)
+	sent := r.socket.take()
+	if len(sent) != 1 {
+		t.Fatalf("%d answers", len(sent))
+	}
+	kind, content, err := wire.ParseBody(wire.Body(sent[0].Data))
+	if err != nil || kind != wire.TypeReject {
+		t.Fatalf("answered by %v, %v", kind, err)
+	}
+	if reject, err := wire.ParseReject(content); err != nil || reject.Code != wire.RejectShuttingDown {
+		t.Errorf("%+v, %v", reject, err)
+	}
+}
+
+// Shows R7.11.
+func TestNewIndexesStayInTheirShard(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	r.shard.steer, r.shard.id = udp.Steer{Secret: 12345, Shards: 7}, 3
+	for range 1000 {
+		index := r.shard.newIndex()
+		if index == 0 || r.shard.steer.Shard(index) != 3 || index == p.session.Current().Index() {
+			t.Fatalf("index %#x", index)
+		}
 	}
 }

@@ -239,7 +239,7 @@ func TestOnlyListedClients(t *testing.T) {
 	}
 }
 
-// Shows R11.1.
+// Shows R11.1, R11.2.
 func TestUnknownSessionIsAnsweredByReset(t *testing.T) {
 	g, _ := started(t, nil)
 	conn, err := udp.Dial(loopback(g), udp.Options{})
@@ -290,4 +290,56 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal("a second gateway on the same port started")
 	}
 	t.Log(err)
+}
+
+// Shows R8.14.
+func TestOnlyTheTargetAnswers(t *testing.T) {
+	listen, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listen.Close()
+	at := listen.LocalAddr().(*net.UDPAddr).AddrPort()
+	g, _ := started(t, func(c *Config) {
+		rule, err := policy.ParseRule("127.0.0.1:" + fmt.Sprint(at.Port()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Policy = policy.New(policy.Config{Allow: []policy.Rule{rule}})
+	})
+	l := dialLive(t, 2, loopback(g))
+	l.connect()
+	m := &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(at), Payload: []byte("x")}
+	if err := l.session.Send(wire.TypeEncryptedData, m, &l.out); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan netip.AddrPort)
+	go func() {
+		b := make([]byte, 100)
+		_, from, _ := listen.ReadFromUDPAddrPort(b)
+		done <- from
+	}()
+	var flow netip.AddrPort
+	l.until(func() bool {
+		select {
+		case flow = <-done:
+			return true
+		default:
+			return false
+		}
+	})
+	stranger, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(flow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	if _, err := stranger.Write([]byte("stranger")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listen.WriteToUDPAddrPort([]byte("target"), flow); err != nil {
+		t.Fatal(err)
+	}
+	if !l.until(func() bool { return len(l.got) > 0 }) || fmt.Sprint(l.got) != "[target]" {
+		t.Errorf("the client got %q", l.got)
+	}
 }

@@ -298,8 +298,9 @@ func (h *Handshakes) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Suite, 
 	if !h.config.KEMs.Offered(kem.ID(hello.KEM)) {
 		return nil, 0, wire.RejectKEM
 	}
-	suite, ok := seal.Choose(seal.Suite(hello.AEADOffer), h.config.Suites)
-	if !ok {
+	offer := seal.Suite(hello.AEADOffer)
+	suite, ok := seal.Choose(offer, h.config.Suites)
+	if !ok || offer&seal.ChaCha20Poly1305 == 0 { // which every client must offer
 		return nil, 0, wire.RejectAEAD
 	}
 	pair := h.config.KEMs.Find(kem.ID(hello.KEM), hello.KEMKeyID)

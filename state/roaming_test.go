@@ -357,8 +357,6 @@ func TestClientStays(t *testing.T) {
 // since its connection has proved the address; that each packet there has a
 // connection of its own; and that for three seconds the newest packet from the
 // address left undoes it.
-//
-// Shows R10.10.
 func TestMoveToTCP(t *testing.T) {
 	tcp := func(conn uint64) path.Path {
 		return path.NewTCP(moved.Peer, gatewayAt.Peer.Addr(), conn)

@@ -57,7 +57,7 @@ func TestCookieIsAsSpecified(t *testing.T) {
 	}
 }
 
-// Shows R4.20.
+// Shows R4.18.
 func TestCookieIsBound(t *testing.T) {
 	addrs := rapid.Custom(func(t *rapid.T) netip.Addr {
 		if rapid.Bool().Draw(t, "IPv4") {
@@ -112,7 +112,7 @@ func TestMappedAddressIsTheSame(t *testing.T) {
 // Cookies made and shown at different ages of the jar, in seconds since its
 // first cookie.
 //
-// Shows R4.21.
+// Shows R4.19.
 func TestSecretsTakeTurns(t *testing.T) {
 	for _, c := range []struct {
 		made, shown float64
@@ -181,7 +181,7 @@ func TestSecretIsReplaced(t *testing.T) {
 	}
 }
 
-// Shows R4.22.
+// Shows R4.20.
 func TestOtherCookies(t *testing.T) {
 	jar := cookie.NewJar(rand.Reader)
 	if jar.Valid(t0, source, 1, &salt, make([]byte, 16)) {

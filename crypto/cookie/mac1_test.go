@@ -16,7 +16,7 @@ var gateway = identity.FromSeed(&[32]byte{1}).Public()
 
 // The trailer, computed from its definition.
 //
-// Shows R1.13.
+// Shows R1.10.
 func TestMAC1IsAsSpecified(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		covered := rapid.SliceOfN(rapid.Byte(), 0, 1500).Draw(t, "header and body")
@@ -41,7 +41,7 @@ func TestMAC1IsAsSpecified(t *testing.T) {
 	})
 }
 
-// Shows R1.14.
+// Shows R1.11.
 func TestMAC1Refuses(t *testing.T) {
 	mac1 := cookie.NewMAC1Key(gateway)
 	packet := bytes.Repeat([]byte{0x35}, 34)

@@ -76,7 +76,7 @@ func TestKeyPairIsNeverPrinted(t *testing.T) {
 // A key whose id is 0 cannot be found by trying, so the test says which id a
 // key has.
 //
-// Shows R3.7.
+// Shows R3.6.
 func TestKeyIDIsNeverZero(t *testing.T) {
 	seeds := bytes.NewReader([]byte{95: 1, 32: 2})
 	asked := 0

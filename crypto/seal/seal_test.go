@@ -21,7 +21,7 @@ var suites = []seal.Suite{seal.ChaCha20Poly1305, seal.AES256GCM}
 // The seal is version 1's for ChaCha20-Poly1305: the reference's packets open
 // and come out again byte for byte.
 //
-// Shows R1.9.
+// Shows R1.7.
 func TestReferencePackets(t *testing.T) {
 	type row struct {
 		Type      string      `json:"message_type"`
@@ -39,7 +39,7 @@ func TestReferencePackets(t *testing.T) {
 // Packets that another implementation made, with both suites, all levels and
 // the ends of the sequence.
 //
-// Shows R1.9.
+// Shows R1.7.
 func TestIndependentPackets(t *testing.T) {
 	type row struct {
 		Suite  string      `json:"suite"`
@@ -112,7 +112,7 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// Shows R1.10.
+// Shows R1.8.
 func TestAnyFlippedBitFails(t *testing.T) {
 	for _, s := range suites {
 		for _, size := range []int{seal.Overhead, 34, 100, 193} {
@@ -313,7 +313,7 @@ func TestKeyIsNeverPrinted(t *testing.T) {
 	}
 }
 
-// Shows R3.12, R3.13.
+// Shows R3.10, R3.11.
 func TestChoose(t *testing.T) {
 	both := seal.ChaCha20Poly1305 | seal.AES256GCM
 	for _, c := range []struct {
@@ -340,7 +340,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// Shows R3.11.
+// Shows R3.9.
 func TestOffer(t *testing.T) {
 	offer := seal.Offer()
 	if offer&seal.ChaCha20Poly1305 == 0 {
