@@ -1,0 +1,406 @@
+package parts
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"lewes/transport/wire"
+)
+
+// feed adds parts in order and returns the messages that come together.
+func feed(t testing.TB, a *Assembler, in ...wire.Part) (out [][]byte) {
+	t.Helper()
+	for i, p := range in {
+		m, err := a.Add(p)
+		if err != nil {
+			t.Fatalf("part %d: %v", i, err)
+		}
+		if m != nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// forged is a part with the right header and other data.
+func forged(p wire.Part, n byte) wire.Part {
+	p.Data = bytes.Clone(p.Data)
+	p.Data[0] ^= 1 + n
+	return p
+}
+
+// TestAnyOrder puts messages of one to four parts together from every order of
+// their parts.
+//
+// Shows R1.12.
+func TestAnyOrder(t *testing.T) {
+	for count := 1; count <= wire.MaxParts; count++ {
+		message := pattern(count*100 - 1)
+		split := Split(message, 100)
+		order := make([]int, count)
+		for i := range order {
+			order[i] = i
+		}
+		permute(order, func() {
+			a := Assembler{Limit: MaxHandshake}
+			for i, n := range order {
+				m, err := a.Add(split[n])
+				if err != nil || (m != nil) != (i == count-1) || m != nil && !bytes.Equal(m, message) {
+					t.Errorf("order %v: after part %d: %d bytes, %v", order, n, len(m), err)
+				}
+			}
+			if a.Kept() != 0 {
+				t.Errorf("order %v: %d parts are left", order, a.Kept())
+			}
+		})
+	}
+}
+
+// permute calls f with every order of x.
+func permute(x []int, f func()) {
+	var rec func(k int)
+	rec = func(k int) {
+		if k == len(x) {
+			f()
+			return
+		}
+		for i := k; i < len(x); i++ {
+			x[k], x[i] = x[i], x[k]
+			rec(k + 1)
+			x[k], x[i] = x[i], x[k]
+		}
+	}
+	rec(0)
+}
+
+// Shows R1.18.
+func TestForgedPartsSpoilNothing(t *testing.T) {
+	message := pattern(400)
+	split := Split(message, 100)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		in := slices.Clone(split)
+		for n := range byte(maxKept - wire.MaxParts) {
+			in = append(in, forged(split[rng.IntN(len(split))], n))
+		}
+		rng.Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
+		a := Assembler{Limit: MaxHandshake}
+		if got := feed(t, &a, in...); len(got) != 1 || !bytes.Equal(got[0], message) {
+			t.Fatalf("%d messages came together", len(got))
+		}
+	}
+}
+
+// Shows R1.17.
+func TestNinthPartTakesTheOldestsPlace(t *testing.T) {
+	split := Split(pattern(200), 100)
+	a := Assembler{Limit: MaxHandshake}
+	feed(t, &a, split[0])
+	for n := range byte(maxKept - 1) {
+		feed(t, &a, forged(split[0], n))
+	}
+	if got := feed(t, &a, split[1]); len(got) != 0 || a.Kept() != maxKept {
+		t.Fatalf("the oldest of nine parts was kept: %d messages, %d parts", len(got), a.Kept())
+	}
+	// The next time the whole message is sent it joins: the part that stayed is
+	// older than what a forger can send now.
+	if got := feed(t, &a, split[0]); len(got) != 1 {
+		t.Error("the message sent again did not come together")
+	}
+	// An equal part takes no place, however often it comes.
+	a = Assembler{Limit: MaxHandshake}
+	feed(t, &a, split[0], forged(split[0], 1))
+	for range 3 * maxKept {
+		feed(t, &a, forged(split[0], 1))
+	}
+	if got := feed(t, &a, split[1]); a.Kept() != 0 || len(got) != 1 {
+		t.Errorf("a part repeated pushed another out: %d messages", len(got))
+	}
+}
+
+// Shows R1.19.
+func TestMessageLeavesNothing(t *testing.T) {
+	message := pattern(300)
+	split := Split(message, 100)
+	other := Split(pattern(299), 100)
+	a := Assembler{Limit: MaxHandshake}
+	for round := range 3 {
+		in := []wire.Part{other[0], split[2], forged(split[0], 3), split[0], forged(split[1], 9), split[1]}
+		if got := feed(t, &a, in...); len(got) != 1 || !bytes.Equal(got[0], message) {
+			t.Fatalf("round %d: %d messages", round, len(got))
+		}
+		if a.Kept() != 1 {
+			t.Fatalf("round %d: %d parts are kept beside the other message's", round, a.Kept()-1)
+		}
+	}
+	if got := feed(t, &a, other[2], other[1]); len(got) != 1 {
+		t.Error("another message's part was lost")
+	}
+	feed(t, &a, split[0])
+	if a.Reset(); a.Kept() != 0 {
+		t.Error("Reset leaves parts")
+	}
+}
+
+// Shows R1.15, R1.16.
+func TestOnlyWhatBelongsTogetherJoins(t *testing.T) {
+	message := pattern(200)
+	split := Split(message, 100)
+	otherID, otherCount := split[1], split[1]
+	otherID.MessageID[3] ^= 1
+	otherCount.Count = 3
+	for name, second := range map[string]wire.Part{
+		"another id":      otherID,
+		"another count":   otherCount,
+		"another content": forged(split[1], 0),
+		"a longer part":   {Index: 1, Count: 2, MessageID: split[1].MessageID, Data: append(bytes.Clone(split[1].Data), 0)},
+		"no data":         {Index: 1, Count: 2, MessageID: split[1].MessageID},
+	} {
+		a := Assembler{Limit: MaxHandshake}
+		if got := feed(t, &a, split[0], second); len(got) != 0 {
+			t.Errorf("%s joined", name)
+		}
+		if got := feed(t, &a, split[1]); len(got) != 1 || !bytes.Equal(got[0], message) {
+			t.Errorf("%s kept the honest part from joining", name)
+		}
+	}
+	a := Assembler{Limit: MaxHandshake}
+	one := Split(message, MaxData)[0]
+	one.MessageID[0] ^= 1
+	if m, err := a.Add(one); m != nil || !errors.Is(err, ErrHash) {
+		t.Errorf("one part with a wrong id: %d bytes, %v", len(m), err)
+	}
+}
+
+// TestUnequalPartsDoNotJoin cuts one message, whose hash is right, where Split
+// would not.
+//
+// Shows R1.13, R1.15.
+func TestUnequalPartsDoNotJoin(t *testing.T) {
+	message := pattern(300)
+	for _, cuts := range [][]int{{99, 201, 300}, {101, 200, 300}, {50, 300}, {149, 300}, {100, 200, 300}, {150, 300}, {120, 240, 300}} {
+		var in []wire.Part
+		start, even := 0, true
+		for i, end := range cuts {
+			in = append(in, wire.Part{Index: uint8(i), Count: uint8(len(cuts)), MessageID: ID(message), Data: message[start:end]})
+			if n := end - start; n > cuts[0] || n < cuts[0] && i < len(cuts)-1 {
+				even = false
+			}
+			start = end
+		}
+		a := Assembler{Limit: MaxHandshake}
+		if got := feed(t, &a, in...); (len(got) == 1) != even {
+			t.Errorf("cut at %v: joined: %v, want %v", cuts, len(got) == 1, even)
+		}
+	}
+}
+
+// Shows R1.20.
+func TestLimits(t *testing.T) {
+	for _, limit := range []int{MaxHandshake, MaxRegister} {
+		for _, size := range []int{limit - 1, limit, limit + 1} {
+			a := Assembler{Limit: limit}
+			var whole []byte
+			var failed error
+			for _, p := range Split(pattern(size), (limit+4)/4) {
+				m, err := a.Add(p)
+				if m != nil {
+					whole = m
+				}
+				failed = errors.Join(failed, err)
+			}
+			if want := size <= limit; (len(whole) == size) != want {
+				t.Errorf("limit %d: %d bytes joined: %v, %v", limit, size, whole != nil, failed)
+			}
+			if _, err := a.Add(Split(pattern(size), size)[0]); errors.Is(err, ErrTooLong) != (size > limit) {
+				t.Errorf("limit %d: one part of %d bytes: %v", limit, size, err)
+			}
+		}
+		// A part that can only belong to a longer message is not kept.
+		a := Assembler{Limit: limit}
+		if _, err := a.Add(wire.Part{Index: 0, Count: 4, Data: pattern(limit/3 + 1)}); !errors.Is(err, ErrTooLong) || a.Kept() != 0 {
+			t.Errorf("limit %d: a part of a longer message: %v, %d kept", limit, err, a.Kept())
+		}
+	}
+}
+
+// TestKeptDataIsOwn changes a packet's memory after its part was taken.
+func TestKeptDataIsOwn(t *testing.T) {
+	message := pattern(200)
+	split := Split(message, 100)
+	a := Assembler{Limit: MaxHandshake}
+	first := split[0]
+	first.Data = bytes.Clone(first.Data)
+	feed(t, &a, first)
+	clear(first.Data)
+	if got := feed(t, &a, split[1]); len(got) != 1 || !bytes.Equal(got[0], message) {
+		t.Error("the assembler kept its caller's memory")
+	}
+}
+
+// model is the assembler as section 1 writes it down, without a thought of cost.
+type model struct {
+	limit int
+	kept  []wire.Part
+}
+
+func (m *model) add(p wire.Part) []byte {
+	if p.Count == 1 {
+		if len(p.Data) <= m.limit && ID(p.Data) == p.MessageID {
+			return p.Data
+		}
+		return nil
+	}
+	least := len(p.Data)
+	if p.Index+1 < p.Count {
+		least = len(p.Data)*int(p.Count-1) + 1
+	}
+	if least > m.limit {
+		return nil
+	}
+	same := func(k wire.Part) bool {
+		return k.Index == p.Index && k.Count == p.Count && k.MessageID == p.MessageID && bytes.Equal(k.Data, p.Data)
+	}
+	if slices.ContainsFunc(m.kept, same) {
+		return nil
+	}
+	if len(m.kept) == 8 {
+		m.kept = m.kept[1:]
+	}
+	m.kept = append(slices.Clone(m.kept), p)
+	// Every choice of one kept part for each index, older ones first.
+	choices := [][]wire.Part{nil}
+	for index := range p.Count {
+		var longer [][]wire.Part
+		for _, c := range choices {
+			for _, k := range m.kept {
+				if k.Index != index || k.Count != p.Count || k.MessageID != p.MessageID || index == p.Index && !same(k) {
+					continue
+				}
+				longer = append(longer, append(slices.Clone(c), k))
+			}
+		}
+		choices = longer
+	}
+	for _, c := range choices {
+		var whole []byte
+		good := true
+		for i, k := range c {
+			whole = append(whole, k.Data...)
+			if n := len(k.Data); n == 0 || n > len(c[0].Data) || i < len(c)-1 && n != len(c[0].Data) {
+				good = false
+			}
+		}
+		if good && len(whole) <= m.limit && ID(whole) == p.MessageID {
+			m.kept = slices.DeleteFunc(slices.Clone(m.kept), func(k wire.Part) bool { return k.MessageID == p.MessageID })
+			return whole
+		}
+	}
+	return nil
+}
+
+// Shows R1.15, R1.16, R1.17, R1.18, R1.19, R1.20.
+func TestAssemblerAgreesWithModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		limit := rapid.IntRange(1, 64).Draw(t, "limit")
+		a := Assembler{Limit: limit}
+		m := model{limit: limit}
+		// Parts of a few short messages, whole, damaged and mixed up.
+		var pool []wire.Part
+		for range rapid.IntRange(1, 3).Draw(t, "messages") {
+			size := rapid.IntRange(1, 70).Draw(t, "size")
+			most := rapid.IntRange((size+3)/4, size).Draw(t, "most")
+			pool = append(pool, Split(pattern(size), most)...)
+		}
+		for step := range rapid.IntRange(1, 60).Draw(t, "steps") {
+			p := rapid.SampledFrom(pool).Draw(t, "part")
+			switch rapid.IntRange(0, 9).Draw(t, "change") {
+			case 0:
+				p = forged(p, rapid.Byte().Draw(t, "flip")&3)
+			case 1:
+				p.Data = p.Data[:rapid.IntRange(0, len(p.Data)).Draw(t, "cut")]
+			case 2:
+				p.Count = uint8(rapid.IntRange(int(p.Index)+1, wire.MaxParts).Draw(t, "count"))
+			case 3:
+				p.Index = uint8(rapid.IntRange(0, int(p.Count)-1).Draw(t, "index"))
+			}
+			got, _ := a.Add(p)
+			want := m.add(p)
+			if !bytes.Equal(got, want) || (got == nil) != (want == nil) && len(want) > 0 {
+				t.Fatalf("step %d: %d bytes, the model has %d", step, len(got), len(want))
+			}
+			if a.Kept() != len(m.kept) {
+				t.Fatalf("step %d: %d parts kept, the model keeps %d", step, a.Kept(), len(m.kept))
+			}
+		}
+	})
+}
+
+// FuzzAssembler reads a stream of parts, each with a length before it.
+func FuzzAssembler(f *testing.F) {
+	stream := func(in ...wire.Part) (b []byte) {
+		for _, p := range in {
+			content := p.Append(nil)
+			b = append(b, byte(len(content)))
+			b = append(b, content...)
+		}
+		return b
+	}
+	split := Split(pattern(200), 60)
+	f.Add(stream(split...))
+	f.Add(stream(split[3], split[1], split[0], split[2]))
+	f.Add(stream(split[0], forged(split[0], 1), split[1], split[1], split[2], forged(split[3], 7), split[3]))
+	f.Add(stream(Split(pattern(20), 60)...))
+	f.Add([]byte{5, 0x01, 1, 2, 3, 4})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a := Assembler{Limit: 512}
+		for len(b) > 0 {
+			n := min(int(b[0]), len(b)-1)
+			part, err := wire.ParsePart(b[1 : 1+n])
+			b = b[1+n:]
+			if err != nil {
+				continue
+			}
+			before := a.Kept()
+			m, err := a.Add(part)
+			switch {
+			case a.Kept() > maxKept:
+				t.Fatalf("%d parts are kept", a.Kept())
+			case err != nil && (m != nil || a.Kept() != before):
+				t.Fatalf("refused (%v), and yet kept or joined", err)
+			case m != nil && (len(m) > a.Limit || ID(m) != part.MessageID):
+				t.Fatalf("a message of %d bytes with another hash than its parts name", len(m))
+			}
+		}
+	})
+}
+
+func BenchmarkAssemble(b *testing.B) {
+	message := pattern(1313)
+	split := Split(message, MaxData)
+	for name, in := range map[string][]wire.Part{
+		"honest": split,
+		"forged": append(func() (f []wire.Part) {
+			for n := range byte(6) {
+				f = append(f, forged(split[n%2], n))
+			}
+			return f
+		}(), split...),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				a := Assembler{Limit: MaxHandshake}
+				if got := feed(b, &a, in...); len(got) != 1 {
+					b.Fatal(fmt.Sprint(len(got), " messages"))
+				}
+			}
+		})
+	}
+}
