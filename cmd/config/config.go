@@ -1,0 +1,198 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"lewes/crypto/kem"
+	"lewes/router/policy"
+	"lewes/transport/uri"
+)
+
+// Config is a gateway's configuration. Default and DefaultText say what each key is
+// for; the field has the key's name in the file.
+type Config struct {
+	Identity string `toml:"identity"` // IdentityFile says where, if this is empty
+	StateDir string `toml:"state_dir"`
+	Public   []Host `toml:"public"`
+
+	Listen    Listen    `toml:"listen"`
+	Access    Access    `toml:"access"`
+	Handshake Handshake `toml:"handshake"`
+	Session   Session   `toml:"session"`
+	Flows     Flows     `toml:"flows"`
+	Egress    Egress    `toml:"egress"`
+	Forward   Forward   `toml:"forward"`
+	Log       Log       `toml:"log"`
+	Metrics   Metrics   `toml:"metrics"`
+
+	Gateways []Gateway `toml:"gateway"`
+}
+
+// Listen is where and how packets come and go.
+type Listen struct {
+	Addresses     []Address `toml:"addresses"` // none: all of both families
+	Port          int       `toml:"port"`      // 0: any
+	Shards        int       `toml:"shards"`    // 0: GOMAXPROCS
+	Offload       Offload   `toml:"offload"`
+	GSO           bool      `toml:"gso"`
+	GRO           bool      `toml:"gro"`
+	ReceiveBuffer Size      `toml:"receive_buffer"` // 0: the system's
+	SendBuffer    Size      `toml:"send_buffer"`    // 0: the system's
+}
+
+// Offload says whether the kernel may cut and join datagrams.
+type Offload string
+
+// The values of Offload.
+const (
+	OffloadAuto Offload = "auto"
+	OffloadOff  Offload = "off" // whatever Listen.GSO and Listen.GRO say
+)
+
+// Access is who may use the gateway.
+type Access struct {
+	Mode    AccessMode `toml:"mode"`
+	Clients string     `toml:"clients"` // ClientsFile says where, if this is empty
+}
+
+// AccessMode says whom the gateway lets in.
+type AccessMode string
+
+// The values of AccessMode.
+const (
+	AccessListed AccessMode = "listed" // the clients in a file
+	AccessOpen   AccessMode = "open"   // everybody
+)
+
+// Handshake bounds what handshakes may cost.
+type Handshake struct {
+	KEMs           []KEM    `toml:"kems"`
+	AllowX25519    bool     `toml:"allow_x25519_kem"`
+	Tolerance      Duration `toml:"tolerance"`
+	MaxRecords     int      `toml:"max_records"`
+	RecordTTL      Duration `toml:"record_ttl"`
+	Rate           float64  `toml:"rate"` // a second and source
+	Burst          int      `toml:"burst"`
+	DirectoryRate  float64  `toml:"directory_rate"` // a second and address
+	TriesPerSecond int      `toml:"tries_per_second"`
+	MaxEarlyBytes  Size     `toml:"max_early_bytes"`
+}
+
+// Session bounds sessions and their keys.
+type Session struct {
+	Max          int      `toml:"max"`
+	TTL          Duration `toml:"ttl"`         // whole seconds
+	RekeyAfter   Duration `toml:"rekey_after"` // whole seconds
+	RekeyPackets int      `toml:"rekey_packets"`
+	DemotedTTL   Duration `toml:"demoted_ttl"`
+	MaxDatagram  int      `toml:"max_datagram"` // bytes
+}
+
+// Flows bounds flows to targets.
+type Flows struct {
+	MaxPerSession  int      `toml:"max_per_session"`
+	Max            int      `toml:"max"`
+	Idle           Duration `toml:"idle"`
+	ResolveTimeout Duration `toml:"resolve_timeout"`
+	MaxResolving   int      `toml:"max_resolving"` // datagrams a flow
+}
+
+// Egress is which targets are allowed.
+type Egress struct {
+	Allow []policy.Rule `toml:"allow"`
+	Deny  []policy.Rule `toml:"deny"`
+	Own   []netip.Addr  `toml:"own"`
+}
+
+// Forward bounds what goes on to other gateways.
+type Forward struct {
+	MaxClaims  int      `toml:"max_claims"` // a session
+	ClaimTTL   Duration `toml:"claim_ttl"`
+	HelloRate  float64  `toml:"hello_rate"` // a second and session
+	HelloBurst int      `toml:"hello_burst"`
+}
+
+// Gateway is another gateway that clients may go on to.
+type Gateway struct {
+	URI  uri.Gateway `toml:"uri"`
+	Name string      `toml:"name"` // may be empty
+}
+
+// Log is what is logged, and how.
+type Log struct {
+	Level  LogLevel  `toml:"level"`
+	Format LogFormat `toml:"format"`
+}
+
+// LogLevel is the least important kind of line that is logged.
+type LogLevel string
+
+// The values of LogLevel, which zapcore.ParseLevel reads.
+const (
+	LogDebug LogLevel = "debug"
+	LogInfo  LogLevel = "info"
+	LogWarn  LogLevel = "warn"
+	LogError LogLevel = "error"
+)
+
+// LogFormat is whom log lines are for.
+type LogFormat string
+
+// The values of LogFormat.
+const (
+	LogConsole LogFormat = "console"
+	LogJSON    LogFormat = "json"
+)
+
+// Metrics is where figures are given out.
+type Metrics struct {
+	Listen string `toml:"listen"` // IP address and port; empty: nowhere
+}
+
+// Default returns the configuration of a gateway that is told nothing.
+func Default() *Config {
+	const minute = Duration(time.Minute)
+	return &Config{
+		Public: []Host{},
+		Listen: Listen{
+			Addresses:     []Address{},
+			Port:          uri.DefaultPort,
+			Offload:       OffloadAuto,
+			GSO:           true,
+			GRO:           true,
+			ReceiveBuffer: 4 << 20,
+			SendBuffer:    4 << 20,
+		},
+		Access: Access{Mode: AccessListed},
+		Handshake: Handshake{
+			KEMs:           []KEM{KEM(kem.MLKEM768), KEM(kem.XWing)},
+			Tolerance:      minute / 2,
+			MaxRecords:     1 << 16,
+			RecordTTL:      minute * 3 / 2,
+			Rate:           20,
+			Burst:          40,
+			DirectoryRate:  1000,
+			TriesPerSecond: 500,
+			MaxEarlyBytes:  64 << 20,
+		},
+		Session: Session{
+			Max:          1_000_000,
+			TTL:          24 * 60 * minute,
+			RekeyAfter:   15 * minute,
+			RekeyPackets: maxRekeyPackets,
+			DemotedTTL:   minute,
+			MaxDatagram:  maxDatagram,
+		},
+		Flows: Flows{
+			MaxPerSession:  256,
+			Max:            100_000,
+			Idle:           maxFlowIdle,
+			ResolveTimeout: minute / 12,
+			MaxResolving:   16,
+		},
+		Egress:  Egress{Allow: []policy.Rule{}, Deny: []policy.Rule{}, Own: []netip.Addr{}},
+		Forward: Forward{MaxClaims: 16, ClaimTTL: 5 * minute, HelloRate: 2, HelloBurst: 10},
+		Log:     Log{Level: LogInfo, Format: LogConsole},
+	}
+}

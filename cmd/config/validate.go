@@ -1,0 +1,232 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"lewes/crypto/identity"
+	"lewes/crypto/kem"
+	"lewes/router/policy"
+)
+
+// What keys may say, where the protocol or common sense sets it.
+const (
+	maxDatagram     = 1500                        // section 1 of PROTOCOL.md
+	minDatagram     = 1080                        // the largest datagram of a handshake, section 1
+	maxRekeyPackets = 1 << 28                     // section 6
+	maxFlowIdle     = Duration(120 * time.Second) // section 8: then a client may use the flow's id anew
+	maxFlowIDs      = 1 << 16                     // as many as there are
+	maxShards       = 256
+	maxBuffer       = 1 << 30
+	maxSessions     = 1 << 24
+	maxFlows        = 10_000_000
+	maxRate         = 1_000_000
+	maxRules        = 1024 // of each kind: all are looked at for each new flow
+	maxHosts        = 64
+	maxGateways     = 10_000
+	maxName         = 64
+)
+
+// Validate tells what makes no sense in a configuration, as an *Error with all of
+// it. Parse has done that already.
+func (c *Config) Validate() error { return invalid(c.problems()) }
+
+type problems []Problem
+
+// places are those of entries in lists.
+var places = regexp.MustCompile(`\[\d+\]`)
+
+func (p *problems) add(at, format string, args ...any) {
+	key := places.ReplaceAllString(at, "")
+	*p = append(*p, Problem{Key: key, Reason: fmt.Sprintf(format, args...), at: at})
+}
+
+// within looks whether a value is from low to high.
+func within[T int | float64 | Size | Duration](p *problems, at string, v, low, high T) {
+	if !(v >= low && v <= high) { // so that no comparison with NaN passes
+		p.add(at, "%v is not from %v to %v", v, low, high)
+	}
+}
+
+func oneOf[T ~string](p *problems, at string, v T, choices ...T) {
+	if slices.Contains(choices, v) {
+		return
+	}
+	var quoted []string
+	for _, s := range choices {
+		quoted = append(quoted, fmt.Sprintf("%q", s))
+	}
+	p.add(at, "%q is not one of %s", shorten(string(v)), strings.Join(quoted, ", "))
+}
+
+func atMost[T any](p *problems, at string, entries []T, most int) {
+	if len(entries) > most {
+		p.add(at, "%d entries are more than %d", len(entries), most)
+	}
+}
+
+// once looks whether every entry of a list is there once.
+func once[T comparable](p *problems, at string, entries []T) {
+	first := make(map[T]int, len(entries))
+	for i, e := range entries {
+		if n, twice := first[e]; twice {
+			p.add(indexed(at, i+1), `"%v" is in the list twice: it is entry %d already`, e, n)
+			continue
+		}
+		first[e] = i + 1
+	}
+}
+
+func wholeSeconds(p *problems, at string, d Duration) {
+	if time.Duration(d)%time.Second != 0 {
+		p.add(at, "%v is not a whole number of seconds, which is what clients are told", d)
+	}
+}
+
+// file looks at the path of a file or folder.
+func file(p *problems, at, path string) {
+	if strings.HasPrefix(path, "~") {
+		p.add(at, "%q begins with ~, which only a shell understands; write the whole path", shorten(path))
+	}
+	if strings.ContainsRune(path, 0) {
+		p.add(at, "%q has a zero byte in it", shorten(path))
+	}
+}
+
+func (c *Config) problems() []Problem {
+	var p problems
+	file(&p, "identity", c.Identity)
+	file(&p, "state_dir", c.StateDir)
+	atMost(&p, "public", c.Public, maxHosts)
+	once(&p, "public", c.Public)
+	c.Listen.check(&p)
+	c.Access.check(&p)
+	c.Handshake.check(&p)
+	c.Session.check(&p)
+	c.Flows.check(&p)
+	c.Egress.check(&p)
+	c.Forward.check(&p)
+	checkGateways(&p, c.Gateways)
+	oneOf(&p, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
+	oneOf(&p, "log.format", c.Log.Format, LogConsole, LogJSON)
+	if s := c.Metrics.Listen; s != "" {
+		if _, err := netip.ParseAddrPort(s); err != nil {
+			p.add("metrics.listen", `%q is not an IP address and a port, such as "127.0.0.1:9264"; "" turns metrics off`, shorten(s))
+		}
+	}
+	return p
+}
+
+func (l *Listen) check(p *problems) {
+	atMost(p, "listen.addresses", l.Addresses, maxHosts)
+	once(p, "listen.addresses", l.Addresses)
+	within(p, "listen.port", l.Port, 0, 65535)
+	within(p, "listen.shards", l.Shards, 0, maxShards)
+	oneOf(p, "listen.offload", l.Offload, OffloadAuto, OffloadOff)
+	within(p, "listen.receive_buffer", l.ReceiveBuffer, 0, maxBuffer)
+	within(p, "listen.send_buffer", l.SendBuffer, 0, maxBuffer)
+}
+
+func (a *Access) check(p *problems) {
+	oneOf(p, "access.mode", a.Mode, AccessListed, AccessOpen)
+	file(p, "access.clients", a.Clients)
+}
+
+func (h *Handshake) check(p *problems) {
+	if len(h.KEMs) == 0 {
+		p.add("handshake.kems", "the list is empty, and without a key exchange no client can come; name %q", kem.MLKEM768)
+	}
+	once(p, "handshake.kems", h.KEMs)
+	for i, k := range h.KEMs {
+		if kem.ID(k) == kem.X25519 && !h.AllowX25519 {
+			p.add(indexed("handshake.kems", i+1), "%q is broken by a quantum computer; leave it out, or for a test set allow_x25519_kem = true", k)
+		}
+	}
+	const minute = Duration(time.Minute)
+	within(p, "handshake.tolerance", h.Tolerance, minute/60, 10*minute)
+	within(p, "handshake.max_records", h.MaxRecords, 1, maxSessions)
+	within(p, "handshake.record_ttl", h.RecordTTL, minute/60, 10*minute)
+	within(p, "handshake.rate", h.Rate, 0.1, maxRate)
+	within(p, "handshake.burst", h.Burst, 1, maxRate)
+	within(p, "handshake.directory_rate", h.DirectoryRate, 0.1, maxRate)
+	within(p, "handshake.tries_per_second", h.TriesPerSecond, 1, maxRate)
+	within(p, "handshake.max_early_bytes", h.MaxEarlyBytes, 64<<10, 16<<30)
+}
+
+func (s *Session) check(p *problems) {
+	const minute = Duration(time.Minute)
+	within(p, "session.max", s.Max, 1, maxSessions)
+	within(p, "session.ttl", s.TTL, minute/60, 365*24*60*minute)
+	wholeSeconds(p, "session.ttl", s.TTL)
+	within(p, "session.rekey_after", s.RekeyAfter, minute/60, 24*60*minute)
+	wholeSeconds(p, "session.rekey_after", s.RekeyAfter)
+	within(p, "session.rekey_packets", s.RekeyPackets, 16, maxRekeyPackets)
+	within(p, "session.demoted_ttl", s.DemotedTTL, minute/60, 10*minute)
+	within(p, "session.max_datagram", s.MaxDatagram, minDatagram, maxDatagram)
+}
+
+func (f *Flows) check(p *problems) {
+	within(p, "flows.max_per_session", f.MaxPerSession, 1, maxFlowIDs)
+	within(p, "flows.max", f.Max, 1, maxFlows)
+	if f.MaxPerSession > f.Max {
+		p.add("flows.max_per_session", "%d is more than flows.max, %d, which holds for all sessions together", f.MaxPerSession, f.Max)
+	}
+	within(p, "flows.idle", f.Idle, Duration(time.Second), maxFlowIdle)
+	within(p, "flows.resolve_timeout", f.ResolveTimeout, Duration(100*time.Millisecond), Duration(time.Minute))
+	within(p, "flows.max_resolving", f.MaxResolving, 1, 1024)
+}
+
+func (e *Egress) check(p *problems) {
+	atMost(p, "egress.allow", e.Allow, maxRules)
+	atMost(p, "egress.deny", e.Deny, maxRules)
+	atMost(p, "egress.own", e.Own, maxRules)
+	for i, r := range e.Allow {
+		if err := policy.CheckAllow(r); err != nil {
+			p.add(indexed("egress.allow", i+1), "%v", err)
+		}
+	}
+	for i, a := range e.Own {
+		if !a.IsValid() || a.IsUnspecified() {
+			p.add(indexed("egress.own", i+1), "%q is the address of no machine", a)
+		}
+	}
+}
+
+func (f *Forward) check(p *problems) {
+	within(p, "forward.max_claims", f.MaxClaims, 1, 1<<16)
+	within(p, "forward.claim_ttl", f.ClaimTTL, Duration(time.Second), Duration(time.Hour))
+	within(p, "forward.hello_rate", f.HelloRate, 0.1, maxRate)
+	within(p, "forward.hello_burst", f.HelloBurst, 1, maxRate)
+}
+
+func checkGateways(p *problems, gateways []Gateway) {
+	atMost(p, "gateway", gateways, maxGateways)
+	byIdentity := make(map[identity.PublicKey]int, len(gateways))
+	byName := make(map[string]int, len(gateways))
+	for i, g := range gateways {
+		at := indexed("gateway", i+1)
+		if g.URI.Host == "" {
+			p.add(at, `it has no uri; write uri = "lewes://IDENTITY@host:port" as that gateway prints it`)
+			continue
+		}
+		if n, twice := byIdentity[g.URI.Identity]; twice {
+			p.add(at+".uri", "%q is in the list twice: its identity is that of entry %d", g.URI, n)
+		}
+		byIdentity[g.URI.Identity] = i + 1
+		if g.Name == "" {
+			continue
+		}
+		if n, twice := byName[g.Name]; twice {
+			p.add(at+".name", "%q is in the list twice: it is the name of entry %d", shorten(g.Name), n)
+		}
+		byName[g.Name] = i + 1
+		if len(g.Name) > maxName || strings.ContainsFunc(g.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			p.add(at+".name", "%q is not a name of printable characters, at most %d bytes long", shorten(g.Name), maxName)
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"lewes/crypto/kem"
+	"lewes/transport/wire"
+)
+
+// What the text of a value can fail to be.
+var (
+	errDuration = errors.New(`not a duration: write a number and a unit, such as "500ms", "30s", "15m" or "24h"`)
+	errSize     = errors.New(`not a size: write a number of bytes, or a number and KiB, MiB or GiB, such as "64MiB"`)
+	errAddress  = errors.New(`not an address to listen on: write an IP address, perhaps with a port, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
+	errHost     = errors.New(`not a host: write a host name or an IP address, perhaps with a port, such as "gw.example.com" or "203.0.113.7:443"`)
+)
+
+// Duration is a time.Duration whose text leaves out what is zero: "24h".
+type Duration time.Duration
+
+// String returns the text that UnmarshalText reads.
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// MarshalText is String.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads a duration such as "1h30m", which is not negative.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil || parsed < 0 || text[0] == '-' {
+		return fmt.Errorf("%q is %w", text, errDuration)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// Size is a number of bytes.
+type Size int64
+
+var sizeUnits = []struct {
+	name  string
+	shift uint
+}{{"GiB", 30}, {"MiB", 20}, {"KiB", 10}}
+
+// String returns the text that UnmarshalText reads, in the largest unit that it is
+// a whole number of.
+func (s Size) String() string {
+	for _, u := range sizeUnits {
+		if n := s >> u.shift; s > 0 && n<<u.shift == s {
+			return strconv.FormatInt(int64(n), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// MarshalText is String.
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a number of bytes, such as "65536", or of larger units, such
+// as "64MiB".
+func (s *Size) UnmarshalText(text []byte) error {
+	digits, shift := string(text), uint(0)
+	for _, u := range sizeUnits {
+		if n, found := strings.CutSuffix(digits, u.name); found {
+			digits, shift = n, u.shift
+			break
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || n > math.MaxInt64>>shift {
+		return fmt.Errorf("%q is %w", text, errSize)
+	}
+	*s = Size(n << shift)
+	return nil
+}
+
+// Address is an IP address to listen on. Where its port is 0 it takes that of the
+// configuration.
+type Address struct{ netip.AddrPort }
+
+// String returns the text that UnmarshalText reads: "192.0.2.1",
+// "[2001:db8::1]:443".
+func (a Address) String() string {
+	if a.Port() == 0 {
+		return a.Addr().String()
+	}
+	return a.AddrPort.String()
+}
+
+// MarshalText is String.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads an IP address with a port or without.
+func (a *Address) UnmarshalText(text []byte) error {
+	s := string(text)
+	addr, err := netip.ParseAddr(s)
+	port := uint16(0)
+	if err != nil {
+		with, err := netip.ParseAddrPort(s)
+		if err != nil || with.Port() == 0 {
+			return fmt.Errorf("%q is %w", text, errAddress)
+		}
+		addr, port = with.Addr(), with.Port()
+	}
+	a.AddrPort = netip.AddrPortFrom(addr.Unmap(), port)
+	return nil
+}
+
+// Host is what a gateway is reached by. It is comparable.
+type Host struct {
+	Name string // a host name in lower case, or an IP address without brackets
+	Port uint16 // 0: the port that the gateway listens on
+}
+
+// String returns the text that UnmarshalText reads.
+func (h Host) String() string {
+	if h.Port == 0 {
+		return h.Name
+	}
+	return net.JoinHostPort(h.Name, strconv.Itoa(int(h.Port)))
+}
+
+// MarshalText is String.
+func (h Host) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText reads a host name or an IP address with a port or without. An
+// address that leads to no one machine is refused.
+func (h *Host) UnmarshalText(text []byte) error {
+	s := string(text)
+	name, portText, err := net.SplitHostPort(s)
+	var port uint64
+	if err == nil {
+		if port, err = strconv.ParseUint(portText, 10, 16); err != nil || port == 0 {
+			return fmt.Errorf("%q is %w", text, errHost)
+		}
+	} else {
+		name = s
+	}
+	addr, err := netip.ParseAddr(name)
+	switch {
+	case err != nil && !wire.IsHostName([]byte(name)):
+		return fmt.Errorf("%q is %w", text, errHost)
+	case err != nil:
+		name = strings.ToLower(name)
+	case addr.Unmap().IsUnspecified() || addr.Zone() != "":
+		return fmt.Errorf("%q leads nowhere from other machines: %w", text, errHost)
+	default:
+		name = addr.Unmap().String()
+	}
+	*h = Host{name, uint16(port)}
+	return nil
+}
+
+// KEM is a kem.ID with its name for a text.
+type KEM kem.ID
+
+// String returns the mechanism's name.
+func (k KEM) String() string { return kem.ID(k).String() }
+
+// MarshalText is String.
+func (k KEM) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the name of a mechanism, as kem.ParseID does.
+func (k *KEM) UnmarshalText(text []byte) error {
+	id, err := kem.ParseID(string(text))
+	if err != nil {
+		return err
+	}
+	*k = KEM(id)
+	return nil
+}
