@@ -162,6 +162,7 @@ type Session struct {
 	lastOpened   time.Time
 	lastSent     uint64 // Sealed() when the keepalive was last looked at
 	keepaliveAt  time.Time
+	keptAlive    bool // the last look brought a Ping
 	restAt       time.Time
 	demotedAckAt time.Time
 	deadline     time.Time // zero: never
