@@ -348,3 +348,10 @@ func (p *peer) serverSession() *state.Session {
 	defer p.r.shard.mu.Unlock()
 	return p.r.shard.sessions.Find(p.session.Current().Index()).Session()
 }
+
+// sendOne seals a datagram of flow 1 into the peer's output.
+func sendOne(t testing.TB, p *peer) {
+	if err := p.session.Send(wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1, Payload: []byte("x")}, &p.out); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -17,26 +17,38 @@ func (s *Shard) turnPacket(now time.Time, packet []byte, from path.Path) {
 		s.counters.Malformed++
 		return
 	}
-	switch h.Level {
-	case wire.LevelTransport:
-		if g := s.sessions.Find(h.ReceiverIdx); g != nil {
-			s.turnSealed(now, g, packet, from)
-		} else {
-			s.turnUnknown(now, h.ReceiverIdx, packet, from)
+	if h.Level != wire.LevelTransport {
+		if s.backlog.push(now, packet, from) {
+			s.counters.Stale++
 		}
-	case wire.LevelHandshake:
+		s.turnBacklog(now) // at once if there is time: what follows may need its session
+		return
+	}
+	if g := s.sessions.Find(h.ReceiverIdx); g != nil {
+		s.turnSealed(now, g, packet, from)
+	} else {
+		s.turnUnknown(now, h.ReceiverIdx, packet, from)
+	}
+}
+
+// turnGreeting handles a packet of a handshake, which is of level 1 or 2.
+func (s *Shard) turnGreeting(now time.Time, packet []byte, from path.Path) {
+	h, err := wire.ParseHeader(packet)
+	switch {
+	case err != nil:
+		s.counters.Malformed++
+	case h.Level == wire.LevelHandshake:
 		s.turnHandshake(now, h.ReceiverIdx, packet, from)
-	case wire.LevelClear:
-		if s.closing {
-			s.handshakes.Refuse(now, packet, from, &s.output)
-			return
-		}
+	case s.closing:
+		s.handshakes.Refuse(now, packet, from, &s.output)
+	default:
 		s.count(s.handshakes.Clear(now, packet, from, &s.output))
 	}
 }
 
 // turnSealed handles a packet of an established session.
 func (s *Shard) turnSealed(now time.Time, g *state.Generation, packet []byte, from path.Path) {
+	s.backlog.lastOne = now
 	session := g.Session()
 	t, content, err := g.Open(now, packet, from, &s.output)
 	if err != nil {

@@ -33,6 +33,7 @@ type Shard struct {
 	mu         sync.Mutex
 	closing    bool
 	handshakes *state.Handshakes
+	backlog    backlog
 	sessions   *state.Sessions
 	output     state.Output
 	resets     *budget.Table
@@ -152,6 +153,7 @@ func (s *Shard) Turn(f func(now time.Time)) {
 // turnEnd sends what the turn has gathered and sets the alarm for the next
 // deadline.
 func (s *Shard) turnEnd(now time.Time) {
+	s.turnBacklog(now)
 	for _, f := range s.written {
 		f.flush()
 	}
@@ -183,6 +185,9 @@ func (s *Shard) turnAnswers() {
 
 func (s *Shard) turnAlarm(now time.Time) {
 	next := time.Time{}
+	if s.backlog.len() > 0 {
+		next = now.Add(stretch)
+	}
 	for _, at := range [...]time.Time{s.sessions.Next(), s.handshakes.Next(), s.flowTimes.Next(), s.claims.Next()} {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at

@@ -2,6 +2,7 @@ package router
 
 import (
 	"sync/atomic"
+	"time"
 
 	"lewes/state"
 )
@@ -24,6 +25,11 @@ type Stats struct {
 	FlowsOpened, FlowsRefused            uint64
 	Forwarded, Returned, Unclaimed       uint64
 	TooLarge, EgressFailed, ClientFailed uint64
+
+	// Handshake packets that wait, that waited too long, and the time that
+	// handshakes took in all.
+	Backlog, Stale uint64
+	HandshakeTime  time.Duration
 }
 
 // Traffic is a number of flows' datagrams and their payload's bytes.
@@ -67,6 +73,9 @@ func (s *Stats) add(o *Stats) {
 	sum(&s.TooLarge, o.TooLarge)
 	sum(&s.EgressFailed, o.EgressFailed)
 	sum(&s.ClientFailed, o.ClientFailed)
+	sum(&s.Backlog, o.Backlog)
+	sum(&s.Stale, o.Stale)
+	s.HandshakeTime += o.HandshakeTime
 	s.Handshakes.Add(&o.Handshakes)
 }
 
@@ -76,6 +85,7 @@ func (s *Shard) stats() Stats {
 	c.Sessions = uint64(s.sessions.Len())
 	c.Records = uint64(s.handshakes.Len())
 	c.Flows = uint64(s.flows)
+	c.Backlog = uint64(s.backlog.len())
 	c.Claims = uint64(s.claims.Len())
 	c.Handshakes = s.handshakes.Stats
 	c.Down = Traffic{s.counters.downPackets.Load(), s.counters.downBytes.Load()}

@@ -62,6 +62,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 			out.counter("rejects_total", "Hellos that were rejected.", n, "code", wire.RejectCode(code).String())
 		}
 	}
+	out.gauge("handshake_backlog_packets", "Handshake packets that wait for their share of the time.", s.Backlog)
+	out.counter("handshake_stale_packets_total", "Handshake packets given up because they waited too long.", s.Stale)
+	out.counter("handshake_milliseconds_total", "Time that shards spent on handshakes.", uint64(s.HandshakeTime.Milliseconds()))
 	out.counter("rekeys_total", "Subsessions that were completed.", s.Rekeys)
 	out.counter("moves_total", "Changes of a client's address.", s.Moves)
 	out.counter("resets_total", "Resets sent for unknown sessions.", s.Resets)

@@ -1,0 +1,104 @@
+package router
+
+import (
+	"bytes"
+	"time"
+
+	"lewes/transport/path"
+)
+
+// The handshakes' share of a shard's time. A handshake costs as much as hundreds
+// of datagrams, so what belongs to handshakes waits in a backlog: it is worked off
+// in short stretches, and while datagrams come, in no more than a third of the
+// time.
+const (
+	stretch    = time.Millisecond      // of handshakes in one turn
+	savings    = 3 * time.Millisecond  // the most that an unused share adds up to
+	shareOf    = 3                     // handshakes get one part in three
+	busyFor    = 10 * time.Millisecond // after a datagram the shard counts as busy
+	maxBacklog = 1024                  // packets
+	staleAfter = time.Second           // the client has sent it again by then
+)
+
+// backlog holds the handshake packets that wait, oldest first.
+type backlog struct {
+	queue   []waitingPacket
+	first   int // of queue that still waits
+	earned  time.Time
+	left    time.Duration // of the handshakes' share
+	lastOne time.Time     // when a datagram of a session came last
+}
+
+type waitingPacket struct {
+	data []byte
+	from path.Path
+	came time.Time
+}
+
+func (b *backlog) len() int { return len(b.queue) - b.first }
+
+// push adds a copy of a packet. A full backlog gives its oldest up.
+func (b *backlog) push(now time.Time, packet []byte, from path.Path) (dropped bool) {
+	if b.len() == maxBacklog {
+		b.pop()
+		dropped = true
+	}
+	b.queue = append(b.queue, waitingPacket{bytes.Clone(packet), from, now})
+	return dropped
+}
+
+func (b *backlog) pop() waitingPacket {
+	p := b.queue[b.first]
+	b.queue[b.first] = waitingPacket{}
+	if b.first++; b.first == len(b.queue) {
+		b.queue, b.first = b.queue[:0], 0
+	} else if b.first >= maxBacklog {
+		n := copy(b.queue, b.queue[b.first:])
+		clear(b.queue[n:])
+		b.queue, b.first = b.queue[:n], 0
+	}
+	return p
+}
+
+// delay returns how long the oldest packet has waited.
+func (b *backlog) delay(now time.Time) time.Duration {
+	if b.len() == 0 {
+		return 0
+	}
+	return now.Sub(b.queue[b.first].came)
+}
+
+// busy reports whether datagrams compete with handshakes.
+func (b *backlog) busy(now time.Time) bool { return now.Sub(b.lastOne) < busyFor }
+
+// allowance returns how long handshakes may take in this turn.
+func (b *backlog) allowance(now time.Time) time.Duration {
+	if !b.busy(now) {
+		return stretch
+	}
+	b.left = min(savings, b.left+now.Sub(b.earned)/shareOf)
+	b.earned = now
+	return min(stretch, b.left)
+}
+
+// turnBacklog works handshakes off within their share of the time. What is left
+// is taken up by the next turn, at the latest by the alarm.
+func (s *Shard) turnBacklog(now time.Time) {
+	b := &s.backlog
+	if b.len() == 0 {
+		return
+	}
+	allowed := b.allowance(now)
+	begun := now
+	for b.len() > 0 && now.Sub(begun) < allowed {
+		p := b.pop()
+		if now.Sub(p.came) > staleAfter {
+			s.counters.Stale++
+			continue
+		}
+		s.turnGreeting(now, p.data, p.from)
+		now = s.now()
+	}
+	b.left -= now.Sub(begun)
+	s.counters.HandshakeTime += now.Sub(begun)
+}

@@ -1,0 +1,101 @@
+package router
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"lewes/crypto/kem"
+	"lewes/crypto/seal"
+	"lewes/state"
+	"lewes/transport"
+	"lewes/transport/path"
+)
+
+// hello returns the first packet of a handshake.
+func hello(t testing.TB, seed uint64, now time.Time) []byte {
+	var out state.Output
+	if _, err := state.NewClient(now, state.ClientConfig{
+		Gateway: gatewayID.Public(), Identity: testIdentity(2), KEM: kem.MLKEM768,
+		Suites: seal.Offer(), Rand: seeded(seed), Path: clientAt,
+	}, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out.Packets[0].Data
+}
+
+// slowClock makes every look at the clock cost what a handshake step would.
+func (r *rig) slowClock(step time.Duration) func() time.Time {
+	return func() time.Time {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.time = r.time.Add(step)
+		return r.time
+	}
+}
+
+func TestHandshakesLeaveTimeForDatagrams(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
+	p := r.connect(2, clientAt)
+	p.data(1, target, "open")
+	r.shard.now = r.slowClock(200 * time.Microsecond)
+	begun, spent := r.time, r.shard.Stats().HandshakeTime
+	datagrams := 0
+	for i := range 400 {
+		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), uint16(i+1))}
+		p.out.Reset()
+		sendOne(t, p)
+		r.shard.Receive(r.time, []transport.Packet{
+			{Data: p.out.Packets[0].Data, Path: clientAt},
+			{Data: hello(t, uint64(i), r.time), Path: from},
+			{Data: hello(t, uint64(i)+1000, r.time), Path: from},
+		}, nil)
+		r.mu.Lock()
+		r.time = r.time.Add(100 * time.Microsecond) // the datagrams' own time
+		r.mu.Unlock()
+		datagrams++
+	}
+	total := r.time.Sub(begun)
+	share := float64(r.shard.Stats().HandshakeTime-spent) / float64(total)
+	if share > 0.45 {
+		t.Errorf("handshakes took %.0f %% of the time, want about a third", 100*share)
+	}
+	if got := len(r.egress.at(target).take()); got != datagrams+1 {
+		t.Errorf("%d datagrams passed of %d", got, datagrams+1)
+	}
+	if r.shard.Stats().Backlog == 0 {
+		t.Error("nothing waits: the test did not overload the shard")
+	}
+}
+
+func TestBacklogIsBoundedAndGoesStale(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
+	b := &r.shard.backlog
+	packet := hello(t, 1, epoch)
+	for range maxBacklog + 10 {
+		b.push(epoch, packet, clientAt)
+	}
+	if b.len() != maxBacklog {
+		t.Errorf("%d packets wait, want %d", b.len(), maxBacklog)
+	}
+	r.advance(staleAfter + time.Millisecond)
+	if s := r.shard.Stats(); s.Backlog != 0 || s.Stale != maxBacklog || s.Handshakes.Hellos != 0 {
+		t.Errorf("after a second: %d wait, %d stale, %d hellos", s.Backlog, s.Stale, s.Handshakes.Hellos)
+	}
+}
+
+func TestBacklogKeepsItsOrder(t *testing.T) {
+	var b backlog
+	next := byte(0)
+	for round := range 5000 {
+		b.push(epoch, []byte{byte(round)}, clientAt)
+		if round%3 == 2 {
+			for range 3 {
+				if got := b.pop().data[0]; got != next {
+					t.Fatalf("round %d: popped %d, want %d", round, got, next)
+				}
+				next++
+			}
+		}
+	}
+}
