@@ -316,7 +316,7 @@ func (e *HandshakeError) Error() string {
 		return fmt.Sprintf("the gateway was busy for %s and says to come back in %s", after, time.Duration(e.Busy.RetryAfterMillis)*time.Millisecond)
 	case e.Unproved:
 		return fmt.Sprintf("the gateway did not prove that it is %s: its key exchange was not signed by that identity; check the URI", e.Gateway)
-	case e.Reached == Handshaking:
+	case e.Answered && e.Reached == Handshaking:
 		return fmt.Sprintf("the gateway answered the hello but not the handshake within %s: it does not list this client's identity, or packets of 700 bytes are lost on the way", after)
 	case e.Answered:
 		return fmt.Sprintf("the gateway answered the hello but its key exchange did not arrive whole within %s: packets are lost on the way", after)
