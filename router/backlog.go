@@ -60,14 +60,6 @@ func (b *backlog) pop() waitingPacket {
 	return p
 }
 
-// delay returns how long the oldest packet has waited.
-func (b *backlog) delay(now time.Time) time.Duration {
-	if b.len() == 0 {
-		return 0
-	}
-	return now.Sub(b.queue[b.first].came)
-}
-
 // busy reports whether datagrams compete with handshakes.
 func (b *backlog) busy(now time.Time) bool { return now.Sub(b.lastOne) < busyFor }
 

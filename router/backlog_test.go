@@ -39,23 +39,23 @@ func TestHandshakesLeaveTimeForDatagrams(t *testing.T) {
 	p := r.connect(2, clientAt)
 	p.data(1, target, "open")
 	r.shard.now = r.slowClock(200 * time.Microsecond)
-	begun, spent := r.time, r.shard.Stats().HandshakeTime
+	begun, spent := r.now(), r.shard.Stats().HandshakeTime
 	datagrams := 0
 	for i := range 400 {
 		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), uint16(i+1))}
 		p.out.Reset()
 		sendOne(t, p)
-		r.shard.Receive(r.time, []transport.Packet{
+		r.shard.Receive(r.now(), []transport.Packet{
 			{Data: p.out.Packets[0].Data, Path: clientAt},
-			{Data: hello(t, uint64(i), r.time), Path: from},
-			{Data: hello(t, uint64(i)+1000, r.time), Path: from},
+			{Data: hello(t, uint64(i), r.now()), Path: from},
+			{Data: hello(t, uint64(i)+1000, r.now()), Path: from},
 		}, nil)
 		r.mu.Lock()
 		r.time = r.time.Add(100 * time.Microsecond) // the datagrams' own time
 		r.mu.Unlock()
 		datagrams++
 	}
-	total := r.time.Sub(begun)
+	total := r.now().Sub(begun)
 	share := float64(r.shard.Stats().HandshakeTime-spent) / float64(total)
 	if share > 0.45 {
 		t.Errorf("handshakes took %.0f %% of the time, want about a third", 100*share)
