@@ -156,7 +156,11 @@ func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Ou
 	if err != nil {
 		return err
 	}
-	if !t.Allowed(wire.LevelClear, wire.ToGateway) {
+	header, err := wire.ParseHeader(packet)
+	if err != nil {
+		return err
+	}
+	if !header.Allows(t, wire.ToGateway) {
 		return ErrMisplaced
 	}
 	if t == wire.TypeClientHello {
