@@ -315,8 +315,10 @@ func shootGateway(g *gatewayEnd) (s gatewayShot) {
 		records: g.handshakes.Len(), sessions: g.sessions.Len(), indexes: g.sessions.table.count, session: shootSession(g.only()),
 		data: len(g.data), closed: len(g.closed), opened: g.handshakes.Stats.Opened, established: g.handshakes.Stats.Established,
 	}
-	for _, r := range g.handshakes.records {
-		s.record = shootRecord(r)
+	if len(g.handshakes.records) == 1 {
+		for _, r := range g.handshakes.records {
+			s.record = shootRecord(r)
+		}
 	}
 	return s
 }
