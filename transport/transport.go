@@ -31,9 +31,9 @@ func (p *Packet) Count() int {
 	return (len(p.Data) + p.Segment - 1) / p.Segment
 }
 
-// Segments yields the datagrams in p in the order in which they came, at least one. They
-// alias Data, each with no room behind it, so that an append to one never writes
-// into the next.
+// Segments yields the datagrams in p in the order in which they came, at least one.
+// They alias Data, each with no room behind it, so that an append to one never
+// writes into the next.
 func (p *Packet) Segments() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		rest, size := p.Data, p.Segment

@@ -1,0 +1,26 @@
+//go:build unix
+
+package udp
+
+import "syscall"
+
+func kindOf(e syscall.Errno) ErrorKind {
+	switch e {
+	case syscall.EMSGSIZE:
+		return TooLarge
+	case syscall.EAGAIN:
+		return Full
+	case syscall.ENOBUFS, syscall.ENOMEM:
+		return NoBuffers
+	case syscall.ECONNREFUSED, syscall.ECONNRESET:
+		return Refused
+	case syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN,
+		syscall.ENOPROTOOPT, syscall.EPROTO: // the last two: ICMP "protocol unreachable" and the odd ones
+		return Unreachable
+	case syscall.EPERM, syscall.EACCES:
+		return Denied
+	case syscall.EINVAL, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.EDESTADDRREQ, syscall.ENODEV, syscall.ENXIO:
+		return Address
+	}
+	return Other
+}

@@ -1,0 +1,232 @@
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+)
+
+// Listener is what Listen bound.
+type Listener struct {
+	// Groups has an entry for each address that was bound, in the order of
+	// Config.Addrs.
+	Groups []Group
+	// Failed has an entry for each address that was not.
+	Failed []*BindError
+}
+
+// Group is the sockets of one address.
+type Group struct {
+	Addr netip.AddrPort
+	// Conns has the socket of each shard at the shard's place. It has one entry
+	// alone where the system has no steering: then all shards' packets come there.
+	Conns []*Conn
+	// Steered says that the kernel chooses among Conns as Steer.Shard does. Otherwise
+	// it chooses by a hash of the addresses.
+	Steered bool
+}
+
+// BindError says why an address could not be bound.
+type BindError struct {
+	Addr netip.AddrPort
+	Err  error
+}
+
+func (e *BindError) Error() string {
+	s := fmt.Sprintf("udp: bind %s: %v", e.Addr, e.Err)
+	switch {
+	case errors.Is(e.Err, syscall.EADDRINUSE):
+		s += ": another program has this port (another gateway?); stop it or choose another port"
+	case errors.Is(e.Err, syscall.EACCES):
+		s += ": choose a port from 1024 up, or allow this program to bind low ports"
+	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
+		s += ": this host does not have the address; name one that it has, or none to bind them all"
+	case errors.Is(e.Err, syscall.EAFNOSUPPORT):
+		s += ": this host does not speak that address family"
+	}
+	return s
+}
+
+func (e *BindError) Unwrap() error { return e.Err }
+
+// Shards returns how many shards have sockets.
+func (l *Listener) Shards() int {
+	n := 0
+	for _, g := range l.Groups {
+		n = max(n, len(g.Conns))
+	}
+	return n
+}
+
+// Shard returns the sockets of one shard, one an address.
+func (l *Listener) Shard(shard int) []*Conn {
+	var conns []*Conn
+	for _, g := range l.Groups {
+		if shard < len(g.Conns) {
+			conns = append(conns, g.Conns[shard])
+		}
+	}
+	return conns
+}
+
+// Close closes all sockets.
+func (l *Listener) Close() error {
+	var errs []error
+	for _, g := range l.Groups {
+		for _, c := range g.Conns {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Listen binds the addresses of cfg. It succeeds if one of them could be bound;
+// Listener.Failed says which could not and why. An error joins the reasons of
+// all.
+func Listen(ctx context.Context, cfg Config) (*Listener, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("udp: listen: %w", err)
+	}
+	cfg.Notify = onceEach(cfg.Notify)
+	l := listen(ctx, &cfg)
+	// Both families on one port of the system's choice: what is free in one may be
+	// taken in the other.
+	for tries := 0; cfg.Port == 0 && len(cfg.Addrs) == 0 && tries < 8 && l.taken(); tries++ {
+		_ = l.Close()
+		l = listen(ctx, &cfg)
+	}
+	if len(l.Groups) > 0 {
+		return l, nil
+	}
+	var errs []error
+	for _, f := range l.Failed {
+		errs = append(errs, f)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func listen(ctx context.Context, cfg *Config) *Listener {
+	l := new(Listener)
+	port := cfg.Port
+	for _, addr := range cfg.addrs() {
+		if addr.Port() == 0 {
+			addr = netip.AddrPortFrom(addr.Addr(), port)
+		}
+		g, err := bindGroup(ctx, addr, cfg)
+		if err != nil {
+			l.Failed = append(l.Failed, &BindError{Addr: addr, Err: bare(err)})
+			continue
+		}
+		l.Groups = append(l.Groups, g)
+		if port == 0 && len(cfg.Addrs) == 0 {
+			port = g.Addr.Port()
+		}
+	}
+	return l
+}
+
+// taken says whether an address failed because its port is in use.
+func (l *Listener) taken() bool {
+	for _, f := range l.Failed {
+		if errors.Is(f, syscall.EADDRINUSE) {
+			return true
+		}
+	}
+	return false
+}
+
+// addrs returns the addresses to bind, each with an address in it.
+func (cfg *Config) addrs() []netip.AddrPort {
+	asked := cfg.Addrs
+	if len(asked) == 0 {
+		asked = []netip.AddrPort{{}}
+	}
+	var addrs []netip.AddrPort
+	for _, a := range asked {
+		if !a.Addr().IsValid() {
+			addrs = append(addrs,
+				netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()),
+				netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port()))
+			continue
+		}
+		addrs = append(addrs, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+	}
+	return addrs
+}
+
+// bindGroup binds the sockets of one address.
+//
+// The first binds alone and only then lets others join it: so a second gateway on the
+// same port fails, instead of quietly taking half of the datagrams.
+func bindGroup(ctx context.Context, addr netip.AddrPort, cfg *Config) (Group, error) {
+	first, err := bind(ctx, addr, cfg, false)
+	if err != nil {
+		return Group{}, err
+	}
+	g := Group{Addr: first.local, Conns: []*Conn{first}}
+	if cfg.Steer.Shards < 2 {
+		return g, nil
+	}
+	if err := share(first.raw); err != nil {
+		first.tell(NotSteered, err, "one socket serves all shards")
+		return g, nil
+	}
+	for len(g.Conns) < cfg.Steer.Shards {
+		c, err := bind(ctx, g.Addr, cfg, true)
+		if err != nil {
+			for _, c := range g.Conns {
+				_ = c.Close()
+			}
+			return Group{}, fmt.Errorf("shard %d: %w", len(g.Conns), err)
+		}
+		g.Conns = append(g.Conns, c)
+	}
+	if err := cfg.Steer.attach(first.raw); err != nil {
+		first.tell(NotSteered, err, "the kernel spreads datagrams over the shards by its own hash: most take a detour over another shard")
+		return g, nil
+	}
+	g.Steered = true
+	return g, nil
+}
+
+// bind makes one socket; shared lets it join others on the same address.
+func bind(ctx context.Context, addr netip.AddrPort, cfg *Config, shared bool) (*Conn, error) {
+	network := "udp4"
+	if addr.Addr().Is6() {
+		network = "udp6"
+	}
+	var s setup
+	lc := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) (err error) {
+		if shared {
+			if err := share(raw); err != nil {
+				return err
+			}
+		}
+		s, err = prepare(network, raw, &cfg.Options, false)
+		return err
+	}}
+	pc, err := lc.ListenPacket(ctx, network, addr.String())
+	if err != nil {
+		return nil, err
+	}
+	u := pc.(*net.UDPConn)
+	c, err := newConn(u, netip.AddrPort{}, &cfg.Options, s)
+	if err != nil {
+		_ = u.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// bare takes net's wrapping, which repeats the address, off an error of the system's.
+func bare(err error) error {
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		return call
+	}
+	return err
+}

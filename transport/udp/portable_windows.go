@@ -1,0 +1,112 @@
+package udp
+
+import (
+	"errors"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/windows"
+
+	"lewes/transport"
+	"lewes/transport/path"
+)
+
+// portable is the batcher for Windows, where golang.org/x/net has no batches: one
+// datagram a call. The system chooses where answers leave from on a wildcard
+// socket, and Options.Pooled changes nothing.
+type portable struct {
+	c     *Conn
+	buf   []byte
+	tally tally
+}
+
+func newPortable(c *Conn, _ *Options) (batcher, error) {
+	return &portable{c: c, buf: make([]byte, bufferSize)}, nil
+}
+
+func (b *portable) read(p []transport.Packet) (int, error) {
+	defer b.tally.flush(&b.c.counters.received)
+	c := b.c
+	for {
+		b.tally.calls++
+		n, from, err := c.udp.ReadFromUDPAddrPort(b.buf)
+		var e syscall.Errno
+		switch {
+		case errors.As(err, &e) && kindOf(e) == TooLarge:
+			c.counters.truncated.Add(1)
+			continue
+		case errors.As(err, &e):
+			c.counters.reported[kindOf(e)].Add(1)
+			return 0, c.readError(e)
+		case err != nil:
+			return 0, plain(err)
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		q := transport.Packet{Data: b.buf[:n:n]}
+		switch {
+		case c.peer == nil:
+			q.Path = path.NewUDP(from, c.fixed(), 0)
+		case !c.checkPeer || from == c.peer.Peer:
+			q.Path = *c.peer
+		default:
+			c.counters.strays.Add(1)
+			continue
+		}
+		p[0] = q
+		b.tally.batch[0]++
+		b.tally.message(1, n)
+		return 1, nil
+	}
+}
+
+// fixed returns the address that the socket is bound to, the zero Addr for all.
+func (c *Conn) fixed() netip.Addr {
+	if c.local.Addr().IsUnspecified() {
+		return netip.Addr{}
+	}
+	return c.local.Addr()
+}
+
+func (b *portable) write(p []transport.Packet) (int, error) {
+	var r report
+	c := b.c
+	defer func() { r.flush(c.counters) }()
+	for cutter := cut(p, c.peer != nil, 1); cutter.more(); {
+		one := cutter.next(1)
+		q := &p[one.from.packet]
+		a := attempt{connected: c.peer != nil, segments: 1}
+		for {
+			r.calls++
+			err := b.send(q, q.Data[one.from.offset:one.from.offset+one.bytes])
+			if err == nil {
+				r.batch[0]++
+				r.message(1, one.bytes)
+				break
+			}
+			var e syscall.Errno
+			if !errors.As(err, &e) {
+				return 0, plain(err)
+			}
+			if judge(e, &a) != again {
+				r.fail(c.counters, one.from.packet, one.last(), 1, e)
+				break
+			}
+			a.repeats++
+			r.note(c.counters, e)
+		}
+	}
+	return r.result(p, c.peer)
+}
+
+func (b *portable) send(q *transport.Packet, data []byte) error {
+	if b.c.peer != nil {
+		_, err := b.c.udp.Write(data)
+		return err
+	}
+	addr := q.Path.Peer.Addr().Unmap()
+	if !addr.IsValid() || q.Path.Peer.Port() == 0 || addr.Is6() != b.c.v6 {
+		return windows.WSAEDESTADDRREQ
+	}
+	_, err := b.c.udp.WriteToUDPAddrPort(data, netip.AddrPortFrom(addr, q.Path.Peer.Port()))
+	return err
+}

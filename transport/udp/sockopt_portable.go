@@ -1,0 +1,49 @@
+//go:build !linux
+
+package udp
+
+import (
+	"errors"
+	"syscall"
+)
+
+var errLinuxOnly = errors.New("exists on Linux alone")
+
+// Probe says that there are no offloads: they exist on Linux alone.
+func Probe() Support { return Support{GSO: errLinuxOnly, GRO: errLinuxOnly} }
+
+func newBatcher(c *Conn, o *Options) (batcher, error) {
+	c.withoutGSO(errLinuxOnly.Error())
+	c.gro.Reason = errLinuxOnly.Error()
+	c.receiveBuffer = Buffer{Asked: bufferAsked(o.ReceiveBuffer)}
+	c.receiveBuffer.Granted = grant(c.udp.SetReadBuffer, c.receiveBuffer.Asked)
+	c.sendBuffer = Buffer{Asked: bufferAsked(o.SendBuffer)}
+	c.sendBuffer.Granted = grant(c.udp.SetWriteBuffer, c.sendBuffer.Asked)
+	c.tellOfSetup(setup{receiveBuffer: c.receiveBuffer, sendBuffer: c.sendBuffer})
+	return newPortable(c, o)
+}
+
+// grant asks for a socket buffer, and for half as much where that is refused. It
+// returns what was accepted, 0 for nothing.
+func grant(set func(int) error, size int) int {
+	for ; size > 4<<10; size /= 2 {
+		if set(size) == nil {
+			return size
+		}
+	}
+	return 0
+}
+
+// prepare sets what a socket needs before it is bound.
+func prepare(network string, raw syscall.RawConn, o *Options, _ bool) (s setup, err error) {
+	if o.Fragment {
+		return s, nil
+	}
+	e := raw.Control(func(fd uintptr) { s.mayFragment = dontFragment(fd, network == "udp6") })
+	return s, e
+}
+
+// share and attach: no other system spreads datagrams over sockets by a program.
+
+func share(syscall.RawConn) error            { return errLinuxOnly }
+func (s Steer) attach(syscall.RawConn) error { return errLinuxOnly }
