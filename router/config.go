@@ -23,6 +23,7 @@ type Config struct {
 	Identity *identity.PrivateKey
 	Listen   udp.Config // Steer is filled in
 	Shards   int        // 0 means GOMAXPROCS
+	Pin      bool       // the readers of a shard keep to one processor (Linux)
 	Logger   *zap.Logger
 
 	KEMs   []kem.ID

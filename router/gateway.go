@@ -184,6 +184,11 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 // read feeds a shard from one of its sockets until the socket is closed.
 func (g *Gateway) read(s *Shard, conn transport.Conn) {
 	defer g.readers.Done()
+	if g.config.Pin {
+		if err := pin(s.id); err != nil {
+			g.log.Warn("a shard cannot be pinned to a processor; it runs where the system puts it", zap.Int("shard", s.id), zap.Error(err))
+		}
+	}
 	batch := make([]transport.Packet, batchSize)
 	var elsewhere []transport.Packet
 	for {

@@ -34,6 +34,7 @@ type Listen struct {
 	Addresses     []Address `toml:"addresses"` // none: all of both families
 	Port          int       `toml:"port"`      // 0: any
 	Shards        int       `toml:"shards"`    // 0: GOMAXPROCS
+	Pin           bool      `toml:"pin"`       // each shard to a processor
 	Offload       Offload   `toml:"offload"`
 	GSO           bool      `toml:"gso"`
 	GRO           bool      `toml:"gro"`
@@ -47,6 +48,7 @@ type Offload string
 // The values of Offload.
 const (
 	OffloadAuto Offload = "auto"
+	OffloadOn   Offload = "on"  // or the gateway does not start
 	OffloadOff  Offload = "off" // whatever Listen.GSO and Listen.GRO say
 )
 

@@ -109,6 +109,7 @@ public = ["GW.example.com", "203.0.113.7:443", "[2001:db8::7]:443", "2001:db8::8
 addresses = ["192.0.2.1", "[2001:db8::1]:443", "::"]
 port = 443
 shards = 2
+pin = true
 offload = "off"
 gso = false
 gro = false
@@ -182,7 +183,7 @@ func TestParseEverything(t *testing.T) {
 		Public: []Host{{"gw.example.com", 0}, {"203.0.113.7", 443}, {"2001:db8::7", 443}, {"2001:db8::8", 0}},
 		Listen: Listen{
 			Addresses: []Address{{netip.MustParseAddrPort("192.0.2.1:0")}, {netip.MustParseAddrPort("[2001:db8::1]:443")}, {netip.MustParseAddrPort("[::]:0")}},
-			Port:      443, Shards: 2, Offload: OffloadOff, ReceiveBuffer: 65536, SendBuffer: 1 << 30,
+			Port:      443, Shards: 2, Pin: true, Offload: OffloadOff, ReceiveBuffer: 65536, SendBuffer: 1 << 30,
 		},
 		Access: Access{AccessOpen, "/etc/lewes/clients"},
 		Handshake: Handshake{

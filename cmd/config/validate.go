@@ -127,7 +127,7 @@ func (l *Listen) check(p *problems) {
 	once(p, "listen.addresses", l.Addresses)
 	within(p, "listen.port", l.Port, 0, 65535)
 	within(p, "listen.shards", l.Shards, 0, maxShards)
-	oneOf(p, "listen.offload", l.Offload, OffloadAuto, OffloadOff)
+	oneOf(p, "listen.offload", l.Offload, OffloadAuto, OffloadOn, OffloadOff)
 	within(p, "listen.receive_buffer", l.ReceiveBuffer, 0, maxBuffer)
 	within(p, "listen.send_buffer", l.SendBuffer, 0, maxBuffer)
 }
