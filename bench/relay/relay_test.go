@@ -1,0 +1,136 @@
+package relay
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"lewes/bench/load"
+	"lewes/bench/sink"
+	"lewes/crypto/seal"
+	"lewes/transport/udp"
+)
+
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(what)
+		}
+	}
+}
+
+// near returns a load for a relay.
+func near(t *testing.T, r relay, p *Params) *load.Load {
+	t.Helper()
+	conn, err := udp.Dial(r.addr(), udp.Options{NoGSO: p.Apart})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var unseal load.Unseal
+	var lane load.Lane = load.Plain{}
+	if p.Key != nil {
+		lane = load.NewSealed(p.Key.Suite, &p.Key.Out)
+		back := seal.NewKey(p.Key.Suite, &p.Key.Back)
+		unseal = func(packet []byte) []byte {
+			body, err := back.Open(packet)
+			if err != nil {
+				return nil
+			}
+			return load.PayloadIn(body)
+		}
+	}
+	l := load.New(conn, unseal, lane)
+	t.Cleanup(l.Close)
+	return l
+}
+
+func TestRelaysBothWays(t *testing.T) {
+	for _, batched := range []bool{false, true} {
+		for _, apart := range []bool{false, true} {
+			for _, key := range []*load.Key{nil, load.NewKey(seal.ChaCha20Poly1305), load.NewKey(seal.AES256GCM)} {
+				name := fmt.Sprintf("batched=%v/apart=%v/", batched, apart)
+				if key == nil {
+					name += "plain"
+				} else {
+					name += key.Suite.String()
+				}
+				t.Run(name, func(t *testing.T) {
+					s, err := sink.New(loopback)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer s.Close()
+					p := &Params{Sink: s.Addr(), Key: key, Apart: apart, Batched: batched}
+					r, err := p.start()
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer r.close()
+					bothWays(t, near(t, r, p), s)
+				})
+			}
+		}
+	}
+}
+
+// bothWays sends 2600 datagrams each way, not all of one size.
+func bothWays(t *testing.T, l *load.Load, s *sink.Sink) {
+	t.Helper()
+	if err := l.Open(t.Context(), s.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "no flow was opened", func() bool { return s.Sources() == 1 })
+	for i, size := range []int{64, 1200, 1400} {
+		run := uint32(i + 1)
+		s.Expect(run)
+		sent, err := l.Send(t.Context(), load.Plan{Run: run, Rate: 20_000, For: 50 * time.Millisecond, Size: size, Train: 52})
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, fmt.Sprintf("%d bytes: %d sent out, %+v arrived", size, sent.Sent, s.Count()), func() bool { return s.Count().Datagrams == sent.Sent })
+		if n := s.Count(); n.Bytes != sent.Sent*uint64(size) || n.Foreign != 0 || n.Delays.N == 0 || sent.Sent == 0 {
+			t.Errorf("%d bytes out: %+v", size, n)
+		}
+		l.Expect(run, size)
+		sent, err = s.Send(t.Context(), sink.Plan{Run: run, Rate: 20_000, For: 50 * time.Millisecond, Size: size, Train: 54})
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, fmt.Sprintf("%d bytes: %d sent back, %+v arrived", size, sent.Sent, l.Count()), func() bool { return l.Count().Datagrams == sent.Sent })
+		if n := l.Count(); n.Foreign != 0 || n.Delays.N == 0 || sent.Sent == 0 {
+			t.Errorf("%d bytes back: %+v", size, n)
+		}
+	}
+}
+
+// What was not sealed with the key does not pass.
+func TestOpensWhatItRelays(t *testing.T) {
+	for _, batched := range []bool{false, true} {
+		s, err := sink.New(loopback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		p := &Params{Sink: s.Addr(), Key: load.NewKey(seal.AES256GCM), Batched: batched}
+		r, err := p.start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.close()
+		forger := near(t, r, &Params{Key: load.NewKey(seal.AES256GCM)})
+		s.Expect(1)
+		if _, err := forger.Send(t.Context(), load.Plan{Run: 1, Rate: 10_000, For: 20 * time.Millisecond, Size: 100, Train: 4}); err != nil {
+			t.Fatal(err)
+		}
+		honest := near(t, r, p)
+		sent, err := honest.Send(t.Context(), load.Plan{Run: 1, Rate: 10_000, For: 20 * time.Millisecond, Size: 100, Train: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the honest datagrams did not arrive", func() bool { return s.Count().Datagrams >= sent.Sent })
+		if n := s.Count(); n.Datagrams != sent.Sent || n.Foreign != 0 {
+			t.Errorf("%d were sealed with the key, %+v arrived", sent.Sent, n)
+		}
+	}
+}
