@@ -1,0 +1,507 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"lewes/crypto/identity"
+	"lewes/crypto/kem"
+	"lewes/crypto/noise"
+	"lewes/crypto/psq"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// A gateway's side of a handshake from Handshake 1 on (section 5).
+
+// atFirst returns two ends between which the hello and KKT are done: the client
+// has Handshake 1 to send, and has not sent it.
+func atFirst(t testing.TB, config *GatewayConfig) (*clientEnd, *gatewayEnd, *initiator) {
+	t.Helper()
+	g := newGatewayEnd(t, config)
+	c := newClientEnd(t, epoch, clientConfig(2))
+	for _, p := range c.take() {
+		g.handle(epoch, p.Data, clientAt)
+	}
+	for _, p := range g.take() {
+		c.handle(epoch, p.Data, gatewayAt)
+	}
+	i := c.client.attempts[0]
+	if i.first == nil || len(i.acks) != 1 {
+		t.Fatalf("no KKT: client %v, gateway %v", c.drops, g.drops)
+	}
+	return c, g, i
+}
+
+// credentialOf is a PSQ message of an identity and a time for an attempt.
+func credentialOf(t testing.TB, i *initiator, who *identity.PrivateKey, at time.Time) ([]byte, *psq.Secrets) {
+	t.Helper()
+	m, secrets, err := psq.Initiate(i.config.KEM, i.kemKey, i.transcript[:], who, at, seeded(77))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, secrets
+}
+
+// firstWith makes a Handshake 1 with the attempt's own e and any payload: what
+// nobody but the client can.
+func firstWith(t testing.TB, i *initiator, static noise.KeyPair, payload []byte) (*noise.XKInitiator, []byte) {
+	t.Helper()
+	x := noise.NewXKInitiator(noisePrologue(&i.transcript), static, i.ephemeral, i.config.gatewayStatic)
+	m, err := x.WriteMessage1(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x, m
+}
+
+// sendFirst gives a Handshake 1 to the gateway and returns its answer, if any.
+func (g *gatewayEnd) sendFirst(now time.Time, index uint32, message []byte, from path.Path) []Packet {
+	for _, p := range splitFor(message, false) {
+		g.handle(now, clearPacket(g.handshakes.MAC1(), index, wire.TypeHandshake, &p), from)
+	}
+	return g.take()
+}
+
+// TestBadHandshake1ChangesNothing sends messages that fail at one step after the
+// other, all sealed by the client's own e, and then the good one.
+//
+// Shows R5.6, R5.15, R5.16, R5.19.
+func TestBadHandshake1ChangesNothing(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.Admit = func(who identity.PublicKey) bool { return who == testIdentity(2).Public() }
+	c, g, i := atFirst(t, config)
+	static := i.config.Session.Static
+	good, _ := credentialOf(t, i, testIdentity(2), epoch)
+	flipped := func(at int) []byte {
+		b := bytes.Clone(good)
+		b[at] ^= 1
+		return b
+	}
+	late, _ := credentialOf(t, i, testIdentity(2), epoch.Add(time.Minute))
+	unlisted, _ := credentialOf(t, i, testIdentity(3), epoch)
+	now := epoch
+	for _, bad := range []struct {
+		name    string
+		payload []byte
+	}{
+		{"no payload", nil},
+		{"junk", []byte("junk")},
+		{"another ciphertext", flipped(100)},
+		{"another mac", flipped(1095)},
+		{"another tag", flipped(1130)},
+		{"another credential", flipped(len(good) - 5)},
+		{"bytes behind it", append(bytes.Clone(good), 0)},
+		{"a late credential", late},
+		{"an identity that is not listed", unlisted},
+	} {
+		_, m := firstWith(t, i, static, bad.payload)
+		if got := g.sendFirst(now, i.index, m, clientAt); len(got) != 0 || g.handshakes.records[i.index].first != nil {
+			t.Errorf("%s: %d answers", bad.name, len(got))
+		}
+		now = now.Add(300 * time.Millisecond)
+	}
+	if g.sessions.Len() != 0 || g.handshakes.Stats.Opened != 0 {
+		t.Fatal("a bad Handshake 1 opened")
+	}
+	if got := g.sendFirst(now, i.index, i.first, stranger); len(got) != 0 {
+		t.Error("a Handshake 1 from elsewhere was answered")
+	}
+	converse(now, c, g)
+	if c.session == nil || g.sessions.Len() != 1 {
+		t.Fatalf("the good one does not complete the handshake: client %v, gateway %v", c.drops, g.drops)
+	}
+	checkExchange(t, now, c, g)
+}
+
+// Shows R5.17, R5.18.
+func TestTriesASecond(t *testing.T) {
+	c, g, i := atFirst(t, gatewayConfig(t, 1))
+	// Whatever does not open under e costs no try, however much of it comes.
+	for n := range 50 {
+		junk := append(bytes.Clone(i.first[:32]), bytes.Repeat([]byte{byte(n)}, 1281)...)
+		g.sendFirst(epoch, i.index, junk, clientAt)
+	}
+	record := g.handshakes.records[i.index]
+	if record.tries != 0 {
+		t.Errorf("junk was charged %d tries", record.tries)
+	}
+	// What opens is processed four times a second.
+	for n := range 7 {
+		_, m := firstWith(t, i, i.config.Session.Static, fmt.Appendf(nil, "opens, and is no PSQ message: %d", n))
+		g.sendFirst(epoch.Add(time.Duration(n)*100*time.Millisecond), i.index, m, clientAt)
+	}
+	if refused := g.drops[ErrRate.Error()]; refused != 3 {
+		t.Errorf("of seven messages that opened within a second %d were refused, want 3; drops %v", refused, g.drops)
+	}
+	if got := g.sendFirst(epoch.Add(900*time.Millisecond), i.index, i.first, clientAt); len(got) != 0 {
+		t.Error("a fifth message within the second was processed")
+	}
+	converse(epoch.Add(time.Second), c, g) // the client sends it again
+	if c.session == nil {
+		t.Errorf("a second later the good one is not processed; drops %v", g.drops)
+	}
+}
+
+// Shows R5.20, R5.21, R5.22, R5.23.
+func TestRepetitionsGetTheStoredAnswer(t *testing.T) {
+	c, g, i := atFirst(t, gatewayConfig(t, 1))
+	first := bytes.Clone(i.first)
+	second := g.sendFirst(epoch, i.index, first, clientAt)
+	if len(second) != 1 {
+		t.Fatalf("%d answers to Handshake 1", len(second))
+	}
+	other, _ := credentialOf(t, i, testIdentity(3), epoch)
+	_, another := firstWith(t, i, i.config.Session.Static, other)
+	if got := g.sendFirst(epoch, i.index, another, clientAt); len(got) != 0 || g.handshakes.records[i.index].client != testIdentity(2).Public() {
+		t.Error("a second Handshake 1, good by itself, took the first one's place")
+	}
+	for n := range 10 {
+		now := epoch.Add(time.Duration(n) * time.Second)
+		if again := g.sendFirst(now, i.index, first, clientAt); len(again) != 1 || !bytes.Equal(again[0].Data, second[0].Data) {
+			t.Fatalf("copy %d of Handshake 1: another answer", n)
+		}
+	}
+	c.take()
+	c.handle(epoch, second[0].Data, gatewayAt)
+	third := c.take()
+	if len(third) != 1 || c.session == nil {
+		t.Fatalf("%d packets to Handshake 2", len(third))
+	}
+	for seq := range uint64(5) {
+		g.handle(epoch, third[0].Data, clientAt)
+		ack := g.take()
+		if len(ack) != 1 {
+			t.Fatalf("copy %d of Handshake 3: %d answers", seq, len(ack))
+		}
+		if h, _ := wire.ParseHeader(ack[0].Data); h.Level != wire.LevelTransport || h.Sequence != seq {
+			t.Errorf("copy %d of Handshake 3: answer of level %v, sequence %d", seq, h.Level, h.Sequence)
+		}
+		c.handle(epoch, ack[0].Data, gatewayAt)
+	}
+	if c.confirms != 1 || g.sessions.Len() != 1 || g.handshakes.Stats.Established != 1 {
+		t.Errorf("%d confirmations, %d sessions", c.confirms, g.sessions.Len())
+	}
+	damaged := bytes.Clone(third[0].Data)
+	damaged[40] ^= 1
+	g.handle(epoch, damaged, clientAt)
+	if len(g.take()) != 0 {
+		t.Error("another Handshake 3 was answered")
+	}
+	// Ten seconds after Handshake 3 the record goes, with keys and answers.
+	record := g.handshakes.records[i.index]
+	g.tick(epoch.Add(recordLinger - time.Nanosecond))
+	if g.handshakes.Len() != 1 {
+		t.Error("the record went early")
+	}
+	g.tick(epoch.Add(recordLinger))
+	g.handle(epoch.Add(recordLinger), third[0].Data, clientAt)
+	if g.handshakes.Len() != 0 || len(g.take()) != 0 {
+		t.Error("the record is still there")
+	}
+	if record.psk != [32]byte{} || record.noise != nil || record.psq.KPQ != [32]byte{} {
+		t.Error("the record's secrets are not wiped")
+	}
+	if _, ok := fingerprintOf(record.receive); ok {
+		t.Error("the record's handshake key is not wiped")
+	}
+	checkExchange(t, epoch.Add(recordLinger), c, g)
+}
+
+// Shows R5.8.
+func TestCredentialTime(t *testing.T) {
+	for _, c := range []struct {
+		off  time.Duration
+		good bool
+	}{
+		{0, true}, {30 * time.Second, true}, {-30 * time.Second, true},
+		{30*time.Second + time.Millisecond, false}, {-30*time.Second - time.Millisecond, false},
+		{time.Hour, false}, {time.Since(epoch), false}, {-epoch.Sub(time.Unix(0, 0)), false},
+		{time.Unix(253_402_300_799, 999e6).Sub(epoch), false},
+	} {
+		_, g, i := atFirst(t, gatewayConfig(t, 1))
+		payload, _ := credentialOf(t, i, testIdentity(2), epoch.Add(c.off))
+		_, m := firstWith(t, i, i.config.Session.Static, payload)
+		if got := g.sendFirst(epoch, i.index, m, clientAt); (len(got) == 1) != c.good {
+			t.Errorf("a credential %v off: %d answers, drops %v", c.off, len(got), g.drops)
+		}
+	}
+}
+
+// TestStaticOfSomebodyElse proves one identity by PSQ and another by Noise.
+//
+// Shows R5.24.
+func TestStaticOfSomebodyElse(t *testing.T) {
+	for _, same := range []bool{true, false} {
+		c, g, i := atFirst(t, gatewayConfig(t, 1))
+		static := i.config.Session.Static
+		if !same {
+			private, public := testIdentity(3).X25519()
+			static = noise.KeyPair{Private: private, Public: public}
+		}
+		payload, secrets := credentialOf(t, i, testIdentity(2), epoch)
+		x, m := firstWith(t, i, static, payload)
+		i.noise, i.first, i.psq = x, m, secrets
+		c.take()
+		for _, p := range g.sendFirst(epoch, i.index, m, clientAt) {
+			c.handle(epoch, p.Data, gatewayAt)
+		}
+		converse(epoch, c, g)
+		if (g.sessions.Len() == 1) != same {
+			t.Errorf("static key of the credential: %v; %d sessions; drops %v", same, g.sessions.Len(), g.drops)
+		}
+		if !same && g.drops[ErrCredential.Error()] != 1 {
+			t.Errorf("refused for another reason: %v", g.drops)
+		}
+	}
+}
+
+// TestEarlyPackets sends data behind Handshake 3 and lets it overtake.
+//
+// Shows R5.25, R5.26, R5.32.
+func TestEarlyPackets(t *testing.T) {
+	c, g, i := atFirst(t, gatewayConfig(t, 1))
+	early := wire.Finish(append(wire.Begin(nil, i.index, wire.LevelTransport, 0, wire.TypeEncryptedData), "junk"...))
+	g.handle(epoch, early, clientAt)
+	if g.drops[ErrMisplaced.Error()] != 1 {
+		t.Errorf("a transport packet before Handshake 1 was kept: %v", g.drops)
+	}
+	c.take()
+	for _, p := range g.sendFirst(epoch, i.index, i.first, clientAt) {
+		c.handle(epoch, p.Data, gatewayAt)
+	}
+	third := c.take()
+	for n := range 6 {
+		sendData(t, c.session, &c.out, fmt.Sprint("early ", n))
+	}
+	for _, p := range c.take() {
+		g.handle(epoch, p.Data, clientAt)
+	}
+	if len(g.data) != 0 || g.sessions.Len() != 0 || len(g.take()) != 0 {
+		t.Fatal("something was done before Handshake 3")
+	}
+	if g.handshakes.earlyBytes == 0 {
+		t.Error("the bytes that wait are not counted")
+	}
+	for _, p := range third {
+		g.handle(epoch, p.Data, clientAt)
+	}
+	if got := fmt.Sprint(payloads(g.data)); got != "[early 0 early 1 early 2 early 3]" {
+		t.Errorf("after Handshake 3 the gateway has %v, want the first four", got)
+	}
+	if g.handshakes.earlyBytes != 0 {
+		t.Errorf("%d bytes are still counted as waiting", g.handshakes.earlyBytes)
+	}
+	converse(epoch, c, g)
+	checkExchange(t, epoch, c, g)
+}
+
+// Shows R5.26.
+func TestEarlyBytesAreBounded(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.MaxEarlyBytes = 2500
+	// Three clients send data, and their Handshake 3 is lost.
+	g := newGatewayEnd(t, config)
+	for n := range 3 {
+		c := newClientEnd(t, epoch, clientConfig(uint64(10+n)))
+		from := addr(fmt.Sprintf("192.0.2.%d:1", n+1))
+		for range 2 {
+			for _, p := range c.take() {
+				g.handle(epoch, p.Data, from)
+			}
+			for _, p := range g.take() {
+				c.handle(epoch, p.Data, gatewayAt)
+			}
+		}
+		c.take()
+		for range maxEarly {
+			sendData(t, c.session, &c.out, strings.Repeat("x", 500))
+		}
+		for _, p := range c.take() {
+			g.handle(epoch, p.Data, from)
+		}
+	}
+	if got := g.handshakes.earlyBytes; got > 2500 || got < 1500 {
+		t.Errorf("%d bytes wait, of at most 2500", got)
+	}
+	g.tick(epoch.Add(90 * time.Second))
+	if g.handshakes.earlyBytes != 0 || g.handshakes.Len() != 0 {
+		t.Errorf("%d bytes of %d records are left", g.handshakes.earlyBytes, g.handshakes.Len())
+	}
+}
+
+// Shows R11.6.
+func TestRecordsExpire(t *testing.T) {
+	for _, ttl := range []time.Duration{0, 20 * time.Second} {
+		config := gatewayConfig(t, 1)
+		config.RecordTTL = ttl
+		c, g, i := atFirst(t, config)
+		end := epoch.Add(or(ttl, 90*time.Second))
+		if next := g.handshakes.Next(); !next.Equal(end) {
+			t.Errorf("the record is to go at %v, want %v", next, end)
+		}
+		g.tick(end.Add(-time.Nanosecond))
+		if g.handshakes.Len() != 1 {
+			t.Error("the record went early")
+		}
+		g.tick(end)
+		if g.handshakes.Len() != 0 || g.handshakes.Stats.Expired != 1 {
+			t.Errorf("%d records are left", g.handshakes.Len())
+		}
+		if got := g.sendFirst(end, i.index, i.first, clientAt); len(got) != 0 {
+			t.Error("a record that has gone answers")
+		}
+		if c.session != nil {
+			t.Error("a session came of it")
+		}
+	}
+}
+
+// TestEviction fills the store with records of each kind and adds more: what
+// gives way first is what failed, then what is done or waits for Handshake 1,
+// then what waits for Handshake 3, and of each kind the oldest.
+//
+// Shows R12.1.
+func TestEviction(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.MaxRecords = 10
+	g := newGatewayEnd(t, config)
+	now := epoch
+	// client goes through a handshake until its record is as it should be.
+	client := func(n int, until func(*record) bool, bad bool) uint32 {
+		from := addr(fmt.Sprintf("192.0.2.%d:1", n))
+		c := newClientEnd(t, now, clientConfig(uint64(100+n)))
+		i := c.client.attempts[0]
+		for range 10 {
+			if bad && i.first != nil {
+				payload, _ := credentialOf(t, i, testIdentity(2), now.Add(time.Hour))
+				_, m := firstWith(t, i, i.config.Session.Static, payload)
+				g.sendFirst(now, i.index, m, from)
+				c.take()
+			}
+			if r := g.handshakes.records[i.index]; r != nil && until(r) {
+				now = now.Add(time.Millisecond)
+				return i.index
+			}
+			for _, p := range c.take() {
+				g.handle(now, p.Data, from)
+			}
+			for _, p := range g.take() {
+				c.handle(now, p.Data, gatewayAt)
+			}
+		}
+		t.Fatalf("client %d does not come as far; drops %v", n, g.drops)
+		return 0
+	}
+	waiting := func(r *record) bool { return r.response != nil }
+	opened := func(r *record) bool { return r.first != nil }
+	done := func(r *record) bool { return r.session != nil }
+	failed := func(r *record) bool { return r.queue == g.handshakes.failed }
+	opened1, opened2 := client(1, opened, false), client(2, opened, false)
+	idle1, idle2 := client(3, waiting, false), client(4, waiting, false)
+	done1, done2 := client(5, done, false), client(6, done, false)
+	failed1, failed2 := client(7, failed, true), client(8, failed, true)
+	// In the order in which they should go:
+	order := []uint32{failed1, failed2, done1, done2, idle1, idle2}
+	if n := len(order) + 2; g.handshakes.Len() != n {
+		t.Fatalf("%d records, want %d", g.handshakes.Len(), n)
+	}
+	sessions := g.sessions.Len()
+	var fillers []uint32
+	next := func() {
+		m := goodHello(now, uint32(0x4000_0000+len(fillers)))
+		from := addr(fmt.Sprintf("203.0.113.%d:1", len(fillers)+1))
+		a := g.askOne(now, g.helloPacket(m), from)
+		if a.kind == wire.TypeBusy { // the store is above half its bound
+			m.HasCookie, m.Cookie = true, a.busy(t).Cookie
+			a = g.askOne(now, g.helloPacket(m), from)
+		}
+		if a.kind != wire.TypeAck {
+			t.Fatalf("a new hello got %v", a.kind)
+		}
+		fillers = append(fillers, m.ReceiverIdx)
+		now = now.Add(time.Millisecond)
+	}
+	next()
+	next() // full
+	for n, gone := range order {
+		if !g.handshakes.Has(gone) {
+			t.Fatalf("record %d of the order is gone already", n)
+		}
+		next()
+		if g.handshakes.Len() != 10 || g.handshakes.Has(gone) {
+			t.Fatalf("%d records; record %d of the order is still there: %v", g.handshakes.Len(), n, g.handshakes.Has(gone))
+		}
+	}
+	for n := range fillers {
+		if n >= 8 {
+			break
+		}
+		next()
+		if g.handshakes.Has(fillers[n]) {
+			t.Fatalf("idle record %d is younger than another and gave way later", n)
+		}
+	}
+	if !g.handshakes.Has(opened1) || !g.handshakes.Has(opened2) || g.sessions.Len() != sessions {
+		t.Error("a record that waits for Handshake 3, or a session, gave way to a hello")
+	}
+	if got := g.handshakes.Stats.Evicted; got != uint64(len(order)+8) {
+		t.Errorf("%d evictions were counted, want %d", got, len(order)+8)
+	}
+}
+
+// Shows R3.4, R3.5, R4.11.
+func TestKEMKeysAreRenewed(t *testing.T) {
+	make := func(seed uint64) *KEMKeys {
+		k, err := NewKEMKeys(epoch, []kem.ID{kem.MLKEM768, kem.XWing}, seeded(seed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	if a, b := make(1).Find(kem.MLKEM768, 0), make(2).Find(kem.MLKEM768, 0); a.KeyID() == b.KeyID() {
+		t.Error("two starts have the same KEM key")
+	}
+	k := make(1)
+	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing} {
+		old := k.Find(id, 0)
+		if k.Find(id, old.KeyID()) != old || k.Find(id, old.KeyID()+1) != nil {
+			t.Errorf("%v: the present key is not found by its id alone", id)
+		}
+	}
+	if k.Find(kem.McEliece, 0) != nil || k.Offered(kem.X25519) {
+		t.Error("a KEM that nobody made a key for is offered")
+	}
+	old := k.Find(kem.MLKEM768, 0)
+	tick := func(at time.Duration, want time.Duration) {
+		t.Helper()
+		if next, err := k.Tick(epoch.Add(at)); err != nil || !next.Equal(epoch.Add(want)) {
+			t.Errorf("at %v: next at %v, want %v (%v)", at, next.Sub(epoch), want, err)
+		}
+	}
+	tick(23*time.Hour, 24*time.Hour)
+	if k.Find(kem.MLKEM768, 0) != old {
+		t.Error("the key was renewed early")
+	}
+	tick(24*time.Hour, 25*time.Hour)
+	fresh := k.Find(kem.MLKEM768, 0)
+	if fresh == old || k.Find(kem.MLKEM768, old.KeyID()) != old {
+		t.Error("after a day the key is not renewed, or the last one not accepted")
+	}
+	tick(25*time.Hour-time.Second, 25*time.Hour)
+	if k.Find(kem.MLKEM768, old.KeyID()) != old {
+		t.Error("the last key went early")
+	}
+	tick(25*time.Hour, 48*time.Hour)
+	if k.Find(kem.MLKEM768, old.KeyID()) != nil || k.Find(kem.MLKEM768, 0) != fresh {
+		t.Error("the last key is still accepted after an hour")
+	}
+	if ct, _, err := kem.Encapsulate(kem.MLKEM768, fresh.Public(), seeded(3)); err != nil {
+		t.Error(err)
+	} else if _, err := old.Decapsulate(ct); err == nil {
+		t.Error("the last key is not wiped")
+	}
+}
