@@ -18,6 +18,7 @@ import (
 
 var all = []kem.ID{kem.MLKEM768, kem.XWing, kem.X25519}
 
+// Shows R3.6.
 func TestRoundTrip(t *testing.T) {
 	for _, id := range all {
 		t.Run(id.String(), func(t *testing.T) {

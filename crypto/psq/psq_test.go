@@ -172,7 +172,7 @@ func TestRespondToAnotherKeyOrTranscript(t *testing.T) {
 // TestRespondToAnInsider has messages from a client who knows the secret, so
 // that mac and seal hold, and writes what it likes into the rest.
 //
-// Shows R5.3, R5.6, R5.7.
+// Shows R5.3, R5.6, R5.7, R5.8.
 func TestRespondToAnInsider(t *testing.T) {
 	x := newExchange(t, kem.X25519)
 	m, err := parseInitiatorMsg(kem.X25519, x.msg)
@@ -321,7 +321,6 @@ func TestRespondKeepsNothing(t *testing.T) {
 	}
 }
 
-// Shows R5.13.
 func TestWipe(t *testing.T) {
 	s := newExchange(t, kem.X25519).secrets
 	seal := s.sealer(toResponder)

@@ -20,6 +20,8 @@ func drawDetail(t *rapid.T) Detail {
 }
 
 // Whatever text is handed to Append, the other end takes what is sent of it.
+//
+// Shows R2.3.
 func TestAnyDetailCanBeSent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := Detail(rapid.SliceOfN(rapid.Byte(), 0, 400).Draw(t, "bytes"))
@@ -34,6 +36,7 @@ func TestAnyDetailCanBeSent(t *testing.T) {
 	})
 }
 
+// Shows R2.3.
 func TestDetailIsCutBetweenCharacters(t *testing.T) {
 	for text, want := range map[string]int{
 		strings.Repeat("a", 121):      120,

@@ -40,6 +40,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 	})
 }
 
+// Shows R1.2.
 func TestHeaderSizes(t *testing.T) {
 	for _, row := range []struct {
 		size int
@@ -62,6 +63,7 @@ func TestHeaderSizes(t *testing.T) {
 	}
 }
 
+// Shows R1.3, R1.9.
 func TestSequenceAtEachLevel(t *testing.T) {
 	for level, want := range map[Level]error{LevelTransport: nil, LevelHandshake: ErrSequence, LevelClear: nil, 3: ErrLevel} {
 		for _, seq := range []uint64{1, 1 << 32, MaxSequence} {

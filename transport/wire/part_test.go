@@ -27,6 +27,7 @@ func TestPartRoundTrip(t *testing.T) {
 	})
 }
 
+// Shows R1.14.
 func TestPartByte(t *testing.T) {
 	for b := range 256 {
 		index, count := b>>4, b&15

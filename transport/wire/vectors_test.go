@@ -230,6 +230,7 @@ func isNamed(err error) bool {
 	return false
 }
 
+// Shows R1.1.
 func TestVectors(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, v := range loadVectors(t).Vectors {
@@ -316,6 +317,7 @@ func directionNamed(t *testing.T, name string) Direction {
 	return 0
 }
 
+// Shows R1.6, R1.14, R2.3, R2.4.
 func TestRefusedVectors(t *testing.T) {
 	v := loadVectors(t)
 	seen := make(map[error]bool)
