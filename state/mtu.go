@@ -63,8 +63,12 @@ func (s *Session) Fits(n int) bool {
 }
 
 // Search begins to look for the largest packet that fits the path, at most
-// largest bytes. A search under way goes on.
+// largest bytes, and at a client no more than the gateway takes. A search under
+// way goes on.
 func (s *Session) Search(now time.Time, largest int, out *Output) {
+	if most := int(s.terms.MaxDatagram); s.role == RoleClient && most > 0 {
+		largest = min(largest, most)
+	}
 	if s.closed || s.mtu != nil || largest <= basePacket {
 		return
 	}
