@@ -281,6 +281,7 @@ func (c *Client) fail(now time.Time, cause error) {
 		Reject:   c.heard.reject,
 		RejectAt: c.heard.rejectAt,
 		Busy:     c.heard.busy,
+		Taken:    c.heard.collision,
 		Unproved: c.heard.unproved,
 		Cause:    cause,
 	}
@@ -296,6 +297,7 @@ type HandshakeError struct {
 	Reject   *wire.Reject // the last word in clear, where it was one of these
 	RejectAt time.Time    // when it came, by this side's clock
 	Busy     *wire.Busy
+	Taken    bool  // the last word was a Collision
 	Unproved bool  // a KKT response came that the identity did not sign
 	Cause    error // what made it fail before its time was up
 }
@@ -314,6 +316,8 @@ func (e *HandshakeError) Error() string {
 		return fmt.Sprintf("the gateway refused within %s: %s%s", after, e.Reject.Code, detail(e.Reject.Detail))
 	case e.Busy != nil:
 		return fmt.Sprintf("the gateway was busy for %s and says to come back in %s", after, time.Duration(e.Busy.RetryAfterMillis)*time.Millisecond)
+	case e.Taken:
+		return fmt.Sprintf("the gateway said within %s that the handshake's index was taken, each time that another was tried: somebody on the way sends copies of this machine's packets first, or forges the answer; try again, from another network if need be", after)
 	case e.Unproved:
 		return fmt.Sprintf("the gateway did not prove that it is %s: its key exchange was not signed by that identity; check the URI", e.Gateway)
 	case e.Answered && e.Reached == Handshaking:
