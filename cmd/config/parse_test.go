@@ -330,7 +330,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[access]\nclients = \"~lewes/clients\"", 2, "access.clients", []string{"whole path"}},
 		{"identity = \"a\\u0000b\"", 1, "identity", []string{"zero byte"}},
 		{"[access]\nmode = \"closed\"", 2, "access.mode", []string{`"closed"`, `"listed", "open"`}},
-		{"[listen]\noffload = \"on\"", 2, "listen.offload", []string{`"on"`, `"auto", "off"`}},
+		{"[listen]\noffload = \"yes\"", 2, "listen.offload", []string{`"yes"`, `"auto", "on", "off"`}},
 		{"[log]\nlevel = \"trace\"", 2, "log.level", []string{`"trace"`, `"debug", "info", "warn", "error"`}},
 		{"[log]\nformat = \"text\"", 2, "log.format", []string{`"text"`, `"console", "json"`}},
 		{"[metrics]\nlisten = \":9264\"", 2, "metrics.listen", []string{`":9264"`, "127.0.0.1:9264"}},
