@@ -1,0 +1,47 @@
+// Package client speaks the Lewes Protocol from the user's side: a program that
+// imports it sends and receives datagrams through a gateway, or through several.
+//
+//	gateway, err := uri.Parse("lewes://9qA…@gw.example.com")
+//	…
+//	session, err := client.Dial(ctx, client.Config{Gateway: gateway, Identity: key})
+//	if err != nil {
+//		return err // a sentence for the user
+//	}
+//	defer session.Close()
+//
+//	conn, err := session.DialContext(ctx, "udp", "example.com:53")
+//
+// What DialContext returns behaves as a connected UDP socket does, what
+// ListenPacket returns as one that is not: programs and libraries that take a
+// net.Conn or a net.PacketConn run over a session without knowing. A host name
+// goes to the gateway as it is and is resolved there, so nothing about a target
+// is looked up on this machine.
+//
+// # Flows
+//
+// Each target is a flow (section 8 of PROTOCOL.md), at most MaxFlows of them a
+// session. A flow has a limit of bytes a datagram, which is the same from its
+// first to its last: a Write beyond it returns a *SizeError that names the limit.
+// What a gateway refuses comes back as a *FlowError. Datagrams get lost here as
+// they do everywhere: no call waits for another end.
+//
+// # Staying connected
+//
+// A session outlives what carries it. It renews its keys, finds out when the
+// gateway has forgotten it, makes a new handshake beside the old session or after
+// its end, and sends its flows' targets again. The application sees loss and, if
+// it wants, Events. Config.NoReconnect ends a session instead.
+//
+// # Through other gateways
+//
+// With Config.Via the session runs inside a session with an entry gateway, which
+// sees who the client is but not where its datagrams go; the gateway itself sees
+// where they go and the entry's address. Every entry costs 69 bytes of each packet.
+//
+// # Goroutines
+//
+// Everything exported is safe for concurrent use. A session has one goroutine that
+// reads and one that waits for trouble. Writers seal and send in their own
+// goroutine without a lock in common, and neither Read nor Write allocates once
+// pools are warm.
+package client

@@ -1,0 +1,203 @@
+package client
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"lewes/transport/wire"
+)
+
+func destinationNumber(n int) destination {
+	return destination{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n >> 8)}), uint16(n))}
+}
+
+// Whatever is opened and closed: ids are unique, and none is used for another
+// target sooner than 120 s after its last use.
+//
+// Shows R8.11.
+func TestFlowIDsRest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var table flowTable
+		table.init()
+		// Few ids, so that they come round: all but 300 are somebody's.
+		for id := range 1<<16 - 300 {
+			table.retired[uint16(id)] = &retiredID{lastUse: 1 << 60}
+		}
+		s := &Session{}
+		shared := &packetConn{s: s, targets: make(map[destination]*flow)}
+		if err := table.register(shared); err != nil {
+			t.Fatal(err)
+		}
+		type use struct {
+			to destination
+			at time.Duration
+		}
+		last := make(map[uint16]use)
+		var open []*flow
+		now := time.Hour
+		touch := func(f *flow) {
+			f.lastUse.Store(int64(now))
+			last[uint16(f.id.Load())] = use{f.to, now}
+		}
+		forget := func(f *flow) {
+			for i, g := range open {
+				if g == f {
+					open = append(open[:i], open[i+1:]...)
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"wait": func(t *rapid.T) {
+				now += time.Duration(rapid.IntRange(0, 60).Draw(t, "seconds")) * time.Second
+			},
+			"open": func(t *rapid.T) {
+				for range rapid.IntRange(1, 40).Draw(t, "flows") {
+					f := &flow{s: s, to: destinationNumber(rapid.IntRange(1, 400).Draw(t, "target"))}
+					if rapid.Bool().Draw(t, "shared") {
+						f.owner = shared
+					}
+					got, evicted, err := table.add(f, now)
+					if err != nil {
+						var bound *FlowError
+						if !errors.As(err, &bound) || bound.Reason != wire.FlowBound {
+							t.Fatal(err)
+						}
+						continue
+					}
+					if evicted != nil {
+						if evicted.owner == nil {
+							t.Fatal("somebody's own flow gave way")
+						}
+						for _, other := range open {
+							if other.owner != nil && other.lastUse.Load() < evicted.lastUse.Load() {
+								t.Fatal("a flow gave way that was not the one used least recently")
+							}
+						}
+						forget(evicted)
+					}
+					if got != f {
+						if got.to != f.to || got.owner != f.owner {
+							t.Fatal("another target's flow")
+						}
+						continue
+					}
+					id := uint16(f.id.Load())
+					for _, other := range open {
+						if uint16(other.id.Load()) == id {
+							t.Fatalf("id %d is used twice", id)
+						}
+					}
+					if u, ok := last[id]; ok && u.to != f.to && now-u.at < 120*time.Second {
+						t.Fatalf("id %d goes from %s to %s after %s", id, u.to, f.to, now-u.at)
+					}
+					touch(f)
+					open = append(open, f)
+				}
+			},
+			"close": func(t *rapid.T) {
+				if len(open) == 0 {
+					t.Skip("none open")
+				}
+				f := rapid.SampledFrom(open).Draw(t, "flow")
+				table.remove(f)
+				forget(f)
+			},
+			"use": func(t *rapid.T) {
+				if len(open) == 0 {
+					t.Skip("none open")
+				}
+				touch(rapid.SampledFrom(open).Draw(t, "flow"))
+			},
+			"straggler": func(t *rapid.T) {
+				id := uint16(rapid.IntRange(1<<16-300, 1<<16-1).Draw(t, "id"))
+				if table.find(id) == nil {
+					if u, ok := last[id]; ok && table.retired[id] != nil {
+						last[id] = use{u.to, now}
+					}
+					table.straggler(id, now)
+				}
+			},
+			"renumber": func(t *rapid.T) {
+				if len(open) == 0 {
+					t.Skip("none open")
+				}
+				f := rapid.SampledFrom(open).Draw(t, "flow")
+				old := uint16(f.id.Load())
+				if err := table.renumber(f, now); err != nil {
+					return
+				}
+				id := uint16(f.id.Load())
+				if u, ok := last[id]; id == old || ok && u.to != f.to && now-u.at < 120*time.Second {
+					t.Fatalf("from id %d to %d", old, id)
+				}
+				last[old] = use{destination{}, now}
+				touch(f)
+			},
+			"": func(t *rapid.T) {
+				if table.len() != len(open) || len(open) > MaxFlows {
+					t.Fatalf("%d flows, want %d", table.len(), len(open))
+				}
+				for _, f := range open {
+					if table.find(uint16(f.id.Load())) != f {
+						t.Fatalf("id %d leads elsewhere", f.id.Load())
+					}
+					if f.owner != nil && table.target(shared, f.to) != f {
+						t.Fatalf("target %s leads elsewhere", f.to)
+					}
+				}
+			},
+		})
+	})
+}
+
+// Ids that may be used again are not remembered for ever.
+func TestFlowTableForgets(t *testing.T) {
+	var table flowTable
+	table.init()
+	s := &Session{}
+	for n := range 5000 {
+		f := &flow{s: s, to: destinationNumber(n + 1)}
+		now := time.Duration(n) * time.Second
+		if _, _, err := table.add(f, now); err != nil {
+			t.Fatal(err)
+		}
+		table.remove(f)
+	}
+	if n := len(table.retired); n > 300 || len(table.former) != n {
+		t.Errorf("%d ids and %d targets are remembered after a flow each second", n, len(table.former))
+	}
+}
+
+// A fresh id each time as long as there are some, then the target's own.
+func TestFlowIDsRunOut(t *testing.T) {
+	var table flowTable
+	table.init()
+	s := &Session{}
+	open := func(to destination) (uint16, error) {
+		f := &flow{s: s, to: to}
+		if _, _, err := table.add(f, time.Second); err != nil {
+			return 0, err
+		}
+		table.remove(f)
+		return uint16(f.id.Load()), nil
+	}
+	seen := make(map[uint16]bool)
+	for n := range 1 << 16 {
+		id, err := open(destinationNumber(1))
+		if err != nil || seen[id] {
+			t.Fatalf("flow %d: id %d, %v", n, id, err)
+		}
+		seen[id] = true
+	}
+	if _, err := open(destinationNumber(1)); err != nil {
+		t.Errorf("the same target again: %v", err)
+	}
+	var bound *FlowError
+	if _, err := open(destinationNumber(2)); !errors.As(err, &bound) || bound.Reason != wire.FlowBound {
+		t.Errorf("another target: %v", err)
+	}
+}

@@ -1,0 +1,485 @@
+package client
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lewes/state"
+	"lewes/transport"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+const (
+	// readBatch is how many packets, trains of them mostly, one read takes.
+	readBatch = 16
+	// faultInterval is how often writers look into errors of the underlay.
+	faultInterval = 100 * time.Millisecond
+	// longestPause is how long reading waits when it brings nothing but errors.
+	longestPause = 200 * time.Millisecond
+)
+
+// errDown is why a link that has ended, and was not yet replaced, sends nothing.
+var errDown = errors.New("the session is being made anew")
+
+// link is a session of the protocol over one Conn: what a Session has one of, and
+// while it is made anew for a moment two.
+//
+// Its mutex guards the session's state. Writers do without it: they seal with the
+// session's Sender and give the packet to the Conn.
+type link struct {
+	s    *Session
+	conn transport.Conn
+	path path.Path
+
+	mu      sync.Mutex
+	client  *state.Client  // while the handshake is under way
+	session *state.Session // set before anybody else knows the link, and never changed
+	byIndex map[uint32]*state.Generation
+	out     state.Output
+	sending []transport.Packet
+	reading []transport.Packet
+	armed   time.Time                        // the Conn's read deadline
+	changed chan struct{}                    // closed, and another made, at each event
+	pongs   map[[8]byte]chan<- struct{}      // who waits for which Pong
+	silent  time.Time                        // when nothing had answered to a doubt; zero: it is heard
+	ended   error                            // why the session is over
+	fault   error                            // the last that the underlay said
+	stats   struct{ dropped, faults uint64 } // packets of no use; errors of the underlay
+
+	maxDatagram atomic.Int64 // largest packet that the gateway takes
+	lastFault   atomic.Int64 // when a writer looked into an error
+	quit        chan struct{}
+	quitOnce    sync.Once
+	done        chan struct{} // serve has returned
+}
+
+func newLink(s *Session, conn transport.Conn, at path.Path) *link {
+	l := &link{
+		s:       s,
+		conn:    conn,
+		path:    at,
+		byIndex: make(map[uint32]*state.Generation),
+		reading: make([]transport.Packet, readBatch),
+		changed: make(chan struct{}),
+		pongs:   make(map[[8]byte]chan<- struct{}),
+		quit:    make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	l.maxDatagram.Store(wire.MaxUDPPacket) // until the gateway says otherwise
+	return l
+}
+
+// serve reads until the session is over.
+func (l *link) serve() {
+	defer close(l.done)
+	pause := time.Duration(0)
+	for {
+		n, err := l.conn.ReadBatch(l.reading)
+		l.mu.Lock()
+		now := time.Now()
+		l.take(now, l.reading[:n])
+		if err != nil {
+			l.underlayFailed(now, err)
+		}
+		l.tick(now)
+		l.settle(now)
+		over, due := l.ended != nil, l.armed
+		l.mu.Unlock()
+		if over {
+			_ = l.conn.Close()
+			l.s.troubled()
+			return
+		}
+		if pause = nextPause(pause, n, err); pause > 0 {
+			wait(l.quit, pause, due)
+		}
+	}
+}
+
+// nextPause returns how long to wait before the next read, where reads bring
+// errors and nothing else.
+func nextPause(last time.Duration, n int, err error) time.Duration {
+	switch {
+	case err == nil || n > 0:
+		return 0
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return last
+	}
+	return min(max(2*last, time.Millisecond), longestPause)
+}
+
+// wait waits for so long, but not longer than until due, unless that is zero.
+func wait(quit <-chan struct{}, pause time.Duration, due time.Time) {
+	if !due.IsZero() {
+		pause = min(pause, time.Until(due))
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-quit:
+	case <-timer.C:
+	}
+}
+
+// take handles what came.
+func (l *link) take(now time.Time, packets []transport.Packet) {
+	for i := range packets {
+		p := &packets[i]
+		if p.Count() == 1 {
+			l.handle(now, p.Data, p.Path)
+			continue
+		}
+		for datagram := range p.Segments() {
+			l.handle(now, datagram, p.Path)
+		}
+	}
+}
+
+// handle handles one packet. What it is of no use for, is dropped and counted.
+func (l *link) handle(now time.Time, p []byte, from path.Path) {
+	if len(p) > wire.MaxUDPPacket || l.accept(now, p, from) != nil {
+		l.stats.dropped++
+	}
+}
+
+func (l *link) accept(now time.Time, p []byte, from path.Path) error {
+	if l.session == nil {
+		err := l.client.Handle(now, p, &l.out)
+		l.stand()
+		return err
+	}
+	h, err := wire.ParseHeader(p)
+	if err != nil {
+		return err
+	}
+	switch h.Level {
+	case wire.LevelTransport:
+		g := l.byIndex[h.ReceiverIdx]
+		if g == nil {
+			return state.ErrStale
+		}
+		t, content, err := g.Open(now, p, from, &l.out)
+		if err != nil {
+			return err
+		}
+		if !l.silent.IsZero() {
+			l.silent = time.Time{}
+			l.s.troubled() // no longer
+		}
+		return l.message(now, g, t, content, from)
+	case wire.LevelClear:
+		return l.clear(now, h, p)
+	}
+	return state.ErrStale
+}
+
+// message handles what an opened packet holds.
+func (l *link) message(now time.Time, g *state.Generation, t wire.Type, content []byte, from path.Path) error {
+	switch t {
+	case wire.TypeEncryptedData:
+		m, err := wire.ParseEncryptedData(content)
+		if err != nil {
+			return err
+		}
+		if m.Flags != 0 {
+			return wire.ErrFlags // no flow of another kind was opened
+		}
+		return l.deliver(now, m.FlowID, false, m.Payload)
+	case wire.TypeForwardPacket:
+		m, err := wire.ParseForwardPacket(content)
+		if err != nil {
+			return err
+		}
+		return l.deliver(now, m.FlowID, true, m.Inner)
+	case wire.TypeFlowClosed:
+		m, err := wire.ParseFlowClosed(content)
+		if err != nil {
+			return err
+		}
+		if f := l.s.flows.find(m.FlowID); f != nil {
+			f.gatewayClosed(&m)
+		}
+		return nil
+	case wire.TypePong:
+		l.ponged(content)
+	}
+	return l.session.Control(now, g, t, content, from, &l.out)
+}
+
+// deliver gives a payload to its flow. A gateway that sends on a flow that is
+// closed here is told so.
+func (l *link) deliver(now time.Time, id uint16, forward bool, payload []byte) error {
+	f := l.s.flows.find(id)
+	if f == nil {
+		if l.s.flows.straggler(id, l.s.at(now)) {
+			_ = l.session.Send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: id, Reason: wire.FlowIdle}, &l.out)
+		}
+		return state.ErrStale
+	}
+	if f.to.forward() != forward {
+		return state.ErrMisplaced
+	}
+	f.receive(l, now, payload)
+	return nil
+}
+
+// clear handles a packet in clear. Once the session stands there is one that says
+// anything, and it is a hint: Reset (section 11 of PROTOCOL.md).
+func (l *link) clear(now time.Time, h wire.Header, p []byte) error {
+	if !l.s.mac.Verify(p) {
+		return state.ErrMAC1
+	}
+	t, content, err := wire.ParseBody(wire.Body(p))
+	if err != nil {
+		return err
+	}
+	if t != wire.TypeReset || h.ReceiverIdx != l.session.Current().Index() {
+		return state.ErrStale
+	}
+	if _, err := wire.ParseReset(content); err != nil {
+		return err
+	}
+	l.doubt(now)
+	return nil
+}
+
+// doubt asks the gateway for a sign of life, unless it is known to give none.
+func (l *link) doubt(now time.Time) {
+	if l.session != nil && l.ended == nil && l.silent.IsZero() {
+		l.session.Doubt(now, &l.out)
+	}
+}
+
+// tick does what is due.
+func (l *link) tick(now time.Time) {
+	switch {
+	case l.session == nil:
+		l.client.Tick(now, &l.out)
+	case l.ended == nil && !l.session.Deadline().IsZero() && !now.Before(l.session.Deadline()):
+		l.session.Tick(now, &l.out)
+	}
+}
+
+// settle follows the events that have come up, sends what there is to send and
+// sees to it that the next read ends in time. Whoever has changed the session calls
+// it before letting the mutex go.
+func (l *link) settle(now time.Time) {
+	for i := 0; i < len(l.out.Events); i++ { // an event may bring another
+		l.follow(now, l.out.Events[i])
+	}
+	l.flush(now)
+	l.out.Reset()
+	l.arm(now)
+}
+
+func (l *link) follow(now time.Time, e state.Event) {
+	switch e.Kind {
+	case state.IndexAdded:
+		l.byIndex[e.Index] = e.Generation
+	case state.IndexRemoved:
+		if l.byIndex[e.Index] == e.Generation {
+			delete(l.byIndex, e.Index)
+		}
+	case state.Confirmed:
+		l.session.Ping(now, wire.MinPingPacket, &l.out) // measures the round trip
+	case state.Rekeyed:
+		l.s.count.rekeys.Add(1)
+		l.s.tell(Event{Kind: Rekeyed, Generation: e.Generation.Number()})
+	case state.Silent:
+		l.isSilent(now)
+	case state.Closed:
+		if l.ended == nil {
+			l.ended = e.Reason
+		}
+	}
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// isSilent makes the supervisor look for another session.
+func (l *link) isSilent(now time.Time) {
+	if l.silent.IsZero() {
+		l.silent = now
+	}
+	l.s.troubled()
+}
+
+// flush sends the session's own packets.
+func (l *link) flush(now time.Time) {
+	for range 2 { // a refusal heard on sending may bring Pings
+		if len(l.out.Packets) == 0 {
+			break
+		}
+		for _, p := range l.out.Packets {
+			l.sending = append(l.sending, transport.Packet{Data: p.Data, Path: l.path})
+		}
+		_, err := l.conn.WriteBatch(l.sending)
+		clear(l.sending)
+		l.sending = l.sending[:0]
+		clear(l.out.Packets)
+		l.out.Packets = l.out.Packets[:0]
+		if err != nil {
+			l.underlayFailed(now, err)
+		}
+	}
+	if l.session != nil {
+		if most := l.session.Terms().MaxDatagram; most > 0 {
+			l.maxDatagram.Store(int64(most))
+		}
+	}
+}
+
+// arm sets the read deadline to when the session wants to be ticked.
+func (l *link) arm(now time.Time) {
+	var at time.Time
+	switch {
+	case l.ended != nil:
+		at = now
+	case l.session == nil:
+		at = l.client.Deadline()
+	default:
+		at = l.session.Deadline()
+	}
+	if l.ended == nil && !at.IsZero() && !at.After(now) {
+		at = now.Add(time.Millisecond) // whatever is due was done: not at once again
+	}
+	if at != l.armed {
+		l.armed = at
+		_ = l.conn.SetReadDeadline(at)
+	}
+}
+
+// underlayFailed notes what the Conn said, and looks after the session where that
+// gives reason to.
+func (l *link) underlayFailed(now time.Time, err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	l.stats.faults++
+	var refused *FlowError
+	switch {
+	case errors.Is(err, net.ErrClosed):
+		l.end(err)
+		return
+	case errors.Is(err, errMoved):
+		if l.session != nil && l.ended == nil {
+			l.session.Ping(now, wire.MinPingPacket, &l.out) // lets the entry know the session
+		}
+		return
+	case errors.As(err, &refused):
+		l.forwardRefused(now, refused)
+		return
+	}
+	l.fault = err
+	if errors.Is(err, transport.ErrRefused) || errors.Is(err, transport.ErrUnreachable) {
+		l.doubt(now)
+	}
+}
+
+// forwardRefused follows an entry's word about the flow that the session runs
+// over. It came sealed: it may be believed.
+func (l *link) forwardRefused(now time.Time, refused *FlowError) {
+	switch refused.Reason {
+	case wire.FlowIndexCollision:
+		// Where no index is announced, the entry means the one in use, or says
+		// again what is refused already: Pings tell which.
+		if l.session != nil && l.ended == nil && !l.session.RefuseIndex(now, &l.out) {
+			l.doubt(now)
+		}
+	case wire.FlowUnreachable:
+		l.fault = refused
+		l.doubt(now)
+	default:
+		l.end(refused)
+	}
+}
+
+// end makes the session end on this side. The caller settles.
+func (l *link) end(why error) {
+	if l.ended != nil {
+		return
+	}
+	l.ended = why
+	if l.session != nil {
+		l.session.Close(wire.CloseDone, "", &l.out)
+	}
+}
+
+// close ends the session, tells the gateway so, and ends serve.
+func (l *link) close() {
+	l.quitOnce.Do(func() { close(l.quit) })
+	l.mu.Lock()
+	l.end(ErrClosed)
+	l.settle(time.Now())
+	l.mu.Unlock()
+	_ = l.conn.Close()
+}
+
+// with calls f with the mutex held, if the session still stands, and settles. It
+// returns why the session is over.
+func (l *link) with(f func(now time.Time)) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended != nil {
+		return l.ended
+	}
+	now := time.Now()
+	f(now)
+	l.settle(now)
+	return nil
+}
+
+// write seals a packet of a flow and sends it. It takes no lock.
+func (l *link) write(p *outgoing) error {
+	for tries := 0; ; tries++ {
+		err := l.session.Sender().Seal(p.data)
+		if err == nil {
+			break
+		}
+		// The keys may have been replaced, and wiped, since they were taken.
+		if tries > 0 || !errors.Is(err, state.ErrClosed) {
+			return errDown
+		}
+	}
+	l.session.Fits(len(p.data)) // a large one makes the session look what the path takes
+	p.batch[0] = transport.Packet{Data: p.data, Path: l.path}
+	n, err := l.conn.WriteBatch(p.batch[:])
+	if err == nil {
+		return nil
+	}
+	l.writerFailed(err, len(p.data))
+	if n == 1 {
+		return nil // the error is about an earlier packet
+	}
+	return err
+}
+
+// writerFailed lets the session know of an error that a writer met with a packet of
+// size bytes: now and then, or always where it is about the size.
+func (l *link) writerFailed(err error, size int) {
+	if errors.Is(err, transport.ErrTooLarge) {
+		_ = l.with(func(now time.Time) { l.session.TooLarge(now, size, &l.out) })
+		return
+	}
+	now := int64(l.s.at(time.Now()))
+	last := l.lastFault.Load()
+	if last != 0 && now-last < int64(faultInterval) || !l.lastFault.CompareAndSwap(last, now) {
+		return
+	}
+	_ = l.with(func(now time.Time) { l.underlayFailed(now, err) })
+}
+
+// sendFlowClosed tells the gateway that a flow is not needed any more.
+func (l *link) sendFlowClosed(id uint16) {
+	p := outgoings.Get().(*outgoing)
+	m := wire.FlowClosed{FlowID: id, Reason: wire.FlowIdle}
+	b := wire.Begin(p.buf[:0], 0, wire.LevelTransport, 0, wire.TypeFlowClosed)
+	p.data = wire.Finish(m.Append(b))
+	_ = l.write(p)
+	p.free()
+}
