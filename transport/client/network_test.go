@@ -1,0 +1,216 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"lewes/transport"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// network is a network in memory, for tests in a bubble of testing/synctest: its
+// conns block on nothing but each other and the clock.
+type network struct {
+	delay time.Duration // one way
+
+	landing sync.Mutex // one packet after the other
+
+	mu     sync.Mutex
+	conns  map[netip.AddrPort]*memConn
+	port   uint16
+	flying []func() // packets on their way, in their order
+	// drop says which packets are lost; nil: none.
+	drop func(from, to netip.AddrPort, p []byte) bool
+}
+
+func newNetwork() *network {
+	return &network{conns: make(map[netip.AddrPort]*memConn), port: 40000, delay: 5 * time.Millisecond}
+}
+
+// clientAddr is where all clients are, each on a port of its own.
+var clientAddr = netip.MustParseAddr("192.0.2.1")
+
+// dial is the Underlay of a client's Config.
+func (n *network) dial(_ context.Context, to netip.AddrPort) (transport.Conn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.port++
+	c := n.bind(netip.AddrPortFrom(clientAddr, n.port))
+	c.peer = to
+	return c, nil
+}
+
+func (n *network) listen(at netip.AddrPort) *memConn {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.conns[at] != nil {
+		panic(fmt.Sprintf("%s is taken", at))
+	}
+	return n.bind(at)
+}
+
+func (n *network) bind(at netip.AddrPort) *memConn {
+	c := &memConn{net: n, local: at}
+	c.ready.L = &c.mu
+	n.conns[at] = c
+	return c
+}
+
+// losing sets what is lost, for tests that change it on the way.
+func (n *network) losing(drop func(from, to netip.AddrPort, p []byte) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.drop = drop
+}
+
+// isSealed reports whether a packet is sealed by a session's keys.
+func isSealed(p []byte) bool {
+	h, err := wire.ParseHeader(p)
+	return err == nil && h.Level == wire.LevelTransport
+}
+
+func (n *network) carry(from *memConn, to netip.AddrPort, data []byte) {
+	n.mu.Lock()
+	lost := n.drop != nil && n.drop(from.local, to, data)
+	there := n.conns[to]
+	n.mu.Unlock()
+	if lost {
+		return
+	}
+	p := append([]byte(nil), data...)
+	n.mu.Lock()
+	n.flying = append(n.flying, func() {
+		switch {
+		case there != nil && there.accept(from.local, p):
+		case from.peer == to: // its host says that nobody listens there
+			from.fail(transport.ErrRefused)
+		}
+	})
+	n.mu.Unlock()
+	time.AfterFunc(n.delay, n.land)
+}
+
+// land delivers the packet that has been on its way for the longest time.
+func (n *network) land() {
+	n.landing.Lock()
+	defer n.landing.Unlock()
+	n.mu.Lock()
+	first := n.flying[0]
+	n.flying = n.flying[1:]
+	n.mu.Unlock()
+	first()
+}
+
+// memConn is a Conn on a network; one with a peer is connected to it.
+type memConn struct {
+	net   *network
+	local netip.AddrPort
+	peer  netip.AddrPort
+
+	mu       sync.Mutex
+	ready    sync.Cond
+	queue    []transport.Packet
+	errs     []error
+	deadline time.Time
+	closed   bool
+}
+
+func (c *memConn) accept(from netip.AddrPort, p []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	if c.peer.IsValid() && c.peer != from {
+		return true
+	}
+	c.queue = append(c.queue, transport.Packet{Data: p, Path: path.NewUDP(from, netip.Addr{}, 0)})
+	c.ready.Broadcast()
+	return true
+}
+
+func (c *memConn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
+	c.ready.Broadcast()
+}
+
+func (c *memConn) ReadBatch(p []transport.Packet) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.closed:
+			return 0, net.ErrClosed
+		case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+			return 0, os.ErrDeadlineExceeded
+		case len(c.errs) > 0:
+			err := c.errs[0]
+			c.errs = c.errs[1:]
+			return 0, err
+		case len(c.queue) > 0:
+			n := copy(p, c.queue)
+			c.queue = c.queue[n:]
+			return n, nil
+		}
+		c.ready.Wait()
+	}
+}
+
+func (c *memConn) WriteBatch(p []transport.Packet) (int, error) {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return 0, net.ErrClosed
+	}
+	for i := range p {
+		to := c.peer
+		if !to.IsValid() {
+			to = p[i].Path.Peer
+		}
+		for datagram := range p[i].Segments() {
+			c.net.carry(c, to, datagram)
+		}
+	}
+	return len(p), nil
+}
+
+func (c *memConn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	if !t.IsZero() && !c.closed {
+		time.AfterFunc(time.Until(t), c.wake)
+	}
+	c.ready.Broadcast()
+	return nil
+}
+
+func (c *memConn) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ready.Broadcast()
+}
+
+func (c *memConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
+
+func (c *memConn) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.ready.Broadcast()
+	c.mu.Unlock()
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	if c.net.conns[c.local] == c {
+		delete(c.net.conns, c.local)
+	}
+	return nil
+}
