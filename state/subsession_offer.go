@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"time"
 
 	"lewes/crypto/kem"
@@ -31,14 +32,20 @@ type subsessionOffer struct {
 
 	child   *Generation   // proposed by the gateway and accepted; Ready is sent on it
 	refused []*Generation // proposed and refused; one of them may be proved all the same
+	never   []uint32      // refused so long ago that their keys are gone
 
 	tries  int
 	next   time.Time
 	sealed uint64 // by the session when the last try went
 }
 
-// maxRefused bounds the indexes that one subsession may refuse.
-const maxRefused = 8
+const (
+	// maxRefused bounds the refused children whose keys a subsession keeps.
+	maxRefused = 8
+	// maxNever bounds the indexes that it refuses for good. No gateway that means
+	// well proposes so many; from then on no other is taken.
+	maxNever = 1 << 10
+)
 
 // Rekey starts a subsession. While one is under way, and at a gateway, it does
 // nothing.
@@ -128,19 +135,20 @@ func (s *Session) handleKK2(now time.Time, g *Generation, content []byte, out *O
 	if err := o.read(kk2.Noise); err != nil {
 		return err
 	}
-	for _, r := range o.refused {
-		if r.index == kk2.NewReceiverIdx {
-			s.sendRefusal(r.index, out)
-			return nil
-		}
+	if o.refuses(kk2.NewReceiverIdx) {
+		s.sendRefusal(kk2.NewReceiverIdx, out)
+		return nil
 	}
 	if o.child != nil {
 		if o.child.index == kk2.NewReceiverIdx {
 			return nil
 		}
+		if len(o.never) == maxNever {
+			return ErrStale
+		}
 		// The gateway proposes another because this one was refused on the way
 		// to it; what was sent under the old one may still prove it.
-		o.refused = append(o.refused, o.child)
+		s.refuse(o.child, out)
 	}
 	s.accept(kk2.NewReceiverIdx, out)
 	o.tries = 0
@@ -181,19 +189,36 @@ func (s *Session) accept(index uint32, out *Output) {
 // reports whether there was one to refuse.
 func (s *Session) RefuseIndex(now time.Time, out *Output) bool {
 	o := s.offer
-	if o == nil || o.child == nil {
+	if o == nil || o.child == nil || len(o.never) == maxNever {
 		return false
 	}
-	if len(o.refused) == maxRefused {
-		s.remove(o.refused[0], out)
-		o.refused = append(o.refused[:0], o.refused[1:]...)
-	}
 	refused := o.child
-	o.refused, o.child = append(o.refused, refused), nil
+	o.child = nil
+	s.refuse(refused, out)
 	s.sendRefusal(refused.index, out)
 	o.tries, o.next = 0, now.Add(offerRetry)
 	s.plan()
 	return true
+}
+
+// refuse keeps the keys of a child that was refused, for a while: Ready may have
+// got through on it. Its index is refused for good, since its keys have sealed
+// Ready and must not begin again with sequence 0.
+func (s *Session) refuse(child *Generation, out *Output) {
+	o := s.offer
+	if len(o.refused) == maxRefused {
+		oldest := o.refused[0]
+		o.refused = append(o.refused[:0], o.refused[1:]...)
+		o.never = append(o.never, oldest.index)
+		s.remove(oldest, out)
+	}
+	o.refused = append(o.refused, child)
+}
+
+// refuses reports whether an index was refused before.
+func (o *subsessionOffer) refuses(index uint32) bool {
+	return slices.Contains(o.never, index) ||
+		slices.ContainsFunc(o.refused, func(r *Generation) bool { return r.index == index })
 }
 
 func (s *Session) sendRefusal(index uint32, out *Output) {
