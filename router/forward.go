@@ -150,6 +150,7 @@ func (s *Shard) turnClaim(now time.Time, c *client, f *forward, m *wire.ForwardP
 	}
 	if held == nil {
 		if c.claims >= s.config.maxClaims() {
+			s.counters.FlowsRefused++
 			c.tell(now, m.FlowID, wire.FlowBound, "too many sessions through this gateway")
 			return false
 		}

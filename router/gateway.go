@@ -109,6 +109,8 @@ func (c *Config) fill() error {
 	if c.Resolver == nil {
 		c.Resolver = net.DefaultResolver
 	}
+	c.Terms.IdleTTL = or(c.Terms.IdleTTL, 24*time.Hour)
+	c.Terms.RekeyAfter = or(c.Terms.RekeyAfter, 15*time.Minute)
 	c.Terms.MaxDatagram = min(or(c.Terms.MaxDatagram, wire.MaxUDPPacket), wire.MaxUDPPacket)
 	c.MaxPacket = or(c.MaxPacket, defaultMaxPacket)
 	c.Suites = or(c.Suites, seal.Offer())

@@ -2,11 +2,15 @@ package metrics
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"lewes/router"
 	"lewes/transport/udp"
@@ -96,5 +100,70 @@ func TestAddressThatCannotBeServed(t *testing.T) {
 	_, err := Serve(context.Background(), "127.0.0.1:notaport", figures{})
 	if err == nil || !strings.Contains(err.Error(), `metrics.listen "127.0.0.1:notaport"`) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// numbered is a source whose every figure has a number of its own.
+type numbered struct {
+	figures
+	stats router.Stats
+	names map[uint64]string
+}
+
+func newNumbered() *numbered {
+	n := &numbered{names: map[uint64]string{}}
+	next := uint64(1_000_001)
+	var fill func(name string, v reflect.Value)
+	fill = func(name string, v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				fill(name+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+		case reflect.Array:
+			for i := range v.Len() {
+				fill(fmt.Sprintf("%s[%d]", name, i), v.Index(i))
+			}
+		case reflect.Uint64:
+			v.SetUint(next)
+			n.names[next] = name
+			next++
+		case reflect.Int64: // a time.Duration, shown in milliseconds
+			v.SetInt(int64(next) * 1e6)
+			n.names[next] = name
+			next++
+		default:
+			panic("no figure: " + name)
+		}
+	}
+	fill("Stats", reflect.ValueOf(&n.stats).Elem())
+	delete(n.names, n.stats.Handshakes.Rejects[0]) // there is no code 0
+	return n
+}
+
+func (n *numbered) Stats() router.Stats { return n.stats }
+
+// TestEveryFigureIsShown shows that whatever a gateway counts is a metric, each
+// bound that was reached among it.
+//
+// Shows R12.5.
+func TestEveryFigureIsShown(t *testing.T) {
+	source := newNumbered()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(New(source))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[uint64]int{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			shown[uint64(m.GetCounter().GetValue()+m.GetGauge().GetValue())]++
+		}
+	}
+	for number, name := range source.names {
+		if shown[number] != 1 {
+			t.Errorf("%s is shown %d times", name, shown[number])
+		}
 	}
 }

@@ -1,0 +1,322 @@
+package router
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"lewes/crypto/cookie"
+	"lewes/crypto/kdf"
+	"lewes/crypto/kem"
+	"lewes/crypto/seal"
+	"lewes/state"
+	"lewes/transport"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// greeting is a hello of an index, from a source of its own.
+type greeting struct {
+	hello wire.ClientHello
+	from  path.Path
+}
+
+func greetingOf(now time.Time, index uint32) greeting {
+	commitment := kdf.Hash([]byte{byte(index), byte(index >> 8)})
+	return greeting{
+		hello: wire.ClientHello{
+			ReceiverIdx: index,
+			Salt:        wire.NewSalt(uint64(now.Unix()), &commitment),
+			AEADOffer:   uint8(seal.ChaCha20Poly1305),
+			KEM:         uint8(kem.MLKEM768),
+		},
+		from: path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(index >> 8), byte(index)}), 1)},
+	}
+}
+
+// greet sends a hello, and again with the cookie where one is asked for. It
+// returns the answers.
+func (r *rig) greet(g greeting) (answers []wire.Type) {
+	r.t.Helper()
+	for {
+		p := g.hello.Append(wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello))
+		p = wire.Finish(wire.Pad(p, 0, wire.MinHelloDatagram))
+		cookie.NewMAC1Key(gatewayID.Public()).Sum(p)
+		got := r.receive(p, g.from)
+		if len(got) != 1 {
+			r.t.Fatalf("%d answers to a hello", len(got))
+		}
+		kind, content, err := wire.ParseBody(wire.Body(got[0].Data))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		answers = append(answers, kind)
+		if kind != wire.TypeBusy {
+			return answers
+		}
+		busy, err := wire.ParseBusy(content)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if !busy.HasCookie || g.hello.HasCookie {
+			return answers
+		}
+		g.hello.HasCookie, g.hello.Cookie = true, busy.Cookie
+	}
+}
+
+// withheld makes a session at the client whose Handshake 3 does not reach the
+// gateway, and returns the packets of the data that it sends behind it.
+func (r *rig) withheld(seed byte, datagrams int) (early [][]byte, from path.Path) {
+	r.t.Helper()
+	from = path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, seed}), 1)}
+	var out state.Output
+	c, err := state.NewClient(r.now(), state.ClientConfig{
+		Gateway: gatewayID.Public(), Identity: testIdentity(2), KEM: kem.MLKEM768,
+		Suites: seal.Offer(), Rand: seeded(uint64(seed)), Path: clientAt,
+	}, &out)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for range 5 {
+		sent := append([]state.Packet(nil), out.Packets...)
+		out.Reset()
+		if c.Session() != nil {
+			break
+		}
+		for _, p := range sent {
+			for _, answer := range r.receive(p.Data, from) {
+				_ = c.Handle(r.now(), answer.Data, &out)
+			}
+		}
+	}
+	if c.Session() == nil {
+		r.t.Fatal("the client has no session")
+	}
+	for range datagrams {
+		if err := c.Session().Send(wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1, Payload: make([]byte, 463)}, &out); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	for _, p := range out.Packets {
+		early = append(early, p.Data)
+	}
+	return early, from
+}
+
+// TestBoundsAreConfiguredAndCounted sets each bound of section 12 that a
+// configuration has, comes to it and sees it hold, and finds it counted.
+//
+// Shows R12.5.
+func TestBoundsAreConfiguredAndCounted(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		config func(*Config)
+		reach  func(t *testing.T, r *rig) // and see that it holds
+		count  func(*Stats) uint64
+		want   uint64
+	}{
+		{
+			"handshake records", func(c *Config) { c.MaxRecords = 4 },
+			func(t *testing.T, r *rig) {
+				for n := range uint32(7) {
+					if got := r.greet(greetingOf(r.now(), 100+n)); got[len(got)-1] != wire.TypeAck {
+						t.Errorf("hello %d got %v", n, got)
+					}
+				}
+				if got := r.shard.Stats().Records; got != 4 {
+					t.Errorf("%d records", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.Handshakes.Evicted }, 3,
+		},
+		{
+			"cookies from half of the records on", func(c *Config) { c.MaxRecords = 4 },
+			func(t *testing.T, r *rig) {
+				for n := range uint32(4) {
+					r.greet(greetingOf(r.now(), 100+n))
+				}
+			},
+			func(s *Stats) uint64 { return s.Handshakes.Cookies }, 1, // the fourth: three are more than half
+		},
+		{
+			"hellos of a source", func(c *Config) { c.Rate, c.Burst = 1, 3 },
+			func(t *testing.T, r *rig) {
+				if got := r.hellos(5, clientAt); got != 3 {
+					t.Errorf("%d of 5 hellos were taken", got)
+				}
+				r.advance(time.Second)
+				if got := r.hellos(1, secondAt); got != 1 {
+					t.Error("another source was refused")
+				}
+			},
+			func(s *Stats) uint64 { return s.Handshakes.Busy }, 2,
+		},
+		{
+			"hellos of a source, with a cookie", func(c *Config) { c.Rate, c.Burst = 1, 2 },
+			func(t *testing.T, r *rig) {
+				taken := 0
+				for n := range uint32(6) {
+					g := greetingOf(r.now(), 100+n)
+					g.from = clientAt
+					if got := r.greet(g); got[len(got)-1] == wire.TypeAck {
+						taken++
+					}
+				}
+				if taken != 4 { // two without a cookie and two with one
+					t.Errorf("%d of 6 hellos were taken", taken)
+				}
+			},
+			func(s *Stats) uint64 { return s.Handshakes.Busy }, 4 + 2,
+		},
+		{
+			"hellos of a gateway of the directory", func(c *Config) { withDirectory(t)(c); c.TrustedRate = 5 },
+			func(t *testing.T, r *rig) {
+				if got := r.hellos(9, path.Path{Peer: exitAddr}); got != 5 {
+					t.Errorf("%d of 9 hellos were taken", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.Handshakes.Busy }, 4,
+		},
+		{
+			"tries of Handshake 1", func(c *Config) { c.TriesASecond = 1 },
+			func(t *testing.T, r *rig) {
+				r.connect(2, clientAt)
+				r.connect(3, secondAt)
+				if got := r.greet(greetingOf(r.now(), 100)); len(got) != 2 || got[0] != wire.TypeBusy || got[1] != wire.TypeAck {
+					t.Errorf("after two tries in a second a hello got %v", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.Handshakes.Cookies }, 1,
+		},
+		{
+			"early bytes", func(c *Config) { c.MaxEarly = 1200 },
+			func(t *testing.T, r *rig) {
+				for seed := range byte(2) {
+					early, from := r.withheld(seed+1, 2)
+					for _, p := range early {
+						if len(p) != 500 {
+							t.Fatalf("a packet of %d bytes", len(p))
+						}
+						r.receive(p, from)
+					}
+				}
+			},
+			func(s *Stats) uint64 { return s.Refused }, 2, // two of four packets of 500 bytes
+		},
+		{
+			"sessions", func(c *Config) { c.MaxSessions = 1 },
+			func(t *testing.T, r *rig) {
+				r.connect(2, clientAt)
+				if got := r.greet(greetingOf(r.now(), 100)); len(got) != 1 || got[0] != wire.TypeBusy {
+					t.Errorf("a hello got %v", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.Handshakes.Busy }, 1,
+		},
+		{
+			"flows of a session", func(c *Config) { c.MaxFlowsPerSession = 2 },
+			func(t *testing.T, r *rig) { openFlows(t, r.connect(2, clientAt), 2) },
+			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
+		},
+		{
+			"flows of all sessions", func(c *Config) { c.MaxFlows = 3 },
+			func(t *testing.T, r *rig) {
+				r.connect(3, secondAt).data(9, target, "x")
+				openFlows(t, r.connect(2, clientAt), 2)
+			},
+			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
+		},
+		{
+			"forward targets", withDirectory(t),
+			func(t *testing.T, r *rig) {
+				p, other := r.connect(2, clientAt), testIdentity(77).Public()
+				p.forward(1, &other, inner(100, false))
+				if got := p.closedWith(); got != "1:1 " {
+					t.Errorf("closed with %q", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
+		},
+		{
+			"claims", func(c *Config) { withDirectory(t)(c); c.MaxClaims = 2 },
+			func(t *testing.T, r *rig) {
+				p := r.connect(2, clientAt)
+				for i := range uint32(3) {
+					p.forward(1, &exitID, inner(100+i, false))
+				}
+				if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Claims != 2 {
+					t.Errorf("closed with %q, %d claims", got, r.shard.Stats().Claims)
+				}
+			},
+			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
+		},
+		{
+			"inner hellos", func(c *Config) { withDirectory(t)(c); c.HelloRate, c.HelloBurst = 1, 3 },
+			func(t *testing.T, r *rig) {
+				p := r.connect(2, clientAt)
+				for range 5 {
+					p.forward(1, &exitID, inner(100, true))
+				}
+				if got := len(r.egress.at(exitAddr).take()); got != 3 {
+					t.Errorf("%d of 5 hellos passed", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.Refused }, 2,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, c.config)
+			c.reach(t, r)
+			if s := r.shard.Stats(); c.count(&s) != c.want {
+				t.Errorf("%d counted, want %d: %+v", c.count(&s), c.want, s)
+			}
+		})
+	}
+}
+
+// openFlows opens as many flows as there may be, and one more.
+func openFlows(t *testing.T, p *peer, most int) {
+	t.Helper()
+	for id := range most {
+		p.data(uint16(id), target, "x")
+		if got := p.closedWith(); got != "" {
+			t.Errorf("flow %d: closed with %q", id, got)
+		}
+	}
+	p.data(uint16(most), target, "x")
+	if got := p.closedWith(); got == "" || got[len(got)-2] != '4' {
+		t.Errorf("one more flow: closed with %q", got)
+	}
+}
+
+// TestDefaultBounds compares what a Config that says nothing means with section 12.
+//
+// Shows R8.8.
+func TestDefaultBounds(t *testing.T) {
+	var c Config
+	if c.maxFlowsPerSession() != 256 || c.flowIdle() != 120*time.Second || c.maxSessions() != 1_000_000 ||
+		c.maxClaims() != 16 || c.claimTTL() != 300*time.Second || c.helloRate() != 2 || c.helloBurst() != 10 {
+		t.Errorf("defaults of %+v are not those of section 12", c)
+	}
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	var batch []transport.Packet
+	for id := range uint16(257) {
+		m := &wire.EncryptedData{FlowID: id, Flags: wire.FlagTarget, Target: wire.AddrTarget(target)}
+		if err := p.session.Send(wire.TypeEncryptedData, m, &p.out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, x := range p.out.Packets {
+		batch = append(batch, transport.Packet{Data: x.Data, Path: clientAt})
+	}
+	p.out.Reset()
+	r.shard.Receive(r.now(), batch, nil)
+	for _, x := range r.socket.take() {
+		p.handle(x.Data)
+	}
+	if got := p.closedWith(); got != "256:4 " || r.shard.Stats().Flows != 256 {
+		t.Errorf("closed with %q, %d flows", got, r.shard.Stats().Flows)
+	}
+}
