@@ -55,7 +55,6 @@ type link struct {
 	lastFault   atomic.Int64 // when a writer looked into an error
 	quit        chan struct{}
 	quitOnce    sync.Once
-	done        chan struct{} // serve has returned
 }
 
 func newLink(s *Session, conn transport.Conn, at path.Path) *link {
@@ -68,7 +67,6 @@ func newLink(s *Session, conn transport.Conn, at path.Path) *link {
 		changed: make(chan struct{}),
 		pongs:   make(map[[8]byte]chan<- struct{}),
 		quit:    make(chan struct{}),
-		done:    make(chan struct{}),
 	}
 	l.maxDatagram.Store(wire.MaxUDPPacket) // until the gateway says otherwise
 	return l
@@ -76,7 +74,6 @@ func newLink(s *Session, conn transport.Conn, at path.Path) *link {
 
 // serve reads until the session is over.
 func (l *link) serve() {
-	defer close(l.done)
 	pause := time.Duration(0)
 	for {
 		n, err := l.conn.ReadBatch(l.reading)
