@@ -154,6 +154,9 @@ func exchange(t testing.TB, c net.Conn, text string) {
 	expect(t, c, text)
 }
 
+// Who says nothing else gets ML-KEM-768, and what the gateway said about the session.
+//
+// Shows R3.7.
 func TestDial(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		s := w.dial(w.config())
