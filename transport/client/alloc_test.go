@@ -80,7 +80,7 @@ func newSteady(t testing.TB, packets int) *steady {
 		writeTo(t, st.listener, st.to, "hello")
 		expectFrom(t, st.listener, st.to, "hello")
 	}
-	if st.session.Info().PathPacket != client.DefaultMaxPacket {
+	if st.session.Info().MaxPacket != client.DefaultMaxPacket {
 		t.Fatal("the search for the path's limit is still under way")
 	}
 	st.valve.shut = true

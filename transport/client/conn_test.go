@@ -351,7 +351,7 @@ func TestNarrowInterface(t *testing.T) {
 			time.Sleep(time.Second)
 			exchange(t, c, "and on")
 		}
-		if got := s.Info().PathPacket; got > 1400 || got < 1300 {
+		if got := s.Info().MaxPacket; got > 1400 || got < 1300 {
 			t.Errorf("%d bytes are believed to fit", got)
 		}
 	})

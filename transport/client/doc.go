@@ -20,8 +20,9 @@
 // # Flows
 //
 // Each target is a flow (section 8 of PROTOCOL.md), at most MaxFlows of them a
-// session. A flow has a limit of bytes a datagram, which is the same from its
-// first to its last: a Write beyond it returns a *SizeError that names the limit.
+// session. A flow has a limit of bytes a datagram: a Write beyond it returns a
+// *SizeError that names the limit. It changes only where the gateway or the path
+// turns out to take less, or the path more again.
 // What a gateway refuses comes back as a *FlowError. Datagrams get lost here as
 // they do everywhere: no call waits for another end.
 //

@@ -32,12 +32,10 @@ type Info struct {
 	Handshake state.Progress
 	// Terms are what the gateway said about the session; zero until it has.
 	Terms state.Terms
-	// MaxPacket is the size of the largest LP packet that this session sends.
+	// MaxPacket is the size of the largest LP packet that this session sends now:
+	// what Config allows and the gateway takes, less where Pings have shown that
+	// the path takes less.
 	MaxPacket int
-	// PathPacket is the size of the largest that is believed to pass the path, as
-	// Pings of that size have shown since something larger than the smallest path
-	// takes was sent. Where it is less than MaxPacket, larger datagrams are lost.
-	PathPacket int
 	// Down says why the session is being made anew; nil while it stands.
 	Down error
 }
@@ -64,7 +62,6 @@ func (s *Session) Info() Info {
 		Handshake:  progress,
 		Terms:      l.session.Terms(),
 		MaxPacket:  s.maxPacket(),
-		PathPacket: min(l.session.MaxPacket(), s.maxPacket()),
 		Down:       down,
 	}
 }

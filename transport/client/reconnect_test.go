@@ -103,6 +103,8 @@ func TestForgedReset(t *testing.T) {
 }
 
 // A gateway that is silent for a while and comes back is the same session.
+//
+// Shows R11.4.
 func TestSilenceThatEnds(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		exchange(t, c, "before")

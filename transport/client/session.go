@@ -172,14 +172,15 @@ func (s *Session) Err() error {
 // at returns how old the session is: the time that its parts go by.
 func (s *Session) at(now time.Time) time.Duration { return now.Sub(s.begun) }
 
-// maxPacket returns the size of the largest packet that may be sent now.
+// maxPacket returns the size of the largest packet that may be sent now: what is
+// configured, what the gateway takes, what the path is believed to take.
 func (s *Session) maxPacket() int {
 	most := s.config.MaxPacket
 	if s.outer != nil {
 		most = s.outer.maxPacket() - wrap
 	}
 	if l := s.link.Load(); l != nil {
-		most = min(most, int(l.maxDatagram.Load()))
+		most = min(most, int(l.maxDatagram.Load()), l.session.MaxPacket())
 	}
 	return most
 }

@@ -172,8 +172,8 @@ func TestDial(t *testing.T) {
 		if info.RTT < 2*w.net.delay || info.RTT > 3*w.net.delay {
 			t.Errorf("round trip %s, want %s", info.RTT, 2*w.net.delay)
 		}
-		if info.Terms != terms || info.MaxPacket != client.DefaultMaxPacket || info.PathPacket != client.DefaultMaxPacket {
-			t.Errorf("terms %+v, packets of %d, path %d", info.Terms, info.MaxPacket, info.PathPacket)
+		if info.Terms != terms || info.MaxPacket != client.DefaultMaxPacket {
+			t.Errorf("terms %+v, packets of %d", info.Terms, info.MaxPacket)
 		}
 		if p := info.Handshake; p.Answered.Before(p.Started) || p.KKT.Before(p.Answered) || !p.Established.After(p.KKT) {
 			t.Errorf("progress: %+v", p)
