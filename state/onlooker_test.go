@@ -224,7 +224,7 @@ func steady(seed uint64) faults {
 // eyes of an onlooker with each of its tools and with all of them together. The
 // second takes at most one retransmission more than the first.
 //
-// Shows R1.18, R2.6, R2.7, R2.14, R4.8, R4.20, R4.24, R4.27, R5.15, R5.16, R5.17, R5.19, R5.20, R5.29, R5.30.
+// Shows R1.18, R2.6, R2.14, R4.20, R4.27, R5.15, R5.19, R5.29.
 func TestOnlookerDelaysLittle(t *testing.T) {
 	const oneRetransmission = firstRetry + firstRetry/10
 	sets := [][]tool{allTools}
@@ -274,9 +274,9 @@ func TestOnlookerDelaysLittle(t *testing.T) {
 
 // TestOnlookerAndLoss makes handshakes through loss under an onlooker's eyes.
 //
-// Shows R2.6, R5.29, R5.30.
+// Shows R2.6, R5.29.
 func TestOnlookerAndLoss(t *testing.T) {
-	n := runs(150, 20)
+	n := runs(120, 15)
 	failed := 0
 	for seed := range uint64(n) {
 		seed += 1000
@@ -301,7 +301,7 @@ func TestOnlookerAndLoss(t *testing.T) {
 // (A real move under the eyes of an onlooker whose copies of every packet are
 // faster cannot be seen: whatever comes from the new address has come before.)
 //
-// Shows R5.33, R6.5, R6.7, R6.8, R6.9, R6.11, R7.20.
+// Shows R5.33, R6.5, R6.8, R6.11.
 func TestOnlookerMovesNoSession(t *testing.T) {
 	left := tool{"copies from the address that was left", func(o *onlooker, s sighting, _ uint32) {
 		if !s.toClient {
@@ -321,7 +321,7 @@ func TestOnlookerMovesNoSession(t *testing.T) {
 		{"everything", []tool{rotatingCopies, copies, left, junkSealed, repeats, forgedResets, forgedAcks}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for seed := range uint64(runs(6, 2)) {
+			for seed := range uint64(runs(6, 1)) {
 				onlookAtSession(t, seed, c.tools, c.move)
 			}
 		})
