@@ -106,7 +106,7 @@ func (g *gatewayEnd) changed(packet []byte, change func(p []byte)) []byte {
 	return p
 }
 
-// Shows R2.2, R4.6, R4.7, R4.9, R4.10, R4.11, R4.12, R4.13, R4.15, R3.8.
+// Shows R2.2, R3.8, R4.6, R4.7, R4.9, R4.10, R4.11, R4.13, R4.15.
 func TestFirstReasonAnswers(t *testing.T) {
 	const held = 0x1111_1111
 	// Reasons in the order of section 4.
@@ -616,7 +616,7 @@ func TestKEMsThatAreNotOffered(t *testing.T) {
 	}
 }
 
-// Shows R3.9, R3.10, R3.11.
+// Shows R3.10, R3.11.
 func TestAEADChoice(t *testing.T) {
 	const chacha, aes = seal.ChaCha20Poly1305, seal.AES256GCM
 	for _, c := range []struct{ client, gateway, want seal.Suite }{

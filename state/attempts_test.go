@@ -218,7 +218,7 @@ func TestAbsurdClockEndsNothing(t *testing.T) {
 	}
 }
 
-// Shows R2.11, R4.11, R4.31.
+// Shows R2.11, R4.11.
 func TestStaleKEMKey(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	config := clientConfig(2)
@@ -248,7 +248,7 @@ func TestStaleKEMKey(t *testing.T) {
 // TestOneFlight completes a handshake with a kept KEM key: one round trip to the
 // first data, and no KKT.
 //
-// Shows R4.31, R5.28, R5.32.
+// Shows R4.31, R5.32.
 func TestOneFlight(t *testing.T) {
 	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing} {
 		g := newGatewayEnd(t, gatewayConfig(t, 1))
@@ -367,7 +367,7 @@ func TestOneSessionOfTwoAttempts(t *testing.T) {
 
 // TestWhyItFailed lets handshakes run out of time after one hint or another.
 //
-// Shows R2.8, R3.8, R10.3.
+// Shows R2.8, R10.3.
 func TestWhyItFailed(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -667,7 +667,7 @@ func TestXWing(t *testing.T) {
 // TestLaterSource shows that after the hello a record answers its source alone,
 // and over TCP any connection from its address.
 //
-// Shows R4.24, R5.15.
+// Shows R4.24.
 func TestLaterSource(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	tcp := func(at string, conn uint64) path.Path {

@@ -88,8 +88,6 @@ func simulateHandshakes(t *testing.T, n int, network faults) *results {
 //
 // The normal number of runs can refute that and not prove it; 46,050 runs
 // without a failure (-sim.runs) prove it at 99 %.
-//
-// Shows R5.22, R5.28, R5.32, R10.1, R10.3.
 func TestHandshakesThroughLoss(t *testing.T) {
 	r := simulateHandshakes(t, runs(3000, 250), lossy(0.10))
 	r.check(t, 0.9999)
@@ -159,7 +157,7 @@ func logChoose(n, k int) float64 {
 // to gateway, and with what one entry (69 bytes) and two take for their wraps.
 // Nothing that the ends send is too long for it.
 //
-// Shows R1.22, R4.4.
+// Shows R1.22.
 func TestSmallestMTU(t *testing.T) {
 	const wrap = 34 + 3 + 32 // of a packet in a ForwardPacket that names its gateway
 	for hops, limit := range []int{1232, 1232 - wrap, 1232 - 2*wrap} {

@@ -69,7 +69,7 @@ func (g *gatewayEnd) sendFirst(now time.Time, index uint32, message []byte, from
 // TestBadHandshake1ChangesNothing sends messages that fail at one step after the
 // other, all sealed by the client's own e, and then the good one.
 //
-// Shows R5.6, R5.15, R5.16, R5.19.
+// Shows R5.6, R5.15, R5.19.
 func TestBadHandshake1ChangesNothing(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.Admit = func(who identity.PublicKey) bool { return who == testIdentity(2).Public() }
@@ -453,7 +453,7 @@ func TestEviction(t *testing.T) {
 	}
 }
 
-// Shows R3.4, R3.5, R4.11.
+// Shows R3.4, R3.5.
 func TestKEMKeysAreRenewed(t *testing.T) {
 	make := func(seed uint64) *KEMKeys {
 		k, err := NewKEMKeys(epoch, []kem.ID{kem.MLKEM768, kem.XWing}, seeded(seed))

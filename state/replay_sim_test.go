@@ -62,7 +62,7 @@ func (w *world) replay(seen captured) {
 // times when handshake records still answer repetitions, when they are gone, and
 // when the first generation is gone too.
 //
-// Shows R5.22, R5.33, R6.4, R6.7, R7.20.
+// Shows R5.22, R5.33, R6.4, R6.7.
 func TestReplaysChangeNothing(t *testing.T) {
 	eachSeed(t, runs(8, 2), func(t *testing.T, seed uint64) {
 		w := newWorld(t, seed, reordering, reordering, variety(seed))
@@ -132,7 +132,7 @@ func TestReplayToAnotherProcess(t *testing.T) {
 // index free: the hello is younger than the tolerance, so a record is made, and
 // nothing more.
 //
-// Shows R5.10, R5.25, R11.5.
+// Shows R5.10, R5.25.
 func TestReplayAfterClose(t *testing.T) {
 	w := newWorld(t, 3, reordering, reordering)
 	seen := conversation(w)

@@ -44,7 +44,7 @@ func sentTo(now time.Time, c *clientEnd, g *gatewayEnd, has ...path.Path) map[pa
 // that only gives it another port: the gateway follows at the first packet and
 // asks both addresses, and the Pong from the new one ends all doubt.
 //
-// Shows R6.7, R6.8, R6.10, R7.22.
+// Shows R6.7, R6.8, R6.10.
 func TestMove(t *testing.T) {
 	for name, next := range map[string]path.Path{
 		"another address": moved,
@@ -306,7 +306,7 @@ func TestBackToTheKnownAddress(t *testing.T) {
 // TestAddressLeftHasNoClaim shows that once a new address has answered, the one
 // before it is as any other: a packet from there has to prove it.
 //
-// Shows R6.9, R6.10, R6.12.
+// Shows R6.10, R6.12.
 func TestAddressLeftHasNoClaim(t *testing.T) {
 	c, g := established(t)
 	s := g.only()

@@ -647,7 +647,7 @@ func TestBadSubsessionMessages(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// Shows R7.3, R5.14.
+// Shows R7.3.
 func TestRekeyByTime(t *testing.T) {
 	w := newWorld(t, 1, steady(1), steady(1))
 	w.established()
