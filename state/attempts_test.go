@@ -463,6 +463,30 @@ func TestRepetitionTimes(t *testing.T) {
 	}
 }
 
+// TestHelloGoesWithHandshake1 repeats Handshake 1 with and without the Ack: the
+// hello goes with every repetition.
+//
+// Shows R5.28.
+func TestHelloGoesWithHandshake1(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		c, g, i := atFirst(t, gatewayConfig(t, 1))
+		if known {
+			config := clientConfig(3)
+			config.KnownKEM = g.handshakes.config.KEMs.Find(config.KEM, 0).Public()
+			c = newClientEnd(t, epoch, config)
+			i = c.client.attempts[0]
+		}
+		c.take()
+		for n := range 8 {
+			c.tick(c.next())
+			flight := c.take()
+			if got := hellos(t, flight); len(got) != 1 || got[0].Hello() != i.hello.Hello() || len(flight) != 3 {
+				t.Errorf("repetition %d has %d packets, %d of them hellos", n, len(flight), len(got))
+			}
+		}
+	}
+}
+
 // Shows R4.27, R4.28, R4.29.
 func TestKKTResponses(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))

@@ -117,6 +117,31 @@ func TestBadHandshake1ChangesNothing(t *testing.T) {
 	checkExchange(t, now, c, g)
 }
 
+// TestForeignEphemeral sends a Handshake 1 that is good but for its e, which is not
+// the one of the hello's salt: nothing is computed for it.
+//
+// Shows R5.16.
+func TestForeignEphemeral(t *testing.T) {
+	c, g, i := atFirst(t, gatewayConfig(t, 1))
+	own := i.ephemeral
+	i.ephemeral = noise.KeyPairFrom([32]byte{42})
+	payload, _ := credentialOf(t, i, testIdentity(2), epoch)
+	_, m := firstWith(t, i, i.config.Session.Static, payload)
+	i.ephemeral = own
+	record := g.handshakes.records[i.index]
+	if got := g.sendFirst(epoch, i.index, m, clientAt); len(got) != 0 || g.drops[ErrSalt.Error()] != 1 {
+		t.Errorf("%d answers, drops %v", len(got), g.drops)
+	}
+	// The Noise state, with the shared secret of e, is made when it is needed.
+	if record.noise != nil || record.transcript != nil || record.tries != 0 || g.handshakes.tries != 0 {
+		t.Error("the gateway did work for it")
+	}
+	converse(epoch, c, g)
+	if c.session == nil || record.transcript == nil {
+		t.Errorf("the good one completes nothing: %v", g.drops)
+	}
+}
+
 // Shows R5.17, R5.18.
 func TestTriesASecond(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
