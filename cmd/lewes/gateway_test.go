@@ -1,0 +1,441 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"lewes/cmd/config"
+	"lewes/crypto/identity"
+	"lewes/router/access"
+	"lewes/router/policy"
+	"lewes/transport/client"
+	"lewes/transport/udp"
+	"lewes/transport/uri"
+)
+
+// loopbackListen is what the gateways of tests have in their configuration.
+const loopbackListen = "[listen]\naddresses = [\"127.0.0.1\"]\nport = 0\n"
+
+// allowEcho lets a gateway of a test send to targets on loopback.
+const allowEcho = "[egress]\nallow = [\"127.0.0.1\"]\n"
+
+// runningGateway is a gateway process.
+type runningGateway struct {
+	*process
+	dir string // its state folder
+	uri string
+}
+
+// launchGateway starts a gateway on loopback that lists clients; more is what its
+// configuration has beside that.
+func launchGateway(t *testing.T, more string, clients ...*identity.PrivateKey) *runningGateway {
+	t.Helper()
+	dir := t.TempDir()
+	for _, c := range clients {
+		if err := access.Add(filepath.Join(dir, "clients"), access.Entry{Identity: c.Public()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return launchGatewayIn(t, dir, more)
+}
+
+// launchGatewayIn starts a gateway whose state folder there is already.
+func launchGatewayIn(t *testing.T, dir, more string, env ...string) *runningGateway {
+	t.Helper()
+	file := filepath.Join(dir, "gateway.toml")
+	writeFile(t, file, fmt.Sprintf("state_dir = %q\n", dir)+loopbackListen+more, 0o600)
+	p := launch(t, environment(dir, env...), "gateway", "--config", file)
+	g := &runningGateway{p, dir, p.awaitLine("lewes://")}
+	g.awaitLog("  ready  ")
+	return g
+}
+
+// list lets a client in and waits until the gateway knows.
+func (g *runningGateway) list(id fmt.Stringer) {
+	g.t.Helper()
+	before := strings.Count(g.stderr(), "read the list of clients again")
+	mustLewes(g.t, environment(g.dir), "clients", "add", "--state", g.dir, id.String())
+	g.await("a new list", func(_, stderr string) bool {
+		return strings.Count(stderr, "read the list of clients again") > before
+	})
+}
+
+// newClient makes a client's identity.
+func newClient(t *testing.T) (file string, key *identity.PrivateKey) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "client.key")
+	key, err := makeIdentity(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file, key
+}
+
+// dial makes a session with a gateway, in this process.
+func dial(t *testing.T, gateway string, key *identity.PrivateKey) *client.Session {
+	t.Helper()
+	g, err := uri.Parse(gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := client.Dial(t.Context(), client.Config{Gateway: g, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// TestGatewayWithoutConfiguration is what README.md promises: nothing to prepare.
+func TestGatewayWithoutConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	// Another program may have port 51264; the test is then of what is said.
+	taken, err := net.ListenPacket("udp4", "0.0.0.0:51264")
+	if err != nil {
+		t.Skipf("port 51264 is in use on this machine: %v", err)
+	}
+	_ = taken.Close()
+
+	g := launch(t, environment(dir), "gateway")
+	line := g.awaitLine("lewes://")
+	g.awaitLog("  ready  ")
+	parsed, err := uri.Parse(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := identity.Load(filepath.Join(dir, "lewes", "identity"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parsed.Identity != key.Public() || parsed.Port != 51264 {
+		t.Errorf("the URI %s, the identity %s", line, key.Public())
+	}
+	has(t, g.stderr(), "made this gateway's identity", "nobody may use this gateway yet; to list a client, type: lewes clients add IDENTITY NAME\n")
+	if n := strings.Count(g.stderr(), "  ready  "); n != 1 {
+		t.Errorf("%d lines say that it is ready", n)
+	}
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+
+	// The second start is as the first, with the same identity.
+	again := launch(t, environment(dir), "gateway")
+	if second := again.awaitLine("lewes://"); second != line {
+		t.Errorf("it is %s the second time, and was %s", second, line)
+	}
+	hasNot(t, again.stderr(), "made this gateway's identity")
+}
+
+func TestGatewayTellsSystemd(t *testing.T) {
+	for _, kind := range []string{"file", "abstract"} {
+		t.Run(kind, func(t *testing.T) {
+			name := filepath.Join(t.TempDir(), "notify")
+			if kind == "abstract" {
+				if runtime.GOOS != "linux" {
+					t.Skip("abstract sockets are Linux's")
+				}
+				name = fmt.Sprintf("@lewes-test-%d", os.Getpid())
+			}
+			conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			told := func() string {
+				buffer := make([]byte, 256)
+				if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+					t.Fatal(err)
+				}
+				n, err := conn.Read(buffer)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(buffer[:n])
+			}
+			g := launchGatewayIn(t, t.TempDir(), "", "NOTIFY_SOCKET="+name)
+			if got := told(); got != "READY=1" {
+				t.Errorf("systemd is told %q first", got)
+			}
+			if code := g.end(); code != exitOK {
+				t.Errorf("exit code %d", code)
+			}
+			if got := told(); got != "STOPPING=1" {
+				t.Errorf("systemd is told %q at the end", got)
+			}
+		})
+	}
+}
+
+// TestGatewayTakesItsLeave: SIGTERM closes the sessions and says so to the clients.
+func TestGatewayTakesItsLeave(t *testing.T) {
+	_, key := newClient(t)
+	g := launchGateway(t, "", key)
+	s := dial(t, g.uri, key)
+	if _, err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	has(t, g.stderr(), `stopped  {"sessions_closed": 1}`)
+	select {
+	case <-s.Done():
+		has(t, s.Err().Error(), "the other end closed the session")
+	case <-time.After(patience):
+		t.Error("the client was not told")
+	}
+}
+
+// TestSecondSignalEndsAtOnce holds the program up in its leave-taking, by a systemd
+// that does not read what it is told.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	ctx, stop := untilSignal(context.Background(), os.Stderr)
+	stop()
+	if ctx.Err() == nil {
+		t.Error("the context outlives its end")
+	}
+
+	name := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	g := launchGatewayIn(t, t.TempDir(), "", "NOTIFY_SOCKET="+name)
+	fill(t, name)
+	g.signal(syscall.SIGTERM)
+	select {
+	case <-g.done:
+		t.Fatal("nothing holds it up")
+	case <-time.After(300 * time.Millisecond):
+	}
+	g.signal(syscall.SIGTERM)
+	if code := g.wait(); code != exitFailed {
+		t.Errorf("exit code %d, want %d", code, exitFailed)
+	}
+	has(t, g.stderr(), "for the second time: ending at once")
+}
+
+// fill fills the queue of a Unix socket.
+func fill(t *testing.T, name string) {
+	t.Helper()
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 100_000 {
+		if err := conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("x")); os.IsTimeout(err) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Skip("this system's Unix sockets never fill")
+}
+
+// TestGatewayFollowsItsList: who is added may come, who is removed is put out, and a
+// list that cannot be read changes nothing.
+func TestGatewayFollowsItsList(t *testing.T) {
+	t.Parallel()
+	g := launchGateway(t, "")
+	clients := filepath.Join(g.dir, "clients")
+	has(t, g.stderr(), "to list a client, type: lewes clients add --file "+clients+" IDENTITY NAME\n")
+	_, anna := newClient(t)
+	_, ben := newClient(t)
+	g.list(anna.Public())
+	g.list(ben.Public())
+	first, second := dial(t, g.uri, anna), dial(t, g.uri, ben)
+
+	mustLewes(t, environment(g.dir), "clients", "remove", "--state", g.dir, ben.Public().String())
+	g.awaitLog(`{"clients": 1, "sessions_closed": 1}`)
+	select {
+	case <-second.Done():
+	case <-time.After(patience):
+		t.Fatal("a client that is not listed any more keeps its session")
+	}
+	writeFile(t, clients, "nonsense\n", 0o600)
+	g.awaitLog("the list of clients has changed and cannot be read; the last one goes on to hold")
+	has(t, g.stderr(), clients+", line 1")
+	if _, err := first.Ping(t.Context()); err != nil {
+		t.Errorf("a client that was listed is put out: %v", err)
+	}
+}
+
+// TestGatewayLogsNobody: no whole address of a client, no target, no identity of a
+// client, no key.
+func TestGatewayLogsNobody(t *testing.T) {
+	target := echo(t)
+	_, key := newClient(t)
+	g := launchGateway(t, allowEcho+"[log]\nlevel = \"debug\"\n", key)
+	s := dial(t, g.uri, key)
+	conn, err := s.DialContext(t.Context(), "udp", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("some payload")); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 100)
+	if n, err := conn.Read(buffer); err != nil || string(buffer[:n]) != "some payload" {
+		t.Fatalf("%q, %v", buffer[:n], err)
+	}
+	_ = s.Close()
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	_, targetPort, err := net.SplitHostPort(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hasNot(t, g.stderr(), target, ":"+targetPort, s.Info().Local.String(), key.Public().String(), "payload", "PRIVATE KEY")
+}
+
+func TestGatewayOpenToAll(t *testing.T) {
+	g := launchGateway(t, "[access]\nmode = \"open\"\n")
+	has(t, g.stderr(), "access is open")
+	_, key := newClient(t)
+	if _, err := dial(t, g.uri, key).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGatewayPrintsPublicNames(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "gateway.toml")
+	writeFile(t, file, fmt.Sprintf("state_dir = %q\npublic = [\"gw.example\", \"203.0.113.7:443\"]\n", dir)+loopbackListen, 0o600)
+	g := launch(t, environment(dir), "gateway", "--config", file, "--json")
+	var facts struct {
+		Identity     string
+		URIs, Listen []string
+		Access       string
+	}
+	parseJSON(t, g.awaitLine("{"), &facts)
+	if len(facts.Listen) != 1 || len(facts.URIs) != 2 || facts.Access != "listed" {
+		t.Fatalf("JSON says %+v", facts)
+	}
+	_, port, err := net.SplitHostPort(facts.Listen[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"gw.example:" + port, "203.0.113.7:443"} {
+		if want = "lewes://" + facts.Identity + "@" + want; facts.URIs[i] != want {
+			t.Errorf("got %s, want %s", facts.URIs[i], want)
+		}
+	}
+	g.awaitLog("ready")
+	hasNot(t, g.stderr(), "has no global address")
+}
+
+// TestGatewayInsistsOnOffloads, where it is told to, and only then.
+func TestGatewayInsistsOnOffloads(t *testing.T) {
+	support := udp.Probe()
+	for _, row := range []struct {
+		offload  config.Offload
+		gso, gro bool
+		refused  bool
+	}{
+		{config.OffloadAuto, true, true, false},
+		{config.OffloadOff, true, true, false},
+		{config.OffloadOn, false, false, false},
+		{config.OffloadOn, true, false, support.GSO != nil},
+		{config.OffloadOn, false, true, support.GRO != nil},
+	} {
+		err := checkOffloads(&config.Listen{Offload: row.offload, GSO: row.gso, GRO: row.gro})
+		if (err != nil) != row.refused {
+			t.Errorf("%+v: %v; this kernel: %+v", row, err, support)
+		}
+		if err != nil {
+			has(t, err.Error(), `listen.offload is "on"`, `set offload to "auto"`)
+		}
+	}
+}
+
+func TestGatewayGivesMetrics(t *testing.T) {
+	g := launchGateway(t, "[metrics]\nlisten = \"127.0.0.1:0\"\n")
+	found := regexp.MustCompile(`"url": "(http://127\.0\.0\.1:\d+/metrics)"`).FindStringSubmatch(g.stderr())
+	if found == nil {
+		t.Fatal("it does not say where")
+	}
+	answer, err := http.Get(found[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Error(answer.Status)
+	}
+}
+
+// TestGatewaySettings: nothing of a router's configuration is forgotten.
+func TestGatewaySettings(t *testing.T) {
+	c := config.Default()
+	c.Listen.Shards, c.Listen.Pin = 3, true
+	c.Listen.Addresses = []config.Address{{AddrPort: netip.MustParseAddrPort("192.0.2.1:443")}}
+	c.Listen.ReceiveBuffer, c.Listen.Offload = 0, config.OffloadOff
+	c.Public = []config.Host{{Name: "203.0.113.7"}, {Name: "gw.example"}}
+	c.Egress.Allow = []policy.Rule{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+	c.Egress.Deny = []policy.Rule{{Prefix: netip.MustParsePrefix("198.51.100.0/24")}}
+	exit := uri.Gateway{Identity: identity.FromSeed(&[32]byte{2}).Public(), Host: "192.0.2.9", Port: 5}
+	c.Gateways = []config.Gateway{{URI: exit}}
+	g := &guard{}
+	g.list.Store(&access.List{})
+	s := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), g, zap.NewNop())
+
+	own := map[string]bool{ // what a router knows best itself
+		"Suites": true, "Egress": true, "Resolver": true, "MaxPacket": true, "Rand": true, "Clock": true,
+	}
+	v := reflect.ValueOf(s)
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() != own[name] {
+			t.Errorf("%s is %v", name, v.Field(i))
+		}
+	}
+	if l := s.Listen; !slices.Equal(l.Addrs, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}) || l.Port != uri.DefaultPort || l.ReceiveBuffer != -1 || l.SendBuffer != 4<<20 || !l.NoGSO || !l.NoGRO {
+		t.Errorf("listens as %+v", l)
+	}
+	for target, allowed := range map[string]bool{
+		"192.0.2.77:53": true, "10.1.2.3:53": true, "198.51.100.1:53": false, "127.0.0.1:53": false,
+		"203.0.113.7:53": false, // its own public address
+	} {
+		if got := s.Policy.Allowed(netip.MustParseAddrPort(target)); got != allowed {
+			t.Errorf("%s allowed: %v", target, got)
+		}
+	}
+	if err := s.Directory.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if at, ok := s.Directory.Find(exit.Identity); !ok || at != netip.MustParseAddrPort("192.0.2.9:5") {
+		t.Errorf("the exit is at %v, %v", at, ok)
+	}
+	if s.Admit(exit.Identity) {
+		t.Error("an empty list admits somebody")
+	}
+	c.Access.Mode, c.Gateways = config.AccessOpen, nil
+	if s := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), &guard{open: true}, zap.NewNop()); s.Admit != nil || s.Directory != nil {
+		t.Error("an open gateway asks who is admitted, or has a directory that nobody wrote")
+	}
+}
