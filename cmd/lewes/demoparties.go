@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"lewes/crypto/identity"
+	"lewes/crypto/kem"
+	"lewes/router"
+	"lewes/router/policy"
+	"lewes/transport"
+	"lewes/transport/client"
+	"lewes/transport/udp"
+	"lewes/transport/uri"
+	"lewes/transport/wire"
+)
+
+// demo is all parties: on this machine, in this process.
+type demo struct {
+	target      *demoTarget
+	entry, exit *demoGateway
+	session     *client.Session
+	keys        []*identity.PrivateKey // the client's: for the entry, for the exit
+	sender      witness                // the client's socket
+	marker      [16]byte               // begins every payload
+}
+
+// demoGateway is a gateway with witnesses at its sockets.
+type demoGateway struct {
+	*router.Gateway
+	uri  uri.Gateway
+	key  *identity.PrivateKey
+	out  witness // the sockets by which it sends on
+	mu   sync.Mutex
+	seen []identity.PublicKey // clients that proved who they are
+}
+
+// demoTarget sends every datagram back.
+type demoTarget struct {
+	conn *net.UDPConn
+	addr netip.AddrPort
+	done sync.WaitGroup
+
+	mu   sync.Mutex
+	from []netip.AddrPort
+}
+
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+func startDemo() (_ *demo, err error) {
+	d := new(demo)
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if _, err := rand.Read(d.marker[:]); err != nil {
+		return nil, err
+	}
+	for range 2 {
+		key, err := identity.Generate(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		d.keys = append(d.keys, key)
+	}
+	if d.target, err = startTarget(); err != nil {
+		return nil, err
+	}
+	secrets := d.secrets()
+	d.sender.secrets = secrets
+
+	// The exit may send to the target, and to nothing else on this machine.
+	only := policy.Rule{Prefix: netip.PrefixFrom(loopback, loopback.BitLen()), First: d.target.addr.Port(), Last: d.target.addr.Port()}
+	if d.exit, err = startGateway(d.keys[1].Public(), policy.Config{Allow: []policy.Rule{only}}, nil, nil); err != nil {
+		return nil, fmt.Errorf("the exit: %w", err)
+	}
+	// The entry may send to no target at all: it knows the exit from its directory.
+	if d.entry, err = startGateway(d.keys[0].Public(), policy.Config{}, []uri.Gateway{d.exit.uri}, secrets); err != nil {
+		return nil, fmt.Errorf("the entry: %w", err)
+	}
+	return d, nil
+}
+
+// secrets is what nobody on the way to the exit may be able to read: the target as a
+// packet bears it, and what every payload begins with.
+func (d *demo) secrets() [][]byte {
+	target := wire.AddrTarget(d.target.addr)
+	return [][]byte{target.Append(nil), d.marker[:]}
+}
+
+func startTarget() (*demoTarget, error) {
+	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
+	if err != nil {
+		return nil, fmt.Errorf("the target: %w", err)
+	}
+	t := &demoTarget{conn: conn, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+	t.done.Go(t.serve)
+	return t, nil
+}
+
+func (t *demoTarget) serve() {
+	buffer := make([]byte, wire.MaxUDPPacket)
+	for {
+		n, from, err := t.conn.ReadFromUDPAddrPort(buffer)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		t.mu.Lock()
+		if !slices.Contains(t.from, from) {
+			t.from = append(t.from, from)
+		}
+		t.mu.Unlock()
+		_, _ = t.conn.WriteToUDPAddrPort(buffer[:n], from) // a loss shows at the client
+	}
+}
+
+// senders returns the addresses that sent to the target.
+func (t *demoTarget) senders() []netip.AddrPort {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.from)
+}
+
+// startGateway starts a gateway for one client.
+func startGateway(admitted identity.PublicKey, rules policy.Config, directory []uri.Gateway, secrets [][]byte) (*demoGateway, error) {
+	key, err := identity.Generate(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	g := &demoGateway{key: key}
+	g.out.secrets = secrets
+	config := router.Config{
+		Identity: key,
+		Listen:   udp.Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}},
+		Shards:   1,
+		KEMs:     []kem.ID{kem.MLKEM768},
+		Admit:    func(id identity.PublicKey) bool { return g.admit(id, admitted) },
+		Policy:   policy.New(rules),
+		Egress:   &watchedEgress{&router.UDPEgress{}, &g.out},
+	}
+	if directory != nil {
+		config.Directory = router.NewDirectory(directory, net.DefaultResolver)
+		if err := config.Directory.Refresh(context.Background()); err != nil { // addresses all: nothing is asked
+			return nil, err
+		}
+	}
+	if g.Gateway, err = router.Start(config); err != nil {
+		return nil, err
+	}
+	at := g.Addrs()[0]
+	g.uri = uri.Gateway{Identity: key.Public(), Host: at.Addr().String(), Port: at.Port()}
+	return g, nil
+}
+
+func (g *demoGateway) admit(id, admitted identity.PublicKey) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !slices.Contains(g.seen, id) {
+		g.seen = append(g.seen, id)
+	}
+	return id == admitted
+}
+
+// clients returns the identities that the gateway has seen.
+func (g *demoGateway) clients() []identity.PublicKey {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.seen)
+}
+
+// received returns how many datagrams came to the gateway's listening socket.
+func (g *demoGateway) received() uint64 {
+	clients, _ := g.Traffic()
+	return clients.Received.Packets
+}
+
+func (g *demoGateway) close() {
+	if g == nil {
+		return
+	}
+	if g.Gateway != nil {
+		g.Shutdown()
+	}
+	g.key.Wipe()
+}
+
+// connect makes the client's session: with the exit, through the entry.
+func (d *demo) connect(ctx context.Context, r *demoReport) error {
+	begun := time.Now()
+	session, err := client.Dial(ctx, client.Config{
+		Gateway:     d.exit.uri,
+		Via:         []uri.Gateway{d.entry.uri},
+		Identity:    d.keys[1],
+		ViaIdentity: d.keys[0],
+		Keys:        new(client.KeyCache),
+		NoReconnect: true,
+		Underlay: func(_ context.Context, to netip.AddrPort) (transport.Conn, error) {
+			conn, err := udp.Dial(to, udp.Options{Pooled: true})
+			if err != nil {
+				return nil, err
+			}
+			return d.sender.watch(conn, to), nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	d.session = session
+	info := session.Info()
+	r.KEM, r.AEAD = info.KEM.String(), info.AEAD.String()
+	r.Hands.Total = milliseconds(time.Since(begun))
+	r.Hands.Exit = milliseconds(info.Handshake.Established.Sub(info.Handshake.Started))
+	return nil
+}
+
+// close ends all parties and forgets their keys.
+func (d *demo) close() {
+	if d.session != nil {
+		_ = d.session.Close()
+	}
+	d.entry.close()
+	d.exit.close()
+	if d.target != nil {
+		_ = d.target.conn.Close()
+		d.target.done.Wait()
+	}
+	for _, key := range d.keys {
+		key.Wipe()
+	}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
