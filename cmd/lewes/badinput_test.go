@@ -1,0 +1,287 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lewes/crypto/identity"
+	"lewes/crypto/kem"
+	"lewes/router"
+	"lewes/router/policy"
+	"lewes/transport/udp"
+)
+
+// silent returns the address of a socket that takes datagrams and never answers.
+func silent(t *testing.T) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn.LocalAddr().String()
+}
+
+// unused returns an address on which nothing listens.
+func unused(t *testing.T) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	return conn.LocalAddr().String()
+}
+
+// reachArgs are what probe and forward have in common in the tests below.
+func reachArgs(command, file, gateway string) []string {
+	args := []string{command, "--identity", file, "--timeout", "1500ms"}
+	if command == "forward" {
+		return append(args, "--gateway", gateway, "0=9.9.9.9:53")
+	}
+	return append(args, gateway)
+}
+
+// TestCannotConnect tells each way of not reaching a gateway from the others, with
+// both commands that try to.
+func TestCannotConnect(t *testing.T) {
+	t.Parallel()
+	file, key := newClient(t)
+	g := launchGateway(t, "", key)
+	address := strings.TrimPrefix(g.uri[strings.IndexByte(g.uri, '@'):], "@")
+	other := identity.FromSeed(&[32]byte{9}).Public().String()
+	down, mute := unused(t), silent(t)
+	for _, row := range []struct {
+		name, gateway string
+		want          []string
+	}{
+		{"wrong identity in the URI", "lewes://" + other + "@" + address,
+			[]string{"no session with gateway " + address, "nobody there proved to be " + other, "another identity than the one in the URI answers at this address"}},
+		{"gateway down", "lewes://" + other + "@" + down,
+			[]string{"no session with gateway " + down, "nothing listens on port", "most likely the gateway is not running there"}},
+		{"UDP silently dropped", "lewes://" + other + "@" + mute,
+			[]string{"no session with gateway " + mute, "nobody there proved to be " + other + " within 1.", "UDP is blocked on the way"}},
+		{"name that does not resolve", "lewes://" + other + "@does-not-resolve.invalid",
+			[]string{"the name does-not-resolve.invalid does not resolve", "look whether it is spelt right in the URI"}},
+	} {
+		for _, command := range []string{"probe", "forward"} {
+			t.Run(row.name+", "+command, func(t *testing.T) {
+				t.Parallel()
+				sentence := fails(t, environment(t.TempDir()), exitFailed, reachArgs(command, file, row.gateway)...)
+				has(t, sentence, row.want...)
+				if strings.Count(sentence, "\n") != 1 {
+					t.Errorf("more than a sentence: %s", sentence)
+				}
+			})
+		}
+	}
+}
+
+// TestClockOff runs the program against gateways whose clock is an hour ahead. One
+// with the usual tolerance is content with a client that goes by the gateway's clock
+// for the handshake (R2.12); one that takes no difference at all is not, and then the
+// client says what both clocks show.
+func TestClockOff(t *testing.T) {
+	t.Parallel()
+	file, key := newClient(t)
+	ahead := time.Hour
+	start := func(t *testing.T, tolerance time.Duration) string {
+		gatewayKey := identity.FromSeed(&[32]byte{7})
+		g, err := router.Start(router.Config{
+			Identity:  gatewayKey,
+			Listen:    udp.Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}},
+			Shards:    1,
+			KEMs:      []kem.ID{kem.MLKEM768},
+			Admit:     func(id identity.PublicKey) bool { return id == key.Public() },
+			Policy:    policy.New(policy.Config{}),
+			Tolerance: tolerance,
+			Clock:     func() time.Time { return time.Now().Add(ahead) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(g.Close)
+		return fmt.Sprintf("lewes://%s@%s", gatewayKey.Public(), g.Addrs()[0])
+	}
+	t.Run("content", func(t *testing.T) {
+		mustLewes(t, environment(t.TempDir()), reachArgs("probe", file, start(t, 30*time.Second))...)
+	})
+	for _, command := range []string{"probe", "forward"} {
+		t.Run("strict, "+command, func(t *testing.T) {
+			gateway := start(t, time.Nanosecond)
+			before := time.Now().UTC()
+			sentence := fails(t, environment(t.TempDir()), exitFailed, reachArgs(command, file, gateway)...)
+			after := time.Now().UTC()
+			var here, there time.Time
+			for at := before.Truncate(time.Second); !at.After(after); at = at.Add(time.Second) {
+				if strings.Contains(sentence, "it is "+at.Format(time.RFC3339)+" here") {
+					here = at
+				}
+				if strings.Contains(sentence, at.Add(ahead).Format(time.RFC3339)+" at the gateway") {
+					there = at.Add(ahead)
+				}
+			}
+			if here.IsZero() || there.IsZero() || there.Sub(here) < ahead-2*time.Second || there.Sub(here) > ahead+2*time.Second {
+				t.Errorf("it does not give both clocks: %s", sentence)
+			}
+			has(t, sentence, "the gateway refuses this machine's clock", "set the clock")
+		})
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	taken, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	address := taken.LocalAddr().String()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("gateway", func(t *testing.T) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "gateway.toml")
+		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n", dir, port), 0o600)
+		has(t, fails(t, environment(dir), exitFailed, "gateway", "--config", file), "bind "+address, "another program has this port", "choose another port")
+	})
+	t.Run("gateway, by another gateway", func(t *testing.T) {
+		first := launchGateway(t, "")
+		_, port, err := net.SplitHostPort(first.uri[strings.IndexByte(first.uri, '@')+1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		file := filepath.Join(dir, "gateway.toml")
+		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n", dir, port), 0o600)
+		has(t, fails(t, environment(dir), exitFailed, "gateway", "--config", file), "another gateway?")
+	})
+	t.Run("forward", func(t *testing.T) {
+		file, _ := newClient(t)
+		gateway := "lewes://" + identity.FromSeed(&[32]byte{9}).Public().String() + "@" + silent(t)
+		sentence := fails(t, environment(t.TempDir()), exitFailed, "forward", "--identity", file, "--gateway", gateway, port+"=9.9.9.9:53")
+		has(t, sentence, "local side of 9.9.9.9:53", "bind "+address, "another program has this port", "choose another port")
+	})
+}
+
+// TestBadKeys: whoever needs a key says what is wrong with the file.
+func TestBadKeys(t *testing.T) {
+	gateway := "lewes://" + identity.FromSeed(&[32]byte{9}).Public().String() + "@" + silent(t)
+	// Each returns the path of a bad key file, and what is to be said about it.
+	kinds := []struct {
+		name string
+		make func(t *testing.T, path string)
+		want []string
+	}{
+		{"world-readable", func(t *testing.T, path string) {
+			if _, err := makeIdentity(path); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(path, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"has mode 0644", "others can read or write it", "run: chmod 600 "}},
+		{"unreadable", func(t *testing.T, path string) {
+			if os.Geteuid() == 0 { // may read everything but this
+				if err := os.Mkdir(path, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			writeFile(t, path, "key", 0o000)
+		}, []string{"identity: "}},
+		{"no key", func(t *testing.T, path string) { writeFile(t, path, "key", 0o600) },
+			[]string{"not an Ed25519 private key in PKCS#8 PEM", "make a new one with lewes keygen"}},
+		{"missing", func(*testing.T, string) {}, []string{"there is no key file", "make one with lewes keygen"}},
+	}
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "the.key")
+			kind.make(t, path)
+			config := filepath.Join(dir, "gateway.toml")
+			writeFile(t, config, fmt.Sprintf("identity = %q\nstate_dir = %q\n", path, dir)+loopbackListen, 0o600)
+			for _, args := range [][]string{
+				{"gateway", "--config", config},
+				reachArgs("probe", path, gateway),
+				reachArgs("forward", path, gateway),
+				{"keygen", "--show", path},
+			} {
+				has(t, fails(t, environment(dir), exitFailed, args...), append(kind.want, path)...)
+			}
+		})
+	}
+}
+
+func TestUnknownConfigurationKey(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "gateway.toml")
+	writeFile(t, file, "[session]\nrekey_afer = \"1m\"\n", 0o600)
+	for _, args := range [][]string{{"gateway", "--config", file}, {"config", "check", file}, {"clients", "list", "--config", file}} {
+		has(t, fails(t, environment(dir), exitFailed, args...), file, "line 2", "rekey_afer", "did you mean session.rekey_after?")
+	}
+}
+
+// TestRefusedTargets: what the gateway says about a target reaches the user.
+func TestRefusedTargets(t *testing.T) {
+	file, key := newClient(t)
+	g := launchGateway(t, "", key)
+	env := environment(t.TempDir())
+	refused := []string{"the gateway's egress policy refuses 10.1.2.3:53", "it is a private address (10.0.0.0/8)", "ask who runs the gateway", "choose another target"}
+	t.Run("policy, probe", func(t *testing.T) {
+		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--target", "10.1.2.3:53", g.uri), refused...)
+	})
+	t.Run("policy, forward", func(t *testing.T) {
+		p, ready := launchForward(t, env, "--identity", file, "--gateway", g.uri, "0=10.1.2.3:53")
+		if _, err := localSocket(t, ready.Mappings[0].Local).Write([]byte("question")); err != nil {
+			t.Fatal(err)
+		}
+		if code := p.wait(); code != exitFailed {
+			t.Errorf("exit code %d", code)
+		}
+		has(t, p.stderr(), refused...)
+	})
+	// One mapping of two: the other goes on.
+	t.Run("policy, one of two", func(t *testing.T) {
+		p, ready := launchForward(t, env, "--identity", file, "--gateway", g.uri, "0=10.1.2.3:53", "0=10.1.2.4:53")
+		if _, err := localSocket(t, ready.Mappings[0].Local).Write([]byte("question")); err != nil {
+			t.Fatal(err)
+		}
+		p.awaitLog("refuses 10.1.2.3:53")
+		if _, err := localSocket(t, ready.Mappings[1].Local).Write([]byte("question")); err != nil {
+			t.Fatal(err)
+		}
+		if code := p.wait(); code != exitFailed {
+			t.Errorf("exit code %d", code)
+		}
+		has(t, p.stderr(), "refuses 10.1.2.4:53")
+	})
+	unresolved := []string{"the gateway found no address for the name in does-not-resolve.invalid:53"}
+	t.Run("name, probe", func(t *testing.T) {
+		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--target", "does-not-resolve.invalid:53", g.uri), append(unresolved, "choose another target")...)
+	})
+	t.Run("name, forward", func(t *testing.T) {
+		p, ready := launchForward(t, env, "--identity", file, "--gateway", g.uri, "0=does-not-resolve.invalid:53")
+		if _, err := localSocket(t, ready.Mappings[0].Local).Write([]byte("question")); err != nil {
+			t.Fatal(err)
+		}
+		p.awaitLog(unresolved[0])
+		if code := p.end(); code != exitOK { // the name may come to be
+			t.Errorf("exit code %d", code)
+		}
+	})
+	t.Run("entry without a directory", func(t *testing.T) {
+		other := identity.FromSeed(&[32]byte{9}).Public().String()
+		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--via", g.uri, "lewes://"+other+"@gw.example"),
+			"does not forward to "+other, "it has no such gateway in its directory")
+	})
+}

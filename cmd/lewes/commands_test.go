@@ -1,0 +1,247 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"lewes/cmd/config"
+	"lewes/crypto/identity"
+)
+
+// everyCommand calls f with each command that runs.
+func everyCommand(cmd *cobra.Command, f func(*cobra.Command)) {
+	for _, sub := range cmd.Commands() {
+		everyCommand(sub, f)
+	}
+	f(cmd)
+}
+
+func TestHelpShowsExamples(t *testing.T) {
+	env := environment(t.TempDir())
+	everyCommand(newRoot(), func(cmd *cobra.Command) {
+		if cmd.Hidden {
+			return
+		}
+		args := append(strings.Fields(cmd.CommandPath())[1:], "--help")
+		help := mustLewes(t, env, args...)
+		if cmd.Example == "" || !strings.Contains(help, "Examples:\n"+cmd.Example) {
+			t.Errorf("%s --help shows no examples: %s", cmd.CommandPath(), help)
+		}
+		for _, line := range strings.Split(cmd.Example, "\n") {
+			if line != "" && !strings.HasPrefix(line, "  ") {
+				t.Errorf("%s: the example %q is not indented", cmd.CommandPath(), line)
+			}
+		}
+	})
+}
+
+func TestWrongCommandLine(t *testing.T) {
+	dir := t.TempDir()
+	env := environment(dir)
+	key := identity.FromSeed(&[32]byte{1}).Public()
+	uri := "lewes://" + key.String() + "@127.0.0.1"
+	for _, row := range []struct{ args, why string }{
+		{"", "name a command"},
+		{"gatway", `there is no command "gatway"; did you mean gateway?`},
+		{"help nothing", `there is no command "nothing"`},
+		{"clients", "name a command"},
+		{"clients ad", `there is no command "ad"; did you mean add?`},
+		{"keygen", "name the file to write"},
+		{"keygen a b", `"b" is one argument too many`},
+		{"keygen --nothing a", "unknown flag: --nothing"},
+		{"version x", `"x" is one argument too many: there are none here`},
+		{"gateway x", `"x" is one argument too many`},
+		{"demo --datagrams 1", "--datagrams 1: send from 2"},
+		{"demo --datagrams many", `invalid argument "many"`},
+		{"forward 5353=9.9.9.9:53", "--gateway is missing"},
+		{"forward --gateway " + uri, "name what to forward, as LOCAL=TARGET"},
+		{"forward --gateway " + uri + " 5353", `"5353" has no =`},
+		{"forward --gateway gw.example 5353=9.9.9.9:53", `gateway URI "gw.example": it does not begin with lewes://`},
+		{"forward --via x --gateway " + uri + " 5353=9.9.9.9:53", `--via: gateway URI "x"`},
+		{"forward --kem rot13 --gateway " + uri + " 5353=9.9.9.9:53", `--kem: kem: unknown KEM "rot13"; use one of ML-KEM-768`},
+		{"forward --timeout 0s --gateway " + uri + " 5353=9.9.9.9:53", "--timeout 0s is no time"},
+		{"probe", "name the gateway by the URI that it prints"},
+		{"probe lewes://short@gw.example", "no usable identity"},
+		{"probe --target 9.9.9.9 " + uri, `--target: the target "9.9.9.9" is not host:port`},
+		{"clients add", "name the client's identity"},
+		{"clients add anna", `identity: "anna"`},
+		{"config check", "name the configuration file to check"},
+	} {
+		_, stderr, code := lewes(t, env, strings.Fields(row.args)...)
+		if code != exitUsage {
+			t.Errorf("lewes %s: exit code %d, want %d", row.args, code, exitUsage)
+		}
+		has(t, stderr, row.why, "\nusage: lewes", "--help\n")
+	}
+	// None of them has left anything in the state folder.
+	if found, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(found) > 0 {
+		t.Errorf("left behind: %q, %v", found, err)
+	}
+}
+
+func TestKeygen(t *testing.T) {
+	dir := t.TempDir()
+	env := environment(dir)
+	path := filepath.Join(dir, "my.key")
+	public := strings.TrimSpace(mustLewes(t, env, "keygen", path))
+	key, err := identity.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key.Public().String() != public {
+		t.Errorf("it printed %s, the file holds %s", public, key.Public())
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode != 0o600 {
+		t.Errorf("mode %04o", mode)
+	}
+
+	has(t, fails(t, env, exitFailed, "keygen", path), path, "it is there already and is not overwritten", "choose another name")
+	if shown := strings.TrimSpace(mustLewes(t, env, "keygen", "--show", path)); shown != public {
+		t.Errorf("after a second keygen the file holds %s, not %s", shown, public)
+	}
+
+	var facts struct{ Identity, File string }
+	parseJSON(t, mustLewes(t, env, "keygen", "--json", "--show", path), &facts)
+	if facts.Identity != public || facts.File != path {
+		t.Errorf("JSON says %+v", facts)
+	}
+	has(t, fails(t, env, exitFailed, "keygen", filepath.Join(dir, "no", "such", "folder.key")), "folder.key cannot be made")
+}
+
+func TestVersion(t *testing.T) {
+	env := environment(t.TempDir())
+	system := runtime.GOOS + "/" + runtime.GOARCH
+	has(t, mustLewes(t, env, "version"), "lewes ", "protocol  LP/2\n", runtime.Version(), system)
+	var facts struct {
+		Version, Go, System string
+		Protocol            int
+	}
+	parseJSON(t, mustLewes(t, env, "version", "--json"), &facts)
+	if facts.Version == "" || facts.Go != runtime.Version() || facts.System != system || facts.Protocol != 2 {
+		t.Errorf("JSON says %+v", facts)
+	}
+}
+
+func TestBuildText(t *testing.T) {
+	b := build{Version: "v1.2.3", Revision: "abc", Time: "2026-01-02T03:04:05Z", Modified: true, Go: "go1", System: "plan9/mips", Protocol: 2}
+	want := "lewes v1.2.3\nprotocol  LP/2\nrevision  abc, changed since\nof        2026-01-02T03:04:05Z\ngo        go1\nsystem    plan9/mips\n"
+	if got := b.String(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := (build{Version: "(devel)", Go: "go1", System: "a/b", Protocol: 2}).String(); got != "lewes (devel)\nprotocol  LP/2\ngo        go1\nsystem    a/b\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestClients(t *testing.T) {
+	dir := t.TempDir()
+	env := environment(dir)
+	anna, ben := identity.FromSeed(&[32]byte{1}).Public().String(), identity.FromSeed(&[32]byte{2}).Public().String()
+	list := filepath.Join(dir, "lewes", "clients")
+
+	_, stderr, code := lewes(t, env, "clients", "list")
+	if code != exitOK {
+		t.Errorf("exit code %d for an empty list", code)
+	}
+	has(t, stderr, list+" lists nobody", "lewes clients add IDENTITY NAME")
+
+	has(t, mustLewes(t, env, "clients", "add", anna, "anna-phone", "--comment", "since May"), "added "+anna+" (anna-phone) to "+list)
+	mustLewes(t, env, "clients", "add", ben)
+	shown := mustLewes(t, env, "clients", "list")
+	has(t, shown, anna+"  anna-phone  since May\n", ben)
+	has(t, fails(t, env, exitFailed, "clients", "add", anna), anna, "it is in the list already", "line 1")
+	has(t, fails(t, env, exitFailed, "clients", "add", identity.FromSeed(&[32]byte{3}).Public().String(), "two words"), `"two words"`, "a name is one word")
+	has(t, fails(t, env, exitFailed, "clients", "remove", "carla"), `"carla"`, "no such client in the list")
+
+	var facts struct {
+		File    string
+		Clients []struct{ Identity, Name, Comment string }
+	}
+	parseJSON(t, mustLewes(t, env, "clients", "list", "--json"), &facts)
+	if facts.File != list || len(facts.Clients) != 2 || facts.Clients[0].Identity != anna || facts.Clients[0].Name != "anna-phone" || facts.Clients[0].Comment != "since May" || facts.Clients[1].Identity != ben {
+		t.Errorf("JSON says %+v", facts)
+	}
+
+	has(t, mustLewes(t, env, "clients", "remove", "anna-phone"), "removed "+anna+" (anna-phone) from "+list)
+	var gone struct{ Done, Identity string }
+	parseJSON(t, mustLewes(t, env, "clients", "remove", "--json", ben), &gone)
+	if gone.Done != "removed" || gone.Identity != ben {
+		t.Errorf("JSON says %+v", gone)
+	}
+	if text, err := os.ReadFile(list); err != nil || len(text) != 0 {
+		t.Errorf("left in the list: %q, %v", text, err)
+	}
+}
+
+// TestClientsPlace finds the list where the gateway would.
+func TestClientsPlace(t *testing.T) {
+	dir := t.TempDir()
+	env := environment(dir)
+	anna := identity.FromSeed(&[32]byte{1}).Public().String()
+	configured := filepath.Join(dir, "who")
+	file := filepath.Join(dir, "gateway.toml")
+	writeFile(t, file, "[access]\nclients = \""+filepath.ToSlash(configured)+"\"\n", 0o600)
+	for _, row := range []struct {
+		args []string
+		path string
+	}{
+		{[]string{"--config", file}, configured},
+		{[]string{"--state", filepath.Join(dir, "state")}, filepath.Join(dir, "state", "clients")},
+		{[]string{"--file", filepath.Join(dir, "a file")}, filepath.Join(dir, "a file")},
+	} {
+		mustLewes(t, env, append([]string{"clients", "add", anna}, row.args...)...)
+		text, err := os.ReadFile(row.path)
+		if err != nil || !strings.HasPrefix(string(text), anna) {
+			t.Errorf("%q: the list %s holds %q, %v", row.args, row.path, text, err)
+		}
+	}
+	_, stderr, _ := lewes(t, env, "clients", "list", "--file", filepath.Join(dir, "an empty one"))
+	has(t, stderr, "lewes clients add --file '"+filepath.Join(dir, "an empty one")+"' IDENTITY NAME")
+	has(t, fails(t, env, exitFailed, "clients", "add", anna, "--file", filepath.Join(dir, "no", "folder")), "no")
+}
+
+func TestConfigCommands(t *testing.T) {
+	dir := t.TempDir()
+	env := environment(dir)
+	text := mustLewes(t, env, "config", "default")
+	if text != config.DefaultText() {
+		t.Error("config default prints something else than the default")
+	}
+	file := filepath.Join(dir, "gateway.toml")
+	writeFile(t, file, text, 0o600)
+	has(t, mustLewes(t, env, "config", "check", file), file+" is a usable configuration")
+
+	writeFile(t, file, "[listen]\nprot = 1\n", 0o600)
+	has(t, fails(t, env, exitFailed, "config", "check", file), file, "line 2", "listen.prot", "did you mean listen.port?")
+	stdout, _, code := lewes(t, env, "config", "check", "--json", file)
+	var facts checked
+	parseJSON(t, stdout, &facts)
+	if code != exitFailed || facts.OK || len(facts.Problems) != 1 || facts.Problems[0].Line != 2 || !strings.Contains(facts.Problems[0].Reason, "listen.port") {
+		t.Errorf("exit code %d, JSON says %+v", code, facts)
+	}
+	has(t, fails(t, env, exitFailed, "config", "check", filepath.Join(dir, "none.toml")), "none.toml cannot be read")
+}
+
+func TestQuote(t *testing.T) {
+	for text, want := range map[string]string{
+		"/var/lib/lewes/clients": "/var/lib/lewes/clients",
+		"a b":                    "'a b'",
+		"anna's":                 `'anna'\''s'`,
+		"":                       "''",
+		"$HOME":                  "'$HOME'",
+		"~/x":                    "'~/x'",
+	} {
+		if got := quote(text); got != want {
+			t.Errorf("quote(%q) = %s, want %s", text, got, want)
+		}
+	}
+}

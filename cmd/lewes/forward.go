@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"lewes/transport/client"
+)
+
+func newForward() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "forward --gateway URI [--via URI]... LOCAL=TARGET...",
+		Short: "send what comes to local UDP ports through a gateway",
+		Long: `Forward takes datagrams on local UDP ports and sends them, sealed, to a gateway, from
+where they go on to their targets; the answers come back the same way. Each program
+that sends to a local port has a flow of its own. What names a target is resolved at
+the gateway, not here.
+
+LOCAL is a port, or address:port; where no address is named it is 127.0.0.1, which
+only this machine can reach. Port 0 lets the system choose one. TARGET is host:port.
+
+Forward runs until it is told to end (SIGINT or SIGTERM), and stays connected by
+itself: it ends with exit code 1 when it cannot connect at first, or when the gateway
+refuses every target. It prints one line once it is ready.`,
+		Example: `  lewes forward --gateway lewes://9qA…@gw.example.com 5353=9.9.9.9:53
+  dig -p 5353 @127.0.0.1 example.com
+
+  # through an entry, several ports at once
+  lewes forward --gateway lewes://9qA…@exit.example --via lewes://4mZ…@entry.example \
+      5353=9.9.9.9:53 127.0.0.1:1123=time.example:123`,
+		Args: arguments(1, -1, "what to forward, as LOCAL=TARGET"),
+	}
+	var way reach
+	gateway := cmd.Flags().String("gateway", "", "`URI` of the gateway from which the datagrams go on to their targets (required)")
+	way.flags(cmd)
+	verbose := cmd.Flags().BoolP("verbose", "v", false, "log more")
+	asJSON := cmd.Flags().Bool("json", false, "print the line and the log as JSON")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *gateway == "" {
+			return usagef("--gateway is missing: name the gateway by the URI that it prints, lewes://IDENTITY@host:port")
+		}
+		var mappings []mapping
+		for _, arg := range args {
+			m, err := parseMapping(arg)
+			if err != nil {
+				return &usageError{err}
+			}
+			mappings = append(mappings, m)
+		}
+		config, err := way.config(*gateway, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		defer forget(&config)
+		level := zapcore.InfoLevel
+		if *verbose {
+			level = zapcore.DebugLevel
+		}
+		config.Logger = newLogger(cmd.ErrOrStderr(), level, *asJSON)
+		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
+		defer stop()
+		return forward(ctx, config, mappings, func(relays []*relay) error {
+			return sayForwarding(cmd, *asJSON, &config, relays)
+		})
+	}
+	return cmd
+}
+
+// forward runs until ctx is done, the session has ended or no target is left.
+func forward(ctx context.Context, config client.Config, mappings []mapping, ready func([]*relay) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	log := config.Logger
+
+	// The local side first: a port that is taken is found at once.
+	var relays []*relay
+	for _, m := range mappings {
+		r, err := newRelay(ctx, m, log)
+		if err != nil {
+			for _, r := range relays {
+				r.close()
+			}
+			return fmt.Errorf("local side of %s: %w", m.target, err)
+		}
+		defer r.close()
+		relays = append(relays, r)
+	}
+	config.OnEvent = func(e client.Event) { follow(e, &config, cancel) }
+	session, err := client.Dial(ctx, config)
+	if err != nil {
+		return explain(err, &config)
+	}
+	defer session.Close()
+	if err := ready(relays); err != nil {
+		return err
+	}
+	if err := notify("READY=1"); err != nil {
+		log.Warn(err.Error())
+	}
+	err = runAll(ctx, session, relays, log)
+	if err := notify("STOPPING=1"); err != nil {
+		log.Warn(err.Error())
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// runAll runs relays until ctx is done, or none is left: then the error is the
+// last one's.
+func runAll(ctx context.Context, d dialer, relays []*relay, log *zap.Logger) error {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var last error
+	left := len(relays)
+	for _, r := range relays {
+		r.dialer, r.siblings = d, relays
+	}
+	for _, r := range relays {
+		all.Go(func() {
+			err := r.run(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if left--; err != nil {
+				last = fmt.Errorf("%w; ask who runs the gateway to allow it, or choose another target", err)
+				if left > 0 {
+					log.Error(last.Error())
+				}
+			}
+		})
+	}
+	all.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return last
+}
+
+// follow ends the program with the session with the gateway; the session itself
+// logs what happens to it.
+func follow(e client.Event, config *client.Config, cancel context.CancelCauseFunc) {
+	if e.Kind == client.Closed && e.Gateway == config.Gateway.Identity && !errors.Is(e.Err, client.ErrClosed) {
+		cancel(e.Err)
+	}
+}
+
+// forwarding is the line that says that forward is ready.
+type forwarding struct {
+	Gateway  string          `json:"gateway"`
+	Via      []string        `json:"via,omitempty"`
+	Mappings []forwardedPort `json:"mappings"`
+}
+
+type forwardedPort struct {
+	Local  string `json:"local"`
+	Target string `json:"target"`
+}
+
+func sayForwarding(cmd *cobra.Command, asJSON bool, config *client.Config, relays []*relay) error {
+	f := forwarding{Gateway: config.Gateway.String()}
+	for _, v := range config.Via {
+		f.Via = append(f.Via, v.String())
+	}
+	var ports []string
+	for _, r := range relays {
+		f.Mappings = append(f.Mappings, forwardedPort{r.addr(), r.target})
+		ports = append(ports, r.addr()+" to "+r.target)
+	}
+	if asJSON {
+		return writeJSONLine(cmd.OutOrStdout(), f)
+	}
+	way := "gateway " + config.Gateway.Address()
+	if len(config.Via) > 0 {
+		var entries []string
+		for _, v := range config.Via {
+			entries = append(entries, v.Address())
+		}
+		way = "entry " + strings.Join(entries, ", ") + " and " + way
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "ready: %s through %s\n", strings.Join(ports, ", "), way)
+	return err
+}

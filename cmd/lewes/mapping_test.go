@@ -1,0 +1,73 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParseMapping(t *testing.T) {
+	for _, row := range []struct{ text, local, target string }{
+		{"5353=9.9.9.9:53", "127.0.0.1:5353", "9.9.9.9:53"},
+		{":5353=9.9.9.9:53", "127.0.0.1:5353", "9.9.9.9:53"},
+		{"0=9.9.9.9:53", "127.0.0.1:0", "9.9.9.9:53"},
+		{"127.0.0.1:5353=dns.example:53", "127.0.0.1:5353", "dns.example:53"},
+		{"localhost:5353=dns.example:53", "127.0.0.1:5353", "dns.example:53"},
+		{"0.0.0.0:5353=[2001:db8::1]:53", "0.0.0.0:5353", "[2001:db8::1]:53"},
+		{"[::1]:5353=[::ffff:9.9.9.9]:53", "[::1]:5353", "9.9.9.9:53"},
+	} {
+		m, err := parseMapping(row.text)
+		if err != nil {
+			t.Errorf("%s: %v", row.text, err)
+			continue
+		}
+		if m.local.String() != row.local || m.target != row.target {
+			t.Errorf("%s is %v to %s, want %s to %s", row.text, m.local, m.target, row.local, row.target)
+		}
+	}
+}
+
+func TestParseMappingRefuses(t *testing.T) {
+	for _, row := range []struct{ text, why string }{
+		{"", "no ="},
+		{"5353", "no ="},
+		{"=9.9.9.9:53", `the local port ""`},
+		{"65536=9.9.9.9:53", `the local port "65536"`},
+		{"-1=9.9.9.9:53", `the local port "-1"`},
+		{"x=9.9.9.9:53", `the local port "x"`},
+		{"::1:5353=9.9.9.9:53", `"::1:5353" is neither a port nor address:port`},
+		{"example.com:5353=9.9.9.9:53", `"example.com" is no IP address`},
+		{"5353=", `the target "" is not host:port`},
+		{"5353=9.9.9.9", `the target "9.9.9.9" is not host:port`},
+		{"5353=9.9.9.9:0", `the target's port "0"`},
+		{"5353=9.9.9.9:domain", `the target's port "domain"`},
+		{"5353=:53", `the target's host ""`},
+		{"5353=a_b:53=2", "the target's port"},
+		{"5353=bücher.example:53", "xn--"},
+		{"5353=[fe80::1%eth0]:53", "has a zone"},
+	} {
+		_, err := parseMapping(row.text)
+		if err == nil {
+			t.Errorf("%q was taken", row.text)
+			continue
+		}
+		if !strings.Contains(err.Error(), row.why) || !strings.Contains(err.Error(), "write LOCAL=TARGET") {
+			t.Errorf("%q: %v; want %q and the form", row.text, err, row.why)
+		}
+	}
+}
+
+func FuzzParseMapping(f *testing.F) {
+	f.Add("5353=9.9.9.9:53")
+	f.Add("[::1]:0=[2001:db8::1]:65535")
+	f.Add("localhost:1=example.com:53")
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := parseMapping(text)
+		if err != nil {
+			return
+		}
+		again, err := parseMapping(m.local.String() + "=" + m.target)
+		if err != nil || again != m {
+			t.Fatalf("%q is %+v, and that reads as %+v, %v", text, m, again, err)
+		}
+	})
+}
