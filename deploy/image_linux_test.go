@@ -1,0 +1,157 @@
+package deploy
+
+import (
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"lewes/cmd/config"
+)
+
+const imageFile = "Dockerfile"
+
+// instructions returns the arguments of each of an instruction's uses in the
+// Dockerfile.
+func instructions(name string) (arguments []string) {
+	for line := range strings.Lines(read(imageFile)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			arguments = append(arguments, strings.TrimSpace(rest))
+		}
+	}
+	return arguments
+}
+
+// buildCommand is the instruction that makes the program.
+var buildCommand = regexp.MustCompile(`^(CGO_ENABLED=0 go build .*) -o /out/lewes (\./cmd/lewes)$`)
+
+// buildAsImage makes the program by the Dockerfile's command.
+func buildAsImage(output string) error {
+	for _, command := range instructions("RUN") {
+		if parts := buildCommand.FindStringSubmatch(command); parts != nil {
+			build := exec.Command("sh", "-c", fmt.Sprintf("%s -o '%s' %s", parts[1], output, parts[2]))
+			build.Dir = ".."
+			build.Stdout, build.Stderr = os.Stderr, os.Stderr
+			return build.Run()
+		}
+	}
+	return fmt.Errorf("no RUN in %s is like %s", imageFile, buildCommand)
+}
+
+// TestImageProgramIsStatic: nothing but the program itself is needed to run it.
+func TestImageProgramIsStatic(t *testing.T) {
+	program, err := elf.Open(lewes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, segment := range program.Progs {
+		if segment.Type == elf.PT_INTERP || segment.Type == elf.PT_DYNAMIC {
+			t.Errorf("the program has a segment %v: it wants a dynamic linker", segment.Type)
+		}
+	}
+}
+
+// TestImageServes runs what the image would, in a root folder with nothing in it but
+// what the image has, as its user and with its environment; lists a client there, and
+// uses the gateway from outside.
+func TestImageServes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may change the root folder of a process")
+	}
+	user := one(t, "USER")
+	uid, gid := ids(t, user)
+	name, stateDir, _ := strings.Cut(one(t, "ENV"), "=")
+	if name != "STATE_DIRECTORY" || stateDir != one(t, "VOLUME") {
+		t.Fatalf("the state is in %s=%s, and the volume is %s", name, stateDir, one(t, "VOLUME"))
+	}
+
+	root := t.TempDir()
+	state := filepath.Join(root, stateDir)
+	if err := errors.Join(os.MkdirAll(state, 0o755), os.Chmod(state, 0o700), os.Chown(state, uid, gid)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, exec.Command("cp", lewes, filepath.Join(root, "lewes")))
+	writeConfig(t, filepath.Join(root, "gateway.toml"))
+	inside := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(list(t, "ENTRYPOINT")[0], args...)
+		cmd.Err = nil // it is looked for outside, and is inside
+		cmd.Dir = "/"
+		cmd.Env = []string{name + "=" + stateDir}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Chroot:     root,
+			Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
+		}
+		return cmd
+	}
+
+	gateway := inside(append(list(t, "CMD"), "--config", "/gateway.toml")...)
+	uri := startGateway(t, gateway)
+	if info, err := os.Stat(filepath.Join(state, "identity")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the identity is not in the volume, or not for its user alone: %v, %v", info, err)
+	}
+	key := filepath.Join(t.TempDir(), "client")
+	client := strings.TrimSpace(run(t, exec.Command(lewes, "keygen", key)))
+	run(t, inside("clients", "add", client, "test"))
+	probe(t, uri, key)
+	endGateway(t, gateway, patience)
+}
+
+// probe uses a gateway, which may not have read its list of clients again yet.
+func probe(t *testing.T, uri, key string) {
+	t.Helper()
+	var out []byte
+	var err error
+	for range 5 {
+		if out, err = exec.Command(lewes, "probe", "--identity", key, "--timeout", "2s", uri).CombinedOutput(); err == nil {
+			return
+		}
+	}
+	t.Errorf("lewes probe %s: %v\n%s", uri, err, out)
+}
+
+// TestImagePort: the image says which port it serves.
+func TestImagePort(t *testing.T) {
+	if got, want := one(t, "EXPOSE"), fmt.Sprintf("%d/udp", config.Default().Listen.Port); got != want {
+		t.Errorf("EXPOSE is %s, and a gateway serves %s", got, want)
+	}
+}
+
+// one returns the argument of an instruction that is used once.
+func one(t *testing.T, name string) string {
+	t.Helper()
+	uses := instructions(name)
+	if len(uses) != 1 {
+		t.Fatalf("%s has %s %q, want one", imageFile, name, uses)
+	}
+	return uses[0]
+}
+
+// list returns the words of an instruction that is used once, with a list.
+func list(t *testing.T, name string) (words []string) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(one(t, name)), &words); err != nil || len(words) == 0 {
+		t.Fatalf("%s %s: %v", name, one(t, name), err)
+	}
+	return words
+}
+
+// ids reads UID:GID, neither of which is root's.
+func ids(t *testing.T, user string) (uid, gid int) {
+	t.Helper()
+	u, g, _ := strings.Cut(user, ":")
+	uid, uidErr := strconv.Atoi(u)
+	gid, gidErr := strconv.Atoi(g)
+	if uidErr != nil || gidErr != nil || uid == 0 || gid == 0 {
+		t.Fatalf("USER is %q; the image needs a number that is not root's, for it has no names", user)
+	}
+	return uid, gid
+}

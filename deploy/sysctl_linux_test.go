@@ -1,0 +1,55 @@
+package deploy
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"lewes/cmd/config"
+	"lewes/transport/udp"
+)
+
+const sysctlFile = "90-lewes.conf"
+
+// readSysctl returns the settings, without those that are commented out.
+func readSysctl(t *testing.T) map[string]string {
+	t.Helper()
+	settings := make(map[string]string)
+	for n, line := range strings.Split(read(sysctlFile), "\n") {
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		key, value, found := strings.Cut(line, " = ")
+		if !found || settings[key] != "" {
+			t.Fatalf("%s:%d: no setting, or one again: %s", sysctlFile, n+1, line)
+		}
+		settings[key] = value
+	}
+	return settings
+}
+
+// TestSysctlBuffers: the system grants the buffers that a gateway asks for.
+func TestSysctlBuffers(t *testing.T) {
+	settings, listen := readSysctl(t), config.Default().Listen
+	for key, asked := range map[string]int{
+		"net.core.rmem_max": max(int(listen.ReceiveBuffer), udp.DefaultBuffer),
+		"net.core.wmem_max": max(int(listen.SendBuffer), udp.DefaultBuffer),
+	} {
+		if granted, err := strconv.Atoi(settings[key]); err != nil || granted < asked {
+			t.Errorf("%s is %q, and a gateway asks for %d", key, settings[key], asked)
+		}
+	}
+}
+
+// TestSysctlPorts: the system gives the gateway's ports to nobody else.
+func TestSysctlPorts(t *testing.T) {
+	const key = "net.ipv4.ip_local_reserved_ports"
+	reserved := strings.Split(readSysctl(t)[key], ",")
+	const tcp = 41264 // section 10 of PROTOCOL.md
+	for _, port := range []int{config.Default().Listen.Port, tcp} {
+		if !slices.Contains(reserved, strconv.Itoa(port)) {
+			t.Errorf("%s is %q: port %d is missing", key, reserved, port)
+		}
+	}
+}
