@@ -79,11 +79,19 @@ func startDNS(t *testing.T) (server netip.AddrPort) {
 	return server
 }
 
-// dig asks by UDP alone, through a local port, and returns the lines of its answer.
-func dig(t *testing.T, program string, server netip.AddrPort, args ...string) []string {
+// dig asks by UDP alone, through a local port. It returns the lines that dig prints, and
+// how often dig had no answer in time and asked again: a datagram was lost.
+func dig(t *testing.T, program string, server netip.AddrPort, args ...string) (lines []string, again int) {
 	t.Helper()
-	args = append([]string{"-r", "@" + server.Addr().String(), "-p", strconv.Itoa(int(server.Port())), "+notcp", "+ignore", "+time=2", "+tries=5"}, args...)
-	return strings.Split(strings.TrimRight(run(t, environment(t.TempDir()), program, args...), "\n"), "\n")
+	args = append([]string{"-r", "@" + server.Addr().String(), "-p", strconv.Itoa(int(server.Port())), "+notcp", "+ignore", "+time=1", "+tries=5"}, args...)
+	for line := range strings.Lines(run(t, environment(t.TempDir()), program, args...)) {
+		if strings.HasPrefix(line, ";; communications error") {
+			again++
+			continue
+		}
+		lines = append(lines, strings.TrimSuffix(line, "\n"))
+	}
+	return lines, again
 }
 
 // TestDig asks a DNS server by dig, at the local ports of a forward, through one
@@ -129,11 +137,12 @@ func digRecords(t *testing.T, program string, server netip.AddrPort) {
 		{"lewes.test", "MX", []string{"10 both.lewes.test."}},
 		{"long.lewes.test", "TXT", []string{strings.Join(quoted, " ")}},
 	} {
-		if got := dig(t, program, server, "+short", test.name, test.kind); !slices.Equal(got, test.want) {
+		if got, _ := dig(t, program, server, "+short", test.name, test.kind); !slices.Equal(got, test.want) {
 			t.Errorf("%s %s: dig says %q, want %q", test.name, test.kind, got, test.want)
 		}
 	}
-	if got := strings.Join(dig(t, program, server, "nobody.lewes.test", "A"), "\n"); !strings.Contains(got, "status: NXDOMAIN") {
+	answer, _ := dig(t, program, server, "nobody.lewes.test", "A")
+	if got := strings.Join(answer, "\n"); !strings.Contains(got, "status: NXDOMAIN") {
 		t.Errorf("a name that is not there: dig says %s", got)
 	}
 }
@@ -155,8 +164,12 @@ func digMany(t *testing.T, program string, servers []netip.AddrPort) {
 		for _, server := range servers {
 			t.Run("", func(t *testing.T) {
 				t.Parallel()
-				if got := dig(t, program, server, "+short", "-f", file); !slices.Equal(got, want) {
+				got, again := dig(t, program, server, "+short", "-f", file)
+				if !slices.Equal(got, want) {
 					t.Errorf("%d answers, or others than asked for: %q", len(got), got)
+				}
+				if again > hosts/100 { // on a busy machine some datagrams do get lost
+					t.Errorf("%d of %d questions had to be asked again", again, hosts)
 				}
 			})
 		}

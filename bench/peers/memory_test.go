@@ -4,151 +4,174 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 )
 
-// form is a way in which a program may hold something in its memory or its log.
+// form is a way in which a program may hold a thing in its memory or its log.
 type form struct {
 	name  string
 	bytes []byte
-	// chance marks what is so short that random bytes, such as those of sealed
-	// packets, may look like it.
-	chance bool
+	// short forms may turn up by chance, as in the random bytes of sealed packets.
+	short bool
 }
 
-// formsOf returns the ways to write an IPv4 address and a port: as text, as it
-// stands in packets, in the kernel's structures and in those of Go.
-func formsOf(a netip.AddrPort) []form {
-	ip := a.Addr().As4()
-	reversed := slices.Clone(ip[:])
+// secret is something that a gateway may or may not know, in all its forms.
+type secret struct {
+	name  string
+	forms []form
+}
+
+// address returns an IPv4 address and a port as text, as they stand in packets, in
+// the kernel's structures and in those of Go on a little-endian machine.
+func address(name string, a netip.AddrPort) secret {
+	ip := a.Addr().AsSlice()
+	reversed := slices.Clone(ip)
 	slices.Reverse(reversed)
 	big := binary.BigEndian.AppendUint16(nil, a.Port())
 	little := binary.LittleEndian.AppendUint16(nil, a.Port())
-	return []form{
+	return secret{name, []form{
 		{name: "text", bytes: []byte(a.Addr().String())},
-		{name: "address and port, as in a packet of LP/2", bytes: slices.Concat(ip[:], little)},
-		{name: "address and port, network order", bytes: slices.Concat(ip[:], big)},
-		{name: "port and address, as in sockaddr_in", bytes: slices.Concat(big, ip[:])},
-		{name: "port and address, host order", bytes: slices.Concat(little, ip[:])},
-		{name: "as an IPv6 address, as in net.IP and sockaddr_in6", bytes: slices.Concat([]byte{0xff, 0xff}, ip[:])},
-		{name: "as in netip.Addr", bytes: slices.Concat(reversed, []byte{0xff, 0xff, 0, 0})},
-		{name: "address alone", bytes: ip[:], chance: true},
-		{name: "address alone, reversed", bytes: reversed, chance: true},
-	}
+		{name: "hexadecimal text", bytes: []byte(hex.EncodeToString(ip))},
+		{name: "address and port, as in LP/2", bytes: slices.Concat(ip, little)},
+		{name: "address and port, network order", bytes: slices.Concat(ip, big)},
+		{name: "sockaddr_in", bytes: slices.Concat(big, ip)},
+		{name: "IPv6-mapped address", bytes: slices.Concat([]byte{0xff, 0xff}, ip)},
+		{name: "netip.Addr", bytes: slices.Concat(reversed, []byte{0xff, 0xff, 0, 0})},
+		{name: "address alone", bytes: ip, short: true},
+		{name: "address alone, reversed", bytes: reversed, short: true},
+	}}
 }
 
-// formsOfName returns the ways to write a host name.
-func formsOfName(name string) []form {
-	return []form{{name: "text", bytes: []byte(name)}}
+// words returns something that is text wherever it stands.
+func words(name, text string) secret {
+	return secret{name, []form{{name: "text", bytes: []byte(text)}}}
 }
 
-// found returns the names of the forms that text holds.
-func found(text []byte, forms []form) (names []string) {
-	for _, f := range forms {
-		if bytes.Contains(text, f.bytes) {
-			names = append(names, f.name)
+// known returns the forms of each secret that a text or a memory holds, by the
+// secrets' names. Short forms count only if every one of the secrets shows the same:
+// what leaks one leaks all, and chance does not show three.
+func known(in []byte, secrets []secret) map[string][]string {
+	found := make(map[string][]string)
+	short := make(map[string][]string)
+	for _, s := range secrets {
+		for _, f := range s.forms {
+			switch {
+			case !bytes.Contains(in, f.bytes):
+			case f.short:
+				short[f.name] = append(short[f.name], s.name)
+			default:
+				found[s.name] = append(found[s.name], f.name)
+			}
 		}
 	}
-	return names
+	for form, names := range short {
+		if len(names) == len(secrets) {
+			for _, name := range names {
+				found[name] = append(found[name], form)
+			}
+		}
+	}
+	return found
 }
 
-// memory copies all that a process can read and write of its own: heap, stacks,
-// buffers, and what was freed and not yet used again.
+// holds reports as an error each of the secrets that is not there, and thereby
+// proves that the search finds such things.
+func holds(t *testing.T, who string, in []byte, secrets ...secret) {
+	t.Helper()
+	found := known(in, secrets)
+	for _, s := range secrets {
+		if len(found[s.name]) == 0 {
+			t.Errorf("%s does not hold %s, which it worked with: the search is blind", who, s.name)
+		}
+	}
+}
+
+// lacks reports as an error each of the secrets that is there.
+func lacks(t *testing.T, who string, in []byte, secrets ...secret) {
+	t.Helper()
+	found := known(in, secrets)
+	for _, s := range secrets {
+		if forms := found[s.name]; len(forms) > 0 {
+			t.Errorf("%s holds %s: %s", who, s.name, strings.Join(forms, "; "))
+		}
+	}
+}
+
+// memory returns all that a process has written to and can write to: heap, stacks,
+// buffers, with what was freed and not yet used again.
 func memory(t *testing.T, pid int) []byte {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("another process's memory is read by way of /proc, which is Linux's")
+		t.Skip("another process's memory is read through /proc, which is Linux's")
 	}
-	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer maps.Close()
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
 	if errors.Is(err, fs.ErrPermission) {
-		t.Skipf("this system does not let us read another process's memory: %v", err)
+		t.Skipf("this system lets nobody read another process's memory: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	var all []byte
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		var from, to int64
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all bytes.Buffer
+	for lines := bufio.NewScanner(bytes.NewReader(maps)); lines.Scan(); {
+		var from, to uint64
 		var access string
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &access); err != nil {
-			t.Fatalf("the line %q of %s: %v", lines.Text(), maps.Name(), err)
+			t.Fatalf("the line %q in the memory map of process %d: %v", lines.Text(), pid, err)
 		}
 		if access != "rw-p" {
 			continue
 		}
-		region, err := io.ReadAll(io.NewSectionReader(mem, from, to-from))
-		if err != nil {
-			t.Fatalf("the memory %s of %d: %v", lines.Text(), pid, err)
+		if _, err := io.Copy(&all, io.NewSectionReader(mem, int64(from), int64(to-from))); err != nil {
+			t.Fatalf("reading %s of process %d: %v", lines.Text(), pid, err)
 		}
-		all = append(all, region...)
-		all = append(all, "\n\n\n\n\n\n\n\n"...) // nothing is found across two regions
+		all.Write(make([]byte, 8)) // nothing is found half in one region and half in the next
 	}
-	if len(all) < 1<<20 {
-		t.Fatalf("%d has only %d bytes of memory; this is not all", pid, len(all))
-	}
-	return all
+	return all.Bytes()
 }
 
-// party is one end of traffic that a gateway may or may not know of.
-type party struct {
-	name  string
-	forms []form
-}
-
-// knows says which parties a process holds something about, each with the forms
-// found. What may be chance does not count by itself: it counts when every party
-// shows it, which chance does not do.
-func knows(text []byte, parties []party) map[string][]string {
-	known := make(map[string][]string)
-	chance := make(map[string][]string)
-	for _, p := range parties {
-		for _, f := range p.forms {
-			switch {
-			case !bytes.Contains(text, f.bytes):
-			case f.chance:
-				chance[f.name] = append(chance[f.name], p.name)
-			default:
-				known[p.name] = append(known[p.name], f.name)
-			}
+// TestForms shows the forms of an address in the structures that hold one.
+func TestForms(t *testing.T) {
+	a := netip.MustParseAddrPort("127.66.77.88:4711")
+	udp := net.UDPAddrFromAddrPort(a)
+	mapped := a.Addr().As16()
+	value := a.Addr()
+	for _, test := range []struct {
+		form string
+		in   []byte
+	}{
+		{"text", []byte("from 127.66.77.88:4711 to")},
+		{"hexadecimal text", []byte("addr=7f424d58 port=1267")},
+		{"address and port, as in LP/2", []byte{4, 127, 66, 77, 88, 0x67, 0x12}},
+		{"address and port, network order", []byte{127, 66, 77, 88, 0x12, 0x67}},
+		{"sockaddr_in", []byte{2, 0, 0x12, 0x67, 127, 66, 77, 88, 0, 0, 0, 0, 0, 0, 0, 0}},
+		{"IPv6-mapped address", mapped[:]},
+		{"netip.Addr", unsafe.Slice((*byte)(unsafe.Pointer(&value)), unsafe.Sizeof(value))},
+		{"address alone", udp.IP.To4()},
+		{"address alone, reversed", []byte{88, 77, 66, 127}},
+	} {
+		if found := known(test.in, []secret{address("it", a)})["it"]; !slices.Contains(found, test.form) {
+			t.Errorf("%s: found as %q", test.form, found)
 		}
 	}
-	for form, names := range chance {
-		if len(names) < len(parties) {
-			continue
-		}
-		for _, name := range names {
-			known[name] = append(known[name], form)
-		}
-	}
-	return known
-}
-
-// holds fails the test unless each party is known to a process, and nothing is
-// found where nothing must be.
-func holds(t *testing.T, who string, text []byte, parties []party, want bool) {
-	t.Helper()
-	known := knows(text, parties)
-	for _, p := range parties {
-		switch forms := known[p.name]; {
-		case want && len(forms) == 0:
-			t.Errorf("%s does not hold %s, which it worked with: the search finds nothing", who, p.name)
-		case !want && len(forms) > 0:
-			t.Errorf("%s holds %s, as %s", who, p.name, strings.Join(forms, "; "))
-		}
+	other := address("other", netip.MustParseAddrPort("127.66.77.89:4711"))
+	if found := known([]byte{127, 66, 77, 88}, []secret{address("it", a), other}); len(found) > 0 {
+		t.Errorf("a short form of one of two counts: %v", found)
 	}
 }

@@ -2,10 +2,10 @@ package peers
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -99,8 +99,13 @@ func (p *process) end() error {
 	return nil
 }
 
+// String returns the command line, cut where it gets long.
 func (p *process) String() string {
-	return filepath.Base(p.cmd.Path) + " " + strings.Join(p.cmd.Args[1:], " ")
+	s := filepath.Base(p.cmd.Path) + " " + strings.Join(p.cmd.Args[1:], " ")
+	if len(s) > 200 {
+		s = s[:200] + "…"
+	}
+	return s
 }
 
 // Write takes what the process says.
@@ -152,10 +157,14 @@ func environment(dir string) []string {
 // run runs a program to its end and returns what it wrote on standard output.
 func run(t *testing.T, env []string, program string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = env
-	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("it did not end within %v", patience)
+	}
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -180,12 +189,13 @@ type gateway struct {
 	uri uri.Gateway
 }
 
-// startGateway starts a gateway on a port of 127.0.0.1 that the system chooses;
-// config is what its configuration has beside that.
+// startGateway starts a gateway on a port of 127.0.0.1 that the system chooses, and
+// lets clients in; config is what its configuration has beside that.
 func startGateway(t *testing.T, config string, clients ...string) gateway {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "gateway.toml")
+	config = fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = 0\n%s", dir, config)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +203,7 @@ func startGateway(t *testing.T, config string, clients ...string) gateway {
 	for i, identity := range clients {
 		run(t, env, lewes, "clients", "add", "--config", file, identity, fmt.Sprintf("client-%d", i))
 	}
-	p := start(t, env, lewes, "gateway", "--config", file, "--state", dir)
+	p := start(t, env, lewes, "gateway", "--config", file)
 	line := p.await(t, `lewes://\S+@\S+`)[0]
 	g, err := uri.Parse(line)
 	if err != nil {
@@ -273,5 +283,3 @@ func exchange(t *testing.T, to netip.AddrPort, message []byte) {
 	}
 	t.Fatalf("nothing came back from %v within %v", to, patience)
 }
-
-var _ io.Writer = (*process)(nil)
