@@ -105,7 +105,7 @@ func (s *Shard) turnOpen(now time.Time, c *client, d *wire.EncryptedData) *flow 
 // turnConnect opens the flow's socket if the egress policy allows it.
 func (s *Shard) turnConnect(f *flow, target netip.AddrPort) (wire.FlowReason, string) {
 	if err := s.config.Policy.Check(target); err != nil {
-		return wire.FlowPolicy, "egress policy: " + reasonOf(err)
+		return wire.FlowPolicy, reasonOf(err)
 	}
 	conn, err := s.config.Egress.Dial(target)
 	if err != nil {

@@ -199,6 +199,10 @@ func (s *Session) tell(e Event) {
 	case Reconnected:
 		s.log.Info("reconnected")
 	case Closed:
-		s.log.Info("closed", zap.Error(e.Err))
+		if errors.Is(e.Err, ErrClosed) {
+			s.log.Info("closed")
+			return
+		}
+		s.log.Warn("ended", zap.Error(e.Err))
 	}
 }
