@@ -463,11 +463,11 @@ func TestRepetitionTimes(t *testing.T) {
 	}
 }
 
-// TestHelloGoesWithHandshake1 repeats Handshake 1 with and without the Ack: the
+// TestHelloIsRepeatedWithHandshake1 repeats Handshake 1 with and without the Ack: the
 // hello goes with every repetition.
 //
 // Shows R5.28.
-func TestHelloGoesWithHandshake1(t *testing.T) {
+func TestHelloIsRepeatedWithHandshake1(t *testing.T) {
 	for _, known := range []bool{false, true} {
 		c, g, i := atFirst(t, gatewayConfig(t, 1))
 		if known {
