@@ -276,7 +276,7 @@ func TestOnlookerDelaysLittle(t *testing.T) {
 //
 // Shows R2.6, R5.29.
 func TestOnlookerAndLoss(t *testing.T) {
-	n := runs(120, 15)
+	n := runs(80, 12)
 	failed := 0
 	for seed := range uint64(n) {
 		seed += 1000
@@ -288,7 +288,7 @@ func TestOnlookerAndLoss(t *testing.T) {
 			t.Logf("seed %d: no session (%v); drops: client %v, gateway %v", seed, w.client.client.Err(), w.client.drops, w.gateway.drops)
 		}
 	}
-	if failed > n/100 {
+	if failed > 0 {
 		t.Errorf("%d of %d handshakes failed", failed, n)
 	}
 }
