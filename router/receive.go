@@ -40,7 +40,7 @@ func (s *Shard) turnGreeting(now time.Time, packet []byte, from path.Path) {
 	case h.Level == wire.LevelHandshake:
 		s.turnHandshake(now, h.ReceiverIdx, packet, from)
 	case s.closing:
-		s.handshakes.Refuse(now, packet, from, &s.output)
+		s.count(s.handshakes.Refuse(now, packet, from, &s.output))
 	default:
 		s.count(s.handshakes.Clear(now, packet, from, &s.output))
 	}

@@ -301,3 +301,27 @@ func TestTermsOfAGatewayThatIsToldNothing(t *testing.T) {
 		t.Errorf("the client is told %+v, want %+v", got, want)
 	}
 }
+
+// TestEntryDropsAnswersThatDoNotFit brings inner packets back that fill the outer
+// session's largest packet, and one byte more.
+//
+// Shows R8.25.
+func TestEntryDropsAnswersThatDoNotFit(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	p := r.connect(2, clientAt)
+	p.forward(5, &exitID, inner(100, false))
+	answer := func(size int) []byte {
+		return wire.Finish(append(wire.Begin(nil, 100, wire.LevelTransport, 1, wire.TypePing), make([]byte, size-wire.Overhead)...))
+	}
+	p.got = nil
+	const largest = wire.MaxUDPPacket - 37
+	r.egress.at(exitAddr).fed <- []transport.Packet{{Data: answer(largest + 1)}, {Data: answer(largest)}}
+	p.receive(1)
+	m, err := wire.ParseForwardPacket(p.got[0].content)
+	if err != nil || len(p.got) != 1 || len(m.Inner) != largest {
+		t.Errorf("%d packets, the first with %d bytes inside: %v", len(p.got), len(m.Inner), err)
+	}
+	if n := r.shard.Stats().TooLarge; n != 1 {
+		t.Errorf("%d counted as too large, want 1", n)
+	}
+}

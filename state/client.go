@@ -30,7 +30,7 @@ type ClientConfig struct {
 	KEM       kem.ID
 	KnownKEM  []byte     // the gateway's KEM public key from an earlier KKT; nil runs KKT
 	PinnedKEM *[32]byte  // BLAKE3 of the only KEM key to take; nil takes any signed one
-	Suites    seal.Suite // AEADs to offer
+	Suites    seal.Suite // AEADs to offer; ChaCha20-Poly1305 always is
 	Rand      io.Reader
 	Path      path.Path     // where the gateway is
 	RTT       time.Duration // of the path, where it is known

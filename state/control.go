@@ -31,9 +31,9 @@ func (s *Session) Control(now time.Time, g *Generation, t wire.Type, content []b
 	case wire.TypeSubsessionRequest:
 		return s.handleSubsessionRequest(now, out)
 	case wire.TypeSubsessionKK1:
-		return s.handleKK1(g, content, out)
+		return s.handleKK1(g, content, from, out)
 	case wire.TypeSubsessionKK2:
-		return s.handleKK2(now, g, content, out)
+		return s.handleKK2(now, g, content, from, out)
 	case wire.TypeSubsessionReady:
 		return s.handleReady(g, content, out)
 	case wire.TypeSubsessionAbort:

@@ -75,6 +75,7 @@ func (g *Generation) Open(now time.Time, packet []byte, from path.Path, out *Out
 	body, err := g.receive.Open(packet)
 	if err != nil {
 		g.failed++
+		g.session.watchKeys(now)
 		return 0, nil, err
 	}
 	g.window.Mark(h.Sequence)

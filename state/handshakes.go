@@ -101,12 +101,23 @@ type Handshakes struct {
 	// those that only answer repetitions.
 	failed, waiting, opened, done *list.List
 
-	proved, plain, trusted *budget.Table // of hellos with and without cookie, of other gateways
-	tries                  int           // of Handshake 1 in this second
-	triesLast              int           // in the last one
-	second                 int64
-	earlyBytes             int
-	Stats                  HandshakeStats
+	others, gateways budgets // of hellos, of other gateways' apart
+	tries            int     // of Handshake 1 in this second
+	triesLast        int     // in the last one
+	second           int64
+	earlyBytes       int
+	Stats            HandshakeStats
+}
+
+// budgets are those of one kind of source. What shows by a cookie, or by TCP, that
+// its address is its own has a budget that nobody who forges the address can use up.
+type budgets struct{ proved, plain *budget.Table }
+
+func newBudgets(now time.Time, rate float64, burst int, seed uint64) budgets {
+	return budgets{
+		proved: budget.NewTable(now, rate, burst, seed),
+		plain:  budget.NewTable(now, rate, burst, seed+1),
+	}
 }
 
 // NewHandshakes returns an empty store.
@@ -120,17 +131,16 @@ func NewHandshakes(now time.Time, config *GatewayConfig) (*Handshakes, error) {
 	rate, burst := or(config.Rate, 20), or(config.Burst, 40)
 	trusted := or(config.TrustedRate, 1000)
 	return &Handshakes{
-		config:  config,
-		mac:     cookie.NewMAC1Key(config.Identity.Public()),
-		jar:     cookie.NewJar(config.Session.Rand),
-		records: make(map[uint32]*record),
-		failed:  list.New(),
-		waiting: list.New(),
-		opened:  list.New(),
-		done:    list.New(),
-		proved:  budget.NewTable(now, rate, burst, uint64(seed)),
-		plain:   budget.NewTable(now, rate, burst, uint64(seed)+1),
-		trusted: budget.NewTable(now, trusted, int(trusted), uint64(seed)+2),
+		config:   config,
+		mac:      cookie.NewMAC1Key(config.Identity.Public()),
+		jar:      cookie.NewJar(config.Session.Rand),
+		records:  make(map[uint32]*record),
+		failed:   list.New(),
+		waiting:  list.New(),
+		opened:   list.New(),
+		done:     list.New(),
+		others:   newBudgets(now, rate, burst, uint64(seed)),
+		gateways: newBudgets(now, trusted, int(trusted), uint64(seed)+2),
 	}, nil
 }
 
@@ -146,22 +156,9 @@ func (h *Handshakes) MAC1() *cookie.MAC1Key { return h.mac }
 // Clear handles a packet of level 2. The caller has checked its size; MAC1 is
 // checked here, before anything else. An error says that nothing was answered.
 func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Output) error {
-	if !h.mac.Verify(packet) {
-		return ErrMAC1
-	}
-	t, content, err := wire.ParseBody(wire.Body(packet))
-	if errors.Is(err, wire.ErrVersion) {
-		return h.rejectVersion(now, packet, from, out)
-	}
+	t, content, err := h.readClear(now, packet, from, out)
 	if err != nil {
 		return err
-	}
-	header, err := wire.ParseHeader(packet)
-	if err != nil {
-		return err
-	}
-	if !header.Allows(t, wire.ToGateway) {
-		return ErrMisplaced
 	}
 	if t == wire.TypeClientHello {
 		return h.hello(now, packet, content, from, out)
@@ -190,6 +187,37 @@ func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Ou
 		return err
 	}
 	return ErrMisplaced
+}
+
+// readClear returns what is in a packet of level 2. It answers a hello of another
+// version; nothing else is.
+func (h *Handshakes) readClear(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
+	if !h.mac.Verify(packet) {
+		return 0, nil, ErrMAC1
+	}
+	t, content, err := wire.ParseBody(wire.Body(packet))
+	if errors.Is(err, wire.ErrVersion) {
+		return 0, nil, h.rejectVersion(now, packet, from, out)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	header, err := wire.ParseHeader(packet)
+	if err != nil {
+		return 0, nil, err
+	}
+	if !header.Allows(t, wire.ToGateway) {
+		return 0, nil, ErrMisplaced
+	}
+	return t, content, nil
+}
+
+// readHello returns the hello in a ClientHello.
+func readHello(packet, content []byte, from path.Path) (wire.ClientHello, error) {
+	if short(packet, from) {
+		return wire.ClientHello{}, wire.ErrShort
+	}
+	return wire.ParseClientHello(content)
 }
 
 func (h *Handshakes) countFirst(opened bool, err error) {
@@ -254,10 +282,7 @@ func (h *Handshakes) Next() time.Time { return h.timers.Next() }
 // hello handles a ClientHello in the order of section 4, each step cheaper than
 // the next.
 func (h *Handshakes) hello(now time.Time, packet, content []byte, from path.Path, out *Output) error {
-	if short(packet, from) {
-		return wire.ErrShort
-	}
-	hello, err := wire.ParseClientHello(content)
+	hello, err := readHello(packet, content, from)
 	if err != nil {
 		return err
 	}
@@ -321,13 +346,15 @@ func (h *Handshakes) load(now time.Time, hello *wire.ClientHello, from path.Path
 	if h.config.Full != nil && h.config.Full() {
 		return &wire.Busy{RetryAfterMillis: 1000}
 	}
+	proved := from.Transport == path.TCP || hello.HasCookie && h.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:])
+	budgets := &h.others
 	if h.config.Trusted != nil && h.config.Trusted(source) {
-		return busyFor(h.trusted.Take(now, source))
+		budgets = &h.gateways
 	}
-	if from.Transport == path.TCP || hello.HasCookie && h.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:]) {
-		return busyFor(h.proved.Take(now, source))
+	if proved {
+		return busyFor(budgets.proved.Take(now, source))
 	}
-	wait, ok := h.plain.Take(now, source)
+	wait, ok := budgets.plain.Take(now, source)
 	if ok && !h.crowded() {
 		return nil
 	}
@@ -441,15 +468,22 @@ func (h *Handshakes) rejectVersion(now time.Time, packet []byte, from path.Path,
 	return wire.ErrVersion
 }
 
-// Refuse answers a hello while the gateway shuts down; everything else is
-// dropped.
-func (h *Handshakes) Refuse(now time.Time, packet []byte, from path.Path, out *Output) {
-	header, err := wire.ParseHeader(packet)
-	if err != nil || header.ReceiverIdx != 0 || header.Level != wire.LevelClear || !h.mac.Verify(packet) || short(packet, from) {
-		return
+// Refuse handles a packet of level 2 while the gateway shuts down: a hello that is
+// one gets a Reject, everything else is dropped.
+func (h *Handshakes) Refuse(now time.Time, packet []byte, from path.Path, out *Output) error {
+	t, content, err := h.readClear(now, packet, from, out)
+	if err != nil {
+		return err
 	}
-	index, _ := wire.ReceiverIdx(packet)
-	h.reject(now, index, wire.RejectShuttingDown, from, out)
+	if t != wire.TypeClientHello {
+		return ErrClosed
+	}
+	hello, err := readHello(packet, content, from)
+	if err != nil {
+		return err
+	}
+	h.reject(now, hello.ReceiverIdx, wire.RejectShuttingDown, from, out)
+	return nil
 }
 
 // Reset builds a Reset for an index that nobody knows (section 11).

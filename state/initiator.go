@@ -78,7 +78,7 @@ func newInitiator(now time.Time, config *ClientConfig, mac *cookie.MAC1Key, know
 	i.hello = wire.ClientHello{
 		ReceiverIdx: i.index,
 		Salt:        wire.NewSalt(uint64(now.Add(offset).Unix()), &commitment),
-		AEADOffer:   uint8(config.Suites),
+		AEADOffer:   uint8(config.Suites | seal.ChaCha20Poly1305),
 		KEM:         uint8(config.KEM),
 	}
 	if known != nil {
@@ -121,20 +121,32 @@ func (i *initiator) phase() Phase {
 	return ReadyToHandshake
 }
 
-// send sends what the attempt is waiting on: the hello and the KKT request in
-// one flight until the response is whole, then Handshake 1. The hello goes with
-// every repetition of Handshake 1, because the Ack may have been lost.
+// send sends what the attempt is waiting on: the hello and the KKT request until
+// the response is whole, then Handshake 1. The hello goes with every repetition
+// of Handshake 1, because the Ack may have been lost.
 func (i *initiator) send(withHello bool, out *Output) {
-	if i.first == nil || withHello {
-		i.sendHello(out)
-	}
 	if i.first == nil {
-		m := padded{raw(i.request), wire.MinHelloDatagram}
-		out.send(i.config.Path, clearPacket(i.mac, i.index, wire.TypeKKTRequest, m))
+		i.sendGreeting(out)
 		return
+	}
+	if withHello {
+		i.sendHello(out)
 	}
 	for _, p := range splitFor(i.first, i.config.Session.Stream) {
 		out.send(i.config.Path, clearPacket(i.mac, i.index, wire.TypeHandshake, &p))
+	}
+}
+
+// sendGreeting sends the hello and the KKT request: in one flight, or over a
+// stream each once the one before is answered.
+func (i *initiator) sendGreeting(out *Output) {
+	stream, answered := i.config.Session.Stream, len(i.acks) > 0
+	if !stream || !answered {
+		i.sendHello(out)
+	}
+	if !stream || answered {
+		m := padded{raw(i.request), wire.MinHelloDatagram}
+		out.send(i.config.Path, clearPacket(i.mac, i.index, wire.TypeKKTRequest, m))
 	}
 }
 
@@ -215,7 +227,7 @@ func (i *initiator) handleAck(now time.Time, content []byte, out *Output) error 
 	if err != nil {
 		return err
 	}
-	if a.KEM != i.hello.KEM || !seal.Suite(a.AEAD).Valid() || i.config.Suites&seal.Suite(a.AEAD) == 0 {
+	if a.KEM != i.hello.KEM || !seal.Suite(a.AEAD).Valid() || i.hello.AEADOffer&a.AEAD == 0 {
 		return ErrStale
 	}
 	for _, known := range i.acks {
@@ -228,6 +240,9 @@ func (i *initiator) handleAck(now time.Time, content []byte, out *Output) error 
 	}
 	ack := append([]byte(nil), content...)
 	i.acks = append(i.acks, ack)
+	if i.config.Session.Stream && i.first == nil && len(i.acks) == 1 {
+		i.start(now, out)
+	}
 	for _, reply := range i.replies {
 		if done, err := i.try(now, ack, reply, out); done {
 			return err
@@ -242,7 +257,7 @@ func (i *initiator) handleResponse(now time.Time, content []byte, out *Output) e
 	if i.first != nil {
 		return nil
 	}
-	part, err := wire.ParsePart(content)
+	part, err := parsePart(content, i.config.Session.Stream)
 	if err != nil {
 		return err
 	}
@@ -331,9 +346,9 @@ func (i *initiator) handleReply(now time.Time, packet []byte, out *Output) error
 	return seal.ErrOpen
 }
 
-// try opens a Handshake 2 under one Ack. done says that it opened: the attempt
-// has then succeeded or failed for good, because nobody but the gateway could
-// have sealed it.
+// try opens a Handshake 2 under one Ack. done says that it opened: it was no
+// packet of section 1 and is dropped, or the attempt has then succeeded or failed
+// for good, because nobody but the gateway could have sealed it.
 func (i *initiator) try(now time.Time, ack, packet []byte, out *Output) (done bool, err error) {
 	psk := handshakePSK(&i.ecdh, &i.psq.PSK, &i.hello.Salt, &i.transcript, ack)
 	defer clear(psk[:])
@@ -347,7 +362,11 @@ func (i *initiator) try(now time.Time, ack, packet []byte, out *Output) (done bo
 	if err != nil {
 		return false, nil
 	}
-	if err := i.finish(now, suite, &psk, &c2g, body, out); err != nil {
+	message, err := handshakeMessage(body, wire.ToClient)
+	if err != nil {
+		return true, err
+	}
+	if err := i.finish(now, suite, &psk, &c2g, message, out); err != nil {
 		i.failed = fmt.Errorf("the gateway's Handshake 2 makes no sense: %w", err)
 		return true, i.failed
 	}
@@ -355,11 +374,7 @@ func (i *initiator) try(now time.Time, ack, packet []byte, out *Output) (done bo
 }
 
 // finish reads Handshake 2, sends Handshake 3 and makes the session.
-func (i *initiator) finish(now time.Time, suite seal.Suite, psk, c2g *[32]byte, body []byte, out *Output) error {
-	message, err := handshakeMessage(body, wire.ToClient)
-	if err != nil {
-		return err
-	}
+func (i *initiator) finish(now time.Time, suite seal.Suite, psk, c2g *[32]byte, message []byte, out *Output) error {
 	payload, err := i.noise.ReadMessage2(message)
 	if err != nil {
 		return err

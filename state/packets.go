@@ -33,6 +33,15 @@ func (p padded) Append(dst []byte) []byte {
 	return wire.Pad(p.message.Append(dst), start, p.size)
 }
 
+// parsePart reads a part of a message. Over a stream a message has one part only.
+func parsePart(content []byte, stream bool) (wire.Part, error) {
+	part, err := wire.ParsePart(content)
+	if err == nil && stream && part.Count != 1 {
+		err = wire.ErrPart
+	}
+	return part, err
+}
+
 // splitFor divides a handshake or subsession message for the transport that it
 // goes by: parts over UDP, always one part where packets may be large.
 func splitFor(message []byte, stream bool) []wire.Part {

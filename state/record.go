@@ -53,8 +53,8 @@ type record struct {
 	assembler  parts.Assembler
 	transcript *[32]byte
 	noise      *noise.XKResponder
-	tries      int // in the second that ends at triesUntil
-	triesUntil time.Time
+	tries      int                       // of Handshake 1 that went on to public-key work
+	tried      [triesPerSecond]time.Time // when the last of them did
 
 	first   *[32]byte // BLAKE3 of the Handshake 1 that opened
 	client  identity.PublicKey
@@ -72,13 +72,14 @@ type record struct {
 // over UDP, address alone over TCP.
 func (r *record) from(p path.Path) bool { return samePlace(p, r.source) }
 
-// answer sends packets unless more would then have gone than came (section 4).
+// answer sends packets unless more would then have gone than came (section 4). A
+// source that uses TCP has shown that it is there.
 func (r *record) answer(to path.Path, out *Output, packets ...[]byte) error {
 	total := 0
 	for _, p := range packets {
 		total += len(p)
 	}
-	if r.first == nil && r.out+total > r.in {
+	if r.first == nil && r.source.Transport == path.UDP && r.out+total > r.in {
 		return ErrAmplify
 	}
 	r.out += total
@@ -126,7 +127,7 @@ func (r *record) handleKKT(content []byte, from path.Path, out *Output) error {
 // handleFirst takes a part of Handshake 1. The first whole one that opens is
 // final; a copy of it gets the stored Handshake 2 again.
 func (r *record) handleFirst(now time.Time, content []byte, from path.Path, out *Output) error {
-	part, err := wire.ParsePart(content)
+	part, err := parsePart(content, from.Transport == path.TCP)
 	if err != nil {
 		return err
 	}
@@ -181,14 +182,14 @@ func (r *record) openFirst(message []byte) ([]byte, error) {
 	return r.noise.ReadMessage1(message)
 }
 
-// charge counts a try that goes on to public-key work.
+// charge counts a try that goes on to public-key work, of which there are no more
+// than triesPerSecond in any second.
 func (r *record) charge(now time.Time) error {
-	if !now.Before(r.triesUntil) {
-		r.tries, r.triesUntil = 0, now.Add(time.Second)
-	}
-	if r.tries == triesPerSecond {
+	last := &r.tried[r.tries%triesPerSecond]
+	if !last.IsZero() && now.Sub(*last) < time.Second {
 		return ErrRate
 	}
+	*last = now
 	r.tries++
 	return nil
 }
@@ -255,8 +256,6 @@ func (r *record) handleThird(now time.Time, packet []byte, out *Output) (*Sessio
 		return nil, err
 	}
 	if err := r.finish(now, body); err != nil {
-		// Nobody but the client could have sealed it, and its Noise state is spent.
-		r.store.remove(r)
 		return nil, err
 	}
 	r.third = bytes.Clone(packet)
@@ -276,6 +275,7 @@ func (r *record) finish(now time.Time, body []byte) error {
 		return err
 	}
 	if static != r.static {
+		r.store.remove(r) // the Noise state is spent
 		return ErrCredential
 	}
 	r.session = newSession(now, &r.store.config.Session, &sessionSeed{

@@ -7,6 +7,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/state/parts"
+	"lewes/transport/path"
 	"lewes/transport/wire"
 )
 
@@ -105,19 +106,19 @@ func (s *Session) sendOffer(now time.Time, out *Output) {
 }
 
 func (s *Session) sendParts(t wire.Type, message []byte, out *Output) {
-	for _, p := range splitFor(message, s.config.Stream) {
+	for _, p := range splitFor(message, s.config.Stream || s.Path().Transport == path.TCP) {
 		s.send(t, &p, out)
 	}
 }
 
 // handleKK2 reads the gateway's answer, once, and takes the index that it
 // proposes unless that one was refused.
-func (s *Session) handleKK2(now time.Time, g *Generation, content []byte, out *Output) error {
+func (s *Session) handleKK2(now time.Time, g *Generation, content []byte, from path.Path, out *Output) error {
 	o := s.offer
 	if o == nil || g != s.current {
 		return ErrStale
 	}
-	part, err := wire.ParsePart(content)
+	part, err := parsePart(content, from.Transport == path.TCP)
 	if err != nil {
 		return err
 	}

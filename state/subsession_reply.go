@@ -7,6 +7,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/state/parts"
+	"lewes/transport/path"
 	"lewes/transport/wire"
 )
 
@@ -26,11 +27,11 @@ type subsessionReply struct {
 }
 
 // handleKK1 answers a client's subsession: once by computing, then by repeating.
-func (s *Session) handleKK1(g *Generation, content []byte, out *Output) error {
+func (s *Session) handleKK1(g *Generation, content []byte, from path.Path, out *Output) error {
 	if g != s.current {
 		return ErrStale
 	}
-	part, err := wire.ParsePart(content)
+	part, err := parsePart(content, from.Transport == path.TCP)
 	if err != nil {
 		return err
 	}

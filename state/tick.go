@@ -87,9 +87,10 @@ func (s *Session) rekeyAt() time.Time {
 	return s.current.started.Add(s.terms.RekeyAfter)
 }
 
-// watchKeys makes sure that worn keys are seen at once and not at the next tick.
+// watchKeys makes sure that worn and spent keys are seen at once and not at the
+// next tick.
 func (s *Session) watchKeys(now time.Time) {
-	if s.offer == nil && s.reply == nil && s.asked.IsZero() && s.current.worn(s.rekeyPackets()) {
+	if s.current.spent() || s.offer == nil && s.reply == nil && s.asked.IsZero() && s.current.worn(s.rekeyPackets()) {
 		s.sooner(now)
 	}
 }
