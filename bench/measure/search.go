@@ -21,6 +21,8 @@ const short = 0.05
 
 func (o Outcome) held() bool { return o.Loss <= MaxLoss }
 
+func (o Outcome) limited(rate float64) bool { return o.Sent < rate*(1-short) }
+
 // Search looks for the highest rate that a system holds.
 type Search struct {
 	Start     float64 // where to begin, a second
@@ -49,8 +51,8 @@ const (
 var ErrNothingHeld = errors.New("it loses at every rate that was tried")
 
 // Run searches. trial sends at a rate and says what came of it. A rate at which
-// something was lost is tried once more before it counts as too high: on a
-// machine with other things to do, one loss may be another program's doing.
+// something was lost, or that the sender did not reach, is tried once more before that
+// counts: on a machine with other things to do, it may be another program's doing.
 func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (Outcome, error)) (Found, error) {
 	s.Floor = max(s.Floor, 1)
 	s.Start = max(s.Start, s.Floor)
@@ -65,18 +67,18 @@ func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (O
 				return false, o, err
 			}
 			found.Trials++
-			if o.held() {
-				return true, o, nil
+			if o.held() && !o.limited(rate) {
+				break
 			}
 		}
-		return false, o, nil
+		return o.held(), o, nil
 	}
 	for rate := min(s.Start, s.Ceiling); ; rate = s.next(good, bad) {
 		held, o, err := try(rate)
 		if err != nil {
 			return found, err
 		}
-		limited := o.Sent < rate*(1-short)
+		limited := o.limited(rate)
 		switch {
 		case held:
 			if o.Sent > found.Rate {

@@ -10,8 +10,9 @@ import (
 const (
 	// rest is the shortest sleep: within it, what is due gathers.
 	rest = 100 * time.Microsecond
-	// catchUp is how much lost time is made up for.
-	catchUp = 2 * time.Millisecond
+	// catchUp is how much lost time is made up for: a turn of another program on the
+	// same core.
+	catchUp = 4 * time.Millisecond
 )
 
 // Plan says how to send.

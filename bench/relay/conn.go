@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lewes/bench/load"
+	"lewes/bench/rawudp"
 	"lewes/crypto/seal"
 	"lewes/transport"
 	"lewes/transport/path"
@@ -73,55 +74,72 @@ func (r *batched) run(from *udp.Conn, relay func([]transport.Packet)) {
 
 // relayOut returns what sends what came from the load to the sink.
 func (r *batched) relayOut() func([]transport.Packet) {
-	var payloads []transport.Packet
-	return func(batch []transport.Packet) {
-		if c := r.client.Load(); c == nil || *c != batch[0].Path {
-			from := batch[0].Path
-			r.client.Store(&from)
-		}
-		if r.out == nil {
-			_, _ = r.far.WriteBatch(batch) // what is lost is lost; the sink counts
-			return
-		}
-		payloads = payloads[:0]
-		for i := range batch {
-			for packet := range batch[i].Segments() {
-				if body, err := r.out.Open(packet); err == nil {
-					payloads = append(payloads, transport.Packet{Data: load.PayloadIn(body)})
-				}
+	o := &opening{relay: r}
+	return o.relayBatch
+}
+
+// opening opens packets and keeps their payloads until they are sent.
+type opening struct {
+	relay    *batched
+	payloads []transport.Packet
+}
+
+func (o *opening) relayBatch(batch []transport.Packet) {
+	r := o.relay
+	if c := r.client.Load(); c == nil || *c != batch[0].Path {
+		from := batch[0].Path
+		r.client.Store(&from)
+	}
+	if r.out == nil {
+		_, _ = r.far.WriteBatch(batch) // what is lost is lost; the sink counts
+		return
+	}
+	o.payloads = o.payloads[:0]
+	for i := range batch {
+		for packet := range batch[i].Segments() {
+			if body, err := r.out.Open(packet); err == nil {
+				o.payloads = append(o.payloads, transport.Packet{Data: load.PayloadIn(body)})
 			}
 		}
-		_, _ = r.far.WriteBatch(payloads)
 	}
+	_, _ = r.far.WriteBatch(o.payloads)
 }
 
 // relayBack returns what sends what came from the sink to the load.
 func (r *batched) relayBack() func([]transport.Packet) {
-	var seq uint64
-	var packets []transport.Packet
-	buffer := make([]byte, 0, 1<<20)
-	return func(batch []transport.Packet) {
-		client := r.client.Load()
-		if client == nil {
-			return
+	c := &closing{relay: r, buffer: make([]byte, rawudp.MaxTrain+rawudp.MaxSegments*(load.Overhead+1))}
+	return c.relayBatch
+}
+
+// closing seals payloads, a train at a time.
+type closing struct {
+	relay   *batched
+	seq     uint64
+	buffer  []byte
+	packets []transport.Packet
+}
+
+func (c *closing) relayBatch(batch []transport.Packet) {
+	client := c.relay.client.Load()
+	if client == nil {
+		return
+	}
+	for i := range batch {
+		if c.relay.back == nil {
+			batch[i].Path = *client
+			continue
 		}
-		if r.back == nil {
-			for i := range batch {
-				batch[i].Path = *client
-			}
-			_, _ = r.near.WriteBatch(batch)
-			return
+		free := c.buffer
+		c.packets = c.packets[:0]
+		for payload := range batch[i].Segments() {
+			c.seq++
+			packet := load.SealPayload(c.relay.back, free, c.seq, payload)
+			free = free[len(packet):]
+			c.packets = append(c.packets, transport.Packet{Data: packet, Path: *client})
 		}
-		for i := range batch {
-			free := buffer[:cap(buffer)]
-			packets = packets[:0]
-			for payload := range batch[i].Segments() {
-				seq++
-				packet := load.SealPayload(r.back, free, seq, payload)
-				free = free[len(packet):]
-				packets = append(packets, transport.Packet{Data: packet, Path: *client})
-			}
-			_, _ = r.near.WriteBatch(packets)
-		}
+		_, _ = c.relay.near.WriteBatch(c.packets)
+	}
+	if c.relay.back == nil {
+		_, _ = c.relay.near.WriteBatch(batch)
 	}
 }

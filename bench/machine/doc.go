@@ -1,0 +1,2 @@
+// Package machine says what a bench ran on: figures mean nothing without.
+package machine

@@ -1,0 +1,28 @@
+// Masque runs masque-go as workers of lewes bench: a CONNECT-UDP proxy (RFC 9298) over
+// quic-go, and a client that is the load. It is a module of its own, so that what it
+// needs stays out of the product.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"lewes/bench/peer"
+	"lewes/bench/worker"
+)
+
+func main() {
+	err := worker.Main(map[string]worker.Role{
+		peer.RoleMASQUEProxy:  worker.Start(startProxy),
+		peer.RoleMASQUEClient: worker.Start(startClient),
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// template is where the proxy is told the target.
+func template(at string) string {
+	return "https://" + at + "/masque?h={target_host}&p={target_port}"
+}
