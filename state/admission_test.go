@@ -577,8 +577,12 @@ func TestKKTRequests(t *testing.T) {
 		t.Errorf("a KKT request from elsewhere got %d answers", len(got))
 	}
 	first := g.ask(epoch, good, clientAt)
+	made := &g.handshakes.records[7].response[0]
 	g.ask(epoch, g.helloPacket(m), clientAt)
 	again := g.ask(epoch, good, clientAt)
+	if &g.handshakes.records[7].response[0] != made {
+		t.Error("the response was made twice")
+	}
 	if len(first) != 2 || len(again) != 2 || !bytes.Equal(first[0].content, again[0].content) || !bytes.Equal(first[1].content, again[1].content) {
 		t.Errorf("%d and %d parts, or other ones", len(first), len(again))
 	}

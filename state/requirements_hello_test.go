@@ -214,6 +214,9 @@ func TestDirectoryUnderLoad(t *testing.T) {
 	for n := range uint32(6) {
 		g.askOne(epoch, g.helloPacket(goodHello(epoch, 1000+n)), addr(fmt.Sprintf("203.0.113.%d:1", n)))
 	}
+	if b := g.askOne(epoch, g.helloPacket(goodHello(epoch, 10)), stranger).busy(t); !b.HasCookie {
+		t.Error("the first hello from the directory got no cookie")
+	}
 	for n := range uint32(50) { // forged
 		g.askOne(epoch, g.helloPacket(goodHello(epoch, 100+n)), stranger)
 	}
