@@ -235,7 +235,8 @@ func (c *clients) renew(ctx context.Context, plan RenewPlan) (Renewed, error) {
 	return c.engines[0].renewSessions(ctx, plan)
 }
 
-// spread makes sessions over engines, one engine after the other.
+// spread makes sessions over engines, one engine after the other. The delays are those of
+// the last.
 func spread(ctx context.Context, engines []*engine, plan MakePlan) (sum Made, err error) {
 	for i, e := range engines {
 		share := plan

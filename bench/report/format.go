@@ -66,6 +66,9 @@ func percent(v float64) string {
 	return strconv.FormatFloat(100*v, 'f', 2, 64) + " %"
 }
 
+// train prints how many datagrams a message has.
+func train(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }
+
 // times prints a ratio.
 func times(v float64) string {
 	switch {

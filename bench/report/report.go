@@ -78,6 +78,11 @@ type Row struct {
 	System measure.Summary `json:"system"`
 	Allocs measure.Summary `json:"allocs"` // allocations a unit
 
+	// TrainIn and TrainOut are how many datagrams a message had on average that a gateway received and
+	// sent, at the rate At: whether offloads engage.
+	TrainIn  measure.Summary `json:"train_in"`
+	TrainOut measure.Summary `json:"train_out"`
+
 	// What the other processes took for a unit, which is not in CPU.
 	LoadCPU measure.Summary `json:"load_cpu"`
 	SinkCPU measure.Summary `json:"sink_cpu"`

@@ -70,6 +70,7 @@ func sample() *Report {
 		},
 		LeftOut: []LeftOut{{What: "masque-go", Why: "the program go is not installed"}},
 	}
+	r.Groups[0].Rows[3].TrainIn, r.Groups[0].Rows[3].TrainOut = values(52), values(51.26)
 	r.Groups[0].Rows[3].Bound = "the sender could send no more"
 	r.Compare()
 	return r
@@ -121,7 +122,7 @@ func TestTable(t *testing.T) {
 	text := b.String()
 	for _, want := range []string{
 		"A CPU | fast, 2 cores", "Mind: this was a quick run", "Mind: the machine was busy",
-		"Bulk out\n", "500 k ≥", "4.80 Gbit", "0.04 %", "375 k", "1.25 (1.12–1.38)", "× 8.00", "× loop+AEAD",
+		"Bulk out\n", "500 k ≥", "4.80 Gbit", "0.04 %", "375 k", "1.25 (1.12–1.38)", "× 8.00", "× loop+AEAD", "52.0/51.3",
 		"gateway, AES: ≥, the sender could send no more", "a note of the group", "gateway: a note of the row",
 		"200000", "300 MiB", "1.21 KiB",
 		"met      bulk: 1.25 times (at most 1.35 times)", "missed   memory: 2.00 KiB", "open     shards: not measured in this run",

@@ -27,6 +27,12 @@ func (g *Group) columns() []column {
 		{"user", func(r *Row) string { return one(r.User, micros) }},
 		{"system", func(r *Row) string { return one(r.System, micros) }},
 		{"allocs", func(r *Row) string { return one(r.Allocs, allocs) }},
+		{"trains in/out", func(r *Row) string {
+			if !r.TrainIn.Measured() {
+				return "–"
+			}
+			return one(r.TrainIn, train) + "/" + one(r.TrainOut, train)
+		}},
 	}
 	for _, to := range g.ratioNames() {
 		all = append(all, g.ratioColumn(to))

@@ -136,6 +136,7 @@ func (c *crew) gateway(ctx context.Context, w way, o gatewayOptions) (*rig, erro
 	if err != nil {
 		return nil, err
 	}
+	r.gateway = true
 	if r.apart = o.apart; o.apart {
 		r.first = 50_000
 	}
@@ -198,6 +199,7 @@ func (c *crew) entry(ctx context.Context, o gatewayOptions, exitIsSubject bool) 
 	if err != nil {
 		return nil, err
 	}
+	r.gateway = true
 	r.subject, r.rest = entry, []*worker.Process{exit}
 	if exitIsSubject {
 		r.subject, r.rest = exit, []*worker.Process{entry}

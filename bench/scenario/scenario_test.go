@@ -99,6 +99,9 @@ func TestContest(t *testing.T) {
 			t.Errorf("%s: %+v", row.Subject, row)
 		}
 	}
+	if gateway := r.Groups[0].Rows[1]; gateway.TrainIn.Median < 1 || gateway.TrainOut.Median < 1 {
+		t.Errorf("trains of %v in, %v out", gateway.TrainIn, gateway.TrainOut)
+	}
 	if _, ok := r.Groups[0].Rows[1].ToLoop(); !ok {
 		t.Error("the gateway is compared with nothing")
 	}

@@ -6,12 +6,14 @@ import (
 	"sync"
 	"time"
 
+	"lewes/bench/gateway"
 	"lewes/bench/load"
 	"lewes/bench/measure"
 	"lewes/bench/pace"
 	"lewes/bench/report"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
+	"lewes/transport/udp"
 )
 
 // rig is a load, a subject and a sink.
@@ -27,6 +29,7 @@ type rig struct {
 	train     int
 	apart     bool
 	first     float64 // a rate to begin with, a second
+	gateway   bool    // the subject is one
 	figures
 }
 
@@ -43,6 +46,7 @@ type figures struct {
 	cpu, user, system, allocs measure.Series
 	loadCPU, sinkCPU, restCPU measure.Series
 	p50, p99, p999            measure.Series
+	trainIn, trainOut         measure.Series
 }
 
 // trial is what came of sending at a rate for a time.
@@ -55,6 +59,7 @@ type trial struct {
 	delays        measure.Delays
 
 	subject, load, sink, rest measure.Usage
+	trainIn, trainOut         float64 // datagrams a message, of a gateway
 }
 
 // drain is how long a trial waits for what is still under way, once nothing comes any
@@ -71,6 +76,10 @@ func (b *Bench) try(ctx context.Context, r *rig, rate float64, d time.Duration) 
 	defer cancel()
 	b.run++
 	if err := r.expect(ctx, b.run); err != nil {
+		return nil, err
+	}
+	in, out, err := r.messages(ctx)
+	if err != nil {
 		return nil, err
 	}
 	before, err := r.usage(ctx)
@@ -90,7 +99,14 @@ func (b *Bench) try(ctx context.Context, r *rig, rate float64, d time.Duration) 
 	if err != nil {
 		return nil, err
 	}
+	inAfter, outAfter, err := r.messages(ctx)
+	if err != nil {
+		return nil, err
+	}
 	t := &trial{
+		trainIn:  inAfter.since(in),
+		trainOut: outAfter.since(out),
+
 		subject: after.subject.Since(before.subject),
 		load:    after.load.Since(before.load),
 		sink:    after.sink.Since(before.sink),
@@ -223,6 +239,39 @@ func (r *rig) drain(ctx context.Context, sent []pace.Result) ([]sink.Count, erro
 	}
 }
 
+// messages is how much a gateway's sockets have moved.
+type messages struct{ datagrams, messages uint64 }
+
+// since returns how many datagrams a message had since an earlier look.
+func (m messages) since(before messages) float64 {
+	if m.messages == before.messages {
+		return 0
+	}
+	return float64(m.datagrams-before.datagrams) / float64(m.messages-before.messages)
+}
+
+func (m messages) add(l *udp.Lane) messages {
+	m.datagrams += l.Packets
+	for _, n := range l.Segments {
+		m.messages += n
+	}
+	return m
+}
+
+// messages asks a gateway's sockets.
+func (r *rig) messages(ctx context.Context) (in, out messages, err error) {
+	if !r.gateway {
+		return in, out, nil
+	}
+	var t gateway.Traffic
+	if err := r.subject.Call(ctx, "traffic", worker.None{}, &t); err != nil {
+		return in, out, err
+	}
+	in = in.add(&t.Clients.Received).add(&t.Egress.Received)
+	out = out.add(&t.Clients.Sent).add(&t.Egress.Sent)
+	return in, out, nil
+}
+
 // usages is what the rig's processes have used.
 type usages struct{ subject, load, sink, rest measure.Usage }
 
@@ -268,6 +317,10 @@ func (r *rig) note(t *trial) {
 	if len(r.rest) > 0 {
 		r.restCPU = append(r.restCPU, t.per(t.rest.CPU()))
 	}
+	if t.trainIn > 0 {
+		r.trainIn = append(r.trainIn, t.trainIn)
+		r.trainOut = append(r.trainOut, t.trainOut)
+	}
 	r.noteDelays(t.delays)
 }
 
@@ -288,6 +341,7 @@ func (r *rig) fill() report.Row {
 	row.At, row.Loss = r.at.Summary(), r.loss.Summary()
 	row.CPU, row.User, row.System, row.Allocs = r.cpu.Summary(), r.user.Summary(), r.system.Summary(), r.allocs.Summary()
 	row.LoadCPU, row.SinkCPU, row.RestCPU = r.loadCPU.Summary(), r.sinkCPU.Summary(), r.restCPU.Summary()
+	row.TrainIn, row.TrainOut = r.trainIn.Summary(), r.trainOut.Summary()
 	row.P50, row.P99, row.P999 = r.p50.Summary(), r.p99.Summary(), r.p999.Summary()
 	if row.Loss.Median > measure.MaxLoss {
 		row.Notes = append(row.Notes, "more than 0.1 % was lost at the rate that the CPU time was measured at")
