@@ -76,7 +76,8 @@ type doubt struct {
 const doubtPings = 3
 
 // Doubt makes a client ask whether the session still stands, as a Reset or a long
-// silence suggests. Any authentic packet ends the doubt; if none comes within
+// silence suggests: on its current keys, and on a child's that the gateway may
+// have proved. Any authentic packet ends the doubt; if none comes within
 // max(300 ms, four round trips), there is a Silent event. While it doubts
 // already, nothing happens.
 func (s *Session) Doubt(now time.Time, out *Output) {
@@ -102,6 +103,7 @@ func (s *Session) tickDoubt(now time.Time, out *Output) {
 	d.left--
 	d.next = now.Add(d.step)
 	s.Ping(now, wire.MinPingPacket, out)
+	s.remind(out)
 }
 
 // confirmation is Handshake 3, repeated until the gateway's Ack.

@@ -245,6 +245,24 @@ func (s *Session) handleSubsessionRequest(now time.Time, out *Output) error {
 	return nil
 }
 
+// remind sends Ready to a gateway that does not seem to know the parent any more:
+// if every packet on the child was lost for as long as a demoted parent is kept,
+// the child is all that it has. That is the index that was proposed last, also if
+// it was refused too late; those before were given up for it.
+func (s *Session) remind(out *Output) {
+	o := s.offer
+	if o == nil {
+		return
+	}
+	g := o.child
+	if g == nil && len(o.refused) > 0 {
+		g = o.refused[len(o.refused)-1]
+	}
+	if g != nil {
+		s.sendOn(g, wire.TypeSubsessionReady, &wire.SubsessionReady{Generation: o.generation}, out)
+	}
+}
+
 // tickOffer repeats KK1 or Ready. After the quick tries it goes on only while the
 // session carries traffic.
 func (s *Session) tickOffer(now time.Time, out *Output) {

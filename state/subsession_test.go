@@ -568,6 +568,46 @@ func TestRefusedTooLate(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
+// TestForgottenParent lets a gateway prove a child and forget the parent while
+// every packet to the client is lost. The client, told by a Reset that its index is
+// unknown, keeps the session, also if it has refused the child's index meanwhile.
+//
+// Shows R7.23, R11.3.
+func TestForgottenParent(t *testing.T) {
+	for _, refuse := range []bool{false, true} {
+		c, g := established(t)
+		parent := c.session.current
+		c.session.Rekey(epoch, &c.out)
+		up(epoch, c, g)
+		down(epoch, c, g)
+		up(epoch, c, g) // Ready
+		g.take()        // its Ack is lost
+		now := epoch.Add(2 * DefaultDemotedTTL)
+		for c.next().Before(now) {
+			c.tick(c.next()) // and so are its repetitions
+		}
+		g.tick(now)
+		if g.sessions.Find(parent.index) != nil {
+			t.Fatal("the gateway still has the parent")
+		}
+		if refuse {
+			c.session.RefuseIndex(now, &c.out)
+		}
+		c.take()
+		c.kinds()
+		c.session.Doubt(now, &c.out)
+		converse(now, c, g)
+		for at := now; at.Before(now.Add(time.Second)); at = at.Add(50 * time.Millisecond) {
+			c.tick(at)
+			converse(at, c, g)
+		}
+		if got := fmt.Sprint(c.kinds()); got != fmt.Sprint([]EventKind{Rekeyed}) {
+			t.Errorf("refused %t: events %v, want that the child was proved", refuse, got)
+		}
+		checkExchange(t, now, c, g)
+	}
+}
+
 // TestBadSubsessionMessages seals what only a broken peer would: KK1 and KK2 that
 // fail, of other generations, and a second one.
 //
