@@ -128,10 +128,7 @@ func TestFirstReasonAnswers(t *testing.T) {
 		config := gatewayConfig(t, 1)
 		config.Burst = 1
 		g := newGatewayEnd(t, config)
-		holder := goodHello(epoch, held)
-		if a := g.askOne(epoch, g.helloPacket(holder), stranger); a.kind != wire.TypeAck {
-			t.Fatalf("the holder got %v", a.kind)
-		}
+		g.crowdIndex(t, held)
 		m := goodHello(epoch, 0x2222_2222)
 		wantKind, wantCode := wire.TypeAck, wire.RejectCode(0)
 		for n := len(reasons) - 1; n >= 0; n-- {
@@ -165,8 +162,8 @@ func TestFirstReasonAnswers(t *testing.T) {
 		if after := shootGateway(g); set != 0 && after.records != before.records {
 			t.Fatalf("reasons %07b: the gateway keeps something of it", set)
 		}
-		if r := g.handshakes.records[held]; r == nil || r.salt != holder.Salt || r.source != stranger {
-			t.Fatalf("reasons %07b: the holder of the index is another", set)
+		if n := g.handshakes.crowd(held); n != maxSiblings {
+			t.Fatalf("reasons %07b: %d hold the index, want %d", set, n, maxSiblings)
 		}
 	}
 }
@@ -303,10 +300,13 @@ func TestCollision(t *testing.T) {
 	if after := shootGateway(g); after != before {
 		t.Errorf("a hello for a session's index changed %s", difference(before, after))
 	}
+	// Hellos of other sources and salts stand beside each other, so that a copy from
+	// elsewhere takes nobody's index; but no more than 16.
 	g = newGatewayEnd(t, gatewayConfig(t, 1))
 	m := goodHello(epoch, 7)
 	g.askOne(epoch, g.helloPacket(m), clientAt)
-	held := shootRecord(g.handshakes.records[7])
+	first := g.handshakes.find(&m, clientAt)
+	held := shootRecord(first)
 	otherSalt := m
 	otherSalt.Salt[20] ^= 1
 	for name, a := range map[string]answer{
@@ -315,12 +315,27 @@ func TestCollision(t *testing.T) {
 		"another salt":      g.askOne(epoch, g.helloPacket(otherSalt), clientAt),
 		"another transport": g.askOne(epoch, g.helloPacket(m), path.NewTCP(clientAt.Peer, netip.Addr{}, 1)),
 	} {
-		if a.kind != wire.TypeCollision {
+		if a.kind != wire.TypeAck {
 			t.Errorf("%s: %v", name, a.kind)
 		}
 	}
-	if now := shootRecord(g.handshakes.records[7]); now != held {
-		t.Errorf("the holder changed: %s", difference(held, now))
+	g.crowdIndex(t, 7)
+	if a := g.askOne(epoch, g.helloPacket(m), addr("192.0.2.77:1")); a.kind != wire.TypeCollision {
+		t.Errorf("a seventeenth hello of an index got %v", a.kind)
+	}
+	if now := shootRecord(g.handshakes.find(&m, clientAt)); now != held {
+		t.Errorf("the first holder changed: %s", difference(held, now))
+	}
+}
+
+// crowdIndex gives an index as many records as it may have.
+func (g *gatewayEnd) crowdIndex(t *testing.T, index uint32) {
+	t.Helper()
+	for n := 0; g.handshakes.crowd(index) < maxSiblings; n++ {
+		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), 1)}
+		if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, index)), from); a.kind != wire.TypeAck {
+			t.Fatalf("hello %d of the index got %v", n, a.kind)
+		}
 	}
 }
 

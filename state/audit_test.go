@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"lewes/crypto/seal"
+	"lewes/transport/path"
 	"lewes/transport/wire"
 )
 
@@ -29,9 +30,16 @@ type audit struct {
 	known   map[*Sender]fingerprint
 	newest  [2]map[uint32]*Sender // by direction and index
 	next    map[fingerprint]uint64
-	sealed1 [2]map[uint32][]byte
-	acks    map[uint32][]byte // the last Ack to a hello, by index: it goes into the handshake keys
+	sealed1 [2]map[place1][]byte
+	acks    map[place1][]byte // the last Ack to a hello: it goes into the handshake keys
 	level   [3]int            // packets seen of each
+}
+
+// place1 is where handshake keys belong: an index, and the address that the
+// gateway's record of it answers to.
+type place1 struct {
+	index uint32
+	to    path.Path
 }
 
 func newAudit(t testing.TB) *audit {
@@ -40,8 +48,8 @@ func newAudit(t testing.TB) *audit {
 		known:   map[*Sender]fingerprint{},
 		newest:  [2]map[uint32]*Sender{{}, {}},
 		next:    map[fingerprint]uint64{},
-		sealed1: [2]map[uint32][]byte{{}, {}},
-		acks:    map[uint32][]byte{},
+		sealed1: [2]map[place1][]byte{{}, {}},
+		acks:    map[place1][]byte{},
 	}
 }
 
@@ -94,20 +102,21 @@ func (a *audit) sealed(s sighting) {
 		direction = 1
 	}
 	a.level[h.Level]++
+	at := place1{h.ReceiverIdx, s.to}
 	switch h.Level {
 	case wire.LevelClear:
 		t, content, err := wire.ParseBody(wire.Body(s.packet))
-		if err == nil && t == wire.TypeAck && !bytes.Equal(content, a.acks[h.ReceiverIdx]) {
-			a.acks[h.ReceiverIdx] = bytes.Clone(content)
-			delete(a.sealed1[direction], h.ReceiverIdx) // another record, another key
+		if err == nil && t == wire.TypeAck && !bytes.Equal(content, a.acks[at]) {
+			a.acks[at] = bytes.Clone(content)
+			delete(a.sealed1[direction], at) // another record, another key
 		}
 	case wire.LevelHandshake:
-		first, seen := a.sealed1[direction][h.ReceiverIdx]
+		first, seen := a.sealed1[direction][at]
 		if seen && !bytes.Equal(first, s.packet) {
 			a.t.Errorf("index %#x, direction %d: two different packets under one handshake key and nonce", h.ReceiverIdx, direction)
 		}
 		if !seen {
-			a.sealed1[direction][h.ReceiverIdx] = bytes.Clone(s.packet)
+			a.sealed1[direction][at] = bytes.Clone(s.packet)
 		}
 	case wire.LevelTransport:
 		f, ok := a.known[a.newest[direction][h.ReceiverIdx]]

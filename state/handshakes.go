@@ -61,6 +61,12 @@ func or[T comparable](v, byDefault T) T {
 	return v
 }
 
+// maxSiblings bounds the records that one index may have, of different sources and
+// salts, until a Handshake 3 opens for one of them. An onlooker who copies packets
+// from elsewhere, faster than they arrive, thus keeps nobody from a session: his
+// copies lead to a Handshake 2 for his address, and no further.
+const maxSiblings = 16
+
 // HandshakeStats counts what happened, for metrics.
 type HandshakeStats struct {
 	Hellos, Repeated, Collisions, Busy, Cookies uint64
@@ -93,7 +99,8 @@ type Handshakes struct {
 	config  *GatewayConfig
 	mac     *cookie.MAC1Key
 	jar     *cookie.Jar
-	records map[uint32]*record
+	records map[uint32]*record // by index; those of one index are siblings
+	count   int
 	timers  Deadlines[*record]
 
 	// Records in the order in which they would be evicted: those that failed,
@@ -145,7 +152,7 @@ func NewHandshakes(now time.Time, config *GatewayConfig) (*Handshakes, error) {
 }
 
 // Len returns the number of records.
-func (h *Handshakes) Len() int { return len(h.records) }
+func (h *Handshakes) Len() int { return h.count }
 
 // Has reports whether an index names a record.
 func (h *Handshakes) Has(index uint32) bool { return h.records[index] != nil }
@@ -163,30 +170,81 @@ func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Ou
 	if t == wire.TypeClientHello {
 		return h.hello(now, packet, content, from, out)
 	}
+	if t == wire.TypeKKTRequest && short(packet, from) {
+		return wire.ErrShort
+	}
+	return h.route(now, t, packet, content, from, out)
+}
+
+// route gives a KKTRequest or a part of Handshake 1 to the records of its index and
+// source. There is more than one only where somebody forges hellos.
+func (h *Handshakes) route(now time.Time, t wire.Type, packet, content []byte, from path.Path, out *Output) error {
 	index, _ := wire.ReceiverIdx(packet)
-	r := h.records[index]
-	if r == nil {
+	if h.records[index] == nil {
 		return ErrStale
 	}
-	if !r.from(from) {
-		return ErrSource
-	}
-	if r.first == nil {
-		r.in += len(packet)
-	}
-	switch t {
-	case wire.TypeKKTRequest:
-		if short(packet, from) {
-			return wire.ErrShort
+	err := error(ErrSource)
+	for r := h.records[index]; r != nil; r = r.sibling {
+		if !r.from(from) {
+			continue
 		}
-		return r.handleKKT(content, from, out)
-	case wire.TypeHandshake:
-		before := r.first
-		err := r.handleFirst(now, content, from, out)
-		h.countFirst(before != r.first, err)
-		return err
+		if t == wire.TypeKKTRequest {
+			err = r.handleKKT(content, len(packet), from, out)
+		} else {
+			err = h.routeFirst(now, r, content, len(packet), from, out)
+		}
+		if err == nil && t == wire.TypeKKTRequest {
+			break
+		}
 	}
-	return ErrMisplaced
+	return err
+}
+
+// routeFirst gives a part of Handshake 1 to a record.
+func (h *Handshakes) routeFirst(now time.Time, r *record, content []byte, size int, from path.Path, out *Output) error {
+	if r.first == nil && r.sibling == nil && h.records[r.index] == r {
+		r.in += size
+	}
+	before := r.first
+	err := r.handleFirst(now, content, from, out)
+	h.countFirst(before != r.first, err)
+	return err
+}
+
+// settle forgets the siblings of a record that has won their index.
+func (h *Handshakes) settle(winner *record) {
+	for r := h.records[winner.index]; r != nil; {
+		next := r.sibling
+		if r != winner {
+			h.remove(r)
+		}
+		r = next
+	}
+}
+
+// crowd returns how many records share an index.
+func (h *Handshakes) crowd(index uint32) (n int) {
+	for r := h.records[index]; r != nil; r = r.sibling {
+		n++
+	}
+	return n
+}
+
+// find returns the record of a hello, or nil.
+func (h *Handshakes) find(hello *wire.ClientHello, from path.Path) *record {
+	for r := h.records[hello.ReceiverIdx]; r != nil; r = r.sibling {
+		if r.salt == hello.Salt && r.from(from) {
+			return r
+		}
+	}
+	return nil
+}
+
+// taken reports whether a new hello may not have its index: a session has it, or
+// too many records want it.
+func (h *Handshakes) taken(index uint32) bool {
+	r := h.records[index]
+	return r != nil && (r.session != nil || h.crowd(index) == maxSiblings) || h.config.Taken != nil && h.config.Taken(index)
 }
 
 // readClear returns what is in a packet of level 2. It answers a hello of another
@@ -240,26 +298,32 @@ func short(packet []byte, from path.Path) bool {
 // makes, with the transport packets that came before it, in their order.
 func (h *Handshakes) Sealed(now time.Time, packet []byte, out *Output) (*Session, []Packet, error) {
 	index, _ := wire.ReceiverIdx(packet)
-	r := h.records[index]
-	if r == nil {
-		return nil, nil, ErrStale
+	err := error(ErrStale)
+	for r := h.records[index]; r != nil; r = r.sibling {
+		var s *Session
+		if s, err = r.handleThird(now, packet, out); s != nil {
+			h.Stats.Established++
+			early := r.takeEarly()
+			h.settle(r)
+			return s, early, nil
+		}
+		if err == nil {
+			break // a copy, answered
+		}
 	}
-	s, err := r.handleThird(now, packet, out)
-	if s == nil {
-		return nil, nil, err
-	}
-	h.Stats.Established++
-	return s, r.takeEarly(), nil
+	return nil, nil, err
 }
 
 // Keep holds a transport packet for a session whose Handshake 3 is on its way.
 func (h *Handshakes) Keep(packet []byte, from path.Path) error {
 	index, _ := wire.ReceiverIdx(packet)
-	r := h.records[index]
-	if r == nil {
-		return ErrStale
+	err := error(ErrStale)
+	for r := h.records[index]; r != nil; r = r.sibling {
+		if err = ErrSource; r.from(from) {
+			return r.keep(packet, from)
+		}
 	}
-	return r.keep(packet, from)
+	return err
 }
 
 // Tick forgets records whose time is up.
@@ -291,13 +355,14 @@ func (h *Handshakes) hello(now time.Time, packet, content []byte, from path.Path
 		h.reject(now, hello.ReceiverIdx, wire.RejectClock, from, out)
 		return ErrClock
 	}
-	if r := h.records[hello.ReceiverIdx]; r != nil && r.salt == hello.Salt && r.from(from) {
+	if r := h.find(&hello, from); r != nil {
 		h.Stats.Repeated++
 		if r.first == nil {
 			r.in += len(packet)
 		}
 		return r.sendAck(from, out)
-	} else if r != nil || h.config.Taken != nil && h.config.Taken(hello.ReceiverIdx) {
+	}
+	if h.taken(hello.ReceiverIdx) {
 		h.Stats.Collisions++
 		out.send(from, clearPacket(h.mac, hello.ReceiverIdx, wire.TypeCollision, &wire.Collision{}))
 		return nil
@@ -368,7 +433,7 @@ func (h *Handshakes) load(now time.Time, hello *wire.ClientHello, from path.Path
 
 // crowded reports whether every hello needs a cookie now.
 func (h *Handshakes) crowded() bool {
-	return len(h.records) > h.config.maxRecords()/2 || max(h.tries, h.triesLast) > h.config.triesASecond()
+	return h.count > h.config.maxRecords()/2 || max(h.tries, h.triesLast) > h.config.triesASecond()
 }
 
 func busyFor(wait time.Duration, ok bool) *wire.Busy {
@@ -395,7 +460,7 @@ func (h *Handshakes) triedFirst() { h.tries++ }
 
 // open stores a record and answers with its Ack.
 func (h *Handshakes) open(now time.Time, hello *wire.ClientHello, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
-	if len(h.records) >= h.config.maxRecords() {
+	if h.count >= h.config.maxRecords() {
 		h.evict()
 	}
 	ack := wire.Ack{AEAD: uint8(suite), KEM: hello.KEM}
@@ -417,7 +482,9 @@ func (h *Handshakes) open(now time.Time, hello *wire.ClientHello, pair *kem.KeyP
 		assembler: parts.Assembler{Limit: parts.MaxHandshake},
 	}
 	r.timer.Value = r
+	r.sibling = h.records[r.index]
 	h.records[r.index] = r
+	h.count++
 	h.timers.Set(&r.timer, now.Add(h.config.recordTTL()))
 	h.requeue(r, h.waiting)
 	return r.sendAck(from, out)
@@ -447,7 +514,17 @@ func (h *Handshakes) remove(r *record) {
 	r.queue.Remove(r.place)
 	r.takeEarly()
 	r.wipeSecrets()
-	delete(h.records, r.index)
+	h.count--
+	if head := h.records[r.index]; head != r {
+		for head.sibling != r {
+			head = head.sibling
+		}
+		head.sibling = r.sibling
+	} else if r.sibling != nil {
+		h.records[r.index] = r.sibling
+	} else {
+		delete(h.records, r.index)
+	}
 }
 
 func (h *Handshakes) reject(now time.Time, index uint32, code wire.RejectCode, to path.Path, out *Output) {

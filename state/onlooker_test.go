@@ -26,7 +26,6 @@ type onlooker struct {
 	mac   *cookie.MAC1Key
 	tools []tool
 	seen  []sighting
-	first uint32 // index of the first hello
 	at    path.Path
 	sent  int
 }
@@ -166,24 +165,12 @@ var (
 			o.inject(sighting{packet: p, from: o.w.at, to: gatewayAt})
 		}
 	}}
-	// copies sends what the client sends from elsewhere, and first. Whoever copies
-	// every hello takes every index that a client asks for; section 4 answers the
-	// client by Collision, and it makes no more than three attempts. So this one
-	// copies those of the first attempt.
-	copies = tool{"copies from elsewhere", func(o *onlooker, s sighting, index uint32) {
-		if s.toClient {
-			return
+	// copies sends what the client sends, hellos and all, from elsewhere and first.
+	copies = tool{"copies from elsewhere", func(o *onlooker, s sighting, _ uint32) {
+		if !s.toClient {
+			s.from = o.at
+			o.inject(s)
 		}
-		if isHello(s) {
-			if o.first == 0 {
-				o.first = index
-			}
-			if index != o.first {
-				return
-			}
-		}
-		s.from = o.at
-		o.inject(s)
 	}}
 	// rotatingCopies come from another address each time.
 	rotatingCopies = tool{"copies from ever other addresses", func(o *onlooker, s sighting, _ uint32) {

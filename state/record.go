@@ -40,6 +40,7 @@ type record struct {
 	timer   Timer[*record]
 	queue   *list.List // that the record waits in, for eviction
 	place   *list.Element
+	sibling *record // another one of the index
 
 	suite   seal.Suite
 	kem     *kem.KeyPair
@@ -94,7 +95,7 @@ func (r *record) sendAck(to path.Path, out *Output) error {
 }
 
 // handleKKT answers a KKT request; the response is computed once.
-func (r *record) handleKKT(content []byte, from path.Path, out *Output) error {
+func (r *record) handleKKT(content []byte, size int, from path.Path, out *Output) error {
 	if r.keyID != 0 {
 		return ErrMisplaced
 	}
@@ -112,6 +113,9 @@ func (r *record) handleKKT(content []byte, from path.Path, out *Output) error {
 	}
 	if id != r.kem.ID() {
 		return kkt.ErrSuite
+	}
+	if r.first == nil {
+		r.in += size
 	}
 	if r.response == nil {
 		r.request = bytes.Clone(frame)
