@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,23 @@ func buildAsImage(output string) error {
 		}
 	}
 	return fmt.Errorf("no RUN in %s is like %s", imageFile, buildCommand)
+}
+
+// TestImageContext: all that the program is made of is sent to the builder.
+func TestImageContext(t *testing.T) {
+	sent := strings.Fields(read(imageFile + ".dockerignore"))
+	deps := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if .Main}}{{$.ImportPath}}{{end}}{{end}}", "./cmd/lewes")
+	deps.Dir = ".."
+	packages := strings.Fields(run(t, deps))
+	if len(packages) < 10 {
+		t.Fatalf("the program is made of %q only", packages)
+	}
+	for _, p := range packages {
+		folder, _, _ := strings.Cut(strings.TrimPrefix(p, "lewes/"), "/")
+		if !slices.Contains(sent, "!"+folder) {
+			t.Errorf("the program needs package %s, and %s.dockerignore keeps %s out", p, imageFile, folder)
+		}
+	}
 }
 
 // TestImageProgramIsStatic: nothing but the program itself is needed to run it.
