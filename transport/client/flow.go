@@ -145,10 +145,11 @@ func (f *flow) close() {
 	if !f.closed.CompareAndSwap(false, true) {
 		return
 	}
-	f.s.flows.remove(f)
+	// First, so that the gateway has room before another flow takes the place.
 	if l := f.s.link.Load(); f.isOpen(l) {
 		l.sendFlowClosed(uint16(f.id.Load()))
 	}
+	f.s.flows.remove(f)
 }
 
 // gatewayClosed follows what the gateway says about the flow.
