@@ -50,16 +50,22 @@ const (
 // ErrNothingHeld means that the system lost at every rate.
 var ErrNothingHeld = errors.New("it loses at every rate that was tried")
 
+// tries is how often a rate is tried that the sender does not reach.
+const tries = 4
+
 // Run searches. trial sends at a rate and says what came of it. A rate at which
-// something was lost, or that the sender did not reach, is tried once more before that
-// counts: on a machine with other things to do, it may be another program's doing.
+// something was lost is tried once more, one that the sender did not reach some times
+// more, before that counts: on a machine with other things to do, it may be another
+// program's doing.
 func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (Outcome, error)) (Found, error) {
 	s.Floor = max(s.Floor, 1)
 	s.Start = max(s.Start, s.Floor)
 	var found Found
 	good, bad := 0.0, math.Inf(1)
 	try := func(rate float64) (held bool, o Outcome, err error) {
-		for range 2 {
+		var best Outcome
+		lost := 0
+		for range tries {
 			if err = ctx.Err(); err != nil {
 				return false, o, err
 			}
@@ -67,11 +73,21 @@ func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (O
 				return false, o, err
 			}
 			found.Trials++
-			if o.held() && !o.limited(rate) {
-				break
+			switch {
+			case !o.held():
+				if lost++; lost == 2 {
+					return false, o, nil
+				}
+			case !o.limited(rate):
+				return true, o, nil
+			case o.Sent > best.Sent:
+				best = o
 			}
 		}
-		return o.held(), o, nil
+		if best.Sent > 0 {
+			return true, best, nil
+		}
+		return false, o, nil
 	}
 	for rate := min(s.Start, s.Ceiling); ; rate = s.next(good, bad) {
 		held, o, err := try(rate)

@@ -44,7 +44,7 @@ func TestSearchFindsTheCapacity(t *testing.T) {
 		if sender > 1.5*capacity && found.Bound != "" {
 			t.Fatalf("the system was the limit, and the search says %q", found.Bound)
 		}
-		if limit := 2 * (20 + int(math.Log2(2e4)/math.Log2(1+s.Precision))); found.Trials > limit {
+		if limit := tries * (20 + int(math.Log2(2e4)/math.Log2(1+s.Precision))); found.Trials > limit {
 			t.Fatalf("%d trials", found.Trials)
 		}
 	})
@@ -81,6 +81,21 @@ func TestSearchForgivesOneLoss(t *testing.T) {
 		return held(ctx, rate)
 	})
 	if err != nil || found.Rate < 370_000 || found.Rate > 401_000 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// Nor does a sender that was kept off the processor a few times end the search.
+func TestSearchForgivesASlowSender(t *testing.T) {
+	asked := make(map[float64]int)
+	able := system(400_000, 1e9)
+	found, err := Search{Start: 1000, Floor: 100, Ceiling: 1e7, Precision: 0.05}.Run(t.Context(), func(ctx context.Context, rate float64) (Outcome, error) {
+		if asked[rate]++; asked[rate] < tries-1 {
+			return Outcome{Sent: rate / 10}, nil
+		}
+		return able(ctx, rate)
+	})
+	if err != nil || found.Rate < 370_000 || found.Rate > 401_000 || found.Bound != "" {
 		t.Errorf("%+v, %v", found, err)
 	}
 }

@@ -57,26 +57,30 @@ var Wire = netip.MustParsePrefix("192.0.2.0/24")
 
 // NewPair makes two machines. The error wraps worker.ErrNoNamespaces, or ErrNoIP, where
 // that is why it cannot.
-func NewPair(ctx context.Context, l worker.Launcher) (p *Pair, err error) {
+func NewPair(ctx context.Context, l worker.Launcher) (*Pair, error) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		return nil, ErrNoIP
 	}
-	p = new(Pair)
-	defer func() {
-		if err != nil {
-			p.Close()
-		}
-	}()
+	p := new(Pair)
+	if err := p.set(ctx, l); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// set sets the machines up.
+func (p *Pair) set(ctx context.Context, l worker.Launcher) (err error) {
 	addr := Wire.Addr()
 	for i := range p {
 		addr = addr.Next()
 		p[i].Addr = addr
 		if p[i].Worker, err = l.Start(ctx, RoleName, worker.None{}, nil, worker.Where{New: true}); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := p[0].IP(ctx, "link", "add", "wire0", "type", "veth", "peer", "name", "wire1", "netns", strconv.Itoa(p[1].Worker.PID())); err != nil {
-		return nil, err
+		return err
 	}
 	for i := range p {
 		device := "wire" + strconv.Itoa(i)
@@ -86,11 +90,11 @@ func NewPair(ctx context.Context, l worker.Launcher) (p *Pair, err error) {
 			{"link", "set", device, "up"},
 		} {
 			if err := p[i].IP(ctx, args...); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // IP runs the program ip in the machine.

@@ -38,7 +38,7 @@ func (r *Report) Charts() []Chart {
 			add(name, b.Title, g, b.SVG())
 		}
 		if b := g.delays(); b != nil {
-			add(name+"-delay", b.Title, g, b.SVG())
+			add(name, b.Title, g, b.SVG())
 		}
 	}
 	if l, last := r.sizes(); l != nil {
@@ -74,10 +74,10 @@ func fileName(title string) string {
 	return strings.Trim(b.String(), "-")
 }
 
-// costs draws the CPU time of a unit; nil where a single row or none has one, or where all rows
-// are of one curve over sizes.
+// costs draws the CPU time of a unit; nil where a single row or none has one, and where a chart
+// of another kind says more.
 func (g *Group) costs() *chart.Bars {
-	if g.Scenario == scenarioSizes {
+	if g.Scenario == scenarioSizes || g.Scenario == scenarioLatency {
 		return nil
 	}
 	b := &chart.Bars{
@@ -135,8 +135,10 @@ func (g *Group) delays() *chart.Bars {
 	return b
 }
 
-// Scenarios that are drawn in a way of their own.
+// Scenarios that are drawn in a way of their own, and the one that others are held
+// against.
 const (
+	scenarioBulk    = "bulk-out"
 	scenarioSizes   = "sizes"
 	scenarioLatency = "latency"
 )

@@ -71,10 +71,10 @@ func train(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }
 
 // times prints a ratio.
 func times(v float64) string {
-	switch {
-	case v >= 10:
+	switch a := math.Abs(v); {
+	case a >= 10:
 		return strconv.FormatFloat(v, 'f', 1, 64)
-	case v < 0.1:
+	case a < 0.1:
 		return strconv.FormatFloat(v, 'f', 3, 64)
 	}
 	return strconv.FormatFloat(v, 'f', 2, 64)

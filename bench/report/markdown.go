@@ -64,7 +64,8 @@ const method = `
   the median, and in brackets the lowest and the highest.
 - The *loop* receives and sends and does nothing else, on bare sockets: GRO in, GSO out. With an AEAD it also opens each
   packet, or seals it on the way back, and that is all. *gateway's sockets* is the same loop on the sockets of the
-  gateway. Ratios are of medians of CPU time in this run.
+  gateway. Ratios are of medians of CPU time in this run: *× loop* is how many times the loop's a row costs, *peer ×* how
+  many times a row's the peer costs. Where a scenario has no peers, those of bulk out are taken.
 - *trains in/out* is how many datagrams a message had on average that the gateway received and sent.
 - Delays are from the sender's clock to the sink's, which are one; of trains, that of the first datagram.`
 

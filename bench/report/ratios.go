@@ -8,17 +8,18 @@ const (
 )
 
 // Compare works out every row's ratios: to the loops and the operations of its own group, and to the peers
-// of its group. Where its group has none, those of bulk-out are taken, if that ran.
+// of its group. Where its group has none, those of bulk-out are taken, if that ran and sent
+// payloads of the same size.
 func (r *Report) Compare() {
-	var elsewhere []*Row
-	for _, g := range r.Find("bulk-out") {
-		elsewhere = append(elsewhere, g.peers()...)
+	elsewhere := make(map[int][]*Row) // by size of payload
+	for _, g := range r.Find(scenarioBulk) {
+		elsewhere[g.Payload] = append(elsewhere[g.Payload], g.peers()...)
 	}
 	for i := range r.Groups {
 		g := &r.Groups[i]
 		peers := g.peers()
 		if len(peers) == 0 && g.Unit == "datagram" {
-			peers = elsewhere
+			peers = elsewhere[g.Payload]
 		}
 		for j := range g.Rows {
 			g.compare(&g.Rows[j], peers)

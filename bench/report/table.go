@@ -24,8 +24,12 @@ func (g *Group) columns() []column {
 		{"measured at", func(r *Row) string { return one(r.At, rate) }},
 		{lossThere, func(r *Row) string { return one(r.Loss, percent) }},
 		{"CPU µs", func(r *Row) string { return all(r.CPU, micros) }},
-		{"user", func(r *Row) string { return one(r.User, micros) }},
-		{"system", func(r *Row) string { return one(r.System, micros) }},
+		{"user+system", func(r *Row) string {
+			if !r.User.Measured() {
+				return "–"
+			}
+			return micros(r.User.Median) + "+" + micros(r.System.Median)
+		}},
 		{"allocs", func(r *Row) string { return one(r.Allocs, allocs) }},
 		{"trains in/out", func(r *Row) string {
 			if !r.TrainIn.Measured() {
@@ -72,7 +76,7 @@ func (g *Group) ratioColumn(to string) column {
 	peer := to != toSame && to != toPlain && to != toOperations
 	name := "× " + short(to)
 	if peer {
-		name = to + " costs"
+		name = to + " ×"
 	}
 	return column{name, func(r *Row) string {
 		v, ok := r.Ratio(to)
@@ -80,7 +84,7 @@ func (g *Group) ratioColumn(to string) column {
 		case !ok || v == 0:
 			return "–"
 		case peer:
-			return "× " + times(1/v)
+			return times(1 / v)
 		}
 		return times(v)
 	}}

@@ -31,8 +31,8 @@ func (c *crew) bulk(ctx context.Context, w way, title string, withPeers bool) er
 		g.add("gateway")(c.gateway(ctx, w, gatewayOptions{suite: suite}))
 	}
 	if withPeers {
-		g.add("wireguard-go")(c.wireguard(ctx, w, false))
-		g.add("wireguard-go, one by one")(c.wireguard(ctx, w, true))
+		g.add(wireGuard)(c.wireguard(ctx, w, false))
+		g.add(singly)(c.wireguard(ctx, w, true))
 		g.add("masque-go")(c.masque(ctx, w))
 	}
 	return c.bench.contest(ctx, report.Group{Scenario: c.bench.doing, Title: title, Unit: "datagram", Payload: payloadSize}, g.rigs)

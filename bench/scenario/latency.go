@@ -23,7 +23,7 @@ func latency(ctx context.Context, c *crew) error {
 		g.add("the loop")(c.loop(ctx, outward, loopOptions{suite: suite}))
 	}
 	g.add("gateway")(c.gateway(ctx, outward, gatewayOptions{suite: best()}))
-	g.add("wireguard-go")(c.wireguard(ctx, outward, false))
+	g.add(wireGuard)(c.wireguard(ctx, outward, false))
 	g.add("masque-go")(c.masque(ctx, outward))
 
 	b.alone(ctx, g.rigs)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -89,7 +90,18 @@ func (b *Bench) build(ctx context.Context, name string) (program string, err err
 	ctx, cancel := context.WithTimeout(ctx, buildPatience)
 	defer cancel()
 	program = filepath.Join(b.peers.dir, name)
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, ".")
+	// The project's own requirements may have moved on since the peer's go.mod was written. The go
+	// command follows in a copy, so that building changes no source.
+	for _, kind := range []string{"mod", "sum"} {
+		text, err := os.ReadFile(filepath.Join(source, "go."+kind))
+		if err == nil {
+			err = os.WriteFile(program+"."+kind, text, 0o600)
+		}
+		if err != nil && !(kind == "sum" && errors.Is(err, fs.ErrNotExist)) {
+			return "", err
+		}
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-mod=mod", "-modfile="+program+".mod", "-o", program, ".")
 	build.Dir = source
 	build.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -119,6 +131,13 @@ const tunnelMTU = "1420"
 
 // tunnelDevice is what the tunnel's device is called at both ends.
 const tunnelDevice = "tunnel0"
+
+// What WireGuard's rows are called: trains are sent into the tunnel, or each datagram by
+// itself, which is what most programs do.
+const (
+	wireGuard = "wireguard-go"
+	singly    = "wireguard-go, singly"
+)
 
 // wireguard starts a rig with wireguard-go: two network namespaces, a tunnel between them. The
 // subject is the end at the sink. apart sends each datagram into the tunnel by itself, as
@@ -160,7 +179,7 @@ func (c *crew) wireguard(ctx context.Context, w way, apart bool) (*rig, error) {
 		}
 	}
 	r := &rig{
-		row:  report.Row{Subject: "wireguard-go", Kind: report.Peer},
+		row:  report.Row{Subject: wireGuard, Kind: report.Peer},
 		out:  w.out,
 		back: w.back,
 		rest: ends[:1],
@@ -171,9 +190,12 @@ func (c *crew) wireguard(ctx context.Context, w way, apart bool) (*rig, error) {
 		first:   20_000,
 	}
 	if r.apart = apart; apart {
-		r.row.Subject += ", one by one"
+		r.row.Subject = singly
 	}
-	r.row.Notes = []string{"through its TUN, between two network namespaces; CPU of the end at the sink, without the kernel's share of the other end"}
+	r.row.Notes = []string{"through its TUN, between two network namespaces; CPU of the end at the sink"}
+	if apart {
+		r.row.Notes = []string{"each datagram goes into the tunnel by itself, without segmentation offload"}
+	}
 	var at netip.AddrPort
 	if r.sink, err = c.start(ctx, roleSink, sink.Params{At: netip.AddrPortFrom(inside[1], 0)}, &at, pair[1].Where()); err != nil {
 		return nil, err

@@ -259,12 +259,12 @@ func TestDistance(t *testing.T) {
 func reported(factor float64) *report.Report {
 	one := func(v float64) measure.Summary { return measure.Series{v}.Summary() }
 	row := func(subject string, kind report.Kind, aead string, micros float64) report.Row {
-		return report.Row{Subject: subject, Kind: kind, AEAD: aead, CPU: one(micros), Allocs: one(0.0001 * factor * factor), Max: one(1e6)}
+		return report.Row{Subject: subject, Kind: kind, AEAD: aead, CPU: one(micros), Allocs: one(0.0001 * factor * factor), Max: one(1e6), At: one(1e6)}
 	}
 	bulk := func(name string) report.Group {
 		return report.Group{Scenario: name, Unit: "datagram", Rows: []report.Row{
 			row("loop", report.Loop, "AES", 1), row("gateway", report.Gateway, "AES", factor),
-			row("wireguard-go", report.Peer, "", 20), row("masque-go", report.Peer, "", 30),
+			row(singly, report.Peer, "", 20), row(wireGuard, report.Peer, "", 5), row("masque-go", report.Peer, "", 30),
 		}}
 	}
 	pair := func(name, subject string, kind report.Kind) report.Group {
@@ -274,7 +274,7 @@ func reported(factor float64) *report.Report {
 		}
 		return report.Group{Scenario: name, Unit: "unit", Rows: []report.Row{row("base", kind, aead, 1), row(subject, report.Gateway, aead, factor)}}
 	}
-	r := &report.Report{Machine: machine.Machine{Cores: 8}, Groups: []report.Group{
+	r := &report.Report{Trial: time.Second, Machine: machine.Machine{Cores: 8}, Groups: []report.Group{
 		bulk("bulk-out"), bulk("bulk-back"),
 		pair("sparse", "gateway", report.Loop),
 		pair("exit", "gateway as entry, 1 shard, AES", report.Loop),
@@ -307,6 +307,35 @@ func TestTargets(t *testing.T) {
 			if !target.Measured || target.Met != met {
 				t.Errorf("%+v, should be met: %v", target, met)
 			}
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	for _, target := range targets(reported(1)) {
+		if strings.HasPrefix(target.Name, singly[:12]) && (target.Value != 20 || !strings.Contains(target.Note, "5.00 times where trains")) {
+			t.Errorf("%+v", target)
+		}
+	}
+	// A ratio of shards means nothing where the load was the limit, or the cores were full.
+	for name, change := range map[string]func(*report.Report){
+		"the load":  func(r *report.Report) { r.Groups[6].Rows[0].Bound = measure.BoundSender },
+		"the cores": func(r *report.Report) { r.Groups[6].Rows[1].LoadCPU = measure.Series{20}.Summary() },
+	} {
+		r := reported(4)
+		change(r)
+		for _, target := range targets(r) {
+			if target.Name == "two shards against one" && (target.Measured || !strings.Contains(target.Note, name)) {
+				t.Errorf("%s: %+v", name, target)
+			}
+		}
+	}
+	// A few datagrams say nothing of allocations.
+	r := reported(4)
+	r.Trial = time.Millisecond
+	for _, target := range targets(r) {
+		if strings.HasPrefix(target.Name, "allocations") && target.Measured {
+			t.Errorf("%+v", target)
 		}
 	}
 	for _, target := range targets(new(report.Report)) {
