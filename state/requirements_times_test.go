@@ -4,13 +4,14 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/parts"
 	"lewes/transport/wire"
 )
 
 // TestNumbersOfTheProtocol compares what the tests of this package go by with the
 // numbers in PROTOCOL.md.
 //
-// Shows R5.23, R6.11.
+// Shows R1.20, R5.23, R6.11.
 func TestNumbersOfTheProtocol(t *testing.T) {
 	for name, c := range map[string]struct{ got, want time.Duration }{
 		"record after Handshake 3":   {recordLinger, 10 * time.Second},
@@ -51,6 +52,8 @@ func TestNumbersOfTheProtocol(t *testing.T) {
 		"what fits every path":      {basePacket, 1232},
 		"new keys at":               {DefaultRekeyPackets, 1 << 28},
 		"keys spent at":             {MaxPackets, 1 << 34},
+		"a handshake message":       {parts.MaxHandshake, 4096},
+		"a Register":                {parts.MaxRegister, 8192},
 		"smallest hello":            {wire.MinHelloDatagram, 1000},
 		"largest handshake packet":  {wire.MaxHandshakeDatagram, 1080},
 	} {
