@@ -3,11 +3,9 @@ package state
 import (
 	"container/list"
 	"errors"
-	"net/netip"
 	"time"
 
 	"lewes/crypto/cookie"
-	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state/budget"
@@ -15,57 +13,6 @@ import (
 	"lewes/transport/path"
 	"lewes/transport/wire"
 )
-
-// GatewayConfig is what a gateway's handshakes share.
-type GatewayConfig struct {
-	Identity *identity.PrivateKey
-	KEMs     *KEMKeys
-	Suites   seal.Suite
-	// Tolerance is how far a client's clock may be off. 0 means 30 s.
-	Tolerance time.Duration
-	// Admit says who may have a session; nil admits everybody. It is asked once
-	// the client has proved its identity to hold the credential.
-	Admit func(identity.PublicKey) bool
-	// Trusted says which addresses are gateways of the directory: their
-	// handshakes have a budget of their own. May be nil.
-	Trusted func(netip.Addr) bool
-	// Taken says which receiver indexes name sessions or are otherwise in use.
-	Taken func(uint32) bool
-	// Full says that no session may be added; hellos are then answered Busy. May
-	// be nil.
-	Full func() bool
-
-	MaxRecords    int           // 0 means 65,536
-	RecordTTL     time.Duration // 0 means 90 s
-	MaxEarlyBytes int           // 0 means 64 MiB
-	TriesASecond  int           // of Handshake 1, above which cookies are asked for; 0 means 500
-	Rate          float64       // handshakes a second and source; 0 means 20
-	Burst         int           // 0 means 40
-	TrustedRate   float64       // for gateways of the directory; 0 means 1,000
-
-	Session SessionConfig
-}
-
-func (c *GatewayConfig) tolerance() time.Duration { return or(c.Tolerance, 30*time.Second) }
-func (c *GatewayConfig) maxEarlyBytes() int       { return or(c.MaxEarlyBytes, 64<<20) }
-func (c *GatewayConfig) maxRecords() int          { return or(c.MaxRecords, 1<<16) }
-func (c *GatewayConfig) recordTTL() time.Duration { return or(c.RecordTTL, 90*time.Second) }
-func (c *GatewayConfig) triesASecond() int        { return or(c.TriesASecond, 500) }
-
-// or returns v, or the default where v is zero.
-func or[T comparable](v, byDefault T) T {
-	var zero T
-	if v == zero {
-		return byDefault
-	}
-	return v
-}
-
-// maxSiblings bounds the records that one index may have, of different sources and
-// salts, until a Handshake 3 opens for one of them. An onlooker who copies packets
-// from elsewhere, faster than they arrive, thus keeps nobody from a session: his
-// copies lead to a Handshake 2 for his address, and no further.
-const maxSiblings = 16
 
 // HandshakeStats counts what happened, for metrics.
 type HandshakeStats struct {
@@ -174,77 +121,6 @@ func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Ou
 		return wire.ErrShort
 	}
 	return h.route(now, t, packet, content, from, out)
-}
-
-// route gives a KKTRequest or a part of Handshake 1 to the records of its index and
-// source. There is more than one only where somebody forges hellos.
-func (h *Handshakes) route(now time.Time, t wire.Type, packet, content []byte, from path.Path, out *Output) error {
-	index, _ := wire.ReceiverIdx(packet)
-	if h.records[index] == nil {
-		return ErrStale
-	}
-	err := error(ErrSource)
-	for r := h.records[index]; r != nil; r = r.sibling {
-		if !r.from(from) {
-			continue
-		}
-		if t == wire.TypeKKTRequest {
-			err = r.handleKKT(content, len(packet), from, out)
-		} else {
-			err = h.routeFirst(now, r, content, len(packet), from, out)
-		}
-		if err == nil && t == wire.TypeKKTRequest {
-			break
-		}
-	}
-	return err
-}
-
-// routeFirst gives a part of Handshake 1 to a record.
-func (h *Handshakes) routeFirst(now time.Time, r *record, content []byte, size int, from path.Path, out *Output) error {
-	if r.first == nil && r.sibling == nil && h.records[r.index] == r {
-		r.in += size
-	}
-	before := r.first
-	err := r.handleFirst(now, content, from, out)
-	h.countFirst(before != r.first, err)
-	return err
-}
-
-// settle forgets the siblings of a record that has won their index.
-func (h *Handshakes) settle(winner *record) {
-	for r := h.records[winner.index]; r != nil; {
-		next := r.sibling
-		if r != winner {
-			h.remove(r)
-		}
-		r = next
-	}
-}
-
-// crowd returns how many records share an index.
-func (h *Handshakes) crowd(index uint32) (n int) {
-	for r := h.records[index]; r != nil; r = r.sibling {
-		n++
-	}
-	return n
-}
-
-// find returns the record of a hello, or nil.
-func (h *Handshakes) find(hello *wire.ClientHello, from path.Path) *record {
-	for r := h.records[hello.ReceiverIdx]; r != nil; r = r.sibling {
-		if r.salt == hello.Salt && r.from(from) {
-			return r
-		}
-	}
-	return nil
-}
-
-// taken reports whether a new hello may not have its index: a session has it, or
-// too many records want it.
-func (h *Handshakes) taken(index uint32) bool {
-	r := h.records[index]
-	return r != nil && (r.session != nil || h.crowd(index) == maxSiblings) || h.config.Taken != nil && h.config.Taken(index)
 }
 
 // readClear returns what is in a packet of level 2. It answers a hello of another
