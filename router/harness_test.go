@@ -236,13 +236,14 @@ type message struct {
 func (r *rig) connect(identity byte, at path.Path) *peer {
 	r.t.Helper()
 	p := &peer{r: r, at: at}
+	addr := at.Peer.Addr().As16()
 	var err error
 	p.client, err = state.NewClient(r.now(), state.ClientConfig{
 		Gateway:  gatewayID.Public(),
 		Identity: testIdentity(identity),
 		KEM:      kem.MLKEM768,
 		Suites:   seal.Offer(),
-		Rand:     seeded(uint64(identity) + uint64(at.Peer.Port())),
+		Rand:     seeded(uint64(identity)<<48 + uint64(binary.BigEndian.Uint32(addr[12:]))<<16 + uint64(at.Peer.Port())),
 		Path:     path.Path{Peer: netip.MustParseAddrPort("198.51.100.1:51264")},
 	}, &p.out)
 	if err != nil {
