@@ -81,7 +81,7 @@ func Main(roles map[string]Role) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	return Serve(ctx, inputThatEnds{os.Stdin}, os.Stdout, roles)
+	return Serve(ctx, inputThatEnds{input()}, os.Stdout, roles)
 }
 
 // inputThatEnds sees to it that the process does not outlive its input for long,
