@@ -174,8 +174,8 @@ func TestExploreSubsessionsInParts(t *testing.T) {
 			{generations: 2, flight: 4, retries: 1, copies: 1, up: 1},
 		},
 		large: []exploreBounds{
-			{generations: 2, flight: 4, retries: 2, refusals: 1, copies: 1, asks: 1, up: 1, down: 1},
-			{generations: 3, flight: 5, retries: 1, refusals: 1, copies: 1},
+			{generations: 2, flight: 4, retries: 1, refusals: 1, copies: 1, up: 1, down: 1},
+			{generations: 3, flight: 4, retries: 1, refusals: 1, copies: 1},
 		},
 	})
 }
@@ -194,7 +194,7 @@ func TestExploreForgottenParents(t *testing.T) {
 			{whole: true, generations: 2, flight: 3, age: 1, retries: 1, refusals: 1, copies: 1, up: 1, down: 1},
 		},
 		large: []exploreBounds{
-			{whole: true, generations: 3, flight: 3, age: 2, retries: 2, refusals: 2, copies: 1, asks: 1, up: 1, down: 1},
+			{whole: true, generations: 3, flight: 3, age: 1, retries: 1, refusals: 1, copies: 1, asks: 1, up: 1, down: 1},
 		},
 	})
 }
