@@ -15,7 +15,7 @@ type client struct {
 
 	flows    map[uint16]*flow
 	forwards map[uint16]*forward
-	claims   int
+	claims   []*claim // held at other gateways, at most Config.MaxClaims
 
 	hellos time.Time            // when the budget of inner hellos is full again
 	told   map[uint16]time.Time // when FlowClosed was last sent for an unknown flow
@@ -70,6 +70,6 @@ func (s *Shard) turnForget(t *state.Session) {
 	for _, f := range c.flows {
 		s.turnDrop(f)
 	}
-	s.turnUnclaim(c)
+	s.turnUnclaim(c, func(*claim) bool { return true })
 	c.forwards = nil
 }

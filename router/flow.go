@@ -207,7 +207,10 @@ func (s *Shard) turnFlowClosed(c *client, content []byte) {
 	if f := c.flows[m.FlowID]; f != nil {
 		s.turnDrop(f)
 	}
-	delete(c.forwards, m.FlowID)
+	if c.forwards[m.FlowID] != nil {
+		s.turnUnclaim(c, func(h *claim) bool { return h.flowID == m.FlowID })
+		delete(c.forwards, m.FlowID)
+	}
 }
 
 // turnClose ends a flow and tells the client.

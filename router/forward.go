@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -149,7 +150,7 @@ func (s *Shard) turnClaim(now time.Time, c *client, f *forward, m *wire.ForwardP
 		held = nil
 	}
 	if held == nil {
-		if c.claims >= s.config.maxClaims() {
+		if len(c.claims) >= s.config.maxClaims() {
 			s.counters.FlowsRefused++
 			c.tell(now, m.FlowID, wire.FlowBound, "too many sessions through this gateway")
 			return false
@@ -159,7 +160,7 @@ func (s *Shard) turnClaim(now time.Time, c *client, f *forward, m *wire.ForwardP
 		f.next.mu.Lock()
 		f.next.claims[index] = held
 		f.next.mu.Unlock()
-		c.claims++
+		c.claims = append(c.claims, held)
 		s.claims.Set(&held.timer, now.Add(s.config.claimTTL()))
 	}
 	held.last = now
@@ -173,20 +174,17 @@ func (s *Shard) turnRelease(h *claim) {
 		delete(h.next.claims, h.index)
 	}
 	h.next.mu.Unlock()
-	h.client.claims--
+	if at := slices.Index(h.client.claims, h); at >= 0 {
+		h.client.claims = slices.Delete(h.client.claims, at, at+1)
+	}
 	s.claims.Set(&h.timer, time.Time{})
 }
 
-// turnUnclaim gives up every claim of a session.
-func (s *Shard) turnUnclaim(c *client) {
-	if c.claims == 0 {
-		return
-	}
-	for _, f := range c.forwards {
-		for _, h := range f.next.claims {
-			if h.client == c {
-				s.turnRelease(h)
-			}
+// turnUnclaim gives up those claims of a session that which names.
+func (s *Shard) turnUnclaim(c *client, which func(*claim) bool) {
+	for _, h := range slices.Clone(c.claims) {
+		if which(h) {
+			s.turnRelease(h)
 		}
 	}
 }

@@ -284,3 +284,23 @@ func TestNewIndexesStayInTheirShard(t *testing.T) {
 		}
 	}
 }
+
+func TestEndOfAForwardFlowGivesItsClaimsUp(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	p, q := r.connect(2, clientAt), r.connect(3, secondAt)
+	p.forward(1, &exitID, inner(100, true))
+	p.forward(2, &exitID, inner(200, true))
+	p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle})
+	q.forward(1, &exitID, inner(100, true))
+	if got := q.closedWith(); got != "" {
+		t.Errorf("the index of a closed flow: %q", got)
+	}
+	q.forward(1, nil, inner(200, false))
+	if got := q.closedWith(); got != "1:6 " || r.shard.Stats().Claims != 2 {
+		t.Errorf("the index of a flow that is open: %q, %d claims", got, r.shard.Stats().Claims)
+	}
+	p.send(wire.TypeClose, &wire.Close{})
+	if n := r.shard.Stats().Claims; n != 1 {
+		t.Errorf("%d claims after the session's end, want the other session's", n)
+	}
+}

@@ -688,7 +688,7 @@ type exploreLocal struct {
 	offering, asked bool           // a client has an offer; a gateway asks
 	refusable       bool           // a child is announced
 	askable         bool           // a gateway may ask
-	limited         bool           // no Ack on a demoted parent for now
+	limited         bool           // no Ack on a demoted parent until the interval is over
 }
 
 type exploreChild struct {

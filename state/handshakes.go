@@ -195,8 +195,10 @@ func (h *Handshakes) Keep(packet []byte, from path.Path) error {
 	index, _ := wire.ReceiverIdx(packet)
 	err := error(ErrStale)
 	for r := h.records[index]; r != nil; r = r.sibling {
-		if err = ErrSource; r.from(from) {
-			return r.keep(packet, from)
+		if !r.from(from) {
+			err = ErrSource
+		} else if err = r.keep(packet, from); err == nil {
+			return nil
 		}
 	}
 	return err
