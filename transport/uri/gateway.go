@@ -15,9 +15,11 @@ import (
 // Scheme is the URI scheme, without "://".
 const Scheme = "lewes"
 
-// DefaultPort is the port of a URI without one: that of section 10 of
-// PROTOCOL.md for UDP.
-const DefaultPort = 51264
+// The ports of a URI that names none: those of section 10 of PROTOCOL.md.
+const (
+	DefaultPort    = 51264 // UDP
+	DefaultTCPPort = 41264 // TCP
+)
 
 // maxSize bounds what Parse looks at: a name of 255 bytes fits, with room.
 const maxSize = 512
@@ -30,22 +32,26 @@ var (
 	ErrIdentity = errors.New("no usable identity")
 	ErrHost     = errors.New("no usable host")
 	ErrPort     = errors.New("no usable port")
+	ErrTCPPort  = errors.New("no usable TCP port")
 	ErrExtra    = errors.New("something follows host and port")
 )
 
 // Gateway is a gateway's identity and where to reach it. It is comparable; two
-// that Parse returned are equal exactly where identity, host and port are.
+// that Parse returned are equal exactly where identity, host and ports are.
 type Gateway struct {
 	Identity identity.PublicKey
 	// Host is an IP address without brackets or zone, an IPv6 one in its short
 	// form, or a name in lower case.
 	Host string
-	Port uint16 // never 0
+	Port uint16 // for UDP, never 0
+	// TCPPort is where it takes packets by TCP. 0 is DefaultTCPPort, for which Parse
+	// always has 0.
+	TCPPort uint16
 }
 
 // Parse reads a gateway's URI. Its errors wrap ErrTooLong, ErrScheme,
-// ErrIdentity (and the error of package identity), ErrHost, ErrPort or ErrExtra
-// and tell the user what to write.
+// ErrIdentity (and the error of package identity), ErrHost, ErrPort, ErrTCPPort
+// or ErrExtra and tell the user what to write.
 func Parse(s string) (Gateway, error) {
 	g, err := parse(s)
 	if err != nil {
@@ -73,9 +79,8 @@ func parse(s string) (g Gateway, err error) {
 	if g.Identity, err = identity.ParsePublicKey(key); err != nil {
 		return g, fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
-	address = strings.TrimSuffix(address, "/")
-	if i := strings.IndexAny(address, "/?#"); i >= 0 {
-		return g, fmt.Errorf("%w: leave out %q", ErrExtra, address[i:])
+	if address, g.TCPPort, err = cutTCPPort(address); err != nil {
+		return g, err
 	}
 	host, port, err := splitPort(address)
 	if err != nil {
@@ -86,6 +91,32 @@ func parse(s string) (g Gateway, err error) {
 	}
 	g.Port, err = parsePort(port)
 	return g, err
+}
+
+// cutTCPPort takes what may follow host and port off an address: a slash, and the
+// TCP port in a query.
+func cutTCPPort(address string) (before string, port uint16, err error) {
+	end := strings.IndexAny(address, "/?#")
+	if end < 0 {
+		return address, 0, nil
+	}
+	before = address[:end]
+	query := strings.TrimPrefix(address[end:], "/")
+	if query == "" {
+		return before, 0, nil
+	}
+	text, found := strings.CutPrefix(query, "?tcp=")
+	if !found || strings.ContainsAny(text, "&#") {
+		return "", 0, fmt.Errorf("%w: leave out %q; only ?tcp=PORT has a meaning there", ErrExtra, address[end:])
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	switch {
+	case err != nil || n == 0:
+		return "", 0, fmt.Errorf("%w: %q; give a number from 1 to 65535, or leave out %q for %d", ErrTCPPort, text, query, DefaultTCPPort)
+	case n == DefaultTCPPort:
+		n = 0
+	}
+	return before, uint16(n), nil
 }
 
 // splitPort cuts an address into the host, with its brackets, and the port,
@@ -141,14 +172,32 @@ func parsePort(port string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// Address returns host:port, for net.Dial and its like.
+// Address returns host:port, for net.Dial("udp", …) and its like.
 func (g Gateway) Address() string {
 	return net.JoinHostPort(g.Host, strconv.Itoa(int(g.Port)))
 }
 
-// String returns the URI, with the port also where it is DefaultPort.
+// TCPAddress returns host:port, for net.Dial("tcp", …) and its like.
+func (g Gateway) TCPAddress() string {
+	return net.JoinHostPort(g.Host, strconv.Itoa(int(g.PortForTCP())))
+}
+
+// PortForTCP returns TCPPort, or DefaultTCPPort where that is 0.
+func (g Gateway) PortForTCP() uint16 {
+	if g.TCPPort == 0 {
+		return DefaultTCPPort
+	}
+	return g.TCPPort
+}
+
+// String returns the URI, with the port also where it is DefaultPort and with the
+// TCP port only where it is not DefaultTCPPort.
 func (g Gateway) String() string {
-	return Scheme + "://" + g.Identity.String() + "@" + g.Address()
+	s := Scheme + "://" + g.Identity.String() + "@" + g.Address()
+	if port := g.PortForTCP(); port != DefaultTCPPort {
+		s += "?tcp=" + strconv.Itoa(int(port))
+	}
+	return s
 }
 
 // MarshalText returns the URI. It refuses a Gateway that Parse would not read

@@ -54,6 +54,31 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseTCPPort(t *testing.T) {
+	id := testKey(1).String()
+	for in, want := range map[string]struct{ out, address string }{
+		"gw.example.com":                  {"gw.example.com:51264", "gw.example.com:41264"},
+		"gw.example.com:1?tcp=2":          {"gw.example.com:1?tcp=2", "gw.example.com:2"},
+		"gw.example.com?tcp=443":          {"gw.example.com:51264?tcp=443", "gw.example.com:443"},
+		"gw.example.com/?tcp=443":         {"gw.example.com:51264?tcp=443", "gw.example.com:443"},
+		"[2001:db8::1]?tcp=51264":         {"[2001:db8::1]:51264?tcp=51264", "[2001:db8::1]:51264"},
+		"[2001:db8::1]:443/?tcp=41264":    {"[2001:db8::1]:443", "[2001:db8::1]:41264"},
+		"192.0.2.1:443?tcp=041264":        {"192.0.2.1:443", "192.0.2.1:41264"},
+		"[::ffff:192.0.2.1]:443?tcp=0443": {"192.0.2.1:443?tcp=443", "192.0.2.1:443"},
+	} {
+		g, err := Parse("lewes://" + id + "@" + in)
+		if err != nil || g.String() != "lewes://"+id+"@"+want.out || g.TCPAddress() != want.address {
+			t.Errorf("%s: %v at %s, %v", in, g, g.TCPAddress(), err)
+		}
+		if g.TCPPort == DefaultTCPPort {
+			t.Errorf("%s: the default port is %d", in, g.TCPPort)
+		}
+	}
+	if g := (Gateway{testKey(1), "h", 1, DefaultTCPPort}); g.String() != "lewes://"+id+"@h:1" {
+		t.Errorf("the default port is written: %v", g)
+	}
+}
+
 // Each error names the value and says what to write.
 func TestParseRefuses(t *testing.T) {
 	id := testKey(1).String()
@@ -100,9 +125,20 @@ func TestParseRefuses(t *testing.T) {
 		{"lewes://" + id + "@gw.example.com:+1", ErrPort, `"+1"`},
 		{"lewes://" + id + "@gw.example.com:http", ErrPort, `"http"`},
 		{"lewes://" + id + "@[2001:db8::1]:", ErrPort, "leave out the colon"},
-		{"lewes://" + id + "@gw.example.com:1//", ErrExtra, `leave out "/"`},
+		{"lewes://" + id + "@gw.example.com:1//", ErrExtra, `leave out "//"`},
 		{"lewes://" + id + "@gw.example.com:1/path", ErrExtra, `leave out "/path"`},
 		{"lewes://" + id + "@gw.example.com:1?kem=0", ErrExtra, `leave out "?kem=0"`},
+		{"lewes://" + id + "@gw.example.com:1?", ErrExtra, "only ?tcp=PORT"},
+		{"lewes://" + id + "@gw.example.com:1?TCP=1", ErrExtra, `leave out "?TCP=1"`},
+		{"lewes://" + id + "@gw.example.com:1//?tcp=1", ErrExtra, `leave out "//?tcp=1"`},
+		{"lewes://" + id + "@gw.example.com?tcp=1&tcp=2", ErrExtra, `leave out "?tcp=1&tcp=2"`},
+		{"lewes://" + id + "@gw.example.com?tcp=1#x", ErrExtra, "?tcp=1#x"},
+		{"lewes://" + id + "@gw.example.com#?tcp=1", ErrExtra, "#?tcp=1"},
+		{"lewes://" + id + "@gw.example.com?tcp=", ErrTCPPort, "1 to 65535"},
+		{"lewes://" + id + "@gw.example.com?tcp=0", ErrTCPPort, `leave out "?tcp=0" for 41264`},
+		{"lewes://" + id + "@gw.example.com?tcp=65536", ErrTCPPort, `"65536"`},
+		{"lewes://" + id + "@gw.example.com?tcp=+1", ErrTCPPort, `"+1"`},
+		{"lewes://" + id + "@gw.example.com?tcp=1/", ErrTCPPort, `"1/"`},
 		{"lewes://" + id + "@gw.example.com:1#x", ErrExtra, `leave out "#x"`},
 		{"lewes://" + id + "@" + strings.Repeat("a", 600), ErrTooLong, "at most 512"},
 		{"lewes://" + id + "@gw\x1b[2J", ErrHost, `\x1b`},
@@ -131,6 +167,7 @@ func drawGateway(t *rapid.T) Gateway {
 	g := Gateway{
 		Identity: testKey(rapid.Byte().Draw(t, "key")),
 		Port:     rapid.Uint16Min(1).Draw(t, "port"),
+		TCPPort:  rapid.SampledFrom([]uint16{0, 0, 1, 443, 51264, 65535}).Draw(t, "TCP port"),
 	}
 	switch rapid.IntRange(0, 2).Draw(t, "host") {
 	case 0:
@@ -165,13 +202,13 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestTextRefuses(t *testing.T) {
-	good := Gateway{testKey(1), "gw.example.com", 1}
+	good := Gateway{testKey(1), "gw.example.com", 1, 2}
 	for name, g := range map[string]Gateway{
 		"nothing":     {},
 		"no identity": {Host: good.Host, Port: 1},
 		"no host":     {Identity: good.Identity, Port: 1},
 		"no port":     {Identity: good.Identity, Host: good.Host},
-		"a path":      {good.Identity, "gw.example.com/x", 1},
+		"a path":      {good.Identity, "gw.example.com/x", 1, 0},
 	} {
 		if b, err := g.MarshalText(); err == nil {
 			t.Errorf("%s: written as %s", name, b)
@@ -185,7 +222,7 @@ func TestTextRefuses(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	id := testKey(1).String()
-	for _, address := range []string{"gw.example.com:1", "GW.", "[2001:db8::1]:9/", "[::ffff:1.2.3.4]", "192.0.2.1", "[fe80::1%1]:1", "a:b:c", "]:1"} {
+	for _, address := range []string{"gw.example.com:1", "GW.", "[2001:db8::1]:9/", "[::ffff:1.2.3.4]", "192.0.2.1", "[fe80::1%1]:1", "a:b:c", "]:1", "h:1?tcp=2", "h/?tcp=41264"} {
 		f.Add("lewes://" + id + "@" + address)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -202,6 +239,9 @@ func FuzzParse(f *testing.F) {
 		host, port, err := net.SplitHostPort(g.Address())
 		if err != nil || host != g.Host || port != strconv.Itoa(int(g.Port)) || g.Port == 0 {
 			t.Fatalf("%q: net reads %q as %q, %q, %v", s, g.Address(), host, port, err)
+		}
+		if host, port, err = net.SplitHostPort(g.TCPAddress()); err != nil || host != g.Host || port == "0" || g.TCPPort == DefaultTCPPort {
+			t.Fatalf("%q: net reads %q as %q, %q, %v", s, g.TCPAddress(), host, port, err)
 		}
 	})
 }
