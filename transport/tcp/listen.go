@@ -1,0 +1,296 @@
+package tcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// Listener is what Listen bound. Its connections end with Close.
+type Listener struct {
+	// Intakes has one for each shard.
+	Intakes []*Intake
+	// Groups has an entry for each address that was bound, Failed one for each that
+	// was not.
+	Groups []Group
+	Failed []*BindError
+
+	config    Config
+	counters  counters
+	table     table
+	sources   sources
+	receiving memory
+	numbers   atomic.Uint64 // of connections
+	saidAt    atomic.Int64  // when Notify was called last, in Unix nanoseconds
+
+	mu        sync.Mutex
+	visits    map[*visit]struct{} // nil once closed
+	stopped   chan struct{}       // nothing more is accepted
+	closed    chan struct{}
+	stopOnce  sync.Once
+	acceptors sync.WaitGroup
+	serving   sync.WaitGroup
+}
+
+// Group is the listeners of one address.
+type Group struct {
+	Addr      netip.AddrPort
+	Listeners []*net.TCPListener
+	// FastOpen says that a client may send its packet with its first segment.
+	FastOpen bool
+}
+
+// BindError says why an address could not be bound.
+type BindError struct {
+	Addr netip.AddrPort
+	Err  error
+}
+
+func (e *BindError) Error() string {
+	s := fmt.Sprintf("tcp: bind %s: %v", e.Addr, e.Err)
+	switch {
+	case errors.Is(e.Err, syscall.EADDRINUSE):
+		s += ": another program has this port (another gateway?); stop it or choose another port"
+	case errors.Is(e.Err, syscall.EACCES):
+		s += ": choose a port from 1024 up, or allow this program to bind low ports"
+	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
+		s += ": this host does not have the address; name one that it has, or none to bind them all"
+	case errors.Is(e.Err, syscall.EAFNOSUPPORT):
+		s += ": this host does not speak that address family"
+	}
+	return s
+}
+
+func (e *BindError) Unwrap() error { return e.Err }
+
+// Listen binds the addresses of config and accepts connections from then on. It
+// succeeds if one address could be bound or was inherited; Listener.Failed says which
+// could not and why. An error joins the reasons of all.
+func Listen(ctx context.Context, config Config) (*Listener, error) {
+	config.fill()
+	groups, err := inherited(config.Inherited)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listener{
+		config:    config,
+		sources:   sources{open: make(map[netip.Addr]int)},
+		receiving: memory{limit: int64(config.MaxReceiving)},
+		visits:    make(map[*visit]struct{}),
+		stopped:   make(chan struct{}),
+		closed:    make(chan struct{}),
+	}
+	l.bind(ctx, groups)
+	// Both families on one port of the system's choice: what is free in one may be
+	// taken in the other.
+	for tries := 0; config.Port == 0 && len(config.Addrs) == 0 && len(groups) == 0 && tries < 8 && l.taken(); tries++ {
+		l.closeListeners()
+		l.bind(ctx, nil)
+	}
+	if len(l.Groups) == 0 {
+		var errs []error
+		for _, f := range l.Failed {
+			errs = append(errs, f)
+		}
+		return nil, errors.Join(errs...)
+	}
+	for range config.Shards {
+		l.Intakes = append(l.Intakes, newIntake(l))
+	}
+	for _, g := range l.Groups {
+		for _, listener := range g.Listeners {
+			l.acceptors.Add(1)
+			go l.accept(g.Addr, listener)
+		}
+	}
+	return l, nil
+}
+
+// inherited sorts listeners by their address.
+func inherited(listeners []*net.TCPListener) ([]Group, error) {
+	var groups []Group
+next:
+	for _, listener := range listeners {
+		at := addrPort(listener.Addr())
+		if !at.IsValid() {
+			return nil, errors.New("tcp: a listener that was inherited has no address")
+		}
+		at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+		for i := range groups {
+			if groups[i].Addr == at {
+				groups[i].Listeners = append(groups[i].Listeners, listener)
+				continue next
+			}
+		}
+		groups = append(groups, Group{Addr: at, Listeners: []*net.TCPListener{listener}, FastOpen: fastOpens(listener)})
+	}
+	return groups, nil
+}
+
+// bind binds the addresses of the configuration that are not among groups.
+func (l *Listener) bind(ctx context.Context, groups []Group) {
+	l.Groups, l.Failed = groups, nil
+	port := l.config.Port
+	for _, addr := range l.config.addrs() {
+		if addr.Port() == 0 {
+			addr = netip.AddrPortFrom(addr.Addr(), port)
+		}
+		if l.has(addr) {
+			continue
+		}
+		g, err := bindGroup(ctx, addr, &l.config)
+		if err != nil {
+			l.Failed = append(l.Failed, &BindError{Addr: addr, Err: bare(err)})
+			continue
+		}
+		l.Groups = append(l.Groups, g)
+		if port == 0 && len(l.config.Addrs) == 0 {
+			port = g.Addr.Port()
+		}
+	}
+}
+
+// has reports whether an address is bound. Port 0 is any.
+func (l *Listener) has(addr netip.AddrPort) bool {
+	for _, g := range l.Groups {
+		if g.Addr == addr || addr.Port() == 0 && g.Addr.Addr() == addr.Addr() {
+			return true
+		}
+	}
+	return false
+}
+
+// taken says whether an address failed because its port is in use.
+func (l *Listener) taken() bool {
+	for _, f := range l.Failed {
+		if errors.Is(f, syscall.EADDRINUSE) {
+			return true
+		}
+	}
+	return false
+}
+
+// addrs returns the addresses to bind, each with an address in it.
+func (c *Config) addrs() []netip.AddrPort {
+	asked := c.Addrs
+	if len(asked) == 0 {
+		asked = []netip.AddrPort{{}}
+	}
+	var addrs []netip.AddrPort
+	for _, a := range asked {
+		if !a.Addr().IsValid() {
+			addrs = append(addrs,
+				netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()),
+				netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port()))
+			continue
+		}
+		addrs = append(addrs, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+	}
+	return addrs
+}
+
+// bindGroup binds the listeners of one address: the first alone, and only then those
+// of the other shards beside it, so that a second gateway on the same port fails.
+func bindGroup(ctx context.Context, addr netip.AddrPort, c *Config) (Group, error) {
+	first, err := bindOne(ctx, addr, c, false)
+	if err != nil {
+		return Group{}, err
+	}
+	g := Group{Addr: addrPort(first.Addr()), Listeners: []*net.TCPListener{first}, FastOpen: fastOpens(first)}
+	g.Addr = netip.AddrPortFrom(g.Addr.Addr().Unmap(), g.Addr.Port())
+	if c.Shards < 2 || share(first) != nil {
+		return g, nil // one accepts for all
+	}
+	for len(g.Listeners) < c.Shards {
+		other, err := bindOne(ctx, g.Addr, c, true)
+		if err != nil {
+			break // those that there are accept for it
+		}
+		g.Listeners = append(g.Listeners, other)
+	}
+	return g, nil
+}
+
+func bindOne(ctx context.Context, addr netip.AddrPort, c *Config, shared bool) (*net.TCPListener, error) {
+	network := "tcp4"
+	if addr.Addr().Is6() {
+		network = "tcp6"
+	}
+	listening := net.ListenConfig{
+		KeepAlive: -1, // no connection lives long enough for it
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			return prepare(raw, c.WriteTimeout, shared)
+		},
+	}
+	listener, err := listening.Listen(ctx, network, addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return listener.(*net.TCPListener), nil
+}
+
+// bare takes net's wrapping, which repeats the address, off an error of the system's.
+func bare(err error) error {
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		return call
+	}
+	return err
+}
+
+// StopAccepting ends listening. Connections that are there go on, and so do those
+// that another process accepts by a duplicate of a listener's descriptor.
+func (l *Listener) StopAccepting() {
+	l.stopOnce.Do(func() { close(l.stopped) })
+	l.closeListeners()
+	l.acceptors.Wait()
+}
+
+func (l *Listener) closeListeners() {
+	for _, g := range l.Groups {
+		for _, listener := range g.Listeners {
+			_ = listener.Close()
+		}
+	}
+}
+
+// Drain waits until every connection has ended, or ctx has.
+func (l *Listener) Drain(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		l.serving.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close ends listening and every connection, and waits until their goroutines have
+// ended.
+func (l *Listener) Close() error {
+	l.StopAccepting()
+	l.mu.Lock()
+	if l.visits != nil {
+		close(l.closed)
+		for v := range l.visits {
+			_ = v.conn.Close()
+		}
+		l.visits = nil
+	}
+	l.mu.Unlock()
+	for _, i := range l.Intakes {
+		_ = i.Close()
+	}
+	l.serving.Wait()
+	return nil
+}
