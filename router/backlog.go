@@ -27,12 +27,15 @@ type backlog struct {
 	earned  time.Time
 	left    time.Duration // of the handshakes' share
 	lastOne time.Time     // when a datagram of a session came last
+	pace    time.Duration // that a packet waited for each one before it, of late
 }
 
 type waitingPacket struct {
 	data []byte
 	from path.Path
 	came time.Time
+
+	ahead int // packets that waited when it came
 }
 
 func (b *backlog) len() int { return len(b.queue) - b.first }
@@ -43,7 +46,7 @@ func (b *backlog) push(now time.Time, packet []byte, from path.Path) (dropped bo
 		b.pop()
 		dropped = true
 	}
-	b.queue = append(b.queue, waitingPacket{bytes.Clone(packet), from, now})
+	b.queue = append(b.queue, waitingPacket{bytes.Clone(packet), from, now, b.len()})
 	return dropped
 }
 
@@ -59,6 +62,19 @@ func (b *backlog) pop() waitingPacket {
 	}
 	return p
 }
+
+// paceWeight is how many packets the pace looks back on.
+const paceWeight = 16
+
+// waited learns from how long a packet has waited.
+func (b *backlog) waited(p *waitingPacket, now time.Time) {
+	if p.ahead > 0 {
+		b.pace += (now.Sub(p.came)/time.Duration(p.ahead) - b.pace) / paceWeight
+	}
+}
+
+// delay returns how long a packet that comes now is going to wait.
+func (b *backlog) delay() time.Duration { return time.Duration(b.len()) * b.pace }
 
 // busy reports whether datagrams compete with handshakes.
 func (b *backlog) busy(now time.Time) bool { return now.Sub(b.lastOne) < busyFor }
@@ -84,6 +100,7 @@ func (s *Shard) turnBacklog(now time.Time) {
 	begun := now
 	for b.len() > 0 && now.Sub(begun) < allowed {
 		p := b.pop()
+		b.waited(&p, now)
 		if now.Sub(p.came) > staleAfter {
 			s.counters.Stale++
 			continue

@@ -84,6 +84,47 @@ func TestBacklogIsBoundedAndGoesStale(t *testing.T) {
 	}
 }
 
+// TestBacklogKnowsItsDelay compares what the backlog expects with how long a packet
+// that comes then really waits.
+func TestBacklogKnowsItsDelay(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
+	if d := r.shard.Stats().HandshakeDelay; d != 0 {
+		t.Errorf("nothing waits, and that for %v", d)
+	}
+	r.shard.now = r.slowClock(200 * time.Microsecond)
+	r.shard.alarm.Stop()
+	r.shard.alarmAt = epoch // so that no turn sets it, and none comes by itself
+	b := &r.shard.backlog
+	came := map[int]time.Time{} // by how many came before
+	expected := map[int]time.Duration{}
+	popped, long, worst := 0, 0, 0.0
+	for n := range 600 {
+		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}), 1)}
+		came[n], expected[n] = r.now(), b.delay()
+		b.push(came[n], hello(t, uint64(n), epoch), from)
+		if n%8 == 7 { // more comes than is worked off
+			before := b.len()
+			r.shard.Turn(func(time.Time) {})
+			for range before - b.len() {
+				if waited := r.now().Sub(came[popped]); waited > 30*time.Millisecond { // a turn takes 3 ms
+					worst = max(worst, float64((waited-expected[popped]).Abs())/float64(waited))
+					long++
+				}
+				popped++
+			}
+			r.mu.Lock()
+			r.time = r.time.Add(2 * time.Millisecond)
+			r.mu.Unlock()
+		}
+	}
+	if s := r.shard.Stats(); s.Backlog < 20 || s.HandshakeDelay < 10*time.Millisecond || s.Stale != 0 {
+		t.Errorf("%d wait, for %v; %d are stale", s.Backlog, s.HandshakeDelay, s.Stale)
+	}
+	if long < 200 || worst > 0.3 {
+		t.Errorf("%d packets waited for long, one of them %.0f %% longer or shorter than was expected", long, 100*worst)
+	}
+}
+
 func TestBacklogKeepsItsOrder(t *testing.T) {
 	var b backlog
 	next := byte(0)

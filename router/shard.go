@@ -74,6 +74,7 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 	mine := *handshake
 	mine.Taken = func(index uint32) bool { return s.sessions.Find(index) != nil }
 	mine.Full = s.full
+	mine.Delay = s.backlog.delay
 	mine.Session.NewIndex = s.newIndex
 	var err error
 	if s.handshakes, err = state.NewHandshakes(now(), &mine); err != nil {

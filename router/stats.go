@@ -30,6 +30,7 @@ type Stats struct {
 	// handshakes took in all.
 	Backlog, Stale uint64
 	HandshakeTime  time.Duration
+	HandshakeDelay time.Duration // until one that comes now is looked at, in the shard where it is longest
 }
 
 // Traffic is a number of flows' datagrams and their payload's bytes.
@@ -76,6 +77,7 @@ func (s *Stats) add(o *Stats) {
 	sum(&s.Backlog, o.Backlog)
 	sum(&s.Stale, o.Stale)
 	s.HandshakeTime += o.HandshakeTime
+	s.HandshakeDelay = max(s.HandshakeDelay, o.HandshakeDelay)
 	s.Handshakes.Add(&o.Handshakes)
 }
 
@@ -86,6 +88,7 @@ func (s *Shard) stats() Stats {
 	c.Records = uint64(s.handshakes.Len())
 	c.Flows = uint64(s.flows)
 	c.Backlog = uint64(s.backlog.len())
+	c.HandshakeDelay = s.backlog.delay()
 	c.Claims = uint64(s.claims.Len())
 	c.Handshakes = s.handshakes.Stats
 	c.Down = Traffic{s.counters.downPackets.Load(), s.counters.downBytes.Load()}

@@ -544,6 +544,51 @@ func TestBusyWithoutCookie(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
+// TestBusyNamesTheTime: before the time that a Busy names the same hello is refused
+// again, from then on it is taken.
+//
+// Shows R4.32.
+func TestBusyNamesTheTime(t *testing.T) {
+	delay := time.Duration(0)
+	config := gatewayConfig(t, 1)
+	config.Rate, config.Burst = 0.7, 2
+	config.Delay = func() time.Duration { return delay }
+	g := newGatewayEnd(t, config)
+	for n := range uint32(2) {
+		if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, 10+n)), clientAt); a.kind != wire.TypeAck {
+			t.Fatalf("hello %d got %v", n, a.kind)
+		}
+	}
+	m := goodHello(epoch, 20)
+	b := g.askOne(epoch, g.helloPacket(m), clientAt).busy(t)
+	if !b.HasCookie || b.RetryAfterMillis != 0 {
+		t.Errorf("with the cookie it may come at once, and is told %+v", b)
+	}
+	for n := range uint32(3) { // the third finds the budget for cookies used up
+		m = goodHello(epoch, 20+n)
+		b = g.askOne(epoch, g.helloPacket(m), clientAt).busy(t)
+		m.HasCookie, m.Cookie = true, b.Cookie
+		if n < 2 && g.askOne(epoch, g.helloPacket(m), clientAt).kind != wire.TypeAck {
+			t.Fatalf("hello %d with a cookie was refused", n)
+		}
+	}
+	wait := time.Duration(b.RetryAfterMillis) * time.Millisecond
+	if wait < 1428*time.Millisecond || wait > 1429*time.Millisecond { // 1 / 0.7 s
+		t.Errorf("the offer of a cookie says to come back after %v", wait)
+	}
+	early := epoch.Add(wait - 2*time.Millisecond)
+	if b := g.askOne(early, g.helloPacket(m), clientAt).busy(t); b.HasCookie || b.RetryAfterMillis < 1 || b.RetryAfterMillis > 2 {
+		t.Errorf("2 ms early it is told %+v", b)
+	}
+	delay = 700 * time.Millisecond
+	if b := g.askOne(early, g.helloPacket(m), clientAt).busy(t); b.RetryAfterMillis != 700 {
+		t.Errorf("with a backlog of %v it is told %+v", delay, b)
+	}
+	if a := g.askOne(epoch.Add(wait), g.helloPacket(m), clientAt); a.kind != wire.TypeAck {
+		t.Errorf("in time it got %v", a.kind)
+	}
+}
+
 // Shows R8.24.
 func TestGatewaysOfTheDirectoryHaveABudget(t *testing.T) {
 	config := gatewayConfig(t, 1)

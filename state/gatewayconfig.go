@@ -26,6 +26,9 @@ type GatewayConfig struct {
 	// Full says that no session may be added; hellos are then answered Busy. May
 	// be nil.
 	Full func() bool
+	// Delay says how long a packet of a handshake that comes now is going to wait
+	// before it is looked at; no Busy names less. May be nil.
+	Delay func() time.Duration
 
 	MaxRecords    int           // 0 means 65,536
 	RecordTTL     time.Duration // 0 means 90 s

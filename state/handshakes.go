@@ -287,7 +287,7 @@ func (h *Handshakes) load(now time.Time, hello *wire.ClientHello, from path.Path
 	h.roll(now)
 	source := from.Peer.Addr()
 	if h.config.Full != nil && h.config.Full() {
-		return &wire.Busy{RetryAfterMillis: 1000}
+		return h.busy(fullWait)
 	}
 	proved := from.Transport == path.TCP || hello.HasCookie && h.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:])
 	budgets := &h.others
@@ -295,13 +295,15 @@ func (h *Handshakes) load(now time.Time, hello *wire.ClientHello, from path.Path
 		budgets = &h.gateways
 	}
 	if proved {
-		return busyFor(budgets.proved.Take(now, source))
-	}
-	wait, ok := budgets.plain.Take(now, source)
-	if ok && !h.crowded() {
+		if wait, ok := budgets.proved.Take(now, source); !ok {
+			return h.busy(wait)
+		}
 		return nil
 	}
-	busy := &wire.Busy{RetryAfterMillis: millis(wait)}
+	if _, ok := budgets.plain.Take(now, source); ok && !h.crowded() {
+		return nil
+	}
+	busy := h.busy(budgets.proved.Wait(now, source)) // the hello comes again with the cookie
 	if made, err := h.jar.Make(now, from.Peer, hello.ReceiverIdx, &hello.Salt); err == nil {
 		h.Stats.Cookies++
 		busy.HasCookie, busy.Cookie = true, made
@@ -314,9 +316,15 @@ func (h *Handshakes) crowded() bool {
 	return h.count > h.config.maxRecords()/2 || max(h.tries, h.triesLast) > h.config.triesASecond()
 }
 
-func busyFor(wait time.Duration, ok bool) *wire.Busy {
-	if ok {
-		return nil
+// fullWait is after how long it is worth asking again whether there is room: nobody
+// knows when a session ends.
+const fullWait = time.Second
+
+// busy says to come back after wait, or once what waits now has been worked off,
+// where that takes longer.
+func (h *Handshakes) busy(wait time.Duration) *wire.Busy {
+	if h.config.Delay != nil {
+		wait = max(wait, h.config.Delay())
 	}
 	return &wire.Busy{RetryAfterMillis: millis(wait)}
 }

@@ -63,6 +63,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	out.gauge("handshake_backlog_packets", "Handshake packets that wait for their share of the time.", s.Backlog)
+	out.gauge("handshake_delay_milliseconds", "How long a handshake packet that comes now is going to wait, in the shard where it is longest.", uint64(s.HandshakeDelay.Milliseconds()))
 	out.counter("handshake_stale_packets_total", "Handshake packets given up because they waited too long.", s.Stale)
 	out.counter("handshake_milliseconds_total", "Time that shards spent on handshakes.", uint64(s.HandshakeTime.Milliseconds()))
 	out.counter("rekeys_total", "Subsessions that were completed.", s.Rekeys)

@@ -31,14 +31,20 @@ func NewTable(now time.Time, rate float64, burst int, seed uint64) *Table {
 // Take reports whether source has a token left, and takes it. When it has none,
 // wait is the time until the next.
 func (t *Table) Take(now time.Time, source netip.Addr) (wait time.Duration, ok bool) {
-	slot := &t.full[t.hash(source)%slots]
-	at := int64(now.Sub(t.start))
-	full := max(*slot, at) + int64(t.interval)
-	if over := full - at - int64(t.depth); over > 0 {
-		return time.Duration(over), false
+	if wait := t.Wait(now, source); wait > 0 {
+		return wait, false
 	}
-	*slot = full
+	slot := &t.full[t.hash(source)%slots]
+	*slot = max(*slot, int64(now.Sub(t.start))) + int64(t.interval)
 	return 0, true
+}
+
+// Wait returns how long it takes until source has a token, and takes none. It is 0
+// where it has one.
+func (t *Table) Wait(now time.Time, source netip.Addr) time.Duration {
+	at := int64(now.Sub(t.start))
+	over := max(t.full[t.hash(source)%slots], at) + int64(t.interval) - at - int64(t.depth)
+	return time.Duration(max(over, 0))
 }
 
 // hash returns the seeded hash of the source's prefix.
