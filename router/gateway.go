@@ -44,6 +44,7 @@ type Gateway struct {
 	kems     *state.KEMKeys
 	sockets  udp.Counters // towards clients
 	egress   udp.Counters // towards targets and other gateways
+	memory   memory
 
 	readers sync.WaitGroup
 	pumps   sync.WaitGroup
@@ -62,7 +63,7 @@ func Start(config Config) (*Gateway, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	g := &Gateway{config: config, log: config.Logger, kems: kems, stop: stop}
+	g := &Gateway{config: config, log: config.Logger, kems: kems, stop: stop, memory: memory{read: readMemory, collect: runtime.GC}}
 	if g.config.Egress == nil {
 		g.config.Egress = &UDPEgress{Options: udp.Options{
 			NoGSO:    config.Listen.NoGSO,
@@ -77,6 +78,7 @@ func Start(config Config) (*Gateway, error) {
 	}
 	g.chore(func() { g.renewKeys(ctx) })
 	g.chore(func() { g.refreshPolicy(ctx) })
+	g.chore(func() { g.watchMemory(ctx) })
 	if config.Directory != nil {
 		g.chore(func() { g.refreshDirectory(ctx) })
 	}
@@ -165,6 +167,7 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 		Tolerance:     c.Tolerance,
 		Admit:         c.Admit,
 		Trusted:       c.Directory.Trusts,
+		Full:          g.memory.short.Load,
 		MaxRecords:    max(1, or(c.MaxRecords, 1<<16)/c.Shards),
 		RecordTTL:     c.RecordTTL,
 		MaxEarlyBytes: or(c.MaxEarly, 64<<20) / c.Shards,
@@ -308,6 +311,7 @@ func (g *Gateway) Stats() Stats {
 		one := s.Stats()
 		sum.add(&one)
 	}
+	sum.MemoryUsed, sum.MemoryLimit = g.memory.used.Load(), g.memory.limit.Load()
 	return sum
 }
 

@@ -157,6 +157,7 @@ func (o oneConn) For(path.Path) transport.Conn { return o.c }
 type rig struct {
 	t      testing.TB
 	shard  *Shard
+	whole  *Gateway // that the shard is of; it has no sockets
 	egress *memEgress
 	socket *memConn // towards clients
 	mu     sync.Mutex
@@ -193,6 +194,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		t.Fatal(err)
 	}
 	g := &Gateway{config: config, kems: kems}
+	r.whole = g
 	r.shard, err = newShard(0, udp.Steer{Shards: 1}, &g.config, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.pumps)
 	if err != nil {
 		t.Fatal(err)

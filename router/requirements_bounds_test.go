@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"lewes/crypto/cookie"
 	"lewes/crypto/kdf"
 	"lewes/crypto/kem"
@@ -107,7 +109,7 @@ func (r *rig) withheld(seed byte, datagrams int) (early [][]byte, from path.Path
 // TestBoundsAreConfiguredAndCounted sets each bound of section 12 that a
 // configuration has, comes to it and sees it hold, and finds it counted.
 //
-// Shows R12.5.
+// Shows R12.5, R12.6.
 func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -213,6 +215,28 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 				}
 			},
 			func(s *Stats) uint64 { return s.Handshakes.Busy }, 1,
+		},
+		{
+			"memory", nil,
+			func(t *testing.T, r *rig) {
+				p := r.connect(2, clientAt)
+				m := &r.whole.memory
+				m.read, m.collect = func() (used, limit uint64) { return 81, 100 }, func() {}
+				m.look(r.now(), zap.NewNop())
+				if got := r.greet(greetingOf(r.now(), 100)); len(got) != 1 || got[0] != wire.TypeBusy {
+					t.Errorf("a hello got %v", got)
+				}
+				p.data(1, target, "x")
+				if got := len(r.egress.at(target).take()); got != 1 {
+					t.Errorf("%d datagrams passed, want 1", got)
+				}
+				m.read = func() (used, limit uint64) { return 74, 100 }
+				m.look(r.now(), zap.NewNop())
+				if got := r.greet(greetingOf(r.now(), 100)); len(got) != 1 || got[0] != wire.TypeAck {
+					t.Errorf("with memory again a hello got %v", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.ShortOfMemory }, 1,
 		},
 		{
 			"flows of a session", func(c *Config) { c.MaxFlowsPerSession = 2 },

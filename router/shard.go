@@ -73,7 +73,7 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 	}
 	mine := *handshake
 	mine.Taken = func(index uint32) bool { return s.sessions.Find(index) != nil }
-	mine.Full = s.full
+	mine.Full = func() bool { return s.full() || s.shortOfMemory(handshake.Full) }
 	mine.Delay = s.backlog.delay
 	mine.Session.NewIndex = s.newIndex
 	var err error
@@ -89,6 +89,15 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 // may hold.
 func (s *Shard) full() bool {
 	return s.sessions.Len() >= max(1, s.config.maxSessions()/max(1, s.steer.Shards))
+}
+
+// shortOfMemory counts the hellos that are refused because memory is short.
+func (s *Shard) shortOfMemory(short func() bool) bool {
+	if short == nil || !short() {
+		return false
+	}
+	s.counters.ShortOfMemory++
+	return true
 }
 
 // newIndex draws an index that is free and steers to this shard.

@@ -26,6 +26,10 @@ type Stats struct {
 	Forwarded, Returned, Unclaimed       uint64
 	TooLarge, EgressFailed, ClientFailed uint64
 
+	// What the process holds of memory and needs, its limit (0: none), bytes both, and
+	// the hellos refused because the first comes too near to the second.
+	MemoryUsed, MemoryLimit, ShortOfMemory uint64
+
 	// Handshake packets that wait, that waited too long, and the time that
 	// handshakes took in all.
 	Backlog, Stale uint64
@@ -76,6 +80,7 @@ func (s *Stats) add(o *Stats) {
 	sum(&s.ClientFailed, o.ClientFailed)
 	sum(&s.Backlog, o.Backlog)
 	sum(&s.Stale, o.Stale)
+	sum(&s.ShortOfMemory, o.ShortOfMemory)
 	s.HandshakeTime += o.HandshakeTime
 	s.HandshakeDelay = max(s.HandshakeDelay, o.HandshakeDelay)
 	s.Handshakes.Add(&o.Handshakes)

@@ -16,6 +16,8 @@ type Config struct {
 	StateDir string `toml:"state_dir"`
 	Public   []Host `toml:"public"`
 
+	MemoryLimit Size `toml:"memory_limit"` // 0: none; GOMEMLIMIT goes first
+
 	Listen    Listen    `toml:"listen"`
 	Access    Access    `toml:"access"`
 	Handshake Handshake `toml:"handshake"`

@@ -105,6 +105,7 @@ const everything = `
 identity = "/etc/lewes/identity"
 state_dir = "/srv/lewes"
 public = ["GW.example.com", "203.0.113.7:443", "[2001:db8::7]:443", "2001:db8::8"]
+memory_limit = "512MiB"
 [listen]
 addresses = ["192.0.2.1", "[2001:db8::1]:443", "::"]
 port = 443
@@ -180,7 +181,8 @@ func TestParseEverything(t *testing.T) {
 	}
 	want := &Config{
 		Identity: "/etc/lewes/identity", StateDir: "/srv/lewes",
-		Public: []Host{{"gw.example.com", 0}, {"203.0.113.7", 443}, {"2001:db8::7", 443}, {"2001:db8::8", 0}},
+		Public:      []Host{{"gw.example.com", 0}, {"203.0.113.7", 443}, {"2001:db8::7", 443}, {"2001:db8::8", 0}},
+		MemoryLimit: 512 << 20,
 		Listen: Listen{
 			Addresses: []Address{{netip.MustParseAddrPort("192.0.2.1:0")}, {netip.MustParseAddrPort("[2001:db8::1]:443")}, {netip.MustParseAddrPort("[::]:0")}},
 			Port:      443, Shards: 2, Pin: true, Offload: OffloadOff, ReceiveBuffer: 65536, SendBuffer: 1 << 30,
@@ -375,6 +377,7 @@ func TestParseRefuses(t *testing.T) {
 
 // bounds are the keys with a least and a greatest value, and what is just beyond.
 var bounds = []struct{ key, below, low, high, above string }{
+	{"memory_limit", "1", `"16MiB"`, "1125899906842624", "1125899906842625"},
 	{"listen.port", "-1", "0", "65535", "65536"},
 	{"listen.shards", "-1", "0", "256", "257"},
 	{"listen.receive_buffer", "-1", "0", `"1GiB"`, "1073741825"},

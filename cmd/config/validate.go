@@ -30,6 +30,8 @@ const (
 	maxHosts        = 64
 	maxGateways     = 10_000
 	maxName         = 64
+	minMemory       = 16 << 20 // less would be used up before the first client came
+	maxMemory       = 1 << 50
 )
 
 // Validate tells what makes no sense in a configuration, as an *Error with all of
@@ -104,6 +106,9 @@ func (c *Config) problems() []Problem {
 	file(&p, "state_dir", c.StateDir)
 	atMost(&p, "public", c.Public, maxHosts)
 	once(&p, "public", c.Public)
+	if c.MemoryLimit != 0 {
+		within(&p, "memory_limit", c.MemoryLimit, minMemory, maxMemory)
+	}
 	c.Listen.check(&p)
 	c.Access.check(&p)
 	c.Handshake.check(&p)

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -107,6 +109,7 @@ func runGateway(ctx context.Context, c *config.Config, log *zap.Logger, ready fu
 	if err := checkOffloads(&c.Listen); err != nil {
 		return err
 	}
+	limitMemory(c)
 	settings := gatewaySettings(c, key, guard, log)
 	if settings.Directory != nil {
 		resolveDirectory(ctx, settings.Directory, log)
@@ -146,6 +149,13 @@ func runGateway(ctx context.Context, c *config.Config, log *zap.Logger, ready fu
 	chores.Go(func() { guard.watch(ctx, g) })
 	<-ctx.Done()
 	return nil
+}
+
+// limitMemory sets the process's memory limit where the environment has not done so.
+func limitMemory(c *config.Config) {
+	if _, set := os.LookupEnv("GOMEMLIMIT"); !set && c.MemoryLimit > 0 {
+		debug.SetMemoryLimit(int64(c.MemoryLimit))
+	}
 }
 
 // gatewayIdentity reads the gateway's identity. Where the configuration names no
