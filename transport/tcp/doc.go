@@ -40,4 +40,18 @@
 // Writing never waits: WriteBatch copies into the connection's queue, which is bounded,
 // and the connection's goroutine sends it. A reader that does not take it within
 // Config.WriteTimeout is cut off.
+//
+// # The client's end
+//
+// Dial returns a Conn to one gateway, a transport.Conn as well: each packet that is
+// written waits in a bounded queue for a connection of its own, of which there is a
+// bounded number at a time, and what comes back on any of them is read in the order
+// in which it came. WriteBatch never waits; packets give way to newer ones, and those
+// that have waited for Options.QueueTime are dropped, because a queue that stalls is
+// worse than loss. Send is for packets whose connection means something to the
+// sender, such as a Poll: it says when the connection is over.
+//
+// Nagle's delay is off, as Go has it, and where the kernel knows how (Linux) the packet
+// travels with the connection's first segment. It is the gateway who closes, so that
+// no port of the client's is held by connections that are over.
 package tcp
