@@ -62,10 +62,13 @@ type Config struct {
 	HelloRate  float64       // inner hellos a second and session; 0 means 2
 	HelloBurst int           // 0 means 10
 
-	// Rand and Clock are for tests. nil means crypto/rand, and a clock that
-	// starts at the wall clock's time and then follows the monotonic one.
+	// Rand, Clock and Wall are for tests. nil means crypto/rand, and a clock that
+	// starts at the system's time and is monotonic from there. Wall is the system's
+	// clock, which the times of new handshakes follow; nil means time.Now, or none
+	// where there is a Clock.
 	Rand  io.Reader
 	Clock func() time.Time
+	Wall  func() time.Time
 }
 
 // Egress opens the sockets by which flows leave.

@@ -45,6 +45,7 @@ type Gateway struct {
 	sockets  udp.Counters // towards clients
 	egress   udp.Counters // towards targets and other gateways
 	memory   memory
+	wall     wallClock
 
 	readers sync.WaitGroup
 	pumps   sync.WaitGroup
@@ -79,6 +80,9 @@ func Start(config Config) (*Gateway, error) {
 	g.chore(func() { g.renewKeys(ctx) })
 	g.chore(func() { g.refreshPolicy(ctx) })
 	g.chore(func() { g.watchMemory(ctx) })
+	if config.Wall != nil {
+		g.chore(func() { g.watchClock(ctx) })
+	}
 	if config.Directory != nil {
 		g.chore(func() { g.refreshDirectory(ctx) })
 	}
@@ -107,6 +111,9 @@ func (c *Config) fill() error {
 	if c.Clock == nil {
 		start := time.Now()
 		c.Clock = func() time.Time { return start.Add(time.Since(start)) }
+		if c.Wall == nil {
+			c.Wall = time.Now
+		}
 	}
 	if c.Resolver == nil {
 		c.Resolver = net.DefaultResolver
@@ -168,6 +175,7 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 		Admit:         c.Admit,
 		Trusted:       c.Directory.Trusts,
 		Full:          g.memory.short.Load,
+		Wall:          g.wall.corrected,
 		MaxRecords:    max(1, or(c.MaxRecords, 1<<16)/c.Shards),
 		RecordTTL:     c.RecordTTL,
 		MaxEarlyBytes: or(c.MaxEarly, 64<<20) / c.Shards,
@@ -312,6 +320,7 @@ func (g *Gateway) Stats() Stats {
 		sum.add(&one)
 	}
 	sum.MemoryUsed, sum.MemoryLimit = g.memory.used.Load(), g.memory.limit.Load()
+	sum.ClockJumps = g.wall.jumps.Load()
 	return sum
 }
 

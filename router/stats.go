@@ -30,6 +30,8 @@ type Stats struct {
 	// the hellos refused because the first comes too near to the second.
 	MemoryUsed, MemoryLimit, ShortOfMemory uint64
 
+	ClockJumps uint64 // of the system's clock
+
 	// Handshake packets that wait, that waited too long, and the time that
 	// handshakes took in all.
 	Backlog, Stale uint64

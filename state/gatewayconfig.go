@@ -15,6 +15,9 @@ type GatewayConfig struct {
 	Suites   seal.Suite
 	// Tolerance is how far a client's clock may be off. 0 means 30 s.
 	Tolerance time.Duration
+	// Wall returns the time that clients' times are compared with, and that they are
+	// told, at a time of the clock that all else goes by. nil means the same.
+	Wall func(now time.Time) time.Time
 	// Admit says who may have a session; nil admits everybody. It is asked once
 	// the client has proved its identity to hold the credential.
 	Admit func(identity.PublicKey) bool
@@ -42,6 +45,14 @@ type GatewayConfig struct {
 }
 
 func (c *GatewayConfig) tolerance() time.Duration { return or(c.Tolerance, 30*time.Second) }
+
+func (c *GatewayConfig) wall(now time.Time) time.Time {
+	if c.Wall == nil {
+		return now
+	}
+	return c.Wall(now)
+}
+
 func (c *GatewayConfig) maxEarlyBytes() int       { return or(c.MaxEarlyBytes, 64<<20) }
 func (c *GatewayConfig) maxRecords() int          { return or(c.MaxRecords, 1<<16) }
 func (c *GatewayConfig) recordTTL() time.Duration { return or(c.RecordTTL, 90*time.Second) }

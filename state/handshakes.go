@@ -229,7 +229,7 @@ func (h *Handshakes) hello(now time.Time, packet, content []byte, from path.Path
 		return err
 	}
 	h.Stats.Hellos++
-	if clockOff(now, hello.Seconds()) > h.config.tolerance() {
+	if clockOff(h.config.wall(now), hello.Seconds()) > h.config.tolerance() {
 		h.reject(now, hello.ReceiverIdx, wire.RejectClock, from, out)
 		return ErrClock
 	}
@@ -415,7 +415,7 @@ func (h *Handshakes) remove(r *record) {
 
 func (h *Handshakes) reject(now time.Time, index uint32, code wire.RejectCode, to path.Path, out *Output) {
 	h.Stats.Rejects[code]++
-	m := wire.Reject{Code: code, GatewaySeconds: uint64(now.Unix())}
+	m := wire.Reject{Code: code, GatewaySeconds: uint64(h.config.wall(now).Unix())}
 	out.send(to, clearPacket(h.mac, index, wire.TypeReject, &m))
 }
 

@@ -205,7 +205,7 @@ func (r *record) accept(now time.Time, payload []byte) error {
 		return err
 	}
 	config := r.store.config
-	if off := opened.Time.Sub(now).Abs(); off > config.tolerance() {
+	if off := opened.Time.Sub(config.wall(now)).Abs(); off > config.tolerance() {
 		return ErrClock
 	}
 	if config.Admit != nil && !config.Admit(opened.Client) {

@@ -406,7 +406,7 @@ func TestGatewaySettings(t *testing.T) {
 	s := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), g, zap.NewNop())
 
 	own := map[string]bool{ // what a router knows best itself
-		"Suites": true, "Egress": true, "Resolver": true, "MaxPacket": true, "Rand": true, "Clock": true,
+		"Suites": true, "Egress": true, "Resolver": true, "MaxPacket": true, "Rand": true, "Clock": true, "Wall": true,
 	}
 	v := reflect.ValueOf(s)
 	for i := range v.NumField() {

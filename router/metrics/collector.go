@@ -69,6 +69,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	out.gauge("memory_used_bytes", "What the process holds of the system's memory and needs.", s.MemoryUsed)
 	out.gauge("memory_limit_bytes", "What the process may hold of it; 0 where no limit is set.", s.MemoryLimit)
 	out.counter("short_of_memory_total", "Hellos refused because memory was short.", s.ShortOfMemory)
+	out.counter("clock_jumps_total", "How often the system's clock was set to another time.", s.ClockJumps)
 	out.counter("rekeys_total", "Subsessions that were completed.", s.Rekeys)
 	out.counter("moves_total", "Changes of a client's address.", s.Moves)
 	out.counter("resets_total", "Resets sent for unknown sessions.", s.Resets)
