@@ -237,7 +237,7 @@ func TestOnlyThePongProves(t *testing.T) {
 	}
 	notYet := func(what string) {
 		t.Helper()
-		if at := s.route.at.Load(); at.validated || !at.path.SamePeer(moved) || at.fallback != clientAt {
+		if at := s.route.at.Load(); at.validated || !at.path.SamePeer(moved) || *at.fallback != clientAt {
 			t.Fatalf("after %s: path %v, validated %v, fallback %v", what, at.path, at.validated, at.fallback)
 		}
 	}

@@ -33,7 +33,7 @@ type route struct{ at atomic.Pointer[waypoint] }
 type waypoint struct {
 	path      path.Path
 	validated bool
-	fallback  path.Path    // where packets beyond the budget go
+	fallback  *path.Path   // until path is validated: where packets beyond the budget go
 	budget    atomic.Int64 // bytes, until path is validated
 }
 
@@ -43,7 +43,7 @@ func (r *route) to(n int) path.Path {
 	if w.validated || w.spend(n, wire.MinPingPacket) {
 		return w.path
 	}
-	return w.fallback
+	return *w.fallback
 }
 
 // spend takes n bytes off the budget if at least rest are left then. What to
@@ -148,7 +148,8 @@ func (s *Session) tryPath(now time.Time, from path.Path, size int, out *Output) 
 	}
 	s.random(t.tokens[toNew][:])
 	// A TCP handshake has proved the address already.
-	next := &waypoint{path: from, fallback: t.left, validated: from.Transport == path.TCP}
+	left := t.left
+	next := &waypoint{path: from, fallback: &left, validated: from.Transport == path.TCP}
 	next.budget.Store(int64(amplification * size))
 	s.route.at.Store(next)
 	s.askBoth(now, out)

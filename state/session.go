@@ -135,6 +135,8 @@ type Session struct {
 	peer       identity.PublicKey
 	peerStatic [32]byte
 	suite      seal.Suite
+	closed     bool
+	keptAlive  bool // the last look for a keepalive brought a Ping
 	handle     [16]byte
 	exporter   [32]byte
 	seed       [32]byte // of the next subsession
@@ -162,11 +164,9 @@ type Session struct {
 	lastOpened   time.Time
 	lastSent     uint64 // Sealed() when the keepalive was last looked at
 	keepaliveAt  time.Time
-	keptAlive    bool // the last look brought a Ping
 	restAt       time.Time
 	demotedAckAt time.Time
 	deadline     time.Time // zero: never
-	closed       bool
 }
 
 // sessionSeed is what a handshake gives its session.

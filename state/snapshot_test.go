@@ -176,8 +176,11 @@ func shootSession(x *Session) (s sessionShot) {
 	}
 	w, r := x.route.at.Load(), &x.roaming
 	s.route = routeShot{
-		path: w.path, fallback: w.fallback, validated: w.validated, budget: w.budget.Load(),
+		path: w.path, validated: w.validated, budget: w.budget.Load(),
 		newest: r.sequence, newestGeneration: r.generation, any: r.any, heldUntil: r.heldUntil,
+	}
+	if w.fallback != nil {
+		s.route.fallback = *w.fallback
 	}
 	if r.trial != nil {
 		s.route.onTrial, s.route.trial = true, *r.trial
