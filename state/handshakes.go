@@ -367,13 +367,18 @@ func (h *Handshakes) open(now time.Time, hello *wire.ClientHello, pair *kem.KeyP
 		in:        size,
 		assembler: parts.Assembler{Limit: parts.MaxHandshake},
 	}
+	h.store(r, now.Add(h.config.recordTTL()))
+	return r.sendAck(from, out)
+}
+
+// store adds a record that waits for Handshake 1.
+func (h *Handshakes) store(r *record, until time.Time) {
 	r.timer.Value = r
 	r.sibling = h.records[r.index]
 	h.records[r.index] = r
 	h.count++
-	h.timers.Set(&r.timer, now.Add(h.config.recordTTL()))
+	h.timers.Set(&r.timer, until)
 	h.requeue(r, h.waiting)
-	return r.sendAck(from, out)
 }
 
 // requeue moves a record to the end of another queue.

@@ -15,6 +15,8 @@ type rekeys struct {
 	// refuse is how often the index of a child is taken on its way to the
 	// gateway, in percent.
 	refuse int
+	// handOver is how often another process takes the gateway's place; 0: never.
+	handOver time.Duration
 }
 
 // traffic sends numbered datagrams both ways, one on average each gap, until stop
@@ -87,6 +89,9 @@ func TestRekeysUnderTraffic(t *testing.T) {
 			g.Session.RekeyPackets = 90
 		}},
 		{name: "request", ask: 2 * time.Second},
+		{name: "a successor each second", handOver: time.Second, tune: func(g *GatewayConfig, _ *ClientConfig) {
+			g.Session.Terms.RekeyAfter = time.Second
+		}},
 		{name: "refused indexes", refuse: 40, tune: func(g *GatewayConfig, c *ClientConfig) {
 			g.Session.Terms.RekeyAfter = 3 * time.Second
 			c.Session.RekeyPackets = 150
@@ -118,6 +123,14 @@ func rekeyUnderTraffic(t *testing.T, r *rekeys, seed uint64, generations uint32)
 	}
 	if r.refuse > 0 {
 		refuseIndexes(w, r.refuse)
+	}
+	if r.handOver > 0 {
+		var next func()
+		next = func() {
+			w.handOver()
+			w.after(r.handOver/2+time.Duration(w.rng.Int64N(int64(r.handOver))), next)
+		}
+		w.after(r.handOver, next)
 	}
 	reached := w.run(time.Hour, func() bool {
 		return w.session().current.number >= generations && w.client.session.current.number >= generations

@@ -42,3 +42,19 @@ func (s *Sender) Seal(packet []byte) error {
 	}
 	return nil
 }
+
+// frozenBit in next, far above MaxPackets, makes every Seal fail.
+const frozenBit = 1 << 62
+
+// freeze makes every Seal fail until thaw, also those that other goroutines are
+// about to do. None that counted before it is sealed after it, and those that come
+// after it count without sealing: stopped is never a number that was sealed with.
+func (s *Sender) freeze() { s.next.Or(frozenBit) }
+
+// thaw undoes freeze.
+func (s *Sender) thaw() { s.next.And(^uint64(frozenBit)) }
+
+func (s *Sender) frozen() bool { return s.next.Load()&frozenBit != 0 }
+
+// stopped returns the next sequence number of a frozen Sender.
+func (s *Sender) stopped() uint64 { return s.next.Load() &^ frozenBit }

@@ -30,6 +30,22 @@ func (t *Sessions) Add(s *Session) {
 	t.timers.Set(&s.timer, s.deadline)
 }
 
+// Restore puts a session in that was read, under all its indexes. It reports false,
+// and changes nothing, if one of them names something already.
+func (t *Sessions) Restore(s *Session) bool {
+	taken, seen := false, make(map[uint32]bool)
+	s.eachGeneration(func(g *Generation) {
+		taken = taken || seen[g.index] || t.Find(g.index) != nil
+		seen[g.index] = true
+	})
+	if taken {
+		return false
+	}
+	s.eachGeneration(func(g *Generation) { t.table.put(g.index, g) })
+	t.Add(s)
+	return true
+}
+
 // Touch is called after a session was used: it keeps the session's place among
 // the deadlines right. Where nothing changed it costs a comparison.
 func (t *Sessions) Touch(s *Session) {

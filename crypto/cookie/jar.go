@@ -27,12 +27,67 @@ var ErrSource = errors.New("no source address to bind a cookie to")
 
 // Jar makes and checks cookies. Its secrets are drawn when a cookie needs one,
 // and change with the times that its callers pass. A Jar belongs to one
-// goroutine; a cookie is good only in the jar that made it.
+// goroutine; a cookie is good only in the jar that made it,
+// and in one that has taken over its Secrets.
 type Jar struct {
 	rand  io.Reader
 	start time.Time // of the present secret's lifetime; zero until the first cookie
 
-	present, last *kdf.MACKey // nil where no cookie was made
+	present, last *secret // nil where no cookie was made
+}
+
+// secret is what cookies are made with for a lifetime.
+type secret struct {
+	key [32]byte
+	mac *kdf.MACKey
+}
+
+func newSecret(key *[32]byte) *secret { return &secret{*key, kdf.NewMACKey(key)} }
+
+// Secrets are what a jar knows. Whoever has them can make its cookies, and wipes
+// them.
+type Secrets struct {
+	Start         time.Time // of the present secret's lifetime; zero where there never was one
+	Present, Last *[32]byte // nil where no cookie was made
+}
+
+// Secrets returns copies of the jar's secrets, for a process that goes on in this
+// one's place.
+func (j *Jar) Secrets() Secrets {
+	s := Secrets{Start: j.start}
+	for _, one := range []struct {
+		from *secret
+		to   **[32]byte
+	}{{j.present, &s.Present}, {j.last, &s.Last}} {
+		if one.from != nil {
+			key := one.from.key
+			*one.to = &key
+		}
+	}
+	return s
+}
+
+// Wipe erases the secrets.
+func (s *Secrets) Wipe() {
+	for _, key := range []*[32]byte{s.Present, s.Last} {
+		if key != nil {
+			wipe.Bytes(key[:])
+		}
+	}
+}
+
+// Restore makes the jar take the cookies of the one whose secrets these were.
+func (j *Jar) Restore(s *Secrets) {
+	if s.Start.IsZero() {
+		return
+	}
+	j.start, j.present, j.last = s.Start, nil, nil
+	if s.Present != nil {
+		j.present = newSecret(s.Present)
+	}
+	if s.Last != nil {
+		j.last = newSecret(s.Last)
+	}
 }
 
 // NewJar makes a jar that draws its secrets, 32 bytes each, from rand.
@@ -51,7 +106,7 @@ func (j *Jar) Make(now time.Time, source netip.AddrPort, idx uint32, salt *[32]b
 			return [Size]byte{}, err
 		}
 	}
-	return sum(j.present, source, idx, salt), nil
+	return sum(j.present.mac, source, idx, salt), nil
 }
 
 // Valid tells whether cookie is one that this jar made, under its present or
@@ -62,9 +117,9 @@ func (j *Jar) Valid(now time.Time, source netip.AddrPort, idx uint32, salt *[32]
 	}
 	j.turn(now)
 	valid := 0
-	for _, secret := range []*kdf.MACKey{j.present, j.last} {
+	for _, secret := range []*secret{j.present, j.last} {
 		if secret != nil {
-			want := sum(secret, source, idx, salt)
+			want := sum(secret.mac, source, idx, salt)
 			valid |= subtle.ConstantTimeCompare(want[:], cookie)
 		}
 	}
@@ -93,7 +148,7 @@ func (j *Jar) draw(now time.Time) error {
 	if _, err := io.ReadFull(j.rand, secret[:]); err != nil {
 		return fmt.Errorf("cookie: no randomness for a secret: %w", err)
 	}
-	j.present = kdf.NewMACKey(&secret)
+	j.present = newSecret(&secret)
 	if j.start.IsZero() {
 		j.start = now
 	}

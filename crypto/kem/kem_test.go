@@ -273,3 +273,33 @@ func BenchmarkGenerate(b *testing.B) {
 		})
 	}
 }
+
+// TestSeedMakesThePairAgain takes a pair to another process, as a gateway's
+// successor does.
+func TestSeedMakesThePairAgain(t *testing.T) {
+	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing, kem.X25519} {
+		pair, err := kem.Generate(id, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed, err := pair.AppendSeed(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := kem.FromSeed(id, seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ct, ss, err := kem.Encapsulate(id, pair.Public(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := again.Decapsulate(ct); err != nil || got != ss || again.KeyID() != pair.KeyID() {
+			t.Errorf("%v: the pair made again is another: %v", id, err)
+		}
+		pair.Wipe()
+		if _, err := pair.AppendSeed(nil); !errors.Is(err, kem.ErrWiped) {
+			t.Errorf("%v: the seed of a wiped pair: %v", id, err)
+		}
+	}
+}

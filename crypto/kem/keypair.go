@@ -1,6 +1,7 @@
 package kem
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ type KeyPair struct {
 
 	mu      sync.RWMutex // held for writing by Wipe alone
 	private decapsulator // nil once wiped
+	seed    *[]byte      // that it was made from; behind a pointer, where printing does not reach
 }
 
 // Generate makes a key pair from rand. Its key id is never 0, which in a
@@ -87,7 +89,8 @@ func FromSeed(id ID, seed []byte) (*KeyPair, error) {
 
 func newKeyPair(id ID, s *scheme, seed []byte, keyID func(pk []byte) uint32) *KeyPair {
 	public, private := s.newKey(seed)
-	return &KeyPair{id: id, scheme: s, public: public, keyID: keyID(public), private: private}
+	kept := bytes.Clone(seed)
+	return &KeyPair{id: id, scheme: s, public: public, keyID: keyID(public), private: private, seed: &kept}
 }
 
 // ID returns the mechanism.
@@ -117,6 +120,18 @@ func (k *KeyPair) Decapsulate(ct []byte) (ss [SecretSize]byte, err error) {
 	return ss, nil
 }
 
+// AppendSeed appends the secret that FromSeed makes the pair from again, for a
+// process that goes on in this one's place. The caller wipes it. It fails with
+// ErrWiped.
+func (k *KeyPair) AppendSeed(dst []byte) ([]byte, error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.private == nil {
+		return dst, fmt.Errorf("kem: %w: %v key %08x", ErrWiped, k.id, k.keyID)
+	}
+	return append(dst, *k.seed...), nil
+}
+
 // Wipe waits for decapsulations that run and overwrites the private key. From
 // then on Decapsulate fails with ErrWiped; Public and KeyID go on working.
 func (k *KeyPair) Wipe() {
@@ -124,6 +139,7 @@ func (k *KeyPair) Wipe() {
 	defer k.mu.Unlock()
 	if k.private != nil {
 		wipe.Deep(k.private)
+		wipe.Bytes(*k.seed)
 		k.private = nil
 	}
 }

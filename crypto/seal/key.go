@@ -90,6 +90,18 @@ func (k *Key) Open(packet []byte) (body []byte, err error) {
 	return body, nil
 }
 
+// Secret copies the key to secret, for a process that goes on in this one's place.
+// The caller wipes it. It reports false once the key was wiped.
+func (k *Key) Secret(secret *[KeySize]byte) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.suite == 0 {
+		return false
+	}
+	*secret = *k.secret
+	return true
+}
+
 // Rest forgets the expanded cipher and keeps the 32 bytes, for a session that
 // is idle. The next packet expands the key again.
 func (k *Key) Rest() { k.cipher.Store(nil) }

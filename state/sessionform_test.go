@@ -1,0 +1,399 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"lewes/crypto/kem"
+	"lewes/state/replay"
+	"lewes/state/snapshot"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// written freezes all sessions of a gateway and writes them.
+func written(t testing.TB, now time.Time, g *gatewayEnd) [][]byte {
+	t.Helper()
+	var forms [][]byte
+	g.sessions.All(func(s *Session) {
+		s.Freeze()
+		w := snapshot.NewWriter(nil, now)
+		if err := s.Write(w); err != nil {
+			t.Fatal(err)
+		}
+		forms = append(forms, w.Bytes())
+	})
+	return forms
+}
+
+// successor returns a gateway that has read what another wrote at now, at later by
+// its own clock; the other one's secrets are gone then.
+func successor(t testing.TB, now, later time.Time, g *gatewayEnd) *gatewayEnd {
+	t.Helper()
+	config := *g.handshakes.config
+	w := snapshot.NewWriter(nil, now)
+	if err := config.KEMs.Write(w); err != nil {
+		t.Fatal(err)
+	}
+	r := snapshot.NewReader(w.Bytes(), later)
+	var err error
+	if config.KEMs, err = ReadKEMKeys(r, config.KEMs.ids, config.Session.Rand); err != nil || r.End() != nil {
+		t.Fatal(err, r.End())
+	}
+	s := newGatewayEnd(t, &config)
+	s.nextIndex = g.nextIndex
+	s.data, s.closed, s.drops = g.data, g.closed, g.drops
+	s.handshakes.Stats = g.handshakes.Stats
+
+	w = snapshot.NewWriter(nil, now)
+	g.handshakes.Write(w)
+	r = snapshot.NewReader(w.Bytes(), later)
+	if err := s.handshakes.Read(r); err != nil || r.End() != nil {
+		t.Fatal(err, r.End())
+	}
+	for _, form := range written(t, now, g) {
+		r := snapshot.NewReader(form, later)
+		session, err := ReadSession(r, &config.Session)
+		if err != nil || r.End() != nil {
+			t.Fatal(err, r.End())
+		}
+		if !s.sessions.Restore(session) {
+			t.Fatal("an index is there twice")
+		}
+	}
+	g.sessions.All((*Session).Wipe)
+	return s
+}
+
+// handOver puts another process in the gateway's place: all sessions go on there.
+func (w *world) handOver() {
+	w.flush()
+	w.audit.skip = skipAhead
+	w.gateway = successor(w.t, w.now, w.now, w.gateway)
+	w.flush()
+}
+
+// TestSessionGoesOnElsewhere brings sessions into every state that a session may be
+// in and hands them over: what the successor knows is what the predecessor knew, an
+// hour later by its clock, but that it goes on behind a gap in the sequence, and it
+// carries the session on.
+func TestSessionGoesOnElsewhere(t *testing.T) {
+	for name, bring := range map[string]func(c *clientEnd, g *gatewayEnd){
+		"new":  func(*clientEnd, *gatewayEnd) {},
+		"used": func(c *clientEnd, g *gatewayEnd) { checkExchange(t, epoch, c, g) },
+		"rekeyed": func(c *clientEnd, g *gatewayEnd) {
+			for range 3 {
+				c.session.Rekey(epoch, &c.out)
+				converse(epoch, c, g)
+			}
+		},
+		"subsession answered, and the answer lost": func(c *clientEnd, g *gatewayEnd) {
+			c.session.Rekey(epoch, &c.out)
+			for _, p := range c.take() {
+				g.handle(epoch, p.Data, clientAt)
+			}
+			g.take()
+		},
+		"subsession asked for": func(c *clientEnd, g *gatewayEnd) {
+			g.only().AskForSubsession(epoch, &g.out)
+			g.take()
+		},
+		"half a question": func(c *clientEnd, g *gatewayEnd) {
+			c.session.Rekey(epoch, &c.out)
+			g.handle(epoch, c.take()[0].Data, clientAt)
+		},
+		"on trial": func(c *clientEnd, g *gatewayEnd) {
+			sendData(t, c.session, &c.out, "from elsewhere")
+			g.handle(epoch, c.take()[0].Data, addr("203.0.113.5:5"))
+			g.take()
+		},
+		"searching for the path's limit": func(c *clientEnd, g *gatewayEnd) {
+			g.only().Fits(1400)
+			g.only().Search(epoch, 1452, &g.out)
+			g.take()
+		},
+		"resting": func(c *clientEnd, g *gatewayEnd) {
+			checkExchange(t, epoch, c, g)
+			g.tick(epoch.Add(2 * restAfter))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, g := established(t)
+			bring(c, g)
+			later := epoch.Add(time.Hour)
+			before := shootSession(g.only())
+			next := successor(t, epoch, later, g)
+			after := shootSession(next.only())
+			shift(&before, time.Hour)
+			gap := skipAhead
+			for _, shot := range append([]*generationShot{&before.current, &before.reply.child}, pointersTo(before.demoted[:])...) {
+				if shot.index != 0 {
+					shot.sealed += uint64(gap)
+				}
+			}
+			before.echoes, after.echoes = echoes{}, echoes{}
+			if d := difference(before, after); d != "" {
+				t.Errorf("handed over: %s", d)
+			}
+			if next.only().RTT() != g.only().RTT() {
+				t.Error("the round trip is forgotten")
+			}
+			if seals(g.only().current) || g.only().exporter != [32]byte{} || g.only().seed != [32]byte{} {
+				t.Error("the predecessor still has its secrets")
+			}
+			g = next
+			for step := range 60 { // what was lost is sent again
+				at := later.Add(time.Duration(step) * 100 * time.Millisecond)
+				c.tick(at)
+				g.tick(at)
+				converse(at, c, g)
+			}
+			now := later.Add(10 * time.Second)
+			checkExchange(t, now, c, g)
+			if c.session.seed != g.only().seed || c.session.current.number != g.only().current.number {
+				t.Errorf("generations %d and %d", c.session.current.number, g.only().current.number)
+			}
+			if len(g.closed) != 0 || g.sessions.Len() != 1 {
+				t.Error("the session has ended")
+			}
+		})
+	}
+}
+
+func pointersTo[T any](all []T) (pointers []*T) {
+	for i := range all {
+		pointers = append(pointers, &all[i])
+	}
+	return pointers
+}
+
+// shift moves all times of a snapshot but those that are zero.
+func shift(shot any, by time.Duration) { shiftValue(reflect.ValueOf(shot).Elem(), by) }
+
+func shiftValue(v reflect.Value, by time.Duration) {
+	switch {
+	case v.Type() == reflect.TypeFor[time.Time]():
+		at := (*time.Time)(v.Addr().UnsafePointer())
+		if !at.IsZero() {
+			*at = at.Add(by)
+		}
+	case v.Type() == reflect.TypeFor[path.Path]():
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			shiftValue(v.Field(i), by)
+		}
+	case v.Kind() == reflect.Array:
+		for i := range v.Len() {
+			shiftValue(v.Index(i), by)
+		}
+	}
+}
+
+// TestEveryFieldIsAccountedFor fails when a field is added to what sessions are made
+// of, so that whoever adds it decides whether it goes to a successor. Those in
+// brackets do not.
+func TestEveryFieldIsAccountedFor(t *testing.T) {
+	for of, want := range map[reflect.Type][]string{
+		reflect.TypeFor[Session](): {"[User]", "[timer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "seed", "terms", "current",
+			"demoted", "[sender]", "route", "roaming", "[offer]", "reply", "asked", "[confirm]", "[doubt]", "echoes", "mtu", "maxPacket", "large", "started",
+			"lastOpened", "[lastSent]", "[keepaliveAt]", "restAt", "demotedAckAt", "[deadline]", "[closed]", "[keptAlive]"},
+		reflect.TypeFor[Generation]():        {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "started", "lastOpened", "readOnly"},
+		reflect.TypeFor[Sender]():            {"[index]", "key", "next"},
+		reflect.TypeFor[waypoint]():          {"path", "validated", "fallback", "budget"},
+		reflect.TypeFor[roaming]():           {"generation", "any", "sequence", "trial", "heldUntil"},
+		reflect.TypeFor[trial]():             {"left", "tokens", "proved", "next", "deadline"},
+		reflect.TypeFor[subsessionReply]():   {"[question]", "answered", "kk1", "noise", "secrets", "child"},
+		reflect.TypeFor[subsessionSecrets](): {"split", "psk", "ss"},
+		reflect.TypeFor[mtu]():               {"largest", "fits", "fails", "raiseAt", "probing", "token", "size", "tries", "since", "next", "sealed"},
+		reflect.TypeFor[Terms]():             {"IdleTTL", "RekeyAfter", "MaxDatagram", "Flags"},
+		reflect.TypeFor[replay.Window]():     {"next", "floor", "ring"},
+		reflect.TypeFor[path.Path]():         {"Peer", "Local", "IfIndex", "Transport", "Conn"},
+		reflect.TypeFor[record](): {"[store]", "index", "hello", "salt", "source", "created", "timer", "[queue]", "[place]", "[sibling]", "suite", "kem", "keyID",
+			"ack", "in", "out", "request", "response", "[assembler]", "[transcript]", "[noise]", "[tries]", "[tried]", "[first]", "[client]", "[static]", "[psq]",
+			"[psk]", "[receive]", "[second]", "[early]", "[third]", "[session]"},
+	} {
+		var got []string
+		for i := range of.NumField() {
+			got = append(got, of.Field(i).Name)
+		}
+		for i := range want {
+			want[i] = string(bytes.Trim([]byte(want[i]), "[]"))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%v has the fields\n%q; this test knows\n%q", of, got, want)
+		}
+	}
+}
+
+// TestFrozenSessionSealsNothing holds a Sender that some goroutine has taken, seals
+// with it after Freeze and after Thaw, and with the one that was read.
+//
+// Shows R6.1.
+func TestFrozenSessionSealsNothing(t *testing.T) {
+	c, g := established(t)
+	checkExchange(t, epoch, c, g)
+	s := g.only()
+	held, before := s.Sender(), s.Sender().Sealed()
+	if err := s.Write(snapshot.NewWriter(nil, epoch)); !errors.Is(err, ErrNotFrozen) {
+		t.Errorf("written though it seals: %v", err)
+	}
+	form := written(t, epoch, g)[0]
+	packet := make([]byte, wire.MinPacket)
+	for range 3 {
+		if err := held.Seal(packet); !errors.Is(err, ErrExhausted) {
+			t.Fatalf("a frozen session seals: %v", err)
+		}
+	}
+	s.Freeze() // again: nothing changes
+	read, err := ReadSession(snapshot.NewReader(form, epoch), g.handshakes.config.session())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read.Sender().Sealed(); got != before+skipAhead {
+		t.Errorf("the successor goes on at %d, the predecessor stopped at %d", got, before)
+	}
+	s.Thaw()
+	if got := held.Sealed(); got != before+3 { // the three that failed count
+		t.Errorf("thawed at %d, frozen at %d", got, before)
+	}
+	checkExchange(t, epoch, c, g)
+}
+
+func (c *GatewayConfig) session() *SessionConfig { return &c.Session }
+
+// TestHandshakeGoesOnElsewhere hands the gateway over after each packet of a
+// handshake, with and without KKT. Whatever the moment, the client comes to a
+// session, at the latest with another handshake, and no nonce comes twice, which
+// the world's audit sees.
+func TestHandshakeGoesOnElsewhere(t *testing.T) {
+	for packets := range 12 {
+		w := newWorld(t, uint64(packets+1), faults{delay: 20 * time.Millisecond}, faults{delay: 20 * time.Millisecond})
+		seen := 0
+		w.onlooker = func(sighting) {
+			if seen++; seen == packets+1 {
+				w.after(0, func() { w.handOver() })
+			}
+		}
+		w.dial()
+		if w.run(2*time.Second, w.joined) && w.run(2*time.Second, func() bool { return w.client.session.Confirmed() }) {
+			w.sendData(false, "up 1")
+			w.sendData(true, "down 1")
+			w.run(time.Second, nil)
+			w.checkTraffic()
+			continue
+		}
+		if w.client.session == nil && w.gateway.handshakes.Stats.Opened == 0 {
+			t.Errorf("handed over after packet %d: the handshake is lost, though no Handshake 1 had opened: %v %v", packets+1, w.client.drops, w.gateway.drops)
+		}
+	}
+}
+
+// TestCachedKeysAndCookiesStayGood takes a client through a handshake whose KEM key
+// and whose cookie come from the predecessor.
+func TestCachedKeysAndCookiesStayGood(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.TriesASecond = math.MaxInt
+	g := newGatewayEnd(t, config)
+	c := newClientEnd(t, epoch, clientConfig(2))
+	converse(epoch, c, g)
+	key, byKKT := c.client.KEMKey()
+	if !byKKT {
+		t.Fatal("no KKT")
+	}
+	salt := [32]byte{1}
+	cookie, err := g.handshakes.jar.Make(epoch, clientAt.Peer, 77, &salt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g = successor(t, epoch, epoch, g)
+	if !g.handshakes.jar.Valid(epoch, clientAt.Peer, 77, &salt, cookie[:]) {
+		t.Error("the predecessor's cookie is not taken")
+	}
+	again := clientConfig(3)
+	again.KnownKEM = key
+	c = newClientEnd(t, epoch, again)
+	converse(epoch, c, g)
+	if c.session == nil || g.handshakes.Stats.Rejects[wire.RejectStaleKey] != 0 {
+		t.Errorf("the KEM key of the predecessor is not taken: %v %v", c.drops, g.handshakes.Stats)
+	}
+	if _, byKKT := c.client.KEMKey(); byKKT {
+		t.Error("the client had to ask for the key again")
+	}
+}
+
+// FuzzReadSession reads any bytes as what a predecessor sent.
+func FuzzReadSession(f *testing.F) {
+	c, g := established(f)
+	c.session.Rekey(epoch, &c.out)
+	for _, p := range c.take() {
+		g.handle(epoch, p.Data, addr("203.0.113.5:5"))
+	}
+	g.take()
+	keys := snapshot.NewWriter(nil, epoch)
+	if err := g.handshakes.config.KEMs.Write(keys); err != nil {
+		f.Fatal(err)
+	}
+	waiting := snapshot.NewWriter(nil, epoch)
+	newClientEndHello(f, g)
+	g.handshakes.Write(waiting)
+	f.Add(uint8(0), written(f, epoch, g)[0])
+	f.Add(uint8(1), keys.Bytes())
+	f.Add(uint8(2), waiting.Bytes())
+	config := g.handshakes.config
+	f.Fuzz(func(t *testing.T, kind uint8, b []byte) {
+		r := snapshot.NewReader(b, epoch)
+		switch kind {
+		case 0:
+			s, err := ReadSession(r, &config.Session)
+			if err != nil {
+				return
+			}
+			table := NewSessions(1)
+			if !table.Restore(s) {
+				return
+			}
+			var out Output
+			for range 3 {
+				s.Tick(s.Deadline(), &out)
+			}
+			_, _, _ = s.Current().Open(epoch, bytes.Repeat([]byte{7}, 64), clientAt, &out)
+			if !s.closed {
+				s.Freeze()
+				if err := s.Write(snapshot.NewWriter(nil, epoch)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		case 1:
+			if len(b) < 4000 {
+				_, _ = ReadKEMKeys(r, []kem.ID{kem.MLKEM768}, seeded(1))
+			}
+		default:
+			h, err := NewHandshakes(epoch, config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.Read(r) == nil {
+				h.Tick(epoch.Add(time.Hour))
+			}
+		}
+	})
+}
+
+// newClientEndHello leaves a record at the gateway that waits for Handshake 1.
+func newClientEndHello(t testing.TB, g *gatewayEnd) {
+	c := newClientEnd(t, epoch, clientConfig(9))
+	for _, p := range c.take() {
+		g.handle(epoch, p.Data, clientAt)
+	}
+	g.take()
+	if g.handshakes.waiting.Len() == 0 {
+		t.Fatal("no record waits")
+	}
+}

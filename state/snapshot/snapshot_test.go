@@ -1,0 +1,129 @@
+package snapshot
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"lewes/transport/path"
+)
+
+var epoch = time.Unix(1_800_000_000, 0)
+
+func drawAddr(t *rapid.T) netip.Addr {
+	switch rapid.IntRange(0, 3).Draw(t, "kind") {
+	case 0:
+		return netip.Addr{}
+	case 1:
+		return netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "v4")))
+	case 2:
+		return netip.MustParseAddr("fe80::1%eth0")
+	}
+	b := [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "v6"))
+	b[0] = 0x20
+	return netip.AddrFrom16(b)
+}
+
+// TestReadsWhatWasWritten writes any values and reads them at a later instant:
+// times have moved with it, all else is the same.
+func TestReadsWhatWasWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		u64 := rapid.Uint64().Draw(t, "u64")
+		blob := rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "blob")
+		away := time.Duration(rapid.Int64Range(-int64(MaxDistance), int64(MaxDistance)).Draw(t, "away"))
+		way := path.Path{
+			Peer:      netip.AddrPortFrom(drawAddr(t), uint16(u64)),
+			Local:     drawAddr(t),
+			IfIndex:   uint32(u64),
+			Transport: path.Transport(u64 & 1),
+			Conn:      u64,
+		}
+		w := NewWriter(nil, epoch)
+		w.Uint8(uint8(u64))
+		w.Bool(u64&1 == 1)
+		w.Uint16(uint16(u64))
+		w.Uint32(uint32(u64))
+		w.Uint64(u64)
+		w.Blob(blob)
+		w.Time(epoch.Add(away))
+		w.Time(time.Time{})
+		w.Part(func() { w.Path(way) })
+		w.Fixed([]byte("end"))
+
+		later := epoch.Add(time.Hour)
+		r := NewReader(w.Bytes(), later)
+		var end [3]byte
+		if r.Uint8() != uint8(u64) || r.Bool() != (u64&1 == 1) || r.Uint16() != uint16(u64) || r.Uint32() != uint32(u64) || r.Uint64() != u64 {
+			t.Fatal("a number has changed")
+		}
+		if got := r.Blob(300); !bytes.Equal(got, blob) {
+			t.Fatalf("%x, want %x", got, blob)
+		}
+		if got := r.Time(); !got.Equal(later.Add(away)) {
+			t.Fatalf("%v, want %v", got, later.Add(away))
+		}
+		if !r.Time().IsZero() {
+			t.Fatal("never has become some time")
+		}
+		part := r.Part()
+		if got := part.Path(); got != way || part.End() != nil {
+			t.Fatalf("%+v, want %+v: %v", got, way, part.End())
+		}
+		if r.Fixed(end[:]); string(end[:]) != "end" || r.End() != nil {
+			t.Fatalf("%q %v", end, r.End())
+		}
+	})
+}
+
+func TestEndsAreSeen(t *testing.T) {
+	r := NewReader([]byte{1, 2}, epoch)
+	if r.Uint32(); !errors.Is(r.Err(), ErrShort) || r.Uint8() != 0 {
+		t.Errorf("reading behind the end: %v", r.Err())
+	}
+	r = NewReader([]byte{1, 2}, epoch)
+	if r.Uint8(); !errors.Is(r.End(), ErrLong) {
+		t.Errorf("a byte is left: %v", r.End())
+	}
+	for name, b := range map[string][]byte{
+		"a truth of 2":            {2},
+		"an address of 5 bytes":   {5, 1, 1, 1, 1, 1},
+		"more than there may be":  {0, 0, 0, 9},
+		"a blob over its limit":   {17, 0, 0, 0},
+		"an IPv4 address as IPv6": append([]byte{16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4}, 0, 0, 0, 0),
+	} {
+		r := NewReader(b, epoch)
+		switch b[0] {
+		case 2:
+			r.Bool()
+		case 0:
+			r.Count(10, 1)
+		case 17:
+			r.Blob(16)
+		default:
+			r.addr()
+		}
+		if !errors.Is(r.Err(), ErrValue) {
+			t.Errorf("%s: %v", name, r.Err())
+		}
+	}
+}
+
+// TestWriterLeavesNothingBehind looks into the memory that a growing Writer has
+// left.
+func TestWriterLeavesNothingBehind(t *testing.T) {
+	first := make([]byte, 0, 32)
+	w := NewWriter(first, epoch)
+	w.Fixed(bytes.Repeat([]byte{0xaa}, 32))
+	w.Fixed([]byte{0xbb})
+	if !bytes.Equal(first[:32], make([]byte, 32)) {
+		t.Errorf("%x is left", first[:32])
+	}
+	kept := w.Bytes()
+	if w.Wipe(); !bytes.Equal(kept, make([]byte, 33)) || w.Len() != 0 {
+		t.Errorf("%x is left after Wipe", kept)
+	}
+}
