@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"time"
 
+	"lewes/state/parts"
 	"lewes/transport/path"
+	"lewes/transport/wire"
 )
 
 // The handshakes' share of a shard's time. A handshake costs as much as hundreds
@@ -16,7 +18,6 @@ const (
 	savings    = 3 * time.Millisecond  // the most that an unused share adds up to
 	shareOf    = 3                     // handshakes get one part in three
 	busyFor    = 10 * time.Millisecond // after a datagram the shard counts as busy
-	maxBacklog = 1024                  // packets
 	staleAfter = time.Second           // the client has sent it again by then
 )
 
@@ -24,11 +25,16 @@ const (
 type backlog struct {
 	queue   []waitingPacket
 	first   int // of queue that still waits
+	most    int // packets
 	earned  time.Time
 	left    time.Duration // of the handshakes' share
 	lastOne time.Time     // when a datagram of a session came last
 	pace    time.Duration // that a packet waited for each one before it, of late
 }
+
+// maxGreeting is the length of the longest message of a handshake, section 1 of
+// PROTOCOL.md, in one packet.
+const maxGreeting = wire.Overhead + wire.PartHeaderSize + parts.MaxHandshake
 
 type waitingPacket struct {
 	data []byte
@@ -42,7 +48,7 @@ func (b *backlog) len() int { return len(b.queue) - b.first }
 
 // push adds a copy of a packet. A full backlog gives its oldest up.
 func (b *backlog) push(now time.Time, packet []byte, from path.Path) (dropped bool) {
-	if b.len() == maxBacklog {
+	if b.len() >= b.most {
 		b.pop()
 		dropped = true
 	}
@@ -55,7 +61,7 @@ func (b *backlog) pop() waitingPacket {
 	b.queue[b.first] = waitingPacket{}
 	if b.first++; b.first == len(b.queue) {
 		b.queue, b.first = b.queue[:0], 0
-	} else if b.first >= maxBacklog {
+	} else if b.first >= b.most {
 		n := copy(b.queue, b.queue[b.first:])
 		clear(b.queue[n:])
 		b.queue, b.first = b.queue[:n], 0

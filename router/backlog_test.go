@@ -72,14 +72,14 @@ func TestBacklogIsBoundedAndGoesStale(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
 	b := &r.shard.backlog
 	packet := hello(t, 1, epoch)
-	for range maxBacklog + 10 {
+	for range 1024 + 10 {
 		b.push(epoch, packet, clientAt)
 	}
-	if b.len() != maxBacklog {
-		t.Errorf("%d packets wait, want %d", b.len(), maxBacklog)
+	if b.len() != 1024 {
+		t.Errorf("%d packets wait, want %d", b.len(), 1024)
 	}
 	r.advance(staleAfter + time.Millisecond)
-	if s := r.shard.Stats(); s.Backlog != 0 || s.Stale != maxBacklog || s.Handshakes.Hellos != 0 {
+	if s := r.shard.Stats(); s.Backlog != 0 || s.Stale != 1024 || s.Handshakes.Hellos != 0 {
 		t.Errorf("after a second: %d wait, %d stale, %d hellos", s.Backlog, s.Stale, s.Handshakes.Hellos)
 	}
 }
@@ -126,7 +126,7 @@ func TestBacklogKnowsItsDelay(t *testing.T) {
 }
 
 func TestBacklogKeepsItsOrder(t *testing.T) {
-	var b backlog
+	b := backlog{most: 64}
 	next := byte(0)
 	for round := range 5000 {
 		b.push(epoch, []byte{byte(round)}, clientAt)

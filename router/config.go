@@ -41,6 +41,7 @@ type Config struct {
 	RecordTTL    time.Duration
 	MaxEarly     int // bytes kept before Handshake 3
 	TriesASecond int
+	MaxBacklog   int // packets of handshakes that wait, a shard; 0 means 1,024
 	Rate         float64
 	Burst        int
 	TrustedRate  float64
@@ -56,6 +57,7 @@ type Config struct {
 	FlowIdle           time.Duration // 0 means 120 s
 	ResolveTimeout     time.Duration // 0 means 5 s
 	MaxWaiting         int           // datagrams a flow keeps while its name is resolved; 0 means 16
+	MaxLookups         int           // names that are being resolved, of all sessions; 0 means 1,000
 
 	MaxClaims  int           // indexes a session may claim at other gateways; 0 means 16
 	ClaimTTL   time.Duration // 0 means 300 s
@@ -95,6 +97,8 @@ func (c *Config) maxFlows() int                 { return or(c.MaxFlows, 100_000)
 func (c *Config) flowIdle() time.Duration       { return or(c.FlowIdle, 120*time.Second) }
 func (c *Config) resolveTimeout() time.Duration { return or(c.ResolveTimeout, 5*time.Second) }
 func (c *Config) maxWaiting() int               { return or(c.MaxWaiting, 16) }
+func (c *Config) maxLookups() int               { return or(c.MaxLookups, 1000) }
+func (c *Config) maxBacklog() int               { return or(c.MaxBacklog, 1024) }
 func (c *Config) maxClaims() int                { return or(c.MaxClaims, 16) }
 func (c *Config) claimTTL() time.Duration       { return or(c.ClaimTTL, 300*time.Second) }
 func (c *Config) helloRate() float64            { return or(c.HelloRate, 2) }

@@ -24,6 +24,7 @@ type flow struct {
 	conn   transport.Conn
 
 	resolving bool
+	forget    context.CancelFunc // of the name, once nobody waits for it
 	waiting   [][]byte           // datagrams, until the name is resolved
 	batch     []transport.Packet // to the target, in this turn
 
@@ -31,6 +32,10 @@ type flow struct {
 	lastUp   time.Time
 	lastDown atomic.Int64 // Unix nanoseconds, by the pump
 }
+
+// maxFlowBatch bounds what a flow gathers in a turn, and so the room that it keeps
+// for that: a client may have many flows.
+const maxFlowBatch = 128
 
 // turnData handles an EncryptedData.
 func (s *Shard) turnData(now time.Time, c *client, content []byte) {
@@ -59,6 +64,9 @@ func (s *Shard) turnData(now time.Time, c *client, content []byte) {
 		}
 		return
 	}
+	if len(f.batch) == maxFlowBatch {
+		f.flush()
+	}
 	if len(f.batch) == 0 {
 		s.written = append(s.written, f)
 	}
@@ -85,8 +93,10 @@ func (s *Shard) turnOpen(now time.Time, c *client, d *wire.EncryptedData) *flow 
 	f := &flow{id: d.FlowID, client: c, target: d.Target, lastUp: now}
 	f.target.Name = bytes.Clone(f.target.Name)
 	if f.target.Kind() == wire.TargetName {
-		f.resolving = true
-		go s.resolve(f)
+		if s.lookups >= max(1, s.config.maxLookups()/max(1, s.steer.Shards)) {
+			return refuse(wire.FlowBound, "too many names are being looked up")
+		}
+		s.turnLookUp(f)
 	} else if reason, detail := s.turnConnect(f, f.target.AddrPort()); reason != 0 {
 		return refuse(reason, detail)
 	}
@@ -126,12 +136,22 @@ func reasonOf(err error) string {
 	return err.Error()
 }
 
-// resolve looks the flow's name up and comes back with a turn.
-func (s *Shard) resolve(f *flow) {
+// turnLookUp begins to look the flow's name up.
+func (s *Shard) turnLookUp(f *flow) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.resolveTimeout())
-	defer cancel()
+	f.resolving, f.forget = true, cancel
+	s.lookups++
+	go s.resolve(ctx, f)
+}
+
+// resolve looks the flow's name up and comes back with a turn.
+func (s *Shard) resolve(ctx context.Context, f *flow) {
 	addrs, err := s.config.Resolver.LookupNetIP(ctx, "ip", string(f.target.Name))
-	s.Turn(func(now time.Time) { s.turnResolved(now, f, addrs, err) })
+	s.Turn(func(now time.Time) {
+		f.forget()
+		s.lookups--
+		s.turnResolved(now, f, addrs, err)
+	})
 }
 
 // turnResolved connects to the first address that the policy allows; the policy
@@ -227,6 +247,9 @@ func (s *Shard) turnDrop(f *flow) {
 	delete(f.client.flows, f.id)
 	s.flows--
 	s.flowTimes.Set(&f.timer, time.Time{})
+	if f.forget != nil {
+		f.forget()
+	}
 	f.flush()
 	if f.conn != nil {
 		_ = f.conn.Close() // the pump ends; nothing is left to lose

@@ -18,6 +18,10 @@ func (s *Shard) turnPacket(now time.Time, packet []byte, from path.Path) {
 		return
 	}
 	if h.Level != wire.LevelTransport {
+		if len(packet) > maxGreeting {
+			s.counters.Malformed++
+			return
+		}
 		if s.backlog.push(now, packet, from) {
 			s.counters.Stale++
 		}

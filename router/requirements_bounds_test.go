@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 	"time"
@@ -252,6 +253,57 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
 		},
 		{
+			"names that are looked up", func(c *Config) { c.MaxLookups, c.Resolver = 2, slowResolver{} },
+			func(t *testing.T, r *rig) {
+				p := r.connect(2, clientAt)
+				for id := range uint16(3) {
+					p.named(id, "dns.example", 53, "x")
+				}
+				if got := p.closedWith(); got != "2:4 " {
+					t.Errorf("closed with %q", got)
+				}
+				// A client that closes its flow lets go of the name, but not before the
+				// resolver does.
+				p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 0, Reason: wire.FlowIdle})
+				for deadline := time.Now().Add(5 * time.Second); r.lookups() > 1; time.Sleep(time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatal("a name that nobody waits for is still looked up")
+					}
+				}
+				p.named(3, "dns.example", 53, "x")
+				if got := p.closedWith(); got != "" {
+					t.Errorf("once one is done: closed with %q", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
+		},
+		{
+			"datagrams that wait for a name", func(c *Config) { c.MaxWaiting, c.Resolver = 2, slowResolver{} },
+			func(t *testing.T, r *rig) {
+				p := r.connect(2, clientAt)
+				for range 5 {
+					p.named(1, "dns.example", 53, "x")
+				}
+			},
+			func(s *Stats) uint64 { return s.EgressFailed }, 3,
+		},
+		{
+			"handshake packets that wait", func(c *Config) { c.MaxBacklog = 2 },
+			func(t *testing.T, r *rig) {
+				r.connect(2, clientAt).data(1, target, "busy with datagrams")
+				r.shard.backlog.left, r.shard.backlog.earned = -time.Hour, r.now() // handshakes have had their share
+				for n := range uint64(5) {
+					if got := r.receive(hello(t, n, r.now()), secondAt); len(got) != 0 {
+						t.Errorf("hello %d got an answer", n)
+					}
+				}
+				if got := r.shard.Stats().Backlog; got != 2 {
+					t.Errorf("%d wait", got)
+				}
+			},
+			func(s *Stats) uint64 { return s.Stale }, 3,
+		},
+		{
 			"forward targets", withDirectory(t),
 			func(t *testing.T, r *rig) {
 				p, other := r.connect(2, clientAt), testIdentity(77).Public()
@@ -297,6 +349,20 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowResolver resolves nothing until nobody waits for it any more.
+type slowResolver struct{}
+
+func (slowResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (r *rig) lookups() int {
+	r.shard.mu.Lock()
+	defer r.shard.mu.Unlock()
+	return r.shard.lookups
 }
 
 // openFlows opens as many flows as there may be, and one more.

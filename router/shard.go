@@ -39,6 +39,7 @@ type Shard struct {
 	resets     *budget.Table
 
 	flows     int
+	lookups   int // of names, under way
 	flowTimes state.Deadlines[*flow]
 	claims    state.Deadlines[*claim]
 	nexts     map[identityKey]*nextGateway
@@ -66,6 +67,7 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 		now:      now,
 		out:      out,
 		sessions: state.NewSessions(steer.Secret),
+		backlog:  backlog{most: config.maxBacklog()},
 		nexts:    make(map[identityKey]*nextGateway),
 		pumps:    pumps,
 

@@ -80,6 +80,7 @@ type Handshake struct {
 	Burst          int      `toml:"burst"`
 	DirectoryRate  float64  `toml:"directory_rate"` // a second and address
 	TriesPerSecond int      `toml:"tries_per_second"`
+	MaxBacklog     int      `toml:"max_backlog"` // packets a shard
 	MaxEarlyBytes  Size     `toml:"max_early_bytes"`
 }
 
@@ -100,6 +101,7 @@ type Flows struct {
 	Idle           Duration `toml:"idle"`
 	ResolveTimeout Duration `toml:"resolve_timeout"`
 	MaxResolving   int      `toml:"max_resolving"` // datagrams a flow
+	MaxLookups     int      `toml:"max_lookups"`
 }
 
 // Egress is which targets are allowed.
@@ -178,6 +180,7 @@ func Default() *Config {
 			Burst:          40,
 			DirectoryRate:  1000,
 			TriesPerSecond: 500,
+			MaxBacklog:     1024,
 			MaxEarlyBytes:  64 << 20,
 		},
 		Session: Session{
@@ -194,6 +197,7 @@ func Default() *Config {
 			Idle:           maxFlowIdle,
 			ResolveTimeout: minute / 12,
 			MaxResolving:   16,
+			MaxLookups:     1000,
 		},
 		Egress:  Egress{Allow: []policy.Rule{}, Deny: []policy.Rule{}, Own: []netip.Addr{}},
 		Forward: Forward{MaxClaims: 16, ClaimTTL: 5 * minute, HelloRate: 2, HelloBurst: 10},

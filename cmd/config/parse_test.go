@@ -129,6 +129,7 @@ rate = 0.5
 burst = 1
 directory_rate = 2
 tries_per_second = 3
+max_backlog = 4
 max_early_bytes = "64KiB"
 [session]
 max = 10
@@ -143,6 +144,7 @@ max = 2
 idle = "1s"
 resolve_timeout = "250ms"
 max_resolving = 1
+max_lookups = 3
 [egress]
 allow = ["10.0.0.0/8"] # a comment
 deny = [
@@ -190,10 +192,10 @@ func TestParseEverything(t *testing.T) {
 		Access: Access{AccessOpen, "/etc/lewes/clients"},
 		Handshake: Handshake{
 			KEMs: []KEM{KEM(kem.XWing), KEM(kem.X25519)}, AllowX25519: true, Tolerance: Duration(time.Minute), MaxRecords: 16,
-			RecordTTL: Duration(90*time.Second + 500*time.Millisecond), Rate: 0.5, Burst: 1, DirectoryRate: 2, TriesPerSecond: 3, MaxEarlyBytes: 64 << 10,
+			RecordTTL: Duration(90*time.Second + 500*time.Millisecond), Rate: 0.5, Burst: 1, DirectoryRate: 2, TriesPerSecond: 3, MaxBacklog: 4, MaxEarlyBytes: 64 << 10,
 		},
 		Session: Session{10, Duration(time.Hour), Duration(time.Minute), 16, Duration(10 * time.Second), 1400},
-		Flows:   Flows{1, 2, Duration(time.Second), Duration(250 * time.Millisecond), 1},
+		Flows:   Flows{1, 2, Duration(time.Second), Duration(250 * time.Millisecond), 1, 3},
 		Egress: Egress{
 			rules("10.0.0.0/8"), rules("*:25", "[2001:db8::/32]:1-2"),
 			[]netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")},
@@ -400,6 +402,8 @@ var bounds = []struct{ key, below, low, high, above string }{
 	{"flows.max", "0", "1", "10000000", "10000001"},
 	{"flows.idle", `"999ms"`, `"1s"`, `"120s"`, `"120001ms"`},
 	{"flows.resolve_timeout", `"99ms"`, `"100ms"`, `"1m"`, `"60001ms"`},
+	{"handshake.max_backlog", "0", "1", "65536", "65537"},
+	{"flows.max_lookups", "0", "1", "1000000", "1000001"},
 	{"flows.max_resolving", "0", "1", "1024", "1025"},
 	{"forward.max_claims", "0", "1", "65536", "65537"},
 	{"forward.claim_ttl", `"999ms"`, `"1s"`, `"1h"`, `"3600001ms"`},

@@ -29,6 +29,8 @@ func TestBoundsOfTheProtocol(t *testing.T) {
 		{"session", "max", func(c *Config) any { return c.Session.Max }, 1_000_000, "7", 7},
 		{"session", "ttl", func(c *Config) any { return seconds(c.Session.TTL) }, int64(86_400), `"7s"`, int64(7)},
 		{"session", "rekey_after", func(c *Config) any { return seconds(c.Session.RekeyAfter) }, int64(900), `"7s"`, int64(7)},
+		{"handshake", "max_backlog", func(c *Config) any { return c.Handshake.MaxBacklog }, 1024, "7", 7},
+		{"flows", "max_lookups", func(c *Config) any { return c.Flows.MaxLookups }, 1000, "7", 7},
 		{"flows", "max_per_session", func(c *Config) any { return c.Flows.MaxPerSession }, 256, "7", 7},
 		{"forward", "max_claims", func(c *Config) any { return c.Forward.MaxClaims }, 16, "7", 7},
 		{"forward", "claim_ttl", func(c *Config) any { return seconds(c.Forward.ClaimTTL) }, int64(300), `"7s"`, int64(7)},

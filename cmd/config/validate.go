@@ -26,7 +26,9 @@ const (
 	maxSessions     = 1 << 24
 	maxFlows        = 10_000_000
 	maxRate         = 1_000_000
-	maxRules        = 1024 // of each kind: all are looked at for each new flow
+	maxLookups      = 1_000_000
+	maxBacklog      = 1 << 16 // packets
+	maxRules        = 1024    // of each kind: all are looked at for each new flow
 	maxHosts        = 64
 	maxGateways     = 10_000
 	maxName         = 64
@@ -160,6 +162,7 @@ func (h *Handshake) check(p *problems) {
 	within(p, "handshake.burst", h.Burst, 1, maxRate)
 	within(p, "handshake.directory_rate", h.DirectoryRate, 0.1, maxRate)
 	within(p, "handshake.tries_per_second", h.TriesPerSecond, 1, maxRate)
+	within(p, "handshake.max_backlog", h.MaxBacklog, 1, maxBacklog)
 	within(p, "handshake.max_early_bytes", h.MaxEarlyBytes, 64<<10, 16<<30)
 }
 
@@ -184,6 +187,7 @@ func (f *Flows) check(p *problems) {
 	within(p, "flows.idle", f.Idle, Duration(time.Second), maxFlowIdle)
 	within(p, "flows.resolve_timeout", f.ResolveTimeout, Duration(100*time.Millisecond), Duration(time.Minute))
 	within(p, "flows.max_resolving", f.MaxResolving, 1, 1024)
+	within(p, "flows.max_lookups", f.MaxLookups, 1, maxLookups)
 }
 
 func (e *Egress) check(p *problems) {

@@ -222,6 +222,7 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 		RecordTTL:    time.Duration(c.Handshake.RecordTTL),
 		MaxEarly:     int(c.Handshake.MaxEarlyBytes),
 		TriesASecond: c.Handshake.TriesPerSecond,
+		MaxBacklog:   c.Handshake.MaxBacklog,
 		Rate:         c.Handshake.Rate,
 		Burst:        c.Handshake.Burst,
 		TrustedRate:  c.Handshake.DirectoryRate,
@@ -240,6 +241,7 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 		FlowIdle:           time.Duration(c.Flows.Idle),
 		ResolveTimeout:     time.Duration(c.Flows.ResolveTimeout),
 		MaxWaiting:         c.Flows.MaxResolving,
+		MaxLookups:         c.Flows.MaxLookups,
 
 		MaxClaims:  c.Forward.MaxClaims,
 		ClaimTTL:   time.Duration(c.Forward.ClaimTTL),

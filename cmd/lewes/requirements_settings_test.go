@@ -39,7 +39,7 @@ func TestEveryBoundReachesTheGateway(t *testing.T) {
 			next++
 		}
 	}
-	if len(want) != 23 {
+	if len(want) != 25 {
 		t.Errorf("%d bounds: %v", len(want), want)
 	}
 	settings := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), &guard{open: true, log: zap.NewNop()}, zap.NewNop())
