@@ -11,10 +11,11 @@
 //	                          ├─ EncryptedData ─► flow ─► policy ─► target's socket
 //	                          ├─ ForwardPacket ─► claim ─► next gateway's socket
 //	                          └─ handshake, subsession, Ping, Close ─► package state
-//	target's socket ── pump ──► seal with the session's Sender ─► shard's socket
+//	targets' sockets ── loop ──► seal with the session's Sender ─► shard's socket
 //
-// What comes back from a target or from another gateway takes no turn: a pump
-// seals it with the session's Sender, which is safe to share, and sends it.
+// What comes back from a target or from another gateway takes no turn: the shard's loop
+// seals it with the session's Sender, which is safe to share, and sends it. The loop
+// is a udp.Poller of all these sockets; where there is none, each has a pump.
 //
 // The protocol's own state machines are in package state. This package adds
 // flows, forwarding, the egress policy, and the sockets.

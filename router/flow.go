@@ -16,7 +16,7 @@ import (
 )
 
 // flow is one client's conversation with one target (section 8 of PROTOCOL.md):
-// a socket connected to it, and a pump that brings back what it answers.
+// a socket connected to it, and what brings back what it answers.
 type flow struct {
 	id     uint16
 	client *client
@@ -30,7 +30,7 @@ type flow struct {
 
 	timer    state.Timer[*flow]
 	lastUp   time.Time
-	lastDown atomic.Int64 // Unix nanoseconds, by the pump
+	lastDown atomic.Int64 // Unix nanoseconds, by what brings back
 }
 
 // maxFlowBatch bounds what a flow gathers in a turn, and so the room that it keeps
@@ -122,8 +122,7 @@ func (s *Shard) turnConnect(f *flow, target netip.AddrPort) (wire.FlowReason, st
 		return wire.FlowUnreachable, "no way to the target"
 	}
 	f.conn = conn
-	s.pumps.Add(1)
-	go f.pump(s)
+	s.turnReturn(conn, f)
 	return 0, ""
 }
 

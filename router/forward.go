@@ -2,7 +2,6 @@ package router
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -23,8 +22,8 @@ type nextGateway struct {
 	conn     transport.Conn
 	batch    []transport.Packet // to the gateway, in this turn
 
-	// claims is changed in turns and read by the pump, which takes the lock once a
-	// batch.
+	// claims is changed in turns and read by what brings back, which takes the lock
+	// once a batch.
 	mu     sync.RWMutex
 	claims map[uint32]*claim
 }
@@ -120,11 +119,10 @@ func (s *Shard) turnNext(id identity.PublicKey) (*nextGateway, error) {
 		n = &nextGateway{shard: s, identity: id, claims: make(map[uint32]*claim)}
 		s.nexts[id] = n
 	} else {
-		_ = n.conn.Close() // it has moved; the pump of the old socket ends
+		_ = n.conn.Close() // it has moved; nothing comes back by the old socket
 	}
 	n.addr, n.conn = addr, conn
-	s.pumps.Add(1)
-	go n.pump(conn)
+	s.turnReturn(conn, n)
 	return n, nil
 }
 
@@ -213,35 +211,24 @@ func (n *nextGateway) flush() {
 	n.batch = n.batch[:0]
 }
 
-// pump gives what comes back to the sessions that own the inner indexes.
-func (n *nextGateway) pump(conn transport.Conn) {
-	s := n.shard
-	defer s.pumps.Done()
-	var batch [pumpBatch]transport.Packet
-	for {
-		got, err := conn.ReadBatch(batch[:])
-		if errors.Is(err, net.ErrClosed) {
-			return
+// giveBack implements returning: what comes back belongs to the sessions that own the inner
+// indexes.
+func (n *nextGateway) giveBack(_ time.Time, w *writer, batch []transport.Packet) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for i := range batch {
+		for inner := range batch[i].Segments() {
+			n.giveBackOne(w, inner)
 		}
-		if err != nil {
-			time.Sleep(troubleWait)
-			continue
-		}
-		w := writers.Get().(*writer)
-		n.mu.RLock()
-		for i := range batch[:got] {
-			for inner := range batch[i].Segments() {
-				n.giveBack(w, inner)
-			}
-		}
-		n.mu.RUnlock()
-		w.flush(s)
-		writers.Put(w)
 	}
 }
 
-// giveBack seals an inner packet for the session that owns its index.
-func (n *nextGateway) giveBack(w *writer, inner []byte) {
+// trouble implements returning. The socket's counters have it, and the clients' own
+// repetitions find out.
+func (n *nextGateway) trouble(error) {}
+
+// giveBackOne seals an inner packet for the session that owns its index.
+func (n *nextGateway) giveBackOne(w *writer, inner []byte) {
 	h, err := wire.ParseHeader(inner)
 	if err != nil {
 		n.shard.counters.unclaimed.Add(1)

@@ -148,20 +148,47 @@ func (g *Gateway) open(ctx context.Context) error {
 	}
 	g.listener = listener
 	handshake := g.handshakeConfig()
-	for i := range g.config.Shards {
-		out, conns := socketsOf(listener, i)
+	own := make([][]transport.Conn, g.config.Shards) // by shard
+	for i := range own {
+		var out *sockets
+		out, own[i] = socketsOf(listener, i)
 		s, err := newShard(i, listen.Steer, &g.config, handshake, out, g.config.Clock, &g.pumps)
 		if err != nil {
 			_ = listener.Close()
 			return err
 		}
 		g.shards = append(g.shards, s)
-		for _, conn := range conns {
+	}
+	for i, s := range g.shards {
+		if !listen.Portable {
+			g.returnByLoop(s)
+		}
+		for _, conn := range own[i] {
 			g.readers.Add(1)
 			go g.read(s, conn)
 		}
 	}
 	return nil
+}
+
+// returnByLoop starts the loop that brings back what a shard's flows are answered. Where
+// there is none, each flow has a pump.
+func (g *Gateway) returnByLoop(s *Shard) {
+	loop, err := newReturnLoop(s)
+	if err != nil {
+		if !errors.Is(err, errors.ErrUnsupported) {
+			g.log.Warn("flows' sockets cannot be polled together; each has a goroutine of its own", zap.Int("shard", s.id), zap.Error(err))
+		}
+		return
+	}
+	s.returns = loop
+	s.pumps.Add(1)
+	go func() {
+		defer s.pumps.Done()
+		if err := loop.run(); err != nil {
+			g.log.Error("nothing comes back to this shard's clients any more", zap.Int("shard", s.id), zap.Error(err))
+		}
+	}()
 }
 
 func (g *Gateway) handshakeConfig() *state.GatewayConfig {
@@ -382,6 +409,11 @@ func (g *Gateway) Close() {
 		s.close()
 	}
 	g.pumps.Wait()
+	for _, s := range g.shards {
+		if s.returns != nil {
+			s.returns.poller.Close()
+		}
+	}
 	g.chores.Wait()
 }
 
@@ -394,5 +426,8 @@ func (s *Shard) close() {
 	s.sessions.All(func(t *state.Session) { s.turnForget(t) })
 	for _, n := range s.nexts {
 		_ = n.conn.Close()
+	}
+	if s.returns != nil {
+		s.returns.poller.Stop()
 	}
 }

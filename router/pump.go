@@ -8,6 +8,7 @@ import (
 
 	"lewes/state"
 	"lewes/transport"
+	"lewes/transport/udp"
 	"lewes/transport/wire"
 )
 
@@ -23,31 +24,97 @@ const (
 	troubleWait = 10 * time.Millisecond
 )
 
-// pump brings back what the target answers until the flow's socket is closed. It
-// takes no turn: it seals with the session's Sender.
-func (f *flow) pump(s *Shard) {
+// returning is what packets come back to: a flow, or the way to another gateway.
+type returning interface {
+	// giveBack seals what came at now for clients. It takes no turn: it seals with the
+	// session's Sender.
+	giveBack(now time.Time, w *writer, batch []transport.Packet)
+	// trouble is told of what ICMP says of the other end.
+	trouble(err error)
+}
+
+// turnReturn has what comes on conn brought back until it is closed: by the shard's loop, or by
+// a pump where the system has none.
+func (s *Shard) turnReturn(conn transport.Conn, r returning) {
+	if u, ok := conn.(*udp.Conn); ok && s.returns != nil && s.returns.poller.Adopt(u, r) == nil {
+		return
+	}
+	s.pumps.Add(1)
+	go s.pump(conn, r)
+}
+
+// returnLoop brings back what comes on all of a shard's sockets towards targets and other
+// gateways. It is the udp.Handler of their Poller.
+type returnLoop struct {
+	shard  *Shard
+	poller *udp.Poller
+	writer *writer
+	now    time.Time // of this round; zero until it is asked for
+}
+
+func newReturnLoop(s *Shard) (*returnLoop, error) {
+	poller, err := udp.NewPoller()
+	if err != nil {
+		return nil, err
+	}
+	return &returnLoop{shard: s, poller: poller, writer: newWriter()}, nil
+}
+
+// run is over when the Poller is stopped.
+func (l *returnLoop) run() error { return l.poller.Run(l) }
+
+// Received implements udp.Handler.
+func (l *returnLoop) Received(user any, batch []transport.Packet) {
+	if l.now.IsZero() {
+		l.now = l.shard.now()
+	}
+	user.(returning).giveBack(l.now, l.writer, batch)
+}
+
+// Failed implements udp.Handler.
+func (l *returnLoop) Failed(user any, err error) { user.(returning).trouble(err) }
+
+// Done implements udp.Handler.
+func (l *returnLoop) Done() {
+	l.writer.flush(l.shard)
+	l.now = time.Time{}
+}
+
+// pump brings back what comes on one socket.
+func (s *Shard) pump(conn transport.Conn, r returning) {
 	defer s.pumps.Done()
 	var batch [pumpBatch]transport.Packet
 	for {
-		n, err := f.conn.ReadBatch(batch[:])
+		n, err := conn.ReadBatch(batch[:])
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			s.Turn(func(time.Time) { s.turnTrouble(f, err) })
+			r.trouble(err)
 			time.Sleep(troubleWait)
 			continue
 		}
-		f.lastDown.Store(s.now().UnixNano())
 		w := writers.Get().(*writer)
-		for i := range batch[:n] {
-			for payload := range batch[i].Segments() {
-				w.data(s, f.client.session, f.id, payload)
-			}
-		}
+		r.giveBack(s.now(), w, batch[:n])
 		w.flush(s)
 		writers.Put(w)
 	}
+}
+
+// giveBack implements returning.
+func (f *flow) giveBack(now time.Time, w *writer, batch []transport.Packet) {
+	f.lastDown.Store(now.UnixNano())
+	for i := range batch {
+		for payload := range batch[i].Segments() {
+			w.data(f.client.shard, f.client.session, f.id, payload)
+		}
+	}
+}
+
+// trouble implements returning.
+func (f *flow) trouble(err error) {
+	s := f.client.shard
+	s.Turn(func(time.Time) { s.turnTrouble(f, err) })
 }
 
 // turnTrouble closes a flow whose target cannot be reached, as ICMP says.
@@ -75,9 +142,9 @@ type writer struct {
 // writerSize holds the largest train and its packets' overhead.
 const writerSize = 96 << 10
 
-var writers = sync.Pool{New: func() any {
-	return &writer{buffer: make([]byte, 0, writerSize)}
-}}
+var writers = sync.Pool{New: func() any { return newWriter() }}
+
+func newWriter() *writer { return &writer{buffer: make([]byte, 0, writerSize)} }
 
 // data seals a payload of a flow for its client.
 func (w *writer) data(s *Shard, session *state.Session, id uint16, payload []byte) {

@@ -49,6 +49,7 @@ type Shard struct {
 	alarm     *time.Timer
 	alarmAt   time.Time
 	pumps     *sync.WaitGroup
+	returns   *returnLoop // nil: each socket has a pump
 
 	counters counters
 }

@@ -42,8 +42,8 @@ type Stats struct {
 // Traffic is a number of flows' datagrams and their payload's bytes.
 type Traffic struct{ Packets, Bytes uint64 }
 
-// counters are a shard's own. Those of the turn are plain, those of the pumps
-// atomic.
+// counters are a shard's own. Those of the turn are plain, those of what
+// brings back atomic.
 type counters struct {
 	Stats
 	downPackets, downBytes        atomic.Uint64

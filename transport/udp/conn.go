@@ -16,9 +16,10 @@ import (
 
 // Conn is a UDP socket as a transport.Conn. Listen and Dial make it.
 type Conn struct {
-	udp *net.UDPConn
-	raw syscall.RawConn
-	io  batcher
+	udp  *net.UDPConn // nil once a Poller has it
+	sock socket
+	raw  syscall.RawConn
+	io   batcher
 
 	local netip.AddrPort
 	v6    bool
@@ -41,6 +42,14 @@ type Conn struct {
 
 var _ transport.Conn = (*Conn)(nil)
 
+// socket is what holds the system's socket open: a *net.UDPConn, or what a Poller made of
+// it.
+type socket interface {
+	SetReadDeadline(time.Time) error
+	LocalAddr() net.Addr
+	Close() error
+}
+
 // batcher is a system's way to move batches.
 type batcher interface {
 	read(p []transport.Packet) (int, error)
@@ -57,6 +66,7 @@ func newConn(u *net.UDPConn, peer netip.AddrPort, o *Options, s setup) (*Conn, e
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	c := &Conn{
 		udp:           u,
+		sock:          u,
 		raw:           raw,
 		local:         local,
 		v6:            local.Addr().Is6(),
@@ -126,10 +136,10 @@ func (c *Conn) WriteBatch(p []transport.Packet) (int, error) {
 }
 
 // SetReadDeadline implements transport.Conn.
-func (c *Conn) SetReadDeadline(t time.Time) error { return plain(c.udp.SetReadDeadline(t)) }
+func (c *Conn) SetReadDeadline(t time.Time) error { return plain(c.sock.SetReadDeadline(t)) }
 
 // LocalAddr implements transport.Conn; it is a *net.UDPAddr.
-func (c *Conn) LocalAddr() net.Addr { return c.udp.LocalAddr() }
+func (c *Conn) LocalAddr() net.Addr { return c.sock.LocalAddr() }
 
 // LocalAddrPort returns the address that the socket is bound to.
 func (c *Conn) LocalAddrPort() netip.AddrPort { return c.local }
@@ -137,7 +147,7 @@ func (c *Conn) LocalAddrPort() netip.AddrPort { return c.local }
 // Close implements transport.Conn. In a group of shards, close all sockets
 // together: the kernel fills the gap with the last of them, which the
 // steering does not know.
-func (c *Conn) Close() error { return plain(c.udp.Close()) }
+func (c *Conn) Close() error { return plain(c.sock.Close()) }
 
 // Stats returns what was counted, over all Conns that share the Counters, and this
 // socket's buffers and offloads.

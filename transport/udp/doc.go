@@ -33,6 +33,13 @@
 // ReadBatch and WriteBatch (Windows: one datagram a call) instead. It does the
 // same, slower, and allocates addresses.
 //
+// # Many sockets
+//
+// A Poller (Linux) reads any number of sockets in one goroutine with one set of buffers,
+// in place of a goroutine each. It watches them for reading alone, whereas package net
+// watches for writing too: there each datagram that a socket sends wakes a thread for
+// nothing, which costs as much as half the sending.
+//
 // # Where answers leave from
 //
 // A received packet's Path has the address and interface that it came to, and

@@ -126,11 +126,11 @@ func (m *mmsg) release() {
 	}
 }
 
-// adapt lets a pooled Conn ask for more where much came, and for less where little
-// did: a quiet socket gets along with one or two buffers.
+// adapt lets a Conn that borrows its buffers ask for more where much came, and for less
+// where little did: a quiet socket gets along with one or two.
 func (m *mmsg) adapt() {
 	switch {
-	case !m.pooled:
+	case !m.pooled && !m.polled:
 	case m.got >= m.ask:
 		m.ask = min(2*m.ask, m.slots)
 	case m.got <= m.ask/4:

@@ -33,6 +33,20 @@ func takeReports(fd uintptr, each func(unix.Errno)) {
 	}
 }
 
+// reported takes the errors that the kernel keeps for the socket, counts them, and returns
+// the first as ReadBatch does; nil where there is none.
+func (m *mmsg) reported() (first error) {
+	_ = m.c.raw.Control(func(fd uintptr) {
+		takeReports(fd, func(e unix.Errno) {
+			m.c.counters.reported[kindOf(e)].Add(1)
+			if first == nil {
+				first = m.c.readError(e)
+			}
+		})
+	})
+	return first
+}
+
 // parseReport reads the error from the network that control messages tell of, 0 where
 // there is none.
 func parseReport(b []byte) unix.Errno {

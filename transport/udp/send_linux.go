@@ -171,7 +171,7 @@ func (s *sender) flush(fd uintptr) {
 func (s *sender) try(fd uintptr, i, j int) (int, unix.Errno) {
 	for {
 		s.report.calls++
-		n, errno := s.m.send(fd, s.hdrs[i:j])
+		n, errno := s.m.send(fd, s.hdrs[i:j], j-i == 1 && s.messages[i].segments == 1)
 		if errno == unix.EINTR {
 			continue
 		}

@@ -4,10 +4,11 @@ package udp
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 )
 
-var errLinuxOnly = errors.New("exists on Linux alone")
+var errLinuxOnly = fmt.Errorf("exists on Linux alone (%w)", errors.ErrUnsupported)
 
 // Probe says that there are no offloads: they exist on Linux alone.
 func Probe() Support { return Support{GSO: errLinuxOnly, GRO: errLinuxOnly} }
