@@ -62,6 +62,19 @@ func (s *Session) Fits(n int) bool {
 	return n <= s.MaxPacket()
 }
 
+// Unsearched reports whether a packet of n bytes is one that a search has to be begun
+// for: nobody knows yet whether it passes. It is safe for any goroutine.
+func (s *Session) Unsearched(n int) bool { return n > basePacket && s.maxPacket.Load() == 0 }
+
+// Look begins the search if a large packet was asked for and the peer's terms are known.
+// Where packets come in, the session looks by itself. Who only sends large ones has to
+// make it look: if the path drops them all, nothing ever comes in.
+func (s *Session) Look(now time.Time, out *Output) {
+	if s.mtu == nil && s.large.Load() && s.terms != (Terms{}) {
+		s.Search(now, s.config.MaxPacket, out)
+	}
+}
+
 // Search begins to look for the largest packet that fits the path, at most
 // largest bytes, and at a client no more than the gateway takes. A search under
 // way goes on.

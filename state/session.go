@@ -275,9 +275,7 @@ func (s *Session) opened(now time.Time, g *Generation, seq uint64, from path.Pat
 	}
 	s.stir(now)
 	s.watchKeys(now)
-	if s.mtu == nil && s.large.Load() && s.terms != (Terms{}) {
-		s.Search(now, s.config.MaxPacket, out)
-	}
+	s.Look(now, out)
 	if g != s.current {
 		s.openedElsewhere(now, g, out)
 	}

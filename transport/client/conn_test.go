@@ -357,6 +357,24 @@ func TestNarrowInterface(t *testing.T) {
 	})
 }
 
+// A path that takes no large packets is found out even where nothing else is sent, so that
+// nothing comes back either.
+func TestBlackHoleIsFoundByWhoSendsOnlyIntoIt(t *testing.T) {
+	const most = 1300
+	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
+		w.net.losing(func(_, _ netip.AddrPort, p []byte) bool { return len(p) > most })
+		time.Sleep(time.Second) // nothing of the handshake is on its way any more
+		limit := func() int { return c.(interface{ MaxPayload() int }).MaxPayload() }
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && s.Info().MaxPacket > most; time.Sleep(100 * time.Millisecond) {
+			write(t, c, strings.Repeat("x", limit()))
+		}
+		if got := s.Info().MaxPacket; got > most || got < 1232 {
+			t.Fatalf("packets of %d bytes are believed to fit; the path takes %d", got, most)
+		}
+		exchange(t, c, strings.Repeat("y", limit()))
+	})
+}
+
 func TestShortBufferCuts(t *testing.T) {
 	connected(t, func(t *testing.T, _ *world, _ *client.Session, c net.Conn) {
 		write(t, c, "long one")

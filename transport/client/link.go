@@ -443,7 +443,9 @@ func (l *link) write(p *outgoing) error {
 			return errDown
 		}
 	}
-	l.session.Fits(len(p.data)) // a large one makes the session look what the path takes
+	if l.session.Unsearched(len(p.data)) {
+		l.search(len(p.data))
+	}
 	p.batch[0] = transport.Packet{Data: p.data, Path: l.path}
 	n, err := l.conn.WriteBatch(p.batch[:])
 	if err == nil {
@@ -454,6 +456,14 @@ func (l *link) write(p *outgoing) error {
 		return nil // the error is about an earlier packet
 	}
 	return err
+}
+
+// search makes the session find out whether packets of size bytes pass.
+func (l *link) search(size int) {
+	_ = l.with(func(now time.Time) {
+		l.session.Fits(size)
+		l.session.Look(now, &l.out)
+	})
 }
 
 // writerFailed lets the session know of an error that a writer met with a packet of
