@@ -1,0 +1,14 @@
+// Package world has the tests of the world at its worst: the real program as gateway, and
+// the client library in a process of its own, each on a machine of package netns, with a
+// link of package link between them that blocks, loses, delays, forgets and goes away.
+//
+//	go test ./bench/world -v                # a minute and a half, as root
+//	go test ./bench/world -v -world.long    # with the times of the real world: minutes, not seconds
+//
+// Each test says what the client noticed, how long it took and what was lost; the
+// figures of all come as a table at the end.
+//
+// The tests are here and not beside the program because they are no test of a package:
+// they need the program, the library, the link and machines, and nothing of the
+// program's own insides.
+package world

@@ -1,0 +1,281 @@
+package world
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lewes/bench/link"
+	"lewes/bench/measure"
+	"lewes/bench/netns"
+	"lewes/bench/worker"
+	"lewes/crypto/identity"
+	"lewes/router/access"
+	"lewes/transport/uri"
+)
+
+// The addresses of the machines: on the link, on the wires behind it, and of a NAT.
+var (
+	clientAddrs  = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}
+	gatewayAddrs = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}
+	natAddr      = netip.MustParseAddr("203.0.113.1")
+
+	entryToExit  = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.1/30"), netip.MustParsePrefix("198.51.100.2/30")}
+	exitToTarget = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.5/30"), netip.MustParsePrefix("198.51.100.6/30")}
+	target       = netip.AddrPortFrom(exitToTarget[1].Addr(), 7)
+)
+
+// scene is a client, a gateway or an entry and an exit, and a target:
+//
+//	client ~~ link ~~ gateway -- target        client ~~ link ~~ entry -- exit -- target
+type scene struct {
+	t       *testing.T
+	machine map[string]*netns.Machine
+	link    *link.Link
+	gateway *server // whom the client's datagrams come to first
+	exit    *server // nil: there is no other
+	client  *worker.Process
+	target  *worker.Process
+	key     string // file with the client's identity
+	clients string // file that lists it
+}
+
+// newScene makes the machines and starts the gateway and the target.
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	s := emptyScene(t, "client", "gateway", "target")
+	s.wire("gateway", "target", exitToTarget)
+	s.gateway = newServer(t, s.machine["gateway"], "", s.clients)
+	s.gateway.start()
+	s.setUp()
+	return s
+}
+
+// newChain is newScene with an entry and an exit.
+func newChain(t *testing.T) *scene {
+	t.Helper()
+	s := emptyScene(t, "client", "gateway", "exit", "target")
+	s.wire("gateway", "exit", entryToExit)
+	s.wire("exit", "target", exitToTarget)
+	s.exit = newServer(t, s.machine["exit"], "", s.clients)
+	s.exit.start()
+	s.exit.gateway.Host = entryToExit[1].Addr().String()
+	s.gateway = newServer(t, s.machine["gateway"], "[[gateway]]\nuri = \""+s.exit.gateway.String()+"\"\n", s.clients)
+	s.gateway.start()
+	s.setUp()
+	return s
+}
+
+func emptyScene(t *testing.T, machines ...string) *scene {
+	t.Helper()
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		t.Skip("there are no TUN devices here:", err)
+	}
+	s := &scene{t: t, machine: make(map[string]*netns.Machine)}
+	for _, name := range machines {
+		m, err := netns.New(t.Context(), launcher())
+		if errors.Is(err, worker.ErrNoNamespaces) || errors.Is(err, netns.ErrNoIP) {
+			t.Skip(err)
+		}
+		s.must(err)
+		t.Cleanup(m.Close)
+		s.machine[name] = m
+	}
+	var err error
+	s.link, err = link.Join(t.Context(), link.End{Machine: s.machine["client"], Addrs: clientAddrs}, link.End{Machine: s.machine["gateway"], Addrs: gatewayAddrs}, 1)
+	s.must(err)
+	t.Cleanup(func() { _ = s.link.Close() })
+	s.addKey()
+	return s
+}
+
+// addKey makes the client's identity and the list of clients.
+func (s *scene) addKey() {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	s.key, s.clients = filepath.Join(dir, "client-identity"), filepath.Join(dir, "clients")
+	key, err := identity.Generate(rand.Reader)
+	s.must(err)
+	defer key.Wipe()
+	s.must(key.Save(s.key))
+	s.must(access.Add(s.clients, access.Entry{Identity: key.Public()}))
+}
+
+func (s *scene) wire(a, b string, addrs [2]netip.Prefix) {
+	s.t.Helper()
+	s.must(netns.Join(s.t.Context(), s.machine[a], s.machine[b], a[:3]+"-"+b[:3], addrs[:1], addrs[1:]))
+}
+
+// setUp starts the target and the client, which does not dial yet.
+func (s *scene) setUp() {
+	s.t.Helper()
+	s.target = s.start(targetRole, targetParams{At: target}, "target")
+	p := clientParams{Gateway: s.gateway.gateway, Identity: s.key, Target: target, Hosts: map[string][]netip.Addr{
+		s.gateway.gateway.Host: {gatewayAddrs[0].Addr(), gatewayAddrs[1].Addr()},
+	}}
+	if s.exit != nil {
+		p.Gateway, p.Via = s.exit.gateway, []uri.Gateway{s.gateway.gateway}
+	}
+	s.client = s.start(clientRole, p, "client")
+}
+
+func (s *scene) start(role string, params any, machine string) *worker.Process {
+	s.t.Helper()
+	p, err := launcher().Start(s.t.Context(), role, params, nil, s.machine[machine].Where())
+	s.must(err)
+	s.t.Cleanup(p.Stop)
+	return p
+}
+
+func (s *scene) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// ask asks a worker.
+func (s *scene) ask(p *worker.Process, call string, params, result any) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	s.must(p.Call(ctx, call, params, result))
+}
+
+// dial makes the client's session.
+func (s *scene) dial() (d dialled) {
+	s.t.Helper()
+	s.ask(s.client, "dial", worker.None{}, &d)
+	return d
+}
+
+// send makes the client send, and waits for the first echo.
+func (s *scene) send(what sending) {
+	s.t.Helper()
+	s.ask(s.client, "send", what, nil)
+}
+
+// condition asks the client how it is.
+func (s *scene) condition() (c condition) {
+	s.t.Helper()
+	s.ask(s.client, "condition", worker.None{}, &c)
+	return c
+}
+
+// noticed returns what the client was told of since a moment.
+func (s *scene) noticed(since int64) (all []noticed) {
+	s.t.Helper()
+	var list []noticed
+	s.ask(s.client, "noticed", worker.None{}, &list)
+	for _, n := range list {
+		if n.At >= since {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// awaitReceived waits until the client has received datagrams beyond those that it has now.
+func (s *scene) awaitReceived(more uint64) {
+	s.t.Helper()
+	want := s.condition().Stats.Received + more
+	for end := time.Now().Add(patience); s.condition().Stats.Received < want; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("the client received too little within %v: %+v; it was told of %v", patience, s.condition(), s.noticed(0))
+		}
+	}
+}
+
+// linger is how long echoes may be late.
+const linger = 500 * time.Millisecond
+
+// stop ends the sending and returns what came of it.
+func (s *scene) stop() *account {
+	s.t.Helper()
+	var a account
+	s.ask(s.client, "stop", linger, &a.traffic)
+	s.ask(s.target, "heard", worker.None{}, &a.heard)
+	a.heard.At = grown(a.heard.At, len(a.Sent))
+	if a.traffic.Changed+a.heard.Changed > 0 {
+		s.t.Errorf("datagrams were changed on their way: %d there, %d back", a.heard.Changed, a.traffic.Changed)
+	}
+	if a.traffic.Again+a.heard.Again > 0 {
+		s.t.Errorf("datagrams came more than once: %d there, %d back", a.heard.Again, a.traffic.Again)
+	}
+	return &a
+}
+
+// log says what the client noticed, and what was lost, since a moment.
+func (s *scene) log(a *account, since int64) {
+	s.t.Helper()
+	var told []string
+	for _, n := range s.noticed(since) {
+		text := time.Duration(n.At-since).Round(time.Millisecond).String() + " " + n.Kind
+		if n.Err != "" {
+			text += " (" + n.Err + ")"
+		}
+		told = append(told, text)
+	}
+	if len(told) == 0 {
+		told = []string{"nothing"}
+	}
+	sent, there, back := a.count(since, measure.Now())
+	s.t.Logf("of %d datagrams %d were lost on the way there, %d on the way back; the client noticed: %s", sent, sent-there, there-back, strings.Join(told, ", "))
+}
+
+// account is all that was sent and what became of it.
+type account struct {
+	traffic
+	heard heard
+}
+
+// count returns how many datagrams of a time were sent, reached the target, and came back.
+func (a *account) count(from, to int64) (sent, there, back int) {
+	for i, at := range a.Sent {
+		if at < from || at >= to {
+			continue
+		}
+		sent++
+		if a.heard.At[i] != 0 {
+			there++
+		}
+		if a.Back[i] != 0 {
+			back++
+		}
+	}
+	return sent, there, back
+}
+
+// through returns how long after a moment the first datagram that was sent after it was
+// back, or the time until now if none was.
+func (a *account) through(after int64) time.Duration {
+	first := measure.Now()
+	for i, at := range a.Sent {
+		if at >= after && a.Back[i] != 0 {
+			first = min(first, a.Back[i])
+		}
+	}
+	return time.Duration(first - after)
+}
+
+// gap returns the longest time of [from, to) without an echo.
+func (a *account) gap(from, to int64) (longest time.Duration) {
+	came := []int64{from, to}
+	for _, at := range a.Back {
+		if at >= from && at < to {
+			came = append(came, at)
+		}
+	}
+	slices.Sort(came)
+	for i := range came[1:] {
+		longest = max(longest, time.Duration(came[i+1]-came[i]))
+	}
+	return longest
+}

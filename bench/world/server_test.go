@@ -1,0 +1,144 @@
+package world
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lewes/bench/measure"
+	"lewes/bench/netns"
+	"lewes/transport/uri"
+)
+
+// server is a gateway process, which may be killed and started again.
+type server struct {
+	t       *testing.T
+	machine *netns.Machine
+	dir     string
+	gateway uri.Gateway // as clients know it
+
+	cmd  *exec.Cmd
+	done chan struct{}
+
+	mu    sync.Mutex
+	lines []string
+	came  chan struct{} // something was logged
+}
+
+// newServer prepares a gateway: config is what its configuration has beside what all
+// have, clients the file that lists who may use it.
+func newServer(t *testing.T, m *netns.Machine, config, clients string) *server {
+	t.Helper()
+	s := &server{t: t, machine: m, dir: t.TempDir(), came: make(chan struct{}, 1)}
+	text := fmt.Sprintf("state_dir = %q\npublic = [\"gateway.example\"]\n[access]\nclients = %q\n", s.dir, clients) + config
+	if err := os.WriteFile(s.file(), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *server) file() string { return filepath.Join(s.dir, "gateway.toml") }
+
+// start starts the process and returns when it was ready.
+func (s *server) start() (ready int64) {
+	s.t.Helper()
+	s.cmd, s.done = exec.Command(program, "gateway", "--config", s.file()), make(chan struct{})
+	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}
+	stdout, err := s.cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	stderr, err := s.cmd.StderrPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.machine.Do(s.cmd.Start); err != nil {
+		s.t.Fatal(err)
+	}
+	from := s.logged()
+	var readers sync.WaitGroup
+	readers.Go(func() { s.read(stdout) })
+	readers.Go(func() { s.read(stderr) })
+	go func() {
+		readers.Wait()
+		_ = s.cmd.Wait() // it is killed in the end
+		close(s.done)
+	}()
+	s.await(from, "  ready  ")
+	ready = measure.Now()
+	if text := s.await(from, "lewes://"); s.gateway.Host == "" {
+		if s.gateway, err = uri.Parse(text); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return ready
+}
+
+func (s *server) read(from io.Reader) {
+	for lines := bufio.NewScanner(from); lines.Scan(); {
+		s.mu.Lock()
+		s.lines = append(s.lines, lines.Text())
+		s.mu.Unlock()
+		select {
+		case s.came <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// logged returns how many lines there are so far.
+func (s *server) logged() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.lines)
+}
+
+// await waits for a line with a text in it, or that begins with it.
+func (s *server) await(from int, text string) string {
+	s.t.Helper()
+	timeout := time.After(patience)
+	for {
+		s.mu.Lock()
+		for _, line := range s.lines[from:] {
+			if strings.HasPrefix(line, text) || text != "lewes://" && strings.Contains(line, text) {
+				s.mu.Unlock()
+				return line
+			}
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.came:
+		case <-s.done:
+			s.t.Fatalf("the gateway has ended:\n%s", s.log())
+		case <-timeout:
+			s.t.Fatalf("no %q within %v:\n%s", text, patience, s.log())
+		}
+	}
+}
+
+func (s *server) log() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.lines, "\n")
+}
+
+// kill ends the process without a word to anybody.
+func (s *server) kill() {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill() // it may have ended by itself
+	<-s.done
+	s.cmd = nil
+	if s.t.Failed() {
+		s.t.Logf("the gateway said:\n%s", s.log())
+	}
+}
