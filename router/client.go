@@ -1,6 +1,7 @@
 package router
 
 import (
+	"sync/atomic"
 	"time"
 
 	"lewes/state"
@@ -19,6 +20,8 @@ type client struct {
 
 	hellos time.Time            // when the budget of inner hellos is full again
 	told   map[uint16]time.Time // when FlowClosed was last sent for an unknown flow
+
+	down atomic.Pointer[downstream] // what waits while the session is on TCP; nil: nothing ever did
 }
 
 // maxTold bounds the flow ids whose last FlowClosed is remembered.
@@ -72,4 +75,5 @@ func (s *Shard) turnForget(t *state.Session) {
 	}
 	s.turnUnclaim(c, func(*claim) bool { return true })
 	c.forwards = nil
+	s.turnLastWords(c)
 }

@@ -14,6 +14,7 @@ import (
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/transport"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )
 
@@ -52,6 +53,8 @@ type Config struct {
 	MaxPacket    int // the largest packet to send over UDP; 0 means 1452
 	DemotedTTL   time.Duration
 
+	TCP TCP
+
 	MaxFlowsPerSession int           // 0 means 256
 	MaxFlows           int           // of all sessions; 0 means 100,000
 	FlowIdle           time.Duration // 0 means 120 s
@@ -71,6 +74,17 @@ type Config struct {
 	Rand  io.Reader
 	Clock func() time.Time
 	Wall  func() time.Time
+}
+
+// TCP is how a gateway serves clients over TCP.
+type TCP struct {
+	On     bool
+	Listen tcp.Config // what the shards have to do with is filled in
+
+	PollWait     time.Duration // the longest that a Poll waits; 0 means 10 s
+	MaxHeld      int           // bytes that wait for one session; 0 means 128 KiB
+	MaxHeldInAll int           // for all sessions; 0 means 256 MiB
+	HeldAge      time.Duration // how long they do; 0 means 5 s
 }
 
 // Egress opens the sockets by which flows leave.

@@ -18,6 +18,7 @@ import (
 	"lewes/crypto/seal"
 	"lewes/state"
 	"lewes/transport"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/wire"
 )
@@ -40,6 +41,7 @@ type Gateway struct {
 	config   Config
 	log      *zap.Logger
 	listener *udp.Listener
+	tcp      *tcp.Listener // nil: not served
 	shards   []*Shard
 	kems     *state.KEMKeys
 	sockets  udp.Counters // towards clients
@@ -147,6 +149,7 @@ func (g *Gateway) open(ctx context.Context) error {
 		g.log.Warn("an address cannot be served", zap.Error(failed))
 	}
 	g.listener = listener
+	g.listenTCP(ctx, listen.Steer)
 	handshake := g.handshakeConfig()
 	own := make([][]transport.Conn, g.config.Shards) // by shard
 	for i := range own {
@@ -155,9 +158,16 @@ func (g *Gateway) open(ctx context.Context) error {
 		s, err := newShard(i, listen.Steer, &g.config, handshake, out, g.config.Clock, &g.pumps)
 		if err != nil {
 			_ = listener.Close()
+			if g.tcp != nil {
+				_ = g.tcp.Close()
+			}
 			return err
 		}
 		g.shards = append(g.shards, s)
+		if g.tcp != nil {
+			s.down.out = g.tcp.Intakes[i]
+			own[i] = append(own[i], g.tcp.Intakes[i])
+		}
 	}
 	for i, s := range g.shards {
 		if !listen.Portable {
@@ -404,6 +414,9 @@ func (g *Gateway) Shutdown() (sessions int) {
 func (g *Gateway) Close() {
 	g.stop()
 	_ = g.listener.Close()
+	if g.tcp != nil {
+		_ = g.tcp.Close()
+	}
 	g.readers.Wait()
 	for _, s := range g.shards {
 		s.close()
@@ -423,6 +436,7 @@ func (s *Shard) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.alarm.Stop()
+	s.down.stop()
 	s.sessions.All(func(t *state.Session) { s.turnForget(t) })
 	for _, n := range s.nexts {
 		_ = n.conn.Close()

@@ -30,7 +30,7 @@ func started(t *testing.T, change func(*Config)) (*Gateway, netip.AddrPort) {
 	}
 	t.Cleanup(func() { echo.Close() })
 	go func() {
-		b := make([]byte, 2048)
+		b := make([]byte, 64<<10)
 		for {
 			n, from, err := echo.ReadFromUDPAddrPort(b)
 			if err != nil {

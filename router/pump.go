@@ -8,6 +8,7 @@ import (
 
 	"lewes/state"
 	"lewes/transport"
+	"lewes/transport/path"
 	"lewes/transport/udp"
 	"lewes/transport/wire"
 )
@@ -137,6 +138,7 @@ func (s *Shard) turnTrouble(f *flow, err error) {
 type writer struct {
 	buffer  []byte
 	packets []transport.Packet
+	held    []*downstream // of sessions on TCP, that something was added to
 }
 
 // writerSize holds the largest train and its packets' overhead.
@@ -158,7 +160,7 @@ func (w *writer) data(s *Shard, session *state.Session, id uint16, payload []byt
 // packet.
 func (w *writer) flowPacket(s *Shard, session *state.Session, t wire.Type, id uint16, payload []byte) bool {
 	size := flowOverhead + len(payload)
-	if !session.Fits(size) {
+	if !fits(session, t, size) {
 		s.counters.tooLarge.Add(1)
 		return false
 	}
@@ -174,9 +176,28 @@ func (w *writer) flowPacket(s *Shard, session *state.Session, t wire.Type, id ui
 	if sender.Seal(packet) != nil {
 		return false
 	}
+	to := session.PathFor(size)
+	if to.Transport == path.TCP && s.down.out != nil {
+		d := session.User.(*client).downstream()
+		d.push(packet, true)
+		w.held = append(w.held, d)
+		return true
+	}
 	w.buffer = b
-	w.packets = append(w.packets, transport.Packet{Data: packet, Path: session.PathFor(size)})
+	w.packets = append(w.packets, transport.Packet{Data: packet, Path: to})
 	return true
+}
+
+// fits reports whether a packet of a flow reaches the client whole. Over TCP any
+// does, but that inner packets are datagrams somewhere on their way.
+func fits(session *state.Session, t wire.Type, size int) bool {
+	switch {
+	case session.Path().Transport != path.TCP:
+		return session.Fits(size)
+	case t == wire.TypeForwardPacket:
+		return size <= wire.MaxUDPPacket
+	}
+	return size <= wire.MaxTCPPacket
 }
 
 // flush sends what was sealed, each run of packets by the socket of its path.
@@ -193,6 +214,10 @@ func (w *writer) flush(s *Shard) {
 		}
 		rest = rest[n:]
 	}
+	for _, d := range w.held {
+		d.deliver()
+	}
 	clear(w.packets)
-	w.buffer, w.packets = w.buffer[:0], w.packets[:0]
+	clear(w.held)
+	w.buffer, w.packets, w.held = w.buffer[:0], w.packets[:0], w.held[:0]
 }

@@ -55,12 +55,22 @@ func (s *Shard) turnSealed(now time.Time, g *state.Generation, packet []byte, fr
 	s.backlog.lastOne = now
 	session := g.Session()
 	t, content, err := g.Open(now, packet, from, &s.output)
-	if err != nil {
+	var wait time.Duration
+	switch {
+	case err != nil:
 		s.count(err)
-	} else {
+	case t == wire.TypePoll:
+		wait = s.turnPoll(content, from)
+	default:
 		s.turnMessage(now, session, g, t, content, from)
 	}
 	s.turnSettle(session)
+	if err == nil {
+		s.turnVisit(session, from, wait)
+		if t == wire.TypePong {
+			s.turnReturned(session)
+		}
+	}
 }
 
 func (s *Shard) turnMessage(now time.Time, session *state.Session, g *state.Generation, t wire.Type, content []byte, from path.Path) {
@@ -71,7 +81,7 @@ func (s *Shard) turnMessage(now time.Time, session *state.Session, g *state.Gene
 		s.turnForward(now, session.User.(*client), content)
 	case wire.TypeFlowClosed:
 		s.turnFlowClosed(session.User.(*client), content)
-	case wire.TypeRegister, wire.TypePoll:
+	case wire.TypeRegister:
 		s.counters.Misplaced++
 	default:
 		s.count(session.Control(now, g, t, content, from, &s.output))
@@ -87,10 +97,14 @@ func (s *Shard) turnHandshake(now time.Time, index uint32, packet []byte, from p
 	session, early, err := s.handshakes.Sealed(now, packet, &s.output)
 	s.count(err)
 	if session == nil {
+		if g := s.sessions.Find(index); err == nil && g != nil && from.SameSource(g.Session().Path()) {
+			s.turnVisit(g.Session(), from, 0) // a copy; its Ack is repeated
+		}
 		return
 	}
 	session.User = &client{shard: s, session: session}
 	s.sessions.Add(session)
+	s.turnVisit(session, from, 0)
 	for _, p := range early {
 		s.turnPacket(now, p.Data, p.Path)
 	}

@@ -46,11 +46,15 @@ type Shard struct {
 	written   []*flow        // flows that have datagrams to send in this turn
 	forwarded []*nextGateway // gateways that have
 	answers   []transport.Packet
+	visitors  []visitor     // connections of sessions in this turn
+	pushed    []*downstream // what waits for sessions and was added to in this turn
+	ending    []path.Path   // connections that were answered in this turn
 	alarm     *time.Timer
 	alarmAt   time.Time
 	pumps     *sync.WaitGroup
 	returns   *returnLoop // nil: each socket has a pump
 
+	down     downstreams
 	counters counters
 }
 
@@ -85,6 +89,7 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 	}
 	s.resets = budget.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
 	s.alarm = time.AfterFunc(time.Hour, s.Tick)
+	s.down.init(&config.TCP, steer.Shards, now)
 	return s, nil
 }
 
@@ -176,6 +181,7 @@ func (s *Shard) turnEnd(now time.Time) {
 	}
 	s.forwarded = s.forwarded[:0]
 	s.turnAnswers()
+	s.turnStreams()
 	s.turnAlarm(now)
 }
 
@@ -185,6 +191,10 @@ func (s *Shard) turnAnswers() {
 		return
 	}
 	for _, p := range s.output.Packets {
+		if p.Path.Transport == path.TCP {
+			s.turnStream(&p)
+			continue
+		}
 		s.answers = append(s.answers[:0], transport.Packet{Data: p.Data, Path: p.Path})
 		if conn := s.out.For(p.Path); conn != nil {
 			if _, err := conn.WriteBatch(s.answers); err != nil {
@@ -224,6 +234,7 @@ func (s *Shard) turnSettle(t *state.Session) {
 			s.counters.Rekeys++
 		case state.Moved:
 			s.counters.Moves++
+			s.turnMoved(e.Session)
 		}
 	}
 	clear(s.output.Events)

@@ -32,6 +32,11 @@ type Stats struct {
 
 	ClockJumps uint64 // of the system's clock
 
+	// Over TCP: Polls, those that a newer one replaced, the bytes that wait for
+	// sessions now, and the packets given up because too much waited or for too long.
+	Polls, PollsReplaced    uint64
+	Held, HeldFull, HeldOld uint64
+
 	// Handshake packets that wait, that waited too long, and the time that
 	// handshakes took in all.
 	Backlog, Stale uint64
@@ -80,6 +85,11 @@ func (s *Stats) add(o *Stats) {
 	sum(&s.TooLarge, o.TooLarge)
 	sum(&s.EgressFailed, o.EgressFailed)
 	sum(&s.ClientFailed, o.ClientFailed)
+	sum(&s.Polls, o.Polls)
+	sum(&s.PollsReplaced, o.PollsReplaced)
+	sum(&s.Held, o.Held)
+	sum(&s.HeldFull, o.HeldFull)
+	sum(&s.HeldOld, o.HeldOld)
 	sum(&s.Backlog, o.Backlog)
 	sum(&s.Stale, o.Stale)
 	sum(&s.ShortOfMemory, o.ShortOfMemory)
@@ -99,6 +109,9 @@ func (s *Shard) stats() Stats {
 	c.Claims = uint64(s.claims.Len())
 	c.Handshakes = s.handshakes.Stats
 	c.Down = Traffic{s.counters.downPackets.Load(), s.counters.downBytes.Load()}
+	c.Held = uint64(max(0, s.down.held.Load()))
+	c.HeldFull, c.HeldOld = s.down.full.Load(), s.down.old.Load()
+	c.PollsReplaced = s.down.renewed.Load()
 	c.Returned += s.counters.returned.Load()
 	c.Unclaimed += s.counters.unclaimed.Load()
 	c.TooLarge += s.counters.tooLarge.Load()

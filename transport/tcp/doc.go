@@ -21,7 +21,7 @@
 // A connection is closed Config.ReceiveTimeout after it was accepted, whatever it has
 // sent until then: nothing, a packet that never becomes whole, or one that nobody
 // answers. So a stranger learns nothing from the time. End closes it as soon as the
-// answers are out; Hold lets it live until the time given, for an answer that is
+// answers are out; Hold lets it live for as long as it says, for an answer that is
 // waited for. The times are absolute: bytes that trickle in prolong nothing.
 //
 // A length of no packet closes the connection at once (R10.6), and so does the peer's

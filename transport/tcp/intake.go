@@ -110,9 +110,9 @@ func (i *Intake) End(p path.Path) {
 	}
 }
 
-// Hold lets the connection of a path live until t, for an answer that is to come
-// yet, and reports whether it is still there.
-func (i *Intake) Hold(p path.Path, t time.Time) bool {
+// Hold lets the connection of a path live for d from now on, for an answer that is
+// to come yet, and reports whether it is still there.
+func (i *Intake) Hold(p path.Path, d time.Duration) bool {
 	v := i.listener.table.find(p)
 	if v == nil {
 		return false
@@ -122,7 +122,7 @@ func (i *Intake) Hold(p path.Path, t time.Time) bool {
 	if v.gone || v.ended {
 		return false
 	}
-	v.heldTill = t
+	v.heldTill = time.Now().Add(d)
 	v.rouse()
 	return true
 }

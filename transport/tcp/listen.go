@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // Listener is what Listen bound. Its connections end with Close.
@@ -244,6 +245,20 @@ func bare(err error) error {
 	return err
 }
 
+// lastWords is how long Close lets peers take what is written to them.
+const lastWords = 250 * time.Millisecond
+
+// limitWriting sets how long the peer may take to read its answers.
+func (l *Listener) limitWriting(v *visit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	patience := l.config.WriteTimeout
+	if l.visits == nil {
+		patience = min(patience, lastWords)
+	}
+	_ = v.conn.SetWriteDeadline(time.Now().Add(patience))
+}
+
 // StopAccepting ends listening. Connections that are there go on, and so do those
 // that another process accepts by a duplicate of a listener's descriptor.
 func (l *Listener) StopAccepting() {
@@ -276,14 +291,16 @@ func (l *Listener) Drain(ctx context.Context) error {
 }
 
 // Close ends listening and every connection, and waits until their goroutines have
-// ended.
+// ended. Answers that are written already still go out, if the peers take them at
+// once.
 func (l *Listener) Close() error {
 	l.StopAccepting()
 	l.mu.Lock()
 	if l.visits != nil {
 		close(l.closed)
 		for v := range l.visits {
-			_ = v.conn.Close()
+			_ = v.conn.SetReadDeadline(time.Now())
+			_ = v.conn.SetWriteDeadline(time.Now().Add(lastWords))
 		}
 		l.visits = nil
 	}

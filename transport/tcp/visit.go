@@ -64,6 +64,11 @@ func (v *visit) receive() (*buffer, error) {
 	if err := v.conn.SetReadDeadline(v.until); err != nil {
 		return nil, err
 	}
+	select {
+	case <-v.listener.closed: // perhaps before the deadline was set
+		return nil, net.ErrClosed
+	default:
+	}
 	for have := 0; have < lengthSize; {
 		n, err := v.conn.Read(v.length[have:])
 		if err != nil {
@@ -113,13 +118,13 @@ func (v *visit) deliver(packet *buffer, timer *time.Timer) bool {
 
 // answer sends what is written until the end.
 func (v *visit) answer(timer *time.Timer) {
-	writing := false
+	writing, closed := false, v.listener.closed
 	for {
 		answers, ended, until := v.next()
 		switch {
 		case answers != nil:
 			if !writing {
-				_ = v.conn.SetWriteDeadline(time.Now().Add(v.listener.config.WriteTimeout))
+				v.listener.limitWriting(v)
 				writing = true
 			}
 			err := v.send(answers)
@@ -134,8 +139,11 @@ func (v *visit) answer(timer *time.Timer) {
 		timer.Reset(time.Until(until))
 		select {
 		case <-v.wake:
-		case <-v.listener.closed:
-			return
+		case <-closed:
+			closed = nil
+			v.mu.Lock()
+			v.ended = true
+			v.mu.Unlock()
 		case <-timer.C:
 			if v.expired(time.Now()) {
 				return

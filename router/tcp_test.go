@@ -1,0 +1,211 @@
+package router
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lewes/crypto/kem"
+	"lewes/crypto/seal"
+	"lewes/state"
+	"lewes/transport/path"
+	"lewes/transport/tcp"
+	"lewes/transport/wire"
+)
+
+// withTCP has a gateway serve TCP on any port of loopback.
+func withTCP(c *Config) {
+	c.TCP.On = true
+	c.TCP.Listen = tcp.Config{Addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}}
+}
+
+// leakless fails the test if goroutines stay behind what it started.
+func leakless(t *testing.T) {
+	ignore := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
+}
+
+// dialStream makes a client that has no UDP.
+func dialStream(t *testing.T, identity byte, to netip.AddrPort) *live {
+	t.Helper()
+	l := &live{t: t}
+	config := state.ClientConfig{
+		Gateway:  gatewayID.Public(),
+		Identity: testIdentity(identity),
+		KEM:      kem.MLKEM768,
+		Suites:   seal.Offer(),
+		Rand:     seeded(uint64(time.Now().UnixNano())),
+		Path:     path.NewTCP(to, netip.Addr{}, 0),
+	}
+	config.Session.Stream = true
+	var err error
+	if l.client, err = state.NewClient(time.Now(), config, &l.out); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// visit sends one packet over a connection of its own and returns that.
+func (l *live) visit(to netip.AddrPort, packet []byte) net.Conn {
+	l.t.Helper()
+	conn, err := net.Dial("tcp", to.String())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { _ = conn.Close() })
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(packet))), packet...)); err != nil {
+		l.t.Fatal(err)
+	}
+	return conn
+}
+
+// answers reads what comes on a connection until the gateway closes it.
+func (l *live) answers(conn net.Conn) (packets [][]byte) {
+	l.t.Helper()
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	all, err := io.ReadAll(conn)
+	if err != nil {
+		l.t.Fatalf("after %d bytes: %v", len(all), err)
+	}
+	for len(all) > 0 {
+		n := int(binary.BigEndian.Uint32(all)) + 4
+		if n > len(all) {
+			l.t.Fatalf("a packet is cut short: %d of %d bytes", len(all), n)
+		}
+		packets = append(packets, all[4:n])
+		all = all[n:]
+	}
+	return packets
+}
+
+// exchange sends what the client has to send, and handles the answers, until there is
+// nothing more to send. It returns the number of answers.
+func (l *live) exchange(to netip.AddrPort) (answers int) {
+	l.t.Helper()
+	for len(l.out.Packets) > 0 {
+		p := l.out.Packets[0]
+		l.out.Packets = slices.Delete(l.out.Packets, 0, 1)
+		for _, answer := range l.answers(l.visit(to, p.Data)) {
+			answers++
+			l.handle(answer)
+		}
+	}
+	return answers
+}
+
+// message seals a message of the client's and returns its packet.
+func (l *live) message(t wire.Type, m interface{ Append([]byte) []byte }) []byte {
+	l.t.Helper()
+	var out state.Output
+	if err := l.session.Send(t, m, &out); err != nil {
+		l.t.Fatal(err)
+	}
+	return out.Packets[0].Data
+}
+
+func (l *live) poll(wait time.Duration) []byte {
+	return l.message(wire.TypePoll, &wire.Poll{WaitMillis: uint16(wait.Milliseconds())})
+}
+
+func (l *live) datagram(target netip.AddrPort, payload string) []byte {
+	return l.message(wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(target), Payload: []byte(payload)})
+}
+
+// echoStream sends a datagram over TCP and polls until its echo is there.
+func (l *live) echoStream(to, target netip.AddrPort, payload string) {
+	l.t.Helper()
+	l.got = nil
+	for _, p := range l.answers(l.visit(to, l.datagram(target, payload))) {
+		l.handle(p)
+	}
+	for end := time.Now().Add(10 * time.Second); len(l.got) == 0 && time.Now().Before(end); {
+		for _, p := range l.answers(l.visit(to, l.poll(2*time.Second))) {
+			l.handle(p)
+		}
+		l.exchange(to)
+	}
+	l.exchange(to)
+	if len(l.got) != 1 || l.got[0] != payload {
+		l.t.Fatalf("echo of %d bytes: %d answers", len(payload), len(l.got))
+	}
+}
+
+func (l *live) connectStream(to netip.AddrPort) {
+	l.t.Helper()
+	l.exchange(to)
+	if l.session == nil || l.session.Terms() == (state.Terms{}) {
+		l.t.Fatalf("no session: %v", l.client.Err())
+	}
+}
+
+// TestSessionOverTCP makes sessions without a datagram, on both shards, and passes
+// others of any size through them.
+//
+// Shows R10.5, R10.7.
+func TestSessionOverTCP(t *testing.T) {
+	leakless(t)
+	g, target := started(t, withTCP)
+	at := g.TCPAddrs()[0]
+	for i := range byte(8) {
+		l := dialStream(t, 2+i, at)
+		l.connectStream(at)
+		for _, size := range []int{1, 1400, 2000, 20_000} {
+			l.echoStream(at, target, string(bytes.Repeat([]byte{'a' + i}, size)))
+		}
+	}
+	for i, s := range g.shards {
+		if s.Stats().Sessions == 0 {
+			t.Errorf("shard %d has no session", i)
+		}
+	}
+	if s := g.Stats(); s.HandedOver != 0 || s.Malformed != 0 || s.Misplaced != 0 || s.HeldFull != 0 || s.HeldOld != 0 {
+		t.Errorf("counted %+v", s)
+	}
+	g.Shutdown()
+	if s := g.TCP(); s.Open != 0 {
+		t.Errorf("%d connections are open after the end", s.Open)
+	}
+}
+
+// TestSessionStaysAcrossTransports takes a session with a flow from UDP to TCP and
+// back: it and the flow stay, and datagrams come back each time where the client is.
+func TestSessionStaysAcrossTransports(t *testing.T) {
+	leakless(t)
+	g, target := started(t, withTCP)
+	at := g.TCPAddrs()[0]
+	l := dialLive(t, 2, loopback(g))
+	l.connect()
+	s := g.sessionOf(l)
+	for round := range 3 {
+		l.echo(target, fmt.Sprint("over UDP ", round))
+		if !l.until(func() bool { return s.PathFor(10_000).Transport == path.UDP }) {
+			t.Fatal("the session is not wholly on UDP")
+		}
+		l.echoStream(at, target, fmt.Sprint("over TCP ", round))
+		if s.Path().Transport != path.TCP {
+			t.Fatal("the session is not on TCP")
+		}
+	}
+	if s := g.Stats(); s.Sessions != 1 || s.FlowsOpened != 1 || s.Handshakes.Established != 1 {
+		t.Errorf("%d sessions, %d flows, %d handshakes", s.Sessions, s.FlowsOpened, s.Handshakes.Established)
+	}
+}
+
+// sessionOf returns the gateway's end of a client's session.
+func (g *Gateway) sessionOf(l *live) *state.Session {
+	l.t.Helper()
+	index := l.session.Current().Index()
+	s := g.shards[g.shards[0].steer.Shard(index)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sessions.Find(index).Session()
+}
