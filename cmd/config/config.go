@@ -19,6 +19,7 @@ type Config struct {
 	MemoryLimit Size `toml:"memory_limit"` // 0: none; GOMEMLIMIT goes first
 
 	Listen    Listen    `toml:"listen"`
+	TCP       TCP       `toml:"tcp"`
 	Access    Access    `toml:"access"`
 	Handshake Handshake `toml:"handshake"`
 	Session   Session   `toml:"session"`
@@ -42,6 +43,21 @@ type Listen struct {
 	GRO           bool      `toml:"gro"`
 	ReceiveBuffer Size      `toml:"receive_buffer"` // 0: the system's
 	SendBuffer    Size      `toml:"send_buffer"`    // 0: the system's
+}
+
+// TCP is where and how packets come over TCP, and what that may cost.
+type TCP struct {
+	Enabled         bool     `toml:"enabled"`
+	Port            int      `toml:"port"` // 0: any
+	MaxConnections  int      `toml:"max_connections"`
+	MaxPerSource    int      `toml:"max_per_source"`
+	MaxReceiving    Size     `toml:"max_receiving"` // of all connections
+	ReceiveTimeout  Duration `toml:"receive_timeout"`
+	WriteTimeout    Duration `toml:"write_timeout"`
+	PollWait        Duration `toml:"poll_wait"`
+	MaxWaiting      Size     `toml:"max_waiting"` // a session
+	MaxWaitingTotal Size     `toml:"max_waiting_total"`
+	WaitingAge      Duration `toml:"waiting_age"`
 }
 
 // Offload says whether the kernel may cut and join datagrams.
@@ -169,6 +185,19 @@ func Default() *Config {
 			GRO:           true,
 			ReceiveBuffer: 4 << 20,
 			SendBuffer:    4 << 20,
+		},
+		TCP: TCP{
+			Enabled:         true,
+			Port:            uri.DefaultTCPPort,
+			MaxConnections:  10_000,
+			MaxPerSource:    64,
+			MaxReceiving:    64 << 20,
+			ReceiveTimeout:  minute / 12,
+			WriteTimeout:    minute / 12,
+			PollWait:        maxPollWait,
+			MaxWaiting:      128 << 10,
+			MaxWaitingTotal: 256 << 20,
+			WaitingAge:      minute / 12,
 		},
 		Access: Access{Mode: AccessListed},
 		Handshake: Handshake{

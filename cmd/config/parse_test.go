@@ -116,6 +116,18 @@ gso = false
 gro = false
 receive_buffer = 65_536
 send_buffer = "1GiB"
+[tcp]
+enabled = false
+port = 443
+max_connections = 100
+max_per_source = 10
+max_receiving = "2MiB"
+receive_timeout = "3s"
+write_timeout = "4s"
+poll_wait = "9s"
+max_waiting = "64KiB"
+max_waiting_total = "3MiB"
+waiting_age = "2s"
 [access]
 mode = "open"
 clients = "/etc/lewes/clients"
@@ -188,6 +200,10 @@ func TestParseEverything(t *testing.T) {
 		Listen: Listen{
 			Addresses: []Address{{netip.MustParseAddrPort("192.0.2.1:0")}, {netip.MustParseAddrPort("[2001:db8::1]:443")}, {netip.MustParseAddrPort("[::]:0")}},
 			Port:      443, Shards: 2, Pin: true, Offload: OffloadOff, ReceiveBuffer: 65536, SendBuffer: 1 << 30,
+		},
+		TCP: TCP{
+			false, 443, 100, 10, 2 << 20, Duration(3 * time.Second), Duration(4 * time.Second),
+			Duration(9 * time.Second), 64 << 10, 3 << 20, Duration(2 * time.Second),
 		},
 		Access: Access{AccessOpen, "/etc/lewes/clients"},
 		Handshake: Handshake{
@@ -384,6 +400,16 @@ var bounds = []struct{ key, below, low, high, above string }{
 	{"listen.shards", "-1", "0", "256", "257"},
 	{"listen.receive_buffer", "-1", "0", `"1GiB"`, "1073741825"},
 	{"listen.send_buffer", "-1", "0", `"1GiB"`, "1073741825"},
+	{"tcp.port", "-1", "0", "65535", "65536"},
+	{"tcp.max_connections", "0", "64", "1048576", "1048577"},
+	{"tcp.max_per_source", "0", "1", "1048576", "1048577"},
+	{"tcp.max_receiving", "1048575", `"1MiB"`, `"16GiB"`, `"17GiB"`},
+	{"tcp.receive_timeout", `"99ms"`, `"100ms"`, `"1m"`, `"60001ms"`},
+	{"tcp.write_timeout", `"99ms"`, `"100ms"`, `"1m"`, `"60001ms"`},
+	{"tcp.poll_wait", `"99ms"`, `"100ms"`, `"10s"`, `"10001ms"`},
+	{"tcp.max_waiting", "4095", `"4KiB"`, `"16MiB"`, `"17MiB"`},
+	{"tcp.max_waiting_total", "1048575", `"1MiB"`, `"16GiB"`, `"17GiB"`},
+	{"tcp.waiting_age", `"99ms"`, `"100ms"`, `"1m"`, `"60001ms"`},
 	{"handshake.tolerance", `"999ms"`, `"1s"`, `"10m"`, `"10m1ms"`},
 	{"handshake.max_records", "0", "1", "16777216", "16777217"},
 	{"handshake.record_ttl", `"999ms"`, `"1s"`, `"10m"`, `"10m1ms"`},
@@ -418,6 +444,8 @@ func TestBounds(t *testing.T) {
 		first := "\n"
 		if b.key == "flows.max" {
 			first = "flows.max_per_session = 1\n" // which is not to be more
+		} else if b.key == "tcp.max_per_source" {
+			first = "tcp.max_connections = 1048576\n" // likewise
 		}
 		for _, v := range []string{b.low, b.high} {
 			mustParse(t, first+b.key+" = "+v)

@@ -36,6 +36,13 @@ func TestBoundsOfTheProtocol(t *testing.T) {
 		{"forward", "claim_ttl", func(c *Config) any { return seconds(c.Forward.ClaimTTL) }, int64(300), `"7s"`, int64(7)},
 		{"forward", "hello_rate", func(c *Config) any { return c.Forward.HelloRate }, 2.0, "7", 7.0},
 		{"forward", "hello_burst", func(c *Config) any { return c.Forward.HelloBurst }, 10, "7", 7},
+		{"tcp", "max_connections", func(c *Config) any { return c.TCP.MaxConnections }, 10_000, "70", 70},
+		{"tcp", "max_per_source", func(c *Config) any { return c.TCP.MaxPerSource }, 64, "7", 7},
+		{"tcp", "receive_timeout", func(c *Config) any { return seconds(c.TCP.ReceiveTimeout) }, int64(5), `"7s"`, int64(7)},
+		{"tcp", "poll_wait", func(c *Config) any { return seconds(c.TCP.PollWait) }, int64(10), `"7s"`, int64(7)},
+		{"tcp", "max_waiting", func(c *Config) any { return c.TCP.MaxWaiting }, Size(128 << 10), `"64KiB"`, Size(64 << 10)},
+		{"tcp", "max_waiting_total", func(c *Config) any { return c.TCP.MaxWaitingTotal }, Size(256 << 20), `"1MiB"`, Size(1 << 20)},
+		{"tcp", "waiting_age", func(c *Config) any { return seconds(c.TCP.WaitingAge) }, int64(5), `"7s"`, int64(7)},
 	} {
 		if got := c.value(Default()); got != c.want {
 			t.Errorf("%s.%s is %v by default, want %v", c.section, c.key, got, c.want)

@@ -21,6 +21,8 @@ const (
 	maxRekeyPackets = 1 << 28                     // section 6
 	maxFlowIdle     = Duration(120 * time.Second) // section 8: then a client may use the flow's id anew
 	maxFlowIDs      = 1 << 16                     // as many as there are
+	maxPollWait     = Duration(10 * time.Second)  // section 10
+	maxConnections  = 1 << 20
 	maxShards       = 256
 	maxBuffer       = 1 << 30
 	maxSessions     = 1 << 24
@@ -112,6 +114,7 @@ func (c *Config) problems() []Problem {
 		within(&p, "memory_limit", c.MemoryLimit, minMemory, maxMemory)
 	}
 	c.Listen.check(&p)
+	c.TCP.check(&p)
 	c.Access.check(&p)
 	c.Handshake.check(&p)
 	c.Session.check(&p)
@@ -137,6 +140,23 @@ func (l *Listen) check(p *problems) {
 	oneOf(p, "listen.offload", l.Offload, OffloadAuto, OffloadOn, OffloadOff)
 	within(p, "listen.receive_buffer", l.ReceiveBuffer, 0, maxBuffer)
 	within(p, "listen.send_buffer", l.SendBuffer, 0, maxBuffer)
+}
+
+func (t *TCP) check(p *problems) {
+	const second = Duration(time.Second)
+	within(p, "tcp.port", t.Port, 0, 65535)
+	within(p, "tcp.max_connections", t.MaxConnections, 1, maxConnections)
+	within(p, "tcp.max_per_source", t.MaxPerSource, 1, maxConnections)
+	if t.MaxPerSource > t.MaxConnections {
+		p.add("tcp.max_per_source", "%d is more than tcp.max_connections, %d, which holds for all sources together", t.MaxPerSource, t.MaxConnections)
+	}
+	within(p, "tcp.max_receiving", t.MaxReceiving, 1<<20, 16<<30)
+	within(p, "tcp.receive_timeout", t.ReceiveTimeout, second/10, 60*second)
+	within(p, "tcp.write_timeout", t.WriteTimeout, second/10, 60*second)
+	within(p, "tcp.poll_wait", t.PollWait, second/10, maxPollWait)
+	within(p, "tcp.max_waiting", t.MaxWaiting, 4<<10, 16<<20)
+	within(p, "tcp.max_waiting_total", t.MaxWaitingTotal, 1<<20, 16<<30)
+	within(p, "tcp.waiting_age", t.WaitingAge, second/10, 60*second)
 }
 
 func (a *Access) check(p *problems) {

@@ -100,8 +100,10 @@ type advertisement struct {
 	Identity identity.PublicKey `json:"identity"`
 	URIs     []string           `json:"uris"`
 	Listen   []string           `json:"listen"`
-	Access   string             `json:"access"`
-	unknown  bool               // by which address clients reach it
+	// ListenTCP is empty where the gateway serves no TCP.
+	ListenTCP []string `json:"listen_tcp,omitempty"`
+	Access    string   `json:"access"`
+	unknown   bool     // by which address clients reach it
 }
 
 func advertise(g *router.Gateway, c *config.Config) *advertisement {
@@ -112,7 +114,13 @@ func advertise(g *router.Gateway, c *config.Config) *advertisement {
 	a := &advertisement{Identity: g.Identity(), Access: string(c.Access.Mode)}
 	var uris []uri.Gateway
 	uris, a.unknown = advertised(g.Identity(), public, g.Addrs(), machineAddrs())
+	for _, at := range g.TCPAddrs() {
+		a.ListenTCP = append(a.ListenTCP, at.String())
+	}
 	for _, u := range uris {
+		if tcp := g.TCPAddrs(); len(tcp) > 0 && tcp[0].Port() != uri.DefaultTCPPort {
+			u.TCPPort = tcp[0].Port()
+		}
 		a.URIs = append(a.URIs, u.String())
 	}
 	for _, at := range g.Addrs() {

@@ -56,7 +56,7 @@ func TestCannotConnect(t *testing.T) {
 	t.Parallel()
 	file, key := newClient(t)
 	g := launchGateway(t, "", key)
-	address := strings.TrimPrefix(g.uri[strings.IndexByte(g.uri, '@'):], "@")
+	address, _ := g.address()
 	other := identity.FromSeed(&[32]byte{9}).Public().String()
 	down, mute := unused(t), silent(t)
 	for _, row := range []struct {
@@ -151,18 +151,15 @@ func TestPortTaken(t *testing.T) {
 	t.Run("gateway", func(t *testing.T) {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "gateway.toml")
-		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n", dir, port), 0o600)
+		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n[tcp]\nport = 0\n", dir, port), 0o600)
 		has(t, fails(t, environment(dir), exitFailed, "gateway", "--config", file), "bind "+address, "another program has this port", "choose another port")
 	})
 	t.Run("gateway, by another gateway", func(t *testing.T) {
 		first := launchGateway(t, "")
-		_, port, err := net.SplitHostPort(first.uri[strings.IndexByte(first.uri, '@')+1:])
-		if err != nil {
-			t.Fatal(err)
-		}
+		_, port := first.address()
 		dir := t.TempDir()
 		file := filepath.Join(dir, "gateway.toml")
-		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n", dir, port), 0o600)
+		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n[tcp]\nport = 0\n", dir, port), 0o600)
 		has(t, fails(t, environment(dir), exitFailed, "gateway", "--config", file), "another gateway?")
 	})
 	t.Run("forward", func(t *testing.T) {

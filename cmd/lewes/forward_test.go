@@ -145,12 +145,10 @@ func TestForwardOutlivesItsGateway(t *testing.T) {
 	}
 	p.awaitLog("reconnecting")
 
-	_, port, err := net.SplitHostPort(strings.TrimPrefix(g.uri[strings.IndexByte(g.uri, '@'):], "@"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, filepath.Join(dir, "again.toml"), fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n", dir, port)+allowEcho, 0o600)
-	launch(t, environment(dir), "gateway", "--config", filepath.Join(dir, "again.toml")).awaitLine(g.uri)
+	_, port := g.address()
+	before, _, _ := strings.Cut(g.uri, "?") // its TCP port will be another
+	writeFile(t, filepath.Join(dir, "again.toml"), fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n[tcp]\nport = 0\n", dir, port)+allowEcho, 0o600)
+	launch(t, environment(dir), "gateway", "--config", filepath.Join(dir, "again.toml")).awaitLine(before)
 	ask(t, conn, []byte("after"))
 	has(t, p.stderr(), "reconnected")
 	if code := p.end(); code != exitOK {

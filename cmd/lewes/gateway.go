@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"lewes/router/metrics"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
 )
@@ -40,7 +42,7 @@ func newGateway() *cobra.Command {
 		Short: "run a gateway",
 		Long: `Gateway runs a gateway until it is told to end (SIGINT or SIGTERM; a second one ends it
 at once). It needs no configuration: it makes its identity in the state folder when it
-starts for the first time, listens on UDP port 51264 and prints the URI that its
+starts for the first time, listens on UDP port 51264 and TCP port 41264 and prints the URI that its
 clients need, on standard output. It logs "ready" once when it serves, and tells
 systemd so where that asks.
 
@@ -142,7 +144,7 @@ func runGateway(ctx context.Context, c *config.Config, log *zap.Logger, ready fu
 	if a.unknown {
 		log.Warn(`this machine has no global address, so the URI is for this machine alone: put the name or address by which clients reach it into "public" in the configuration`)
 	}
-	log.Info("ready", zap.Strings("uris", a.URIs), zap.Strings("listen", a.Listen), zap.String("access", a.Access))
+	log.Info("ready", zap.Strings("uris", a.URIs), zap.Strings("listen", a.Listen), zap.Strings("listen_tcp", a.ListenTCP), zap.String("access", a.Access))
 	if err := notify("READY=1"); err != nil {
 		log.Warn(err.Error())
 	}
@@ -209,6 +211,22 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 				NoGRO:         off || !c.Listen.GRO,
 			},
 		},
+		TCP: router.TCP{
+			On: c.TCP.Enabled,
+			Listen: tcp.Config{
+				Addrs:          tcpAddrs(addrs),
+				Port:           uint16(c.TCP.Port),
+				MaxConnections: c.TCP.MaxConnections,
+				MaxPerSource:   c.TCP.MaxPerSource,
+				MaxReceiving:   int(c.TCP.MaxReceiving),
+				ReceiveTimeout: time.Duration(c.TCP.ReceiveTimeout),
+				WriteTimeout:   time.Duration(c.TCP.WriteTimeout),
+			},
+			PollWait:     time.Duration(c.TCP.PollWait),
+			MaxHeld:      int(c.TCP.MaxWaiting),
+			MaxHeldInAll: int(c.TCP.MaxWaitingTotal),
+			HeldAge:      time.Duration(c.TCP.WaitingAge),
+		},
 		Shards:    c.Listen.Shards,
 		Pin:       c.Listen.Pin,
 		Logger:    log,
@@ -248,6 +266,17 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 		HelloRate:  c.Forward.HelloRate,
 		HelloBurst: c.Forward.HelloBurst,
 	}
+}
+
+// tcpAddrs is the addresses of UDP with the port left open, each once.
+func tcpAddrs(udp []netip.AddrPort) []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, a := range udp {
+		if a = netip.AddrPortFrom(a.Addr(), 0); !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
 }
 
 // checkOffloads says what the kernel refuses of what the configuration insists on.

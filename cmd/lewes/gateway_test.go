@@ -31,7 +31,7 @@ import (
 )
 
 // loopbackListen is what the gateways of tests have in their configuration.
-const loopbackListen = "[listen]\naddresses = [\"127.0.0.1\"]\nport = 0\n"
+const loopbackListen = "[listen]\naddresses = [\"127.0.0.1\"]\nport = 0\n[tcp]\nport = 0\n"
 
 // allowEcho lets a gateway of a test send to targets on loopback.
 const allowEcho = "[egress]\nallow = [\"127.0.0.1\"]\n"
@@ -65,6 +65,16 @@ func launchGatewayIn(t *testing.T, dir, more string, env ...string) *runningGate
 	g := &runningGateway{p, dir, p.awaitLine("lewes://")}
 	g.awaitLog("  ready  ")
 	return g
+}
+
+// address returns the gateway's UDP address, and port alone.
+func (g *runningGateway) address() (address, port string) {
+	g.t.Helper()
+	parsed, err := uri.Parse(g.uri)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return parsed.Address(), fmt.Sprint(parsed.Port)
 }
 
 // list lets a client in and waits until the gateway knows.
@@ -331,18 +341,23 @@ func TestGatewayPrintsPublicNames(t *testing.T) {
 	var facts struct {
 		Identity     string
 		URIs, Listen []string
+		TCP          []string `json:"listen_tcp"`
 		Access       string
 	}
 	parseJSON(t, g.awaitLine("{"), &facts)
-	if len(facts.Listen) != 1 || len(facts.URIs) != 2 || facts.Access != "listed" {
+	if len(facts.Listen) != 1 || len(facts.TCP) != 1 || len(facts.URIs) != 2 || facts.Access != "listed" {
 		t.Fatalf("JSON says %+v", facts)
 	}
 	_, port, err := net.SplitHostPort(facts.Listen[0])
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, tcp, err := net.SplitHostPort(facts.TCP[0])
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, want := range []string{"gw.example:" + port, "203.0.113.7:443"} {
-		if want = "lewes://" + facts.Identity + "@" + want; facts.URIs[i] != want {
+		if want = "lewes://" + facts.Identity + "@" + want + "?tcp=" + tcp; facts.URIs[i] != want {
 			t.Errorf("got %s, want %s", facts.URIs[i], want)
 		}
 	}
@@ -397,6 +412,7 @@ func TestGatewaySettings(t *testing.T) {
 	c.Listen.Addresses = []config.Address{{AddrPort: netip.MustParseAddrPort("192.0.2.1:443")}}
 	c.Listen.ReceiveBuffer, c.Listen.Offload = 0, config.OffloadOff
 	c.Public = []config.Host{{Name: "203.0.113.7"}, {Name: "gw.example"}}
+	c.TCP.Port = 444
 	c.Egress.Allow = []policy.Rule{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
 	c.Egress.Deny = []policy.Rule{{Prefix: netip.MustParsePrefix("198.51.100.0/24")}}
 	exit := uri.Gateway{Identity: identity.FromSeed(&[32]byte{2}).Public(), Host: "192.0.2.9", Port: 5}
@@ -416,6 +432,9 @@ func TestGatewaySettings(t *testing.T) {
 	}
 	if l := s.Listen; !slices.Equal(l.Addrs, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}) || l.Port != uri.DefaultPort || l.ReceiveBuffer != -1 || l.SendBuffer != 4<<20 || !l.NoGSO || !l.NoGRO {
 		t.Errorf("listens as %+v", l)
+	}
+	if l := s.TCP.Listen; !s.TCP.On || !slices.Equal(l.Addrs, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:0")}) || l.Port != 444 {
+		t.Errorf("listens as %+v over TCP", s.TCP)
 	}
 	for target, allowed := range map[string]bool{
 		"192.0.2.77:53": true, "10.1.2.3:53": true, "198.51.100.1:53": false, "127.0.0.1:53": false,

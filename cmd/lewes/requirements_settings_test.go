@@ -21,7 +21,7 @@ func TestEveryBoundReachesTheGateway(t *testing.T) {
 	c.Access.Mode = config.AccessOpen
 	next := int64(1001)
 	want := map[string]string{} // value to key
-	for _, section := range []any{&c.Handshake, &c.Session, &c.Flows, &c.Forward} {
+	for _, section := range []any{&c.Handshake, &c.Session, &c.Flows, &c.Forward, &c.TCP} {
 		v := reflect.ValueOf(section).Elem()
 		for i := range v.NumField() {
 			key := v.Type().Name() + "." + v.Type().Field(i).Name
@@ -39,7 +39,7 @@ func TestEveryBoundReachesTheGateway(t *testing.T) {
 			next++
 		}
 	}
-	if len(want) != 25 {
+	if len(want) != 35 {
 		t.Errorf("%d bounds: %v", len(want), want)
 	}
 	settings := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), &guard{open: true, log: zap.NewNop()}, zap.NewNop())

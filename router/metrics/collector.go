@@ -6,14 +6,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lewes/router"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/wire"
 )
+
+// drops is what the packets that were dropped are counted under.
+const drops = "Packets dropped, by why."
 
 // Source is what a Collector reads: a *router.Gateway.
 type Source interface {
 	Stats() router.Stats
 	Traffic() (clients, egress udp.Stats)
+	TCP() tcp.Stats
 	Sockets() []router.Socket
 }
 
@@ -74,7 +79,6 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	out.counter("moves_total", "Changes of a client's address.", s.Moves)
 	out.counter("resets_total", "Resets sent for unknown sessions.", s.Resets)
 
-	const drops = "Packets dropped, by why."
 	out.counter("dropped_packets_total", drops, s.Malformed, "reason", "malformed")
 	out.counter("dropped_packets_total", drops, s.Unknown, "reason", "unknown_session")
 	out.counter("dropped_packets_total", drops, s.Replayed, "reason", "replayed")
@@ -89,6 +93,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	out.counter("flows_refused_total", "Flows that were refused.", s.FlowsRefused)
 	out.counter("handed_over_packets_total", "Packets that came to another shard's socket.", s.HandedOver)
 
+	out.tcp(&s, c.source.TCP())
 	clients, egress := c.source.Traffic()
 	out.socket("clients", &clients)
 	out.socket("egress", &egress)
@@ -101,6 +106,34 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		out.gauge("socket_offload", offload, oneIf(socket.GSO.On), "offload", "gso", "shard", shard, "listen", addr)
 		out.gauge("socket_offload", offload, oneIf(socket.GRO.On), "offload", "gro", "shard", shard, "listen", addr)
 	}
+}
+
+// tcp sends what came and went over TCP.
+func (s sender) tcp(r *router.Stats, t tcp.Stats) {
+	s.gauge("tcp_connections", "Open TCP connections.", t.Open)
+	s.counter("tcp_accepted_connections_total", "TCP connections that were let in.", t.Accepted)
+	const refused = "TCP connections that were closed at once, by the bound that was reached."
+	s.counter("tcp_refused_connections_total", refused, t.RefusedFull, "bound", "max_connections")
+	s.counter("tcp_refused_connections_total", refused, t.RefusedSource, "bound", "max_per_source")
+	s.counter("tcp_accept_errors_total", "Times that the system gave no TCP connection.", t.AcceptErrors)
+	const failed = "TCP connections that ended otherwise than with their answers, by why."
+	s.counter("tcp_failed_connections_total", failed, t.BadLength, "reason", "bad_length")
+	s.counter("tcp_failed_connections_total", failed, t.ReceiveTimeouts, "reason", "receive_timeout")
+	s.counter("tcp_failed_connections_total", failed, t.Aborted, "reason", "aborted")
+	s.counter("tcp_failed_connections_total", failed, t.RefusedMemory, "reason", "max_receiving")
+	s.counter("tcp_failed_connections_total", failed, t.Unanswered, "reason", "unanswered")
+	s.counter("tcp_failed_connections_total", failed, t.WriteTimeouts, "reason", "write_timeout")
+	s.counter("tcp_failed_connections_total", failed, t.WriteErrors, "reason", "write_error")
+	s.counter("tcp_packets_total", "Packets that passed TCP connections.", t.Received.Packets, "direction", "receive")
+	s.counter("tcp_packets_total", "Packets that passed TCP connections.", t.Sent.Packets, "direction", "send")
+	s.counter("tcp_bytes_total", "Bytes of packets that passed TCP connections.", t.Received.Bytes, "direction", "receive")
+	s.counter("tcp_bytes_total", "Bytes of packets that passed TCP connections.", t.Sent.Bytes, "direction", "send")
+	s.counter("polls_total", "Polls of sessions.", r.Polls)
+	s.counter("polls_replaced_total", "Polls that a newer one of their session replaced.", r.PollsReplaced)
+	s.counter("polls_in_vain_total", "Polls that nothing came for.", t.HoldsEnded)
+	s.gauge("tcp_waiting_bytes", "Bytes that wait for sessions on TCP.", r.Held)
+	s.counter("dropped_packets_total", drops, r.HeldFull, "reason", "tcp_max_waiting")
+	s.counter("dropped_packets_total", drops, r.HeldOld, "reason", "tcp_waiting_age")
 }
 
 func oneIf(on bool) uint64 {

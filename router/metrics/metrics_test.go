@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lewes/router"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )
 
@@ -32,6 +33,8 @@ func (figures) Traffic() (clients, egress udp.Stats) {
 	clients.KernelDrops = 9
 	return clients, egress
 }
+
+func (figures) TCP() tcp.Stats { return tcp.Stats{Open: 8} }
 
 func (figures) Sockets() []router.Socket {
 	return []router.Socket{{Addr: netip.MustParseAddrPort("0.0.0.0:51264"), ReceiveBuffer: udp.Buffer{Asked: 4 << 20, Granted: 425984}, GRO: udp.Offload{On: true}}}
@@ -69,6 +72,7 @@ lewes_socket_batch_messages_count{direction="receive",side="clients"} 3
 		`lewes_dropped_packets_total{reason="replayed"} 4`,
 		`lewes_datagrams_total{direction="up"} 5`,
 		`lewes_payload_bytes_total{direction="down"} 6`,
+		`lewes_tcp_connections 8`,
 		`lewes_rejects_total{code="the clocks differ too much"} 7`,
 		`lewes_socket_kernel_drops_total{side="clients"} 9`,
 		`lewes_socket_buffer_bytes{direction="receive",listen="0.0.0.0:51264",shard="0"} 425984`,
@@ -107,6 +111,7 @@ func TestAddressThatCannotBeServed(t *testing.T) {
 type numbered struct {
 	figures
 	stats router.Stats
+	tcp   tcp.Stats
 	names map[uint64]string
 }
 
@@ -137,11 +142,13 @@ func newNumbered() *numbered {
 		}
 	}
 	fill("Stats", reflect.ValueOf(&n.stats).Elem())
+	fill("TCP", reflect.ValueOf(&n.tcp).Elem())
 	delete(n.names, n.stats.Handshakes.Rejects[0]) // there is no code 0
 	return n
 }
 
 func (n *numbered) Stats() router.Stats { return n.stats }
+func (n *numbered) TCP() tcp.Stats      { return n.tcp }
 
 // TestEveryFigureIsShown shows that whatever a gateway counts is a metric, each
 // bound that was reached among it.
