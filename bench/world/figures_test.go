@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -17,14 +18,19 @@ type figure struct {
 }
 
 // figureTable is all that the tests have measured.
-type figureTable struct{ rows []figure }
+type figureTable struct {
+	mu   sync.Mutex
+	rows []figure
+}
 
 var figures figureTable
 
 // add notes a figure, and fails the test where it is too large.
 func (f *figureTable) add(t *testing.T, what string, took, below time.Duration) {
 	t.Helper()
+	f.mu.Lock()
 	f.rows = append(f.rows, figure{what, took, below})
+	f.mu.Unlock()
 	t.Logf("%s: %v", what, took.Round(time.Millisecond))
 	if below > 0 && took >= below {
 		t.Errorf("%s: %v, which is not less than %v", what, took, below)

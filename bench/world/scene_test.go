@@ -25,7 +25,7 @@ import (
 var (
 	clientAddrs  = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}
 	gatewayAddrs = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}
-	natAddr      = netip.MustParseAddr("203.0.113.1")
+	natAddrs     = []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")}
 
 	entryToExit  = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.1/30"), netip.MustParsePrefix("198.51.100.2/30")}
 	exitToTarget = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.5/30"), netip.MustParsePrefix("198.51.100.6/30")}
@@ -117,13 +117,19 @@ func (s *scene) wire(a, b string, addrs [2]netip.Prefix) {
 func (s *scene) setUp() {
 	s.t.Helper()
 	s.target = s.start(targetRole, targetParams{At: target}, "target")
+	s.client = s.newClient()
+}
+
+// newClient starts a client.
+func (s *scene) newClient() *worker.Process {
+	s.t.Helper()
 	p := clientParams{Gateway: s.gateway.gateway, Identity: s.key, Target: target, Hosts: map[string][]netip.Addr{
 		s.gateway.gateway.Host: {gatewayAddrs[0].Addr(), gatewayAddrs[1].Addr()},
 	}}
 	if s.exit != nil {
 		p.Gateway, p.Via = s.exit.gateway, []uri.Gateway{s.gateway.gateway}
 	}
-	s.client = s.start(clientRole, p, "client")
+	return s.start(clientRole, p, "client")
 }
 
 func (s *scene) start(role string, params any, machine string) *worker.Process {
