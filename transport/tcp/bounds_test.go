@@ -1,0 +1,445 @@
+package tcp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"lewes/transport"
+	"lewes/transport/wire"
+)
+
+// soon is a time that a test may wait for.
+const soon = 400 * time.Millisecond
+
+// closedAfter returns how long after start the gateway closes a connection without
+// a word, by its end of stream or by breaking it off.
+func closedAfter(t testing.TB, conn net.Conn, start time.Time) time.Duration {
+	t.Helper()
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	n, err := conn.Read(make([]byte, 1))
+	if n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("%d bytes came: %v", n, err)
+	}
+	return time.Since(start)
+}
+
+// within fails where a time is not from low up to a generous limit.
+func within(t testing.TB, what string, d, low time.Duration) {
+	t.Helper()
+	if d < low-10*time.Millisecond || d > low+5*time.Second {
+		t.Errorf("%s: closed after %v, want %v", what, d, low)
+	}
+}
+
+// TestLengths: what is no length of a packet closes the connection at once, and what
+// is the least or the greatest does not.
+//
+// Shows R10.6.
+func TestLengths(t *testing.T) {
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
+	bad := []uint32{0, 1, 33, 65_536, 1 << 24, 1<<32 - 1, 0x47455420 /* GET */}
+	for _, n := range bad {
+		conn := dialTo(t, l)
+		start := time.Now()
+		if _, err := conn.Write(binary.BigEndian.AppendUint32(nil, n)); err != nil {
+			t.Fatal(err)
+		}
+		within(t, "length of no packet", closedAfter(t, conn, start), 0)
+	}
+	if s := l.Stats(); s.BadLength != uint64(len(bad)) || s.Received.Packets != 0 {
+		t.Errorf("counted %+v", s)
+	}
+	for _, n := range []int{wire.MinPacket, wire.MaxTCPPacket} {
+		send(t, dialTo(t, l), packetOf(n, 1))
+		if p := readOne(t, l.Intakes[0]); len(p.Data) != n {
+			t.Errorf("of %d bytes came %d", n, len(p.Data))
+		}
+	}
+}
+
+// TestNothingIsReadOn: what follows a bad length stays in the kernel, so the peer is
+// broken off.
+//
+// Shows R10.6.
+func TestNothingIsReadOn(t *testing.T) {
+	l := listening(t, nil)
+	conn := dialTo(t, l)
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, 1<<31), make([]byte, 100_000)...)); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v, not broken off", err)
+	}
+}
+
+// TestSlowSender sends a packet byte by byte: in time it is taken, and the time does
+// not begin again with each byte.
+//
+// Shows R12.4.
+func TestSlowSender(t *testing.T) {
+	if DefaultReceiveTimeout != 5*time.Second {
+		t.Errorf("a packet may take %v by default", DefaultReceiveTimeout)
+	}
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Second })
+	frame := appendFrame(nil, packetOf(wire.MinPacket, 7))
+	quick := dialTo(t, l)
+	for _, b := range frame {
+		if _, err := quick.Write([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := readOne(t, l.Intakes[0]); !bytes.Equal(p.Data, frame[lengthSize:]) {
+		t.Error("what came byte by byte is another packet")
+	}
+	for _, sent := range []int{1, 3, lengthSize, lengthSize + 1, len(frame) - 1} {
+		slow := dialTo(t, l)
+		start := time.Now()
+		go func() {
+			for _, b := range frame[:sent] {
+				_, _ = slow.Write([]byte{b})
+				time.Sleep(900 * time.Millisecond / time.Duration(sent))
+			}
+		}()
+		within(t, "too slow", closedAfter(t, slow, start), time.Second)
+	}
+	eventually(t, "five timeouts counted", func() bool { return l.Stats().ReceiveTimeouts == 5 })
+}
+
+// TestSilence compares a connection that sends nothing with one whose packet nobody
+// answers: both see nothing, and are closed after the same time.
+func TestSilence(t *testing.T) {
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Second })
+	start := time.Now()
+	idle, unanswered, late := dialTo(t, l), dialTo(t, l), dialTo(t, l)
+	send(t, unanswered, packetOf(100, 1))
+	readOne(t, l.Intakes[0])
+	go func() {
+		time.Sleep(700 * time.Millisecond)
+		_, _ = late.Write(appendFrame(nil, packetOf(100, 2)))
+	}()
+	readOne(t, l.Intakes[0])
+	a, b, c := closedAfter(t, idle, start), closedAfter(t, unanswered, start), closedAfter(t, late, start)
+	for _, d := range []time.Duration{a, b, c} {
+		within(t, "silence", d, time.Second)
+	}
+	eventually(t, "all counted", func() bool {
+		s := l.Stats()
+		return s.Open == 0 && s.ReceiveTimeouts == 1 && s.Unanswered == 2
+	})
+}
+
+// TestHalfClosed: a peer that ends its stream behind its packet gets its answers, one
+// that does so earlier is closed.
+func TestHalfClosed(t *testing.T) {
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
+	for _, sent := range []int{0, 2, lengthSize, 50} {
+		conn := dialTo(t, l)
+		if _, err := conn.Write(appendFrame(nil, packetOf(100, 1))[:sent]); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_ = conn.CloseWrite()
+		within(t, "half closed", closedAfter(t, conn, start), 0)
+	}
+	if s := l.Stats(); s.Aborted != 4 {
+		t.Errorf("counted %+v", s)
+	}
+	conn := dialTo(t, l)
+	send(t, conn, packetOf(100, 1))
+	_ = conn.CloseWrite()
+	p := readOne(t, l.Intakes[0])
+	time.Sleep(20 * time.Millisecond)
+	if _, err := l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(40, 2), Path: p.Path}}); err != nil {
+		t.Fatal(err)
+	}
+	l.Intakes[0].End(p.Path)
+	if got := frames(t, conn); len(got) != 1 || len(got[0]) != 40 {
+		t.Errorf("%d answers came", len(got))
+	}
+}
+
+// TestBrokenOff resets connections at each stage; nothing of them stays.
+func TestBrokenOff(t *testing.T) {
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
+	frame := appendFrame(nil, packetOf(5000, 1))
+	for _, sent := range []int{0, 2, lengthSize, 3000} {
+		conn := dialTo(t, l)
+		if _, err := conn.Write(frame[:sent]); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "accepted", func() bool { return l.Stats().Open == 1 })
+		_ = conn.SetLinger(0)
+		_ = conn.Close()
+		eventually(t, "gone", func() bool { return l.Stats().Open == 0 })
+	}
+	conn := dialTo(t, l)
+	send(t, conn, frame[lengthSize:])
+	p := readOne(t, l.Intakes[0])
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
+	// Answers to it are written until the system says that nobody is there.
+	for range 3 {
+		_, _ = l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(60_000, 2), Path: p.Path}})
+		time.Sleep(10 * time.Millisecond)
+	}
+	l.Intakes[0].End(p.Path)
+	eventually(t, "gone", func() bool { return l.Stats().Open == 0 })
+	if used := l.receiving.used.Load(); used != int64(classes[1]) { // the reader has the last packet yet
+		t.Errorf("%d bytes are still held", used)
+	}
+	if len(l.sources.open) != 0 {
+		t.Errorf("sources %v", l.sources.open)
+	}
+}
+
+// TestSourceBound opens one connection more than a source may have, and one from
+// elsewhere.
+//
+// Shows R12.4.
+func TestSourceBound(t *testing.T) {
+	if DefaultMaxPerSource != 64 {
+		t.Errorf("%d connections a source by default", DefaultMaxPerSource)
+	}
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
+	from := func(host byte) *net.TCPConn {
+		t.Helper()
+		conn, err := net.DialTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, host)}, net.TCPAddrFromAddrPort(l.Groups[0].Addr))
+		if err != nil {
+			t.Skipf("this system has no second loopback address: %v", err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	var open []*net.TCPConn
+	for range 64 {
+		open = append(open, from(2))
+	}
+	eventually(t, "64 accepted", func() bool { return l.Stats().Accepted == 64 })
+	closedAfter(t, from(2), time.Now())
+	other := from(3)
+	send(t, other, packetOf(50, 1))
+	readOne(t, l.Intakes[0])
+	if s := l.Stats(); s.RefusedSource != 1 || s.Accepted != 65 {
+		t.Errorf("counted %+v", s)
+	}
+	_ = open[0].Close()
+	eventually(t, "one gone", func() bool { return l.Stats().Open == 64 })
+	send(t, from(2), packetOf(51, 1))
+	if p := readOne(t, l.Intakes[0]); len(p.Data) != 51 {
+		t.Error("a place that is free again is not given")
+	}
+}
+
+// TestConnectionBound does the same with all connections.
+//
+// Shows R12.4.
+func TestConnectionBound(t *testing.T) {
+	if DefaultMaxConnections != 10_000 {
+		t.Errorf("%d connections by default", DefaultMaxConnections)
+	}
+	l := listening(t, func(c *Config) { c.MaxConnections, c.ReceiveTimeout = 5, time.Minute })
+	var open []*net.TCPConn
+	for range 5 {
+		open = append(open, dialTo(t, l))
+	}
+	eventually(t, "5 accepted", func() bool { return l.Stats().Accepted == 5 })
+	closedAfter(t, dialTo(t, l), time.Now())
+	if s := l.Stats(); s.RefusedFull != 1 || s.Open != 5 {
+		t.Errorf("counted %+v", s)
+	}
+	_ = open[0].Close()
+	eventually(t, "one gone", func() bool { return l.Stats().Open == 4 })
+	send(t, dialTo(t, l), packetOf(51, 1))
+	readOne(t, l.Intakes[0])
+}
+
+func TestSourceOf(t *testing.T) {
+	for _, row := range []struct {
+		a, b string
+		same bool
+	}{
+		{"192.0.2.1", "192.0.2.2", false},
+		{"192.0.2.1", "::ffff:192.0.2.1", true},
+		{"2001:db8::1", "2001:db8::ffff:1:2:3", true},
+		{"2001:db8:0:1::1", "2001:db8:0:2::1", false},
+		{"fe80::1%eth0", "fe80::2%eth1", true},
+	} {
+		if same := sourceOf(netip.MustParseAddr(row.a)) == sourceOf(netip.MustParseAddr(row.b)); same != row.same {
+			t.Errorf("%s and %s are one source: %v", row.a, row.b, same)
+		}
+	}
+}
+
+// TestMemoryOfPackets announces large packets: nothing is held before the length,
+// little before the bytes, and all together no more than the bound.
+func TestMemoryOfPackets(t *testing.T) {
+	l := listening(t, func(c *Config) { c.MaxReceiving, c.ReceiveTimeout = 3*classes[0]+classes[1], time.Minute })
+	used := func(want int) func() bool {
+		return func() bool { return l.receiving.used.Load() == int64(want) }
+	}
+	frame := appendFrame(nil, packetOf(wire.MaxTCPPacket, 1))
+	a, b := dialTo(t, l), dialTo(t, l)
+	_, _ = a.Write(frame[:3])
+	eventually(t, "both accepted", func() bool { return l.Stats().Open == 2 })
+	time.Sleep(10 * time.Millisecond)
+	if l.receiving.used.Load() != 0 {
+		t.Error("a buffer is held before the length is there")
+	}
+	_, _ = a.Write(frame[3:100])
+	eventually(t, "the smallest buffer", used(classes[0]))
+	_, _ = a.Write(frame[100:3000])
+	eventually(t, "a larger one", used(classes[1]))
+	_, _ = b.Write(frame[:100])
+	eventually(t, "the smallest beside it", used(classes[0]+classes[1]))
+	start := time.Now()
+	_, _ = b.Write(frame[100:3000])
+	closedAfter(t, b, start)
+	if s := l.Stats(); s.RefusedMemory != 1 {
+		t.Errorf("counted %+v", s)
+	}
+	_ = a.Close()
+	eventually(t, "nothing", used(0))
+}
+
+// TestSlowReader has a peer that does not read what it is sent.
+func TestSlowReader(t *testing.T) {
+	l := listening(t, func(c *Config) { c.WriteTimeout, c.MaxAnswer = soon, 16<<20 })
+	conn := dialTo(t, l)
+	_ = conn.SetReadBuffer(4 << 10)
+	send(t, conn, packetOf(50, 1))
+	p := readOne(t, l.Intakes[0])
+	start := time.Now()
+	for range 200 {
+		if _, err := l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(60_000, 2), Path: p.Path}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Intakes[0].End(p.Path)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("writing to a peer that does not read took %v", took)
+	}
+	eventually(t, "cut off", func() bool { s := l.Stats(); return s.Open == 0 && s.WriteTimeouts == 1 })
+}
+
+// TestAnswerBound fills a connection's queue: what does not fit is refused, all that
+// follows in the batch too, and what fitted comes.
+func TestAnswerBound(t *testing.T) {
+	l := listening(t, func(c *Config) { c.MaxAnswer = 3000 })
+	conn := dialTo(t, l)
+	send(t, conn, packetOf(50, 1))
+	p := readOne(t, l.Intakes[0])
+	v := l.table.find(p.Path)
+	v.mu.Lock() // so that nothing of it is sent meanwhile
+	var queued int
+	for queued = 0; v.putOne(&transport.Packet{Data: packetOf(996, byte(queued))}) == nil; queued++ {
+	}
+	v.mu.Unlock()
+	if queued != 3 {
+		t.Errorf("%d packets of 1000 bytes fit 3000", queued)
+	}
+	n, err := l.Intakes[0].WriteBatch([]transport.Packet{
+		{Data: packetOf(10, 1), Path: p.Path},
+		{Data: packetOf(50, 2), Path: p.Path},
+	})
+	var failed *transport.SendError
+	if n != 0 || !errors.As(err, &failed) || failed.Index != 0 || failed.Failed != 2 || !errors.Is(err, transport.ErrTooLarge) {
+		t.Errorf("of no packet and one behind it %d were taken: %v", n, err)
+	}
+	l.Intakes[0].End(p.Path)
+	if got := frames(t, conn); len(got) != 3 {
+		t.Errorf("%d answers came", len(got))
+	}
+}
+
+// TestHold prolongs a connection, twice, and lets it end.
+func TestHold(t *testing.T) {
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = 50 * time.Millisecond })
+	conn := dialTo(t, l)
+	send(t, conn, packetOf(50, 1))
+	p := readOne(t, l.Intakes[0])
+	if !l.Intakes[0].Hold(p.Path, time.Minute) || !l.Intakes[0].Hold(p.Path, soon) {
+		t.Fatal("the connection is not there")
+	}
+	start := time.Now()
+	within(t, "held", closedAfter(t, conn, start), soon)
+	if l.Intakes[0].Hold(p.Path, time.Minute) {
+		t.Error("a connection that is closed is held")
+	}
+	eventually(t, "counted", func() bool { s := l.Stats(); return s.HoldsEnded == 1 && s.Unanswered == 0 })
+}
+
+// TestCloseSendsWhatIsWritten ends a listener with answers queued, connections idle and
+// half a packet received.
+func TestCloseSendsWhatIsWritten(t *testing.T) {
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
+	answered, idle, half, held := dialTo(t, l), dialTo(t, l), dialTo(t, l), dialTo(t, l)
+	send(t, answered, packetOf(50, 1))
+	p := readOne(t, l.Intakes[0])
+	send(t, held, packetOf(50, 1))
+	l.Intakes[0].Hold(readOne(t, l.Intakes[0]).Path, time.Minute)
+	_, _ = half.Write(appendFrame(nil, packetOf(5000, 1))[:3000])
+	eventually(t, "all accepted", func() bool { return l.Stats().Open == 4 })
+	if _, err := l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(60, 2), Path: p.Path}}); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	_ = l.Close()
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("closing took %v", took)
+	}
+	if got := frames(t, answered); len(got) != 1 {
+		t.Errorf("%d answers came", len(got))
+	}
+	for _, conn := range []net.Conn{idle, half, held} {
+		closedAfter(t, conn, start)
+	}
+	if _, err := l.Intakes[0].ReadBatch(make([]transport.Packet, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("reading from what is closed: %v", err)
+	}
+	if _, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(l.Groups[0].Addr)); err == nil {
+		t.Error("a connection was accepted after the end")
+	}
+}
+
+// TestReadDeadline is what transport.Conn says of it.
+func TestReadDeadline(t *testing.T) {
+	l := listening(t, nil)
+	i, batch := l.Intakes[0], make([]transport.Packet, 4)
+	for range 3 {
+		_ = i.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		for range 2 {
+			if _, err := i.ReadBatch(batch); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("past the deadline: %v", err)
+			}
+		}
+	}
+	_ = i.SetReadDeadline(time.Time{})
+	for range 3 {
+		send(t, dialTo(t, l), packetOf(40, 1))
+	}
+	for got := 0; got < 3; {
+		n, err := i.ReadBatch(batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += n
+	}
+	done := make(chan error)
+	go func() {
+		_, err := i.ReadBatch(batch)
+		done <- err
+	}()
+	_ = i.SetReadDeadline(time.Now().Add(time.Minute))
+	_ = i.SetReadDeadline(time.Now().Add(-time.Second))
+	if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a deadline that has passed: %v", err)
+	}
+}
