@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -49,15 +50,38 @@ type Gateway struct {
 	memory   memory
 	wall     wallClock
 
+	feeds   []feed // what the readers read
 	readers sync.WaitGroup
 	pumps   sync.WaitGroup
 	chores  sync.WaitGroup
 	stop    context.CancelFunc
 }
 
+// feed is a socket whose packets go to a shard.
+type feed struct {
+	shard *Shard
+	conn  transport.Conn
+}
+
 // Start binds the gateway's addresses and serves them until Shutdown or Close.
 // It fails when no address can be bound; one of several that cannot is logged.
 func Start(config Config) (*Gateway, error) {
+	g, err := newGateway(config)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	g.stop = stop
+	if err := g.open(ctx, nil); err != nil {
+		stop()
+		return nil, err
+	}
+	g.serve(ctx)
+	return g, nil
+}
+
+// newGateway returns a gateway without sockets.
+func newGateway(config Config) (*Gateway, error) {
 	if err := config.fill(); err != nil {
 		return nil, err
 	}
@@ -65,8 +89,7 @@ func Start(config Config) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	g := &Gateway{config: config, log: config.Logger, kems: kems, stop: stop, memory: memory{read: readMemory, collect: runtime.GC}}
+	g := &Gateway{config: config, log: config.Logger, kems: kems, memory: memory{read: readMemory, collect: runtime.GC}}
 	if g.config.Egress == nil {
 		g.config.Egress = &UDPEgress{Options: udp.Options{
 			NoGSO:    config.Listen.NoGSO,
@@ -75,20 +98,31 @@ func Start(config Config) (*Gateway, error) {
 			Counters: &g.egress,
 		}}
 	}
-	if err := g.open(ctx); err != nil {
-		stop()
-		return nil, err
+	return g, nil
+}
+
+// serve begins to read, and does beside it what there is to do.
+func (g *Gateway) serve(ctx context.Context) {
+	for _, s := range g.shards {
+		g.startReturning(s)
 	}
+	g.startReaders()
 	g.chore(func() { g.renewKeys(ctx) })
 	g.chore(func() { g.refreshPolicy(ctx) })
 	g.chore(func() { g.watchMemory(ctx) })
-	if config.Wall != nil {
+	if g.config.Wall != nil {
 		g.chore(func() { g.watchClock(ctx) })
 	}
-	if config.Directory != nil {
+	if g.config.Directory != nil {
 		g.chore(func() { g.refreshDirectory(ctx) })
 	}
-	return g, nil
+}
+
+func (g *Gateway) startReaders() {
+	for _, f := range g.feeds {
+		g.readers.Add(1)
+		go g.read(f.shard, f.conn)
+	}
 }
 
 // fill sets what the configuration leaves open.
@@ -129,19 +163,18 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// open binds the sockets and starts the shards.
-func (g *Gateway) open(ctx context.Context) error {
-	var secret [4]byte
-	if _, err := g.config.Rand.Read(secret[:]); err != nil {
-		return fmt.Errorf("drawing the steering secret: %w", err)
+// open makes the shards, with sockets that it binds, or with those of a predecessor.
+func (g *Gateway) open(ctx context.Context, from *bequest) error {
+	listen, err := g.listening(from)
+	if err != nil {
+		return err
 	}
-	listen := g.config.Listen
-	listen.Counters = &g.sockets
-	if listen.Notify == nil {
-		listen.Notify = func(e udp.Event) { g.log.Warn(e.String()) }
+	var listener *udp.Listener
+	if from == nil {
+		listener, err = udp.Listen(ctx, listen)
+	} else {
+		listener, err = udp.Inherit(listen, from.udp)
 	}
-	listen.Steer = udp.Steer{Secret: binary.LittleEndian.Uint32(secret[:]), Shards: g.config.Shards}
-	listener, err := udp.Listen(ctx, listen)
 	if err != nil {
 		return err
 	}
@@ -149,56 +182,73 @@ func (g *Gateway) open(ctx context.Context) error {
 		g.log.Warn("an address cannot be served", zap.Error(failed))
 	}
 	g.listener = listener
-	g.listenTCP(ctx, listen.Steer)
 	handshake := g.handshakeConfig()
-	own := make([][]transport.Conn, g.config.Shards) // by shard
-	for i := range own {
-		var out *sockets
-		out, own[i] = socketsOf(listener, i)
+	for i := range g.config.Shards {
+		out, conns := socketsOf(listener, i)
 		s, err := newShard(i, listen.Steer, &g.config, handshake, out, g.config.Clock, &g.pumps)
 		if err != nil {
 			_ = listener.Close()
-			if g.tcp != nil {
-				_ = g.tcp.Close()
-			}
 			return err
 		}
 		g.shards = append(g.shards, s)
-		if g.tcp != nil {
-			s.down.out = g.tcp.Intakes[i]
-			own[i] = append(own[i], g.tcp.Intakes[i])
-		}
-	}
-	for i, s := range g.shards {
 		if !listen.Portable {
 			g.returnByLoop(s)
 		}
-		for _, conn := range own[i] {
-			g.readers.Add(1)
-			go g.read(s, conn)
+		for _, conn := range conns {
+			g.feeds = append(g.feeds, feed{s, conn})
 		}
+	}
+	if from == nil {
+		g.listenTCP(ctx, nil)
 	}
 	return nil
 }
 
-// returnByLoop starts the loop that brings back what a shard's flows are answered. Where
-// there is none, each flow has a pump.
-func (g *Gateway) returnByLoop(s *Shard) {
-	loop, err := newReturnLoop(s)
-	if err != nil {
-		if !errors.Is(err, errors.ErrUnsupported) {
-			g.log.Warn("flows' sockets cannot be polled together; each has a goroutine of its own", zap.Int("shard", s.id), zap.Error(err))
-		}
+// listening is how the gateway's sockets are to be. The steering goes on as it was
+// with a predecessor: its sessions live where it sends them.
+func (g *Gateway) listening(from *bequest) (udp.Config, error) {
+	listen := g.config.Listen
+	listen.Counters = &g.sockets
+	if listen.Notify == nil {
+		listen.Notify = func(e udp.Event) { g.log.Warn(e.String()) }
+	}
+	if from != nil {
+		listen.Steer = from.steer
+		return listen, nil
+	}
+	var secret [4]byte
+	if _, err := g.config.Rand.Read(secret[:]); err != nil {
+		return listen, fmt.Errorf("drawing the steering secret: %w", err)
+	}
+	listen.Steer = udp.Steer{Secret: binary.LittleEndian.Uint32(secret[:]), Shards: g.config.Shards}
+	return listen, nil
+}
+
+// startReturning runs a shard's loop until it is stopped.
+func (g *Gateway) startReturning(s *Shard) {
+	if s.returns == nil {
 		return
 	}
-	s.returns = loop
 	s.pumps.Add(1)
 	go func() {
 		defer s.pumps.Done()
-		if err := loop.run(); err != nil {
+		if err := s.returns.run(); err != nil {
 			g.log.Error("nothing comes back to this shard's clients any more", zap.Int("shard", s.id), zap.Error(err))
 		}
 	}()
+}
+
+// returnByLoop makes the loop that brings back what a shard's flows are answered. Where
+// there is none, each flow has a pump.
+func (g *Gateway) returnByLoop(s *Shard) {
+	loop, err := newReturnLoop(s)
+	if err == nil {
+		s.returns = loop
+		return
+	}
+	if !errors.Is(err, errors.ErrUnsupported) {
+		g.log.Warn("flows' sockets cannot be polled together; each has a goroutine of its own", zap.Int("shard", s.id), zap.Error(err))
+	}
 }
 
 func (g *Gateway) handshakeConfig() *state.GatewayConfig {
@@ -231,7 +281,8 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 	}
 }
 
-// read feeds a shard from one of its sockets until the socket is closed.
+// read feeds a shard from one of its sockets until the socket is closed or the
+// gateway pauses, which lets the datagrams wait in the socket.
 func (g *Gateway) read(s *Shard, conn transport.Conn) {
 	defer g.readers.Done()
 	if g.config.Pin {
@@ -243,7 +294,7 @@ func (g *Gateway) read(s *Shard, conn transport.Conn) {
 	var elsewhere []transport.Packet
 	for {
 		n, err := conn.ReadBatch(batch)
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -40,8 +41,10 @@ func (s *Shard) turnReturn(conn transport.Conn, r returning) {
 	if u, ok := conn.(*udp.Conn); ok && s.returns != nil && s.returns.poller.Adopt(u, r) == nil {
 		return
 	}
-	s.pumps.Add(1)
-	go s.pump(conn, r)
+	if !s.paused { // or else the end of the pause comes back to it
+		s.pumps.Add(1)
+		go s.pump(conn, r)
+	}
 }
 
 // returnLoop brings back what comes on all of a shard's sockets towards targets and other
@@ -81,13 +84,14 @@ func (l *returnLoop) Done() {
 	l.now = time.Time{}
 }
 
-// pump brings back what comes on one socket.
+// pump brings back what comes on one socket, until it is closed or the gateway
+// pauses.
 func (s *Shard) pump(conn transport.Conn, r returning) {
 	defer s.pumps.Done()
 	var batch [pumpBatch]transport.Packet
 	for {
 		n, err := conn.ReadBatch(batch[:])
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 		if err != nil {

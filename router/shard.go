@@ -32,6 +32,8 @@ type Shard struct {
 
 	mu         sync.Mutex
 	closing    bool
+	paused     bool // nothing is read: not from clients, not from targets
+	gone       bool // all of it is a successor's
 	handshakes *state.Handshakes
 	backlog    backlog
 	sessions   *state.Sessions
@@ -163,6 +165,9 @@ func (s *Shard) Tick() {
 func (s *Shard) Turn(f func(now time.Time)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.gone {
+		return
+	}
 	now := s.now()
 	f(now)
 	s.turnEnd(now)

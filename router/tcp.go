@@ -2,12 +2,12 @@ package router
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"go.uber.org/zap"
 
 	"lewes/transport/tcp"
-	"lewes/transport/udp"
 	"lewes/transport/wire"
 )
 
@@ -16,12 +16,17 @@ import (
 const answerRoom = 128 << 10
 
 // listenTCP binds the gateway's TCP port, if it is to have one. A gateway that cannot
-// goes on over UDP alone.
-func (g *Gateway) listenTCP(ctx context.Context, steer udp.Steer) {
+// goes on over UDP alone. It owns the listeners of a predecessor, and begins to accept.
+func (g *Gateway) listenTCP(ctx context.Context, inherited []*net.TCPListener) {
 	if !g.config.TCP.On {
+		for _, listener := range inherited {
+			_ = listener.Close()
+		}
 		return
 	}
+	steer := g.shards[0].steer
 	listen := g.config.TCP.Listen
+	listen.Inherited = inherited
 	listen.Shards = g.config.Shards
 	listen.Steer = func(packet []byte) int {
 		index, _ := wire.ReceiverIdx(packet)
@@ -40,6 +45,10 @@ func (g *Gateway) listenTCP(ctx context.Context, steer udp.Steer) {
 		g.log.Warn("an address cannot be served over TCP", zap.Error(failed))
 	}
 	g.tcp = listener
+	for i, s := range g.shards {
+		s.down.out = listener.Intakes[i]
+		g.feeds = append(g.feeds, feed{s, listener.Intakes[i]})
+	}
 }
 
 // TCPAddrs returns the addresses that the gateway serves over TCP.

@@ -3,7 +3,7 @@ package state
 import (
 	"bytes"
 	"container/list"
-	"io"
+	"maps"
 	"time"
 
 	"lewes/crypto/cookie"
@@ -43,30 +43,27 @@ func (k *KEMKeys) Write(w *snapshot.Writer) error {
 	return nil
 }
 
-// ReadKEMKeys reads what Write wrote and makes key pairs for those of ids that were
-// not there; pairs of other KEMs are left out.
-func ReadKEMKeys(r *snapshot.Reader, ids []kem.ID, rand io.Reader) (*KEMKeys, error) {
+// Read takes over the key pairs that Write wrote. Of KEMs that were not there it
+// keeps its own; pairs of KEMs that it has none of are left out. After an error
+// nothing has changed. Nobody may have used k before.
+func (k *KEMKeys) Read(r *snapshot.Reader) error {
 	s := &kemSet{renew: r.Time(), forget: r.Time()}
-	s.now, s.before = readPairs(r), readPairs(r)
-	if s.renew.IsZero() || len(s.before) > 0 && s.forget.IsZero() {
+	theirs, before := readPairs(r), readPairs(r)
+	if s.renew.IsZero() || len(before) > 0 && s.forget.IsZero() {
 		r.Fail("KEM keys that are never renewed")
 	}
 	if r.Err() != nil {
-		return nil, r.Err()
+		return r.Err()
 	}
-	k := &KEMKeys{ids: ids, rand: rand}
-	fresh, err := k.generate()
-	if err != nil {
-		return nil, err
-	}
-	for id := range fresh {
-		if pair := s.now[id]; pair != nil {
-			fresh[id] = pair
+	s.now, s.before = maps.Clone(k.set.Load().now), before
+	for id := range s.now {
+		if pair := theirs[id]; pair != nil {
+			s.now[id].Wipe()
+			s.now[id] = pair
 		}
 	}
-	s.now = fresh
 	k.set.Store(s)
-	return k, nil
+	return nil
 }
 
 func readPairs(r *snapshot.Reader) map[kem.ID]*kem.KeyPair {

@@ -98,6 +98,10 @@ func NewHandshakes(now time.Time, config *GatewayConfig) (*Handshakes, error) {
 	}, nil
 }
 
+// SessionConfig returns the configuration of the sessions that come of handshakes,
+// for those that are read.
+func (h *Handshakes) SessionConfig() *SessionConfig { return &h.config.Session }
+
 // Len returns the number of records.
 func (h *Handshakes) Len() int { return h.count }
 

@@ -49,14 +49,22 @@ func FromFile(file *os.File) (*Conn, error) {
 // SetDeadline ends what waits at t.
 func (c *Conn) SetDeadline(t time.Time) error { return c.unix.SetDeadline(t) }
 
-// Close breaks the conversation off, and closes what came and was not received.
+// Break breaks the conversation off: whatever waits on it, at either end, fails. It may
+// be called by any goroutine. Close is still due.
+func (c *Conn) Break() { _ = c.unix.Close() }
+
+// Close breaks the conversation off, and closes what came and was not received. Nobody
+// may be receiving.
 func (c *Conn) Close() error {
 	for _, file := range c.queued {
 		_ = file.Close()
 	}
 	c.queued = nil
 	clear(c.in[:cap(c.in)])
-	return c.unix.Close()
+	if err := c.unix.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // Send sends a frame; fds stay the caller's.

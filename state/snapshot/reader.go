@@ -171,7 +171,6 @@ func (r *Reader) Path() (p path.Path) {
 	p.Local = r.addr()
 	p.IfIndex = r.Uint32()
 	p.Transport = path.Transport(r.Uint8())
-	p.Conn = r.Uint64()
 	if p.Transport > path.TCP {
 		r.Fail("a path over %v", p.Transport)
 	}

@@ -40,7 +40,6 @@ func TestReadsWhatWasWritten(t *testing.T) {
 			Local:     drawAddr(t),
 			IfIndex:   uint32(u64),
 			Transport: path.Transport(u64 & 1),
-			Conn:      u64,
 		}
 		w := NewWriter(nil, epoch)
 		w.Uint8(uint8(u64))

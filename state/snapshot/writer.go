@@ -71,13 +71,13 @@ func (w *Writer) Blob(v []byte) {
 	w.Fixed(v)
 }
 
-// Path writes a path.
+// Path writes a path, but for its connection, whose number means nothing to another
+// process.
 func (w *Writer) Path(p path.Path) {
 	w.AddrPort(p.Peer)
 	w.addr(p.Local)
 	w.Uint32(p.IfIndex)
 	w.Uint8(uint8(p.Transport))
-	w.Uint64(p.Conn)
 }
 
 // AddrPort writes an address, with its zone, and a port.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"lewes/transport/path"
@@ -29,8 +30,8 @@ func (l *Listener) accept(at netip.AddrPort, listener *net.TCPListener) {
 			pause = 0
 			l.admit(conn)
 			continue
-		case errors.Is(err, net.ErrClosed):
-			return
+		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+			return // closed, or paused
 		}
 		// Out of descriptors, or of memory: connections wait in the kernel until some
 		// are free again.

@@ -104,12 +104,7 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 	for range config.Shards {
 		l.Intakes = append(l.Intakes, newIntake(l))
 	}
-	for _, g := range l.Groups {
-		for _, listener := range g.Listeners {
-			l.acceptors.Add(1)
-			go l.accept(g.Addr, listener)
-		}
-	}
+	l.startAccepting()
 	return l, nil
 }
 
@@ -265,6 +260,36 @@ func (l *Listener) StopAccepting() {
 	l.stopOnce.Do(func() { close(l.stopped) })
 	l.closeListeners()
 	l.acceptors.Wait()
+}
+
+// Pause stops accepting until Resume: connections that come wait in the system. Those
+// that are there go on. It must not run beside StopAccepting or Close.
+func (l *Listener) Pause() {
+	l.setDeadline(time.Unix(1, 0))
+	l.acceptors.Wait()
+}
+
+// Resume accepts again.
+func (l *Listener) Resume() {
+	l.setDeadline(time.Time{})
+	l.startAccepting()
+}
+
+func (l *Listener) setDeadline(t time.Time) {
+	for _, g := range l.Groups {
+		for _, listener := range g.Listeners {
+			_ = listener.SetDeadline(t)
+		}
+	}
+}
+
+func (l *Listener) startAccepting() {
+	for _, g := range l.Groups {
+		for _, listener := range g.Listeners {
+			l.acceptors.Add(1)
+			go l.accept(g.Addr, listener)
+		}
+	}
 }
 
 func (l *Listener) closeListeners() {

@@ -190,3 +190,14 @@ func plain(err error) error {
 	}
 	return err
 }
+
+// RemoteAddrPort returns the peer of a connected socket, the zero AddrPort for others.
+func (c *Conn) RemoteAddrPort() netip.AddrPort {
+	if c.peer == nil {
+		return netip.AddrPort{}
+	}
+	return c.peer.Peer
+}
+
+// Polled reports whether a Poller reads the Conn.
+func (c *Conn) Polled() bool { return c.udp == nil }

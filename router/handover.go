@@ -1,0 +1,291 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"lewes/router/handover"
+	"lewes/state/snapshot"
+	"lewes/transport"
+	"lewes/transport/udp"
+)
+
+// handOverForm is the version of everything that a gateway hands over, but for its
+// sessions, which have their own.
+const handOverForm = 1
+
+// takePatience is how long a successor may take to read everything while nothing is
+// served, and to say that it serves.
+const takePatience = 10 * time.Second
+
+// maxExtras bounds the descriptors that are handed over for the gateway's owner.
+const maxExtras = 64
+
+var (
+	// ErrRefused says that the successor would not take over, and why.
+	ErrRefused = errors.New("the successor refuses")
+	// ErrLost says that the successor took everything over and then went: the
+	// sessions are lost, and clients make new ones with whoever serves next.
+	ErrLost = errors.New("the successor has taken everything over and ended")
+)
+
+// bequest is what a successor is told first.
+type bequest struct {
+	identity identityKey
+	steer    udp.Steer
+	asked    []netip.AddrPort // what the predecessor's configuration has it listen on
+	port     uint16
+	udp      []udp.InheritedGroup
+	tcp      []*net.TCPListener
+	extras   map[string]*os.File
+
+	listeners int // how many of tcp there are to be
+}
+
+// HandedOver is how a hand-over went.
+type HandedOver struct {
+	Sessions, Flows int
+	Pause           time.Duration // that nothing was served
+}
+
+// HandOver gives everything to a successor at the other end of c, which calls
+// TakeOver: listening sockets, KEM keys, handshakes, sessions with their flows and
+// the flows' sockets, and the files in extras. Clients are not told; what comes
+// meanwhile waits in the sockets. It fails when ctx ends, and whenever the successor
+// does: the gateway then goes on as if nothing had been, unless the error is ErrLost.
+// After success, and after ErrLost, the gateway does nothing any more; Close frees
+// what it holds.
+func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[string]*os.File) (h HandedOver, err error) {
+	broken := context.AfterFunc(ctx, c.Break)
+	defer broken()
+	fail := func(doing string, err error) (HandedOver, error) {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return HandedOver{}, fmt.Errorf("handing over: %s: %w", doing, err)
+	}
+	if err := g.sendHello(c, extras); err != nil {
+		return fail("telling the successor what there is", err)
+	}
+	if err := expect(c, handover.Ready); err != nil {
+		return fail("waiting for the successor to get ready", err)
+	}
+	sockets := make(cookies)
+	for range 2 { // the second round brings what was opened during the first
+		if err := g.sendSockets(c, sockets, g.flowSockets()); err != nil {
+			return fail("passing sockets", err)
+		}
+	}
+
+	begun := time.Now()
+	_ = c.SetDeadline(begun.Add(takePatience))
+	g.pause()
+	err = g.sendState(c, sockets)
+	if err == nil {
+		err = expect(c, handover.Loaded)
+	}
+	if err == nil && !broken() {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = c.Send(handover.Commit, nil)
+	}
+	if err != nil {
+		for _, s := range g.shards {
+			s.turnThaw()
+		}
+		g.resume()
+		return fail("passing sessions", err)
+	}
+	for _, s := range g.shards {
+		h.Sessions += s.sessions.Len()
+		h.Flows += s.flows
+	}
+	err = expect(c, handover.Serving)
+	h.Pause = time.Since(begun)
+	g.surrender()
+	if err != nil {
+		return h, fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	return h, nil
+}
+
+// expect receives a frame that has to be of one kind.
+func expect(c *handover.Conn, kind handover.Kind) error {
+	f, err := c.Receive()
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("the other process has ended")
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	switch f.Kind {
+	case kind:
+		return nil
+	case handover.Refused:
+		return fmt.Errorf("%w: %s", ErrRefused, f.Payload)
+	}
+	return fmt.Errorf("%w: %v instead of %v", handover.ErrFrame, f.Kind, kind)
+}
+
+// sendHello says what the gateway is, and passes the sockets that it listens on.
+func (g *Gateway) sendHello(c *handover.Conn, extras map[string]*os.File) error {
+	w := snapshot.NewWriter(nil, g.config.Clock())
+	defer w.Wipe()
+	w.Uint16(handOverForm)
+	id := g.Identity()
+	w.Fixed(id[:])
+	steer := g.shards[0].steer
+	w.Uint32(steer.Secret)
+	w.Uint32(uint32(steer.Shards))
+	w.Uint16(g.config.Listen.Port)
+	w.Uint32(uint32(len(g.config.Listen.Addrs)))
+	for _, a := range g.config.Listen.Addrs {
+		w.AddrPort(a)
+	}
+	var conns []*udp.Conn
+	w.Uint32(uint32(len(g.listener.Groups)))
+	for _, group := range g.listener.Groups {
+		w.AddrPort(group.Addr)
+		w.Bool(group.Steered)
+		w.Uint32(uint32(len(group.Conns)))
+		conns = append(conns, group.Conns...)
+	}
+	listeners := g.tcpListeners()
+	w.Uint32(uint32(len(listeners)))
+	names := slices.Sorted(maps.Keys(extras))
+	w.Uint32(uint32(len(names)))
+	for _, name := range names {
+		w.Blob([]byte(name))
+	}
+	if err := c.Send(handover.Hello, w.Bytes()); err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(conns, udp.MaxDescriptors) {
+		err := udp.Descriptors(batch, func(fds []int) error { return c.Send(handover.Sockets, nil, fds...) })
+		if err != nil {
+			return err
+		}
+	}
+	for _, listener := range listeners {
+		if err := sendFile(c, listener); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := sendFile(c, extras[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendFile passes one descriptor.
+func sendFile(c *handover.Conn, file syscall.Conn) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) { sent = c.Send(handover.Sockets, nil, int(fd)) })
+	return errors.Join(err, sent)
+}
+
+// tcpListeners returns the sockets that accept.
+func (g *Gateway) tcpListeners() (all []*net.TCPListener) {
+	if g.tcp != nil {
+		for _, group := range g.tcp.Groups {
+			all = append(all, group.Listeners...)
+		}
+	}
+	return all
+}
+
+// flowSockets returns the sockets towards targets and other gateways.
+func (g *Gateway) flowSockets() (conns []*udp.Conn) {
+	for _, s := range g.shards {
+		s.Turn(func(time.Time) { conns = s.turnSockets(conns) })
+	}
+	return conns
+}
+
+func (s *Shard) turnSockets(conns []*udp.Conn) []*udp.Conn {
+	s.turnEachWayBack(func(conn transport.Conn, _ returning) {
+		if u, ok := conn.(*udp.Conn); ok {
+			conns = append(conns, u)
+		}
+	})
+	return conns
+}
+
+// sendSockets passes those sockets that were not passed yet, and notes their names.
+func (g *Gateway) sendSockets(c *handover.Conn, sent cookies, conns []*udp.Conn) error {
+	var fresh []*udp.Conn
+	for _, conn := range conns {
+		if _, ok := sent[conn]; ok {
+			continue
+		}
+		cookie, err := conn.Cookie()
+		if errors.Is(err, net.ErrClosed) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		sent[conn] = cookie
+		fresh = append(fresh, conn)
+	}
+	for batch := range slices.Chunk(fresh, udp.MaxDescriptors) {
+		err := udp.Descriptors(batch, func(fds []int) error { return c.Send(handover.Sockets, nil, fds...) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendState passes everything else. The gateway is paused.
+func (g *Gateway) sendState(c *handover.Conn, sockets cookies) error {
+	var conns []*udp.Conn
+	for _, s := range g.shards {
+		conns = s.turnSockets(conns)
+	}
+	if err := g.sendSockets(c, sockets, conns); err != nil {
+		return err
+	}
+	send := func(kind handover.Kind, payload []byte) error { return c.Send(kind, payload) }
+	if err := g.write(g.config.Clock(), sockets, send); err != nil {
+		return err
+	}
+	return c.Send(handover.End, nil)
+}
+
+// write writes all shards, side by side. The gateway is paused.
+func (g *Gateway) write(now time.Time, sockets cookies, send frames) error {
+	w := snapshot.NewWriter(nil, now)
+	defer w.Wipe()
+	if err := g.kems.Write(w); err != nil {
+		return err
+	}
+	if err := send(handover.Keys, w.Bytes()); err != nil {
+		return err
+	}
+	errs := make([]error, len(g.shards))
+	var writers sync.WaitGroup
+	for i, s := range g.shards {
+		writers.Go(func() { errs[i] = s.turnWriteState(now, sockets, send) })
+	}
+	writers.Wait()
+	return errors.Join(errs...)
+}

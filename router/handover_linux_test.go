@@ -1,0 +1,316 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lewes/router/handover"
+	"lewes/router/policy"
+	"lewes/state"
+	"lewes/transport/wire"
+)
+
+// conversation returns the two ends of a hand-over.
+func conversation(t *testing.T) (predecessor, successor *handover.Conn) {
+	t.Helper()
+	ours, file, err := handover.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := handover.FromFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+	return ours, theirs
+}
+
+// succeeded hands a gateway over to another in this process.
+func succeeded(t *testing.T, g *Gateway, change func(*Config)) (*Gateway, HandedOver) {
+	t.Helper()
+	config := g.config
+	config.Egress = nil
+	if change != nil {
+		change(&config)
+	}
+	ours, theirs := conversation(t)
+	type taken struct {
+		g   *Gateway
+		err error
+	}
+	done := make(chan taken, 1)
+	go func() {
+		next, _, err := TakeOver(t.Context(), config, theirs)
+		if err == nil {
+			err = theirs.Send(handover.Serving, nil)
+		}
+		done <- taken{next, err}
+	}()
+	how, err := g.HandOver(t.Context(), ours, nil)
+	next := <-done
+	if err != nil || next.err != nil {
+		t.Fatalf("handing over: %v; taking over: %v", err, next.err)
+	}
+	t.Cleanup(next.g.Close)
+	g.Close()
+	_, _ = ours.Close(), theirs.Close()
+	return next.g, how
+}
+
+// liveSessions makes clients with a flow each.
+func liveSessions(t *testing.T, g *Gateway, n int, target netip.AddrPort) (clients []*live) {
+	t.Helper()
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), g.Addrs()[0].Port())
+	for i := range n {
+		c := dialLive(t, byte(i+10), to)
+		if !c.until(func() bool { return c.session != nil && c.session.Confirmed() }) {
+			t.Fatal("no session")
+		}
+		c.send(t, &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(target), Payload: []byte("first")})
+		if !c.until(func() bool { return len(c.got) > 0 }) {
+			t.Fatal("no echo")
+		}
+		clients = append(clients, c)
+	}
+	return clients
+}
+
+func (l *live) send(t *testing.T, m *wire.EncryptedData) {
+	t.Helper()
+	if err := l.session.Send(wire.TypeEncryptedData, m, &l.out); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// goesOn sends on the flow without its target, which only a gateway that knows the
+// flow understands.
+func (l *live) goesOn(t *testing.T, payload string) {
+	t.Helper()
+	l.got = nil
+	l.send(t, &wire.EncryptedData{FlowID: 1, Payload: []byte(payload)})
+	if !l.until(func() bool { return len(l.got) > 0 }) || l.got[0] != payload {
+		t.Fatalf("sent %q, got %q; closed %v", payload, l.got, l.closed)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+// TestGatewayIsHandedOver hands a gateway over three times: each time every session
+// and flow goes on, by the same sockets, and nothing stays behind.
+func TestGatewayIsHandedOver(t *testing.T) {
+	ignore := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
+	g, target := started(t, nil)
+	clients := liveSessions(t, g, 6, target)
+	files := openFiles(t)
+	for round := range 3 {
+		addrs := fmt.Sprint(g.Addrs())
+		next, how := succeeded(t, g, nil)
+		if how.Sessions != 6 || how.Flows != 6 {
+			t.Errorf("round %d: %+v", round, how)
+		}
+		for i, c := range clients {
+			c.goesOn(t, fmt.Sprint("round ", round, " client ", i))
+		}
+		if got := fmt.Sprint(next.Addrs()); got != addrs {
+			t.Errorf("round %d: listens on %v, before on %v", round, got, addrs)
+		}
+		if s := next.Stats(); s.Sessions != 6 || s.Flows != 6 || s.FlowsOpened != 0 || s.Resets != 0 || s.Unknown != 0 {
+			t.Errorf("round %d: %+v", round, s)
+		}
+		if got := openFiles(t); got != files {
+			t.Errorf("round %d: %d files are open, %d before", round, got, files)
+		}
+		g = next
+	}
+	for _, c := range clients {
+		_ = c.conn.Close()
+	}
+	if n := g.Shutdown(); n != 6 {
+		t.Errorf("%d sessions closed", n)
+	}
+}
+
+// TestRefusedHandOver: a gateway that is configured to be another one takes nothing
+// over, says why, and the predecessor goes on.
+func TestRefusedHandOver(t *testing.T) {
+	g, target := started(t, nil)
+	clients := liveSessions(t, g, 2, target)
+	for name, change := range map[string]func(*Config){
+		"shards":   func(c *Config) { c.Shards = 3 },
+		"identity": func(c *Config) { c.Identity = testIdentity(99) },
+		"port":     func(c *Config) { c.Listen.Port = 999 },
+	} {
+		config := g.config
+		config.Egress = nil
+		change(&config)
+		ours, theirs := conversation(t)
+		refused := make(chan error, 1)
+		go func() {
+			_, _, err := TakeOver(t.Context(), config, theirs)
+			refused <- err
+		}()
+		_, err := g.HandOver(t.Context(), ours, nil)
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := <-refused; !errors.Is(err, ErrOther) {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, c := range clients {
+			c.goesOn(t, "after another "+name)
+		}
+	}
+}
+
+// TestSuccessorDies breaks the conversation off after each frame that the successor
+// gets: the predecessor goes on with every session, and no sequence comes twice,
+// which the clients' windows would refuse.
+func TestSuccessorDies(t *testing.T) {
+	g, target := started(t, nil)
+	clients := liveSessions(t, g, 3, target)
+	for after := 0; ; after++ {
+		ours, theirs := conversation(t)
+		var dead sync.WaitGroup
+		dead.Go(func() {
+			ready := false
+			for range after {
+				f, err := theirs.Receive()
+				if err != nil {
+					break
+				}
+				kind := f.Kind
+				f.Close()
+				switch {
+				case kind == handover.Sockets && !ready:
+					ready = true
+					_ = theirs.Send(handover.Ready, nil)
+				case kind == handover.End:
+					_ = theirs.Send(handover.Loaded, nil)
+				}
+			}
+			theirs.Break()
+		})
+		_, err := g.HandOver(t.Context(), ours, nil)
+		ours.Break()
+		dead.Wait()
+		if errors.Is(err, ErrLost) {
+			break
+		}
+		if err == nil || after > 40 {
+			t.Fatalf("a successor that ends after %d frames: %v", after, err)
+		}
+		for i, c := range clients {
+			c.goesOn(t, fmt.Sprint("after ", after, " client ", i))
+		}
+	}
+}
+
+// TestCancelledHandOver ends the context at any moment.
+func TestCancelledHandOver(t *testing.T) {
+	g, target := started(t, nil)
+	clients := liveSessions(t, g, 2, target)
+	ctx, cancel := context.WithCancel(t.Context())
+	ours, _ := conversation(t)
+	time.AfterFunc(20*time.Millisecond, cancel)
+	if _, err := g.HandOver(ctx, ours, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	for _, c := range clients {
+		c.goesOn(t, "still here")
+	}
+}
+
+// TestWhatIsDeniedEndsWithTheHandOver: the successor's policy holds for flows that
+// are open.
+func TestWhatIsDeniedEndsWithTheHandOver(t *testing.T) {
+	g, target := started(t, nil)
+	c := liveSessions(t, g, 1, target)[0]
+	next, _ := succeeded(t, g, func(config *Config) { config.Policy = policy.New(policy.Config{}) })
+	if s := next.Stats(); s.Flows != 0 || s.Sessions != 1 {
+		t.Errorf("%d flows, %d sessions", s.Flows, s.Sessions)
+	}
+	c.send(t, &wire.EncryptedData{FlowID: 1, Payload: []byte("x")})
+	if c.until(func() bool { return len(c.got) > 1 }) {
+		t.Error("the target still answers")
+	}
+}
+
+// TestStreamsAreHandedOver hands a gateway over whose clients are on TCP: its port
+// goes along, and what waits for a session is fetched from the successor.
+func TestStreamsAreHandedOver(t *testing.T) {
+	g, target := started(t, withTCP)
+	at := g.TCPAddrs()[0]
+	var clients []*live
+	for i := range byte(4) {
+		l := dialStream(t, 2+i, at)
+		l.connectStream(at)
+		l.echoStream(at, target, "before")
+		if n := len(l.answers(l.visit(at, l.datagram(target, "waits")))); n != 0 {
+			t.Logf("%d answers came at once", n)
+		}
+		clients = append(clients, l)
+	}
+	time.Sleep(100 * time.Millisecond) // for the echoes to come and wait
+	next, _ := succeeded(t, g, nil)
+	if got := next.TCPAddrs(); len(got) == 0 || got[0] != at {
+		t.Fatalf("accepts on %v, before on %v", got, at)
+	}
+	waited := 0
+	for _, l := range clients {
+		l.got = nil
+		for _, p := range l.answers(l.visit(at, l.poll(time.Second))) {
+			l.handle(p)
+		}
+		waited += len(l.got)
+		l.exchange(at)
+		l.echoStream(at, target, "after")
+	}
+	if waited == 0 {
+		t.Error("what waited for the sessions is lost")
+	}
+}
+
+// FuzzTakeOver reads any frames as what a predecessor sends.
+func FuzzTakeOver(f *testing.F) {
+	f.Add([]byte{byte(handover.Shard), 2, 0, 0, 0, byte(handover.Sessions), 2, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newRig(t, nil)
+		g := &Gateway{config: *r.shard.config, shards: []*Shard{r.shard}, kems: r.kems(t)}
+		_ = g.load(func() (handover.Frame, error) {
+			if len(b) < 2 {
+				return handover.Frame{Kind: handover.End}, nil
+			}
+			n := min(int(b[1]), len(b)-2)
+			next := handover.Frame{Kind: handover.Kind(b[0]), Payload: append([]byte(nil), b[2:2+n]...)}
+			b = b[2+n:]
+			return next, nil
+		}, &heirlooms{})
+		r.shard.Tick()
+	})
+}
+
+func (r *rig) kems(t testing.TB) *state.KEMKeys {
+	t.Helper()
+	kems, err := state.NewKEMKeys(r.now(), r.shard.config.KEMs, r.shard.config.Rand)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kems
+}
