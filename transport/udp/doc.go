@@ -29,6 +29,10 @@
 // where a device refuses segments later, the same packets go again one by one and
 // the socket stays without it: said once through Options.Notify, visible in Stats.
 //
+// A listening socket's reader waits in the kernel and not with the sockets of package net:
+// being woken by way of Go's scheduler costs several microseconds, and so does, for each
+// train that the socket sends, net's interest in the room that it leaves behind.
+//
 // Options.Portable, and every system but Linux, goes through golang.org/x/net's
 // ReadBatch and WriteBatch (Windows: one datagram a call) instead. It does the
 // same, slower, and allocates addresses.

@@ -103,6 +103,9 @@ func newBatcher(c *Conn, o *Options) (batcher, error) {
 		}
 		c.gro.On = true
 	}
+	if c.peer == nil {
+		_ = c.waitInKernel() // where no descriptor is left for that, net waits
+	}
 	return m, nil
 }
 

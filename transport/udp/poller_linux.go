@@ -85,12 +85,8 @@ func (p *Poller) Adopt(c *Conn, user any) error {
 	if !ok || c.udp == nil {
 		return fmt.Errorf("udp: poll %s: %w", c.local, errors.ErrUnsupported)
 	}
-	d := &descriptor{poller: p, local: *net.UDPAddrFromAddrPort(c.local)}
-	err := onFD(c.raw, func(fd int) (err error) {
-		d.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		return os.NewSyscallError("fcntl", err)
-	})
-	if err != nil {
+	d := &polledSocket{poller: p}
+	if err := d.duplicate(c); err != nil {
 		return fmt.Errorf("udp: poll %s: %w", c.local, plain(err))
 	}
 	u := c.udp
@@ -103,7 +99,7 @@ func (p *Poller) Adopt(c *Conn, user any) error {
 }
 
 // add gives a Conn its new descriptor and a place. Run may read from it at once.
-func (p *Poller) add(c *Conn, m *mmsg, d *descriptor, user any) error {
+func (p *Poller) add(c *Conn, m *mmsg, d *polledSocket, user any) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -129,7 +125,7 @@ func (p *Poller) add(c *Conn, m *mmsg, d *descriptor, user any) error {
 }
 
 // forget takes a descriptor that is about to be closed out.
-func (p *Poller) forget(d *descriptor) {
+func (p *Poller) forget(d *polledSocket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.polled[d.slot.place] = polled{generation: d.slot.generation + 1}
