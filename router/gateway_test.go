@@ -22,7 +22,7 @@ import (
 )
 
 // started runs a real gateway on loopback and an echo target beside it.
-func started(t *testing.T, change func(*Config)) (*Gateway, netip.AddrPort) {
+func started(t testing.TB, change func(*Config)) (*Gateway, netip.AddrPort) {
 	t.Helper()
 	echo, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -40,14 +40,10 @@ func started(t *testing.T, change func(*Config)) (*Gateway, netip.AddrPort) {
 		}
 	}()
 	at := echo.LocalAddr().(*net.UDPAddr).AddrPort()
-	rule, err := policy.ParseRule("127.0.0.1:" + fmt.Sprint(at.Port()))
-	if err != nil {
-		t.Fatal(err)
-	}
 	config := Config{
 		Identity: gatewayID,
 		KEMs:     []kem.ID{kem.MLKEM768},
-		Policy:   policy.New(policy.Config{Allow: []policy.Rule{rule}}),
+		Policy:   allowing(t, at),
 		Terms:    state.Terms{IdleTTL: time.Hour, RekeyAfter: time.Hour, MaxDatagram: wire.MaxUDPPacket},
 		Shards:   2,
 		Rate:     1000, Burst: 1000,
@@ -63,9 +59,19 @@ func started(t *testing.T, change func(*Config)) (*Gateway, netip.AddrPort) {
 	return g, at
 }
 
+// allowing lets clients send to one target on this machine.
+func allowing(t testing.TB, target netip.AddrPort) *policy.Policy {
+	t.Helper()
+	rule, err := policy.ParseRule(target.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy.New(policy.Config{Allow: []policy.Rule{rule}})
+}
+
 // live is a client over a real socket.
 type live struct {
-	t       *testing.T
+	t       testing.TB
 	conn    *udp.Conn
 	client  *state.Client
 	session *state.Session
@@ -301,11 +307,7 @@ func TestOnlyTheTargetAnswers(t *testing.T) {
 	defer listen.Close()
 	at := listen.LocalAddr().(*net.UDPAddr).AddrPort()
 	g, _ := started(t, func(c *Config) {
-		rule, err := policy.ParseRule("127.0.0.1:" + fmt.Sprint(at.Port()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Policy = policy.New(policy.Config{Allow: []policy.Rule{rule}})
+		c.Policy = allowing(t, at)
 	})
 	l := dialLive(t, 2, loopback(g))
 	l.connect()

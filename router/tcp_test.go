@@ -16,6 +16,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/transport"
 	"lewes/transport/path"
 	"lewes/transport/tcp"
 	"lewes/transport/wire"
@@ -34,9 +35,9 @@ func leakless(t *testing.T) {
 }
 
 // dialStream makes a client that has no UDP.
-func dialStream(t *testing.T, identity byte, to netip.AddrPort) *live {
+func dialStream(t testing.TB, identity byte, to netip.AddrPort) *live {
 	t.Helper()
-	l := &live{t: t}
+	l := &live{t: t, batch: make([]transport.Packet, 8)}
 	config := state.ClientConfig{
 		Gateway:  gatewayID.Public(),
 		Identity: testIdentity(identity),

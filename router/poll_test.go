@@ -1,0 +1,488 @@
+package router
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"lewes/state"
+	"lewes/transport/path"
+	"lewes/transport/tcp"
+	"lewes/transport/wire"
+)
+
+// talker is a target that speaks when the test says so.
+type talker struct {
+	t    *testing.T
+	conn *net.UDPConn
+	flow netip.AddrPort // the gateway's end, once a datagram came
+}
+
+// withTalker starts a gateway with TCP, a target, and a client that has a session
+// over TCP and a flow to the target.
+func withTalker(t *testing.T, change func(*Config)) (*Gateway, *talker, *live) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	k := &talker{t: t, conn: conn}
+	at := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	g, _ := started(t, func(c *Config) {
+		withTCP(c)
+		c.Policy = allowing(t, at)
+		if change != nil {
+			change(c)
+		}
+	})
+	to := g.TCPAddrs()[0]
+	l := dialStream(t, 2, to)
+	l.connectStream(to)
+	if n := len(l.answers(l.visit(to, l.datagram(at, "hello")))); n != 0 {
+		t.Fatalf("%d answers to a datagram that nobody has answered", n)
+	}
+	k.hear("hello")
+	return g, k, l
+}
+
+// hear waits for a datagram of the client.
+func (k *talker) hear(want string) {
+	k.t.Helper()
+	_ = k.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	b := make([]byte, 2048)
+	n, from, err := k.conn.ReadFromUDPAddrPort(b)
+	if err != nil || string(b[:n]) != want {
+		k.t.Fatalf("the target heard %q: %v", b[:n], err)
+	}
+	k.flow = from
+}
+
+// say sends datagrams to the client, each when the gateway has the one before.
+func (k *talker) say(g *Gateway, payloads ...string) {
+	k.t.Helper()
+	for _, p := range payloads {
+		before := g.Stats().Down.Packets
+		if _, err := k.conn.WriteToUDPAddrPort([]byte(p), k.flow); err != nil {
+			k.t.Fatal(err)
+		}
+		eventually(k.t, "the gateway has the datagram", func() bool { return g.Stats().Down.Packets > before })
+	}
+}
+
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not within 20 s: ", what)
+		}
+	}
+}
+
+// fetch polls once and returns the payloads that came.
+func (l *live) fetch(to netip.AddrPort, wait time.Duration) []string {
+	l.t.Helper()
+	l.got = nil
+	for _, p := range l.answers(l.visit(to, l.poll(wait))) {
+		l.handle(p)
+	}
+	return l.got
+}
+
+// TestPoll: a Poll gets what waits at once, or as soon as something does, or is closed
+// without an answer at its time, which the gateway bounds.
+//
+// Shows R10.7, R10.8.
+func TestPoll(t *testing.T) {
+	leakless(t)
+	const longest = 500 * time.Millisecond
+	g, k, l := withTalker(t, func(c *Config) { c.TCP.PollWait = longest })
+	to := g.TCPAddrs()[0]
+
+	k.say(g, "one", "two", "three")
+	if got := fmt.Sprint(l.fetch(to, 10*time.Second)); got != "[one two three]" {
+		t.Errorf("what waited: %s", got)
+	}
+
+	conn := l.visit(to, l.poll(10*time.Second))
+	eventually(t, "the Poll waits", func() bool { return g.Stats().Polls == 2 })
+	k.say(g, "late")
+	l.got = nil
+	for _, p := range l.answers(conn) {
+		l.handle(p)
+	}
+	if fmt.Sprint(l.got) != "[late]" {
+		t.Errorf("a Poll that waited got %q", l.got)
+	}
+
+	for _, row := range []struct{ wait, want time.Duration }{
+		{0, 0},
+		{100 * time.Millisecond, 100 * time.Millisecond},
+		{time.Minute, longest},
+	} {
+		start := time.Now()
+		got := l.fetch(to, row.wait)
+		if took := time.Since(start); len(got) != 0 || took < row.want-10*time.Millisecond || took > row.want+5*time.Second {
+			t.Errorf("a Poll of %v got %q after %v", row.wait, got, took)
+		}
+	}
+	if s := g.TCP(); s.HoldsEnded != 2 {
+		t.Errorf("%d Polls in vain", s.HoldsEnded)
+	}
+	if s := g.Stats(); s.Polls != 5 || s.Moves != 0 || s.Held != 0 {
+		t.Errorf("counted %+v", s)
+	}
+}
+
+// TestPollIsTenSecondsAtMost is what a gateway is given that is told nothing.
+//
+// Shows R10.8.
+func TestPollIsTenSecondsAtMost(t *testing.T) {
+	r := newRig(t, nil)
+	content := (&wire.Poll{WaitMillis: 65_535}).Append(nil)
+	if wait := r.shard.turnPoll(content, path.NewTCP(clientAt.Peer, netip.Addr{}, 1)); wait != 10*time.Second {
+		t.Errorf("a Poll of 65 s waits %v", wait)
+	}
+}
+
+// TestPollOverUDP is dropped.
+//
+// Shows R10.8.
+func TestPollOverUDP(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	p.send(wire.TypePoll, &wire.Poll{WaitMillis: 1000})
+	if s := r.shard.Stats(); s.Misplaced != 1 || s.Polls != 0 || len(p.got) != 0 {
+		t.Errorf("%d misplaced, %d Polls, %d answers", s.Misplaced, s.Polls, len(p.got))
+	}
+}
+
+// TestNewerPoll replaces the one that waits, which is closed without an answer.
+func TestNewerPoll(t *testing.T) {
+	leakless(t)
+	g, k, l := withTalker(t, nil)
+	to := g.TCPAddrs()[0]
+	older := l.visit(to, l.poll(10*time.Second))
+	eventually(t, "the Poll waits", func() bool { return g.Stats().Polls == 1 })
+	newer := l.visit(to, l.poll(10*time.Second))
+	if got := l.answers(older); len(got) != 0 {
+		t.Errorf("the older Poll got %d answers", len(got))
+	}
+	// A packet between them brings its answers itself and leaves the Poll waiting.
+	ping := l.answers(l.visit(to, l.message(wire.TypePing, &wire.Ping{Data: [8]byte{1}})))
+	if len(ping) != 1 {
+		t.Errorf("%d answers to a Ping", len(ping))
+	}
+	k.say(g, "late")
+	l.got = nil
+	for _, p := range l.answers(newer) {
+		l.handle(p)
+	}
+	if fmt.Sprint(l.got) != "[late]" {
+		t.Errorf("the newer Poll got %q", l.got)
+	}
+	if s := g.Stats(); s.PollsReplaced != 1 {
+		t.Errorf("%d replaced", s.PollsReplaced)
+	}
+}
+
+// TestWaitingIsBounded lets more wait than may: the newest stay, up to the bound.
+//
+// Shows R10.7, R12.5.
+func TestWaitingIsBounded(t *testing.T) {
+	leakless(t)
+	if maxHeld != 128<<10 {
+		t.Errorf("%d bytes wait for a session", maxHeld)
+	}
+	g, k, l := withTalker(t, nil)
+	to := g.TCPAddrs()[0]
+	const size = 1000
+	const framed = size + flowOverhead + frameLength
+	const sent, fit = 200, maxHeld / framed
+	for n := range sent {
+		k.say(g, fmt.Sprintf("%04d", n)+strings.Repeat("x", size-4))
+	}
+	s := g.Stats()
+	if s.Held != fit*framed || s.HeldFull != sent-fit {
+		t.Errorf("%d bytes wait and %d packets were dropped, want %d and %d", s.Held, s.HeldFull, fit*framed, sent-fit)
+	}
+	got := l.fetch(to, 0)
+	if len(got) != fit || !strings.HasPrefix(got[0], fmt.Sprintf("%04d", sent-fit)) || !strings.HasPrefix(got[fit-1], fmt.Sprintf("%04d", sent-1)) {
+		t.Errorf("%d came, want the last %d", len(got), fit)
+	}
+	if s := g.Stats(); s.Held != 0 {
+		t.Errorf("%d bytes wait yet", s.Held)
+	}
+}
+
+// TestWaitingGrowsOld: what is not fetched goes by itself.
+//
+// Shows R12.5.
+func TestWaitingGrowsOld(t *testing.T) {
+	leakless(t)
+	g, k, l := withTalker(t, func(c *Config) { c.TCP.HeldAge = 300 * time.Millisecond })
+	k.say(g, "one", "two")
+	if s := g.Stats(); s.Held == 0 {
+		t.Error("nothing waits")
+	}
+	eventually(t, "what waits is gone", func() bool { return g.Stats().Held == 0 })
+	if s := g.Stats(); s.HeldOld != 2 || s.HeldFull != 0 {
+		t.Errorf("%d packets too old, %d too many", s.HeldOld, s.HeldFull)
+	}
+	if got := l.fetch(g.TCPAddrs()[0], 0); len(got) != 0 {
+		t.Errorf("what was too old came: %q", got)
+	}
+	k.say(g, "three")
+	if got := l.fetch(g.TCPAddrs()[0], 0); fmt.Sprint(got) != "[three]" {
+		t.Errorf("afterwards came %q", got)
+	}
+}
+
+// TestWaitingInAll bounds what waits for all sessions.
+//
+// Shows R12.5.
+func TestWaitingInAll(t *testing.T) {
+	leakless(t)
+	const one = 100 + flowOverhead + frameLength
+	g, k, l := withTalker(t, func(c *Config) { c.Shards, c.TCP.MaxHeldInAll = 1, 2*one })
+	for n := range 3 {
+		k.say(g, fmt.Sprint(n)+strings.Repeat("x", 99))
+	}
+	if s := g.Stats(); s.Held != 2*one || s.HeldFull != 1 {
+		t.Errorf("%d bytes wait, %d packets were dropped", s.Held, s.HeldFull)
+	}
+	if got := l.fetch(g.TCPAddrs()[0], 0); len(got) != 2 || got[0][0] != '1' {
+		t.Errorf("%d came", len(got))
+	}
+}
+
+// TestNothingWaitsForGood: what a session had on TCP is gone when it is on UDP, and
+// when it ends.
+func TestNothingWaitsForGood(t *testing.T) {
+	leakless(t)
+	g, k, l := withTalker(t, func(c *Config) { c.Shards = 1 })
+	to, s := g.TCPAddrs()[0], g.sessionOf(l)
+	k.say(g, "one", "two")
+	// It returns to UDP: what waits follows it.
+	l.conn = dialLive(t, 3, loopback(g)).conn
+	l.got = nil
+	l.session.SetPath(path.Path{Peer: loopback(g)})
+	l.session.Ping(time.Now(), wire.MinPingPacket, &l.out)
+	if !l.until(func() bool { return len(l.got) == 2 }) || fmt.Sprint(l.got) != "[one two]" {
+		t.Fatalf("after the return came %q", l.got)
+	}
+	eventually(t, "it is forgotten", func() bool { return s.User.(*client).down.Load() == nil })
+
+	// And it ends on TCP, with something waiting, a Poll that does, or neither.
+	other := dialStream(t, 4, to)
+	other.connectStream(to)
+	waits := other.visit(to, other.poll(10*time.Second))
+	eventually(t, "the Poll waits", func() bool { return g.Stats().Polls == 1 })
+	if n := len(other.answers(other.visit(to, other.message(wire.TypeClose, &wire.Close{})))); n != 0 {
+		t.Errorf("%d answers to a Close", n)
+	}
+	if n := len(other.answers(waits)); n != 0 {
+		t.Errorf("the Poll of a session that has ended got %d answers", n)
+	}
+	if s := g.Stats(); s.Held != 0 || s.Sessions != 1 {
+		t.Errorf("%d bytes wait, %d sessions", s.Held, s.Sessions)
+	}
+}
+
+// TestShutdownTellsAPoll brings the reason to a client on TCP that waits.
+func TestShutdownTellsAPoll(t *testing.T) {
+	leakless(t)
+	g, _, l := withTalker(t, nil)
+	conn := l.visit(g.TCPAddrs()[0], l.poll(10*time.Second))
+	eventually(t, "the Poll waits", func() bool { return g.Stats().Polls == 1 })
+	g.Shutdown()
+	for _, p := range l.answers(conn) {
+		l.handle(p)
+	}
+	if why, ok := l.closed.(*state.PeerClosedError); !ok || why.Reason != wire.CloseShuttingDown {
+		t.Errorf("closed because %v", l.closed)
+	}
+}
+
+// TestStrangersOverTCP: what proves nothing is answered by nothing, and its connection
+// is closed when an idle one is.
+func TestStrangersOverTCP(t *testing.T) {
+	leakless(t)
+	const timeout = 700 * time.Millisecond
+	g, _ := started(t, func(c *Config) {
+		withTCP(c)
+		c.TCP.Listen.ReceiveTimeout = timeout
+	})
+	to := g.TCPAddrs()[0]
+	l := dialStream(t, 2, to)
+	l.connectStream(to)
+	forged := l.message(wire.TypePing, &wire.Ping{})
+	forged[len(forged)-1] ^= 1
+	replayed := l.message(wire.TypePing, &wire.Ping{})
+	if n := len(l.answers(l.visit(to, replayed))); n != 1 {
+		t.Fatalf("%d answers to a Ping", n)
+	}
+	hello := dialStream(t, 3, to).out.Packets[0].Data
+	hello = bytes.Clone(hello)
+	hello[len(hello)-1] ^= 1
+	level3 := bytes.Repeat([]byte{0xff}, 100)
+	small := wire.Finish(wire.Begin(nil, 0xABCD, wire.LevelTransport, 5, wire.TypePing))
+
+	start := time.Now()
+	idle, err := net.Dial("tcp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := []net.Conn{idle}
+	for _, packet := range [][]byte{forged, replayed, hello, level3, small, bytes.Repeat([]byte{7}, 60)} {
+		conns = append(conns, l.visit(to, packet))
+	}
+	for n, conn := range conns {
+		if got := l.answers(conn); len(got) != 0 {
+			t.Errorf("connection %d got %d answers", n, len(got))
+		}
+		if took := time.Since(start); took < timeout-10*time.Millisecond || took > timeout+5*time.Second {
+			t.Errorf("connection %d was closed after %v", n, took)
+		}
+	}
+	// A sealed packet that nobody knows is answered by a Reset, and at once.
+	unknown := wire.Finish(append(wire.Begin(nil, 0xABCD, wire.LevelTransport, 5, wire.TypePing), make([]byte, 40)...))
+	start = time.Now()
+	got := l.answers(l.visit(to, unknown))
+	if len(got) != 1 {
+		t.Fatalf("%d answers", len(got))
+	}
+	if kind, _, err := wire.ParseBody(wire.Body(got[0])); err != nil || kind != wire.TypeReset {
+		t.Errorf("answered by %v, %v", kind, err)
+	}
+}
+
+// TestAnswersEndTheirConnection: the gateway closes as soon as it has answered, not
+// when its time is up, and a Ping's Pong is not kept for later.
+//
+// Shows R10.5.
+func TestAnswersEndTheirConnection(t *testing.T) {
+	leakless(t)
+	g, _ := started(t, func(c *Config) {
+		withTCP(c)
+		c.TCP.Listen.ReceiveTimeout = time.Minute
+	})
+	to := g.TCPAddrs()[0]
+	l := dialStream(t, 2, to)
+	l.connectStream(to) // whose reads end after 20 s
+	for range 50 {
+		if n := len(l.answers(l.visit(to, l.message(wire.TypePing, &wire.Ping{})))); n != 1 {
+			t.Fatalf("%d answers to a Ping", n)
+		}
+	}
+	if s := g.Stats(); s.Moves != 0 || s.Held != 0 {
+		t.Errorf("a session on TCP moved %d times; %d bytes wait", s.Moves, s.Held)
+	}
+}
+
+// TestLargePacketsOverTCP: max_datagram is about UDP.
+func TestLargePacketsOverTCP(t *testing.T) {
+	leakless(t)
+	g, target := started(t, func(c *Config) {
+		withTCP(c)
+		c.Terms.MaxDatagram = 1100
+	})
+	to := g.TCPAddrs()[0]
+	l := dialStream(t, 2, to)
+	l.connectStream(to)
+	l.echoStream(to, target, strings.Repeat("x", 9000))
+	if s := g.Stats(); s.Malformed != 0 || s.TooLarge != 0 {
+		t.Errorf("counted %+v", s)
+	}
+}
+
+// TestTCPPortTaken: a gateway that cannot serve TCP serves UDP, and says so.
+func TestTCPPortTaken(t *testing.T) {
+	leakless(t)
+	taken, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	core, logs := observer.New(zapcore.WarnLevel)
+	g, target := started(t, func(c *Config) {
+		c.TCP.On = true
+		c.TCP.Listen = tcp.Config{Addrs: []netip.AddrPort{netip.MustParseAddrPort(taken.Addr().String())}}
+		c.Logger = zap.New(core)
+	})
+	l := dialLive(t, 2, loopback(g))
+	l.connect()
+	l.echo(target, "over UDP")
+	if n := logs.FilterMessageSnippet("TCP cannot be served").Len(); n != 1 {
+		t.Errorf("%d warnings: %v", n, logs.All())
+	}
+	if len(g.TCPAddrs()) != 0 || g.TCP() != (tcp.Stats{}) {
+		t.Error("it serves TCP nevertheless")
+	}
+}
+
+// TestHandshakeAnswersWait has more handshakes at a time than a shard works off at
+// once: each connection waits until its packet's turn.
+func TestHandshakeAnswersWait(t *testing.T) {
+	leakless(t)
+	g, _ := started(t, func(c *Config) {
+		withTCP(c)
+		c.TCP.Listen.MaxPerSource, c.Shards = 200, 1
+	})
+	to := g.TCPAddrs()[0]
+	var clients []*live
+	for range 40 {
+		clients = append(clients, dialStream(t, 2, to))
+	}
+	for waiting := len(clients); waiting > 0; {
+		waiting = 0
+		conns := make([]net.Conn, len(clients))
+		for i, l := range clients {
+			if len(l.out.Packets) > 0 {
+				conns[i] = l.visit(to, l.out.Packets[0].Data)
+				l.out.Packets = l.out.Packets[1:]
+			}
+		}
+		for i, conn := range conns {
+			if conn == nil {
+				continue
+			}
+			got := clients[i].answers(conn)
+			if len(got) != 1 {
+				t.Fatalf("client %d got %d answers", i, len(got))
+			}
+			clients[i].handle(got[0])
+			waiting += len(clients[i].out.Packets)
+		}
+	}
+	if s := g.Stats(); s.Sessions != 40 {
+		t.Errorf("%d sessions of 40 clients", s.Sessions)
+	}
+}
+
+// TestClientGoesAway reads nothing of what its Poll brings: that is lost, as on any
+// link, and what comes later is not.
+func TestClientGoesAway(t *testing.T) {
+	leakless(t)
+	g, k, l := withTalker(t, nil)
+	to := g.TCPAddrs()[0]
+	conn := l.visit(to, l.poll(10*time.Second)).(*net.TCPConn)
+	eventually(t, "the Poll waits", func() bool { return g.Stats().Polls == 1 })
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
+	k.say(g, "lost")
+	eventually(t, "the connection is gone", func() bool { return g.TCP().Open == 0 })
+	k.say(g, "kept")
+	got := l.fetch(to, 5*time.Second)
+	if len(got) == 0 || got[len(got)-1] != "kept" {
+		t.Errorf("came %q", got)
+	}
+}
