@@ -166,6 +166,8 @@ func TestPollOverUDP(t *testing.T) {
 }
 
 // TestNewerPoll replaces the one that waits, which is closed without an answer.
+//
+// Shows R10.12.
 func TestNewerPoll(t *testing.T) {
 	leakless(t)
 	g, k, l := withTalker(t, nil)
@@ -314,6 +316,8 @@ func TestShutdownTellsAPoll(t *testing.T) {
 
 // TestStrangersOverTCP: what proves nothing is answered by nothing, and its connection
 // is closed when an idle one is.
+//
+// Shows R10.11.
 func TestStrangersOverTCP(t *testing.T) {
 	leakless(t)
 	const timeout = 700 * time.Millisecond

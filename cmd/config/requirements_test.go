@@ -39,6 +39,8 @@ func TestBoundsOfTheProtocol(t *testing.T) {
 		{"tcp", "max_connections", func(c *Config) any { return c.TCP.MaxConnections }, 10_000, "70", 70},
 		{"tcp", "max_per_source", func(c *Config) any { return c.TCP.MaxPerSource }, 64, "7", 7},
 		{"tcp", "receive_timeout", func(c *Config) any { return seconds(c.TCP.ReceiveTimeout) }, int64(5), `"7s"`, int64(7)},
+		{"tcp", "write_timeout", func(c *Config) any { return seconds(c.TCP.WriteTimeout) }, int64(5), `"7s"`, int64(7)},
+		{"tcp", "max_receiving", func(c *Config) any { return c.TCP.MaxReceiving }, Size(64 << 20), `"1MiB"`, Size(1 << 20)},
 		{"tcp", "poll_wait", func(c *Config) any { return seconds(c.TCP.PollWait) }, int64(10), `"7s"`, int64(7)},
 		{"tcp", "max_waiting", func(c *Config) any { return c.TCP.MaxWaiting }, Size(128 << 10), `"64KiB"`, Size(64 << 10)},
 		{"tcp", "max_waiting_total", func(c *Config) any { return c.TCP.MaxWaitingTotal }, Size(256 << 20), `"1MiB"`, Size(1 << 20)},
