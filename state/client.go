@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"lewes/crypto/cookie"
@@ -275,6 +276,7 @@ func (c *Client) fail(now time.Time, cause error) {
 	}
 	c.err = &HandshakeError{
 		Gateway:  c.config.Gateway,
+		Over:     c.config.Path.Transport,
 		Reached:  furthest,
 		Answered: !c.progress.Answered.IsZero(),
 		After:    now.Sub(c.started),
@@ -291,6 +293,7 @@ func (c *Client) fail(now time.Time, cause error) {
 // HandshakeError says how far a handshake came and what was heard last.
 type HandshakeError struct {
 	Gateway  identity.PublicKey
+	Over     path.Transport
 	Reached  Phase // the furthest that an attempt came
 	Answered bool  // something came that knew the gateway's key
 	After    time.Duration
@@ -325,7 +328,7 @@ func (e *HandshakeError) Error() string {
 	case e.Answered:
 		return fmt.Sprintf("the gateway answered the hello but its key exchange did not arrive whole within %s: packets are lost on the way", after)
 	}
-	return fmt.Sprintf("nobody there proved to be %s within %s: the gateway is down, UDP is blocked on the way, or another identity than the one in the URI answers at this address (it then stays silent)", e.Gateway, after)
+	return fmt.Sprintf("nobody there proved to be %s within %s: the gateway is down, %s is blocked on the way, or another identity than the one in the URI answers at this address (it then stays silent)", e.Gateway, after, strings.ToUpper(e.Over.String()))
 }
 
 func detail(d wire.Detail) string {

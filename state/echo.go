@@ -132,26 +132,3 @@ func (s *Session) tickConfirm(now time.Time, out *Output) {
 
 // Confirmed reports whether the other end is known to have the session's keys.
 func (s *Session) Confirmed() bool { return s.confirm == nil || s.confirm.proved }
-
-// tickKeepalive pings when the client has sealed nothing for a while, so that
-// the NATs on the way keep its mapping, and doubts the session when nothing came
-// for that long though something was sent, be it such a Ping.
-func (s *Session) tickKeepalive(now time.Time, out *Output) {
-	if s.keepaliveAt.IsZero() || now.Before(s.keepaliveAt) {
-		return
-	}
-	quiet := now.Sub(s.lastOpened) >= s.config.Keepalive
-	unused := s.current.sender.Sealed() == s.lastSent
-	switch {
-	case quiet && (s.keptAlive || !unused):
-		s.Doubt(now, out)
-		s.keptAlive = false
-	case unused:
-		s.Ping(now, wire.MinPingPacket, out)
-		s.keptAlive = true
-	default:
-		s.keptAlive = false
-	}
-	s.lastSent = s.current.sender.Sealed()
-	s.keepaliveAt = now.Add(s.config.Keepalive)
-}

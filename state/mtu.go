@@ -3,6 +3,7 @@ package state
 import (
 	"time"
 
+	"lewes/transport/path"
 	"lewes/transport/wire"
 )
 
@@ -68,9 +69,10 @@ func (s *Session) Unsearched(n int) bool { return n > basePacket && s.maxPacket.
 
 // Look begins the search if a large packet was asked for and the peer's terms are known.
 // Where packets come in, the session looks by itself. Who only sends large ones has to
-// make it look: if the path drops them all, nothing ever comes in.
+// make it look: if the path drops them all, nothing ever comes in. Over TCP there is
+// nothing to find.
 func (s *Session) Look(now time.Time, out *Output) {
-	if s.mtu == nil && s.large.Load() && s.terms != (Terms{}) {
+	if s.mtu == nil && s.large.Load() && s.terms != (Terms{}) && s.Path().Transport == path.UDP {
 		s.Search(now, s.config.MaxPacket, out)
 	}
 }
@@ -120,7 +122,7 @@ func (s *Session) probe(now time.Time, size int, out *Output) {
 // probed is called with every Pong.
 func (s *Session) probed(now time.Time, token *[8]byte, out *Output) {
 	m := s.mtu
-	if m == nil || !m.probing || *token != m.token {
+	if m == nil || !m.probing || *token != m.token || s.Path().Transport == path.TCP {
 		return
 	}
 	m.fits = max(m.fits, m.size)
@@ -172,6 +174,10 @@ func (s *Session) tickSearch(now time.Time, out *Output) {
 		return
 	}
 	switch {
+	case s.Path().Transport == path.TCP:
+		// A stream takes every size, which says nothing about datagrams: what was found
+		// about them stays until there are some again.
+		m.probing, m.next = false, now.Add(confirmEvery)
 	case m.probing && m.tries < probeTries:
 		s.probe(now, m.size, out)
 		if m.tries == probeTries {

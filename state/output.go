@@ -48,6 +48,8 @@ const (
 	Silent
 	// Closed: the session has ended, for Event.Reason.
 	Closed
+	// KeptAlive: a client has sent a Ping because it had sent nothing for so long.
+	KeptAlive
 )
 
 // Event is something that the owner of a session has to know.

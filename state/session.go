@@ -92,8 +92,8 @@ type SessionConfig struct {
 	// DemotedTTL is how long a demoted generation is kept after the last packet
 	// that opened on it. 0 means DefaultDemotedTTL.
 	DemotedTTL time.Duration
-	// Keepalive is the longest that a client stays quiet; 0 means never to ping
-	// for that.
+	// Keepalive is the longest that a client stays quiet at first (SetKeepalive);
+	// 0 means never to ping for that.
 	Keepalive time.Duration
 	// NewIndex gives a gateway's session a receiver index that is free and that
 	// its steering sends to the session's shard. The session announces by
@@ -136,7 +136,6 @@ type Session struct {
 	peerStatic [32]byte
 	suite      seal.Suite
 	closed     bool
-	keptAlive  bool // the last look for a keepalive brought a Ping
 	handle     [16]byte
 	exporter   [32]byte
 	seed       [32]byte // of the next subsession
@@ -154,6 +153,7 @@ type Session struct {
 
 	confirm *confirmation // client: Handshake 3, repeated until the Ack
 	doubt   *doubt        // client: Pings that ask whether the session still stands
+	quiet   *quiet        // client: how long it has sent nothing; nil: it need not know
 	echoes  *echoes       // nil until the first Ping
 
 	mtu       *mtu          // nil until large packets are sent
@@ -162,8 +162,6 @@ type Session struct {
 
 	started      time.Time
 	lastOpened   time.Time
-	lastSent     uint64 // Sealed() when the keepalive was last looked at
-	keepaliveAt  time.Time
 	restAt       time.Time
 	demotedAckAt time.Time
 	deadline     time.Time // zero: never
@@ -202,7 +200,7 @@ func newSession(now time.Time, config *SessionConfig, seed *sessionSeed) *Sessio
 	s.route.set(seed.path)
 	s.restAt = now.Add(restAfter)
 	if s.role == RoleClient && config.Keepalive > 0 {
-		s.keepaliveAt = now.Add(config.Keepalive)
+		s.keepQuiet(now, config.Keepalive)
 	}
 	s.plan()
 	return s
@@ -243,8 +241,22 @@ func (s *Session) PathFor(n int) path.Path { return s.route.to(n) }
 // Path returns where the peer was seen last. It is safe for any goroutine.
 func (s *Session) Path() path.Path { return s.route.at.Load().path }
 
-// SetPath tells a client's session by which path its gateway is reached now.
-func (s *Session) SetPath(p path.Path) { s.route.set(p) }
+// Move tells a client's session by which path its gateway is reached from now on.
+// Nothing else of the session changes; the round trip is measured anew, and so is
+// what the path takes.
+func (s *Session) Move(now time.Time, p path.Path, out *Output) {
+	from := s.Path()
+	s.route.set(p)
+	if s.closed || from.Transport == p.Transport && from.Peer.Addr() == p.Peer.Addr() {
+		return
+	}
+	if s.echoes != nil {
+		s.echoes.smoothed = 0
+	}
+	if p.Transport == path.UDP {
+		s.restartSearch(now, out)
+	}
+}
 
 // Started returns when the session was made.
 func (s *Session) Started() time.Time { return s.started }

@@ -145,7 +145,7 @@ type sessionShot struct {
 	search     mtu
 	maxPacket  uint32
 	times      [6]time.Time
-	lastSent   uint64
+	quiet      quiet
 	closed     bool
 }
 
@@ -163,13 +163,15 @@ func shootSession(x *Session) (s sessionShot) {
 	s = sessionShot{
 		role: x.role, peer: x.peer, peerStatic: x.peerStatic, suite: x.suite, handle: x.handle,
 		exporter: x.exporter, seed: x.seed, terms: x.terms,
-		current:  shootGeneration(x.current),
-		asked:    x.asked,
-		times:    [6]time.Time{x.lastOpened, x.keepaliveAt, x.restAt, x.demotedAckAt, x.deadline},
-		lastSent: x.lastSent,
-		closed:   x.closed,
+		current: shootGeneration(x.current),
+		asked:   x.asked,
+		times:   [6]time.Time{x.lastOpened, x.quietAt(), x.restAt, x.demotedAckAt, x.deadline},
+		closed:  x.closed,
 
 		maxPacket: x.maxPacket.Load(),
+	}
+	if x.quiet != nil {
+		s.quiet = *x.quiet
 	}
 	for i, g := range x.demoted {
 		s.demoted[i] = shootGeneration(g)

@@ -647,7 +647,7 @@ func TestBadSubsessionMessages(t *testing.T) {
 	} {
 		give(c.session, wire.TypeSubsessionKK1, m, g.handle)
 		after := shootSession(s)
-		before.current.window, before.lastSent = after.current.window, after.lastSent
+		before.current.window, before.quiet = after.current.window, after.quiet
 		before.route.newest, before.route.any = after.route.newest, after.route.any
 		if after != before || len(g.take()) != 0 {
 			t.Errorf("a KK1 %s has an effect: %s", name, difference(before, after))

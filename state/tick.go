@@ -133,7 +133,7 @@ func (s *Session) plan() {
 		return
 	}
 	s.deadline = time.Time{}
-	for _, at := range [...]time.Time{s.idleAt(), s.keepaliveAt, s.restAt, s.asked} {
+	for _, at := range [...]time.Time{s.idleAt(), s.quietAt(), s.restAt, s.asked} {
 		if !at.IsZero() {
 			s.sooner(at)
 		}

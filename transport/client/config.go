@@ -15,6 +15,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/state"
 	"lewes/transport"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
 	"lewes/transport/wire"
@@ -60,7 +61,8 @@ type Config struct {
 	Keys *KeyCache
 
 	// Keepalive is the longest that the session stays quiet, so that NATs on the
-	// way keep their mapping. 0 means DefaultKeepalive, less than 0 never.
+	// way keep their mapping. The session finds out where that is too long, and gets
+	// by with less. 0 means DefaultKeepalive, less than 0 never.
 	Keepalive time.Duration
 	// Timeout bounds each handshake. 0 means DefaultTimeout.
 	Timeout time.Duration
@@ -70,16 +72,22 @@ type Config struct {
 	// NoReconnect ends the session where it would otherwise be made anew.
 	NoReconnect bool
 
+	// Transport is what may carry packets to the first gateway.
+	Transport Transport
 	// UDP are the options of the socket to the first gateway. Pooled is always
 	// set; a SendWait of 0 means 100 ms, less than 0 none.
 	UDP udp.Options
+	// TCP are the bounds of the connections to it.
+	TCP tcp.Options
 	// Resolver resolves the first gateway's name, each time that the session is
 	// made. nil means net.DefaultResolver.
 	Resolver Resolver
-	// Underlay makes the Conn, connected to the first gateway, that a session runs
+	// Underlay makes a Conn, connected to the first gateway, that a session runs
 	// over; nil means udp.Dial. Who sets it tests, or has another way to carry
-	// datagrams.
-	Underlay func(context.Context, netip.AddrPort) (transport.Conn, error)
+	// datagrams. UnderlayTCP makes one for where that does not pass; nil means tcp.Dial,
+	// or none where Underlay is set.
+	Underlay    func(context.Context, netip.AddrPort) (transport.Conn, error)
+	UnderlayTCP func(context.Context, netip.AddrPort) (Exchanger, error)
 
 	// Logger is told what happens to the session, once each; nil is silence.
 	Logger *zap.Logger
@@ -145,6 +153,18 @@ func (c Config) complete() (Config, error) {
 	c.UDP.Pooled = true
 	if c.UDP.SendWait == 0 {
 		c.UDP.SendWait = sendWait
+	}
+	if c.Transport > TCP {
+		return c, fmt.Errorf("%w: %s does not exist", ErrConfig, c.Transport)
+	}
+	if c.Underlay == nil && c.UnderlayTCP == nil {
+		options := c.TCP
+		c.UnderlayTCP = func(_ context.Context, to netip.AddrPort) (Exchanger, error) {
+			return tcp.Dial(to, options)
+		}
+	}
+	if c.Transport == TCP && c.UnderlayTCP == nil {
+		return c, fmt.Errorf("%w: Transport is tcp, which Underlay does not carry: set UnderlayTCP", ErrConfig)
 	}
 	if c.Underlay == nil {
 		options := c.UDP

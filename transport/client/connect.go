@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"lewes/transport/path"
@@ -14,6 +15,10 @@ const (
 	// headStart is how long an address is tried alone before the next one is tried
 	// beside it.
 	headStart = 300 * time.Millisecond
+	// tcpHeadStart is how long UDP is tried alone (section 10 of PROTOCOL.md), or a
+	// quarter of Config.Timeout where that is less. Where UDP has answered but made no
+	// session, TCP begins after half of Config.Timeout.
+	tcpHeadStart = 2500 * time.Millisecond
 	// maxAddresses is how many of a gateway's addresses are tried.
 	maxAddresses = 4
 	// indexTries is how often a handshake begins again because an entry has its
@@ -44,7 +49,7 @@ func (s *Session) connectThrough(ctx context.Context) (*link, error) {
 		if err != nil {
 			return nil, &DialError{Gateway: s.gateway, Via: &via, Err: err}
 		}
-		l := newLink(s, conn, path.Path{})
+		l := newLink(s, newWay(conn, path.Path{}))
 		if err = l.handshake(ctx); err == nil {
 			return l, nil
 		}
@@ -57,10 +62,10 @@ func (s *Session) connectThrough(ctx context.Context) (*link, error) {
 
 // resolve returns the gateway's addresses in the order in which to try them: that
 // of the resolver, the families in turn.
-func (s *Session) resolve(ctx context.Context) ([]netip.AddrPort, error) {
-	port := s.gateway.Port
+func (s *Session) resolve(ctx context.Context) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(s.gateway.Host); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(a, port)}, nil
+		s.addrs.Store(&[]netip.Addr{a})
+		return []netip.Addr{a}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
@@ -71,11 +76,18 @@ func (s *Session) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	if err != nil {
 		return nil, resolveError(s.gateway.Host, err)
 	}
-	var addrs []netip.AddrPort
-	for _, a := range inTurn(found) {
-		addrs = append(addrs, netip.AddrPortFrom(a, port))
+	addrs := inTurn(found)
+	addrs = addrs[:min(len(addrs), maxAddresses)]
+	s.addrs.Store(&addrs)
+	return addrs, nil
+}
+
+// known returns the addresses that the gateway had when it was last asked for.
+func (s *Session) known() []netip.Addr {
+	if addrs := s.addrs.Load(); addrs != nil {
+		return *addrs
 	}
-	return addrs[:min(len(addrs), maxAddresses)], nil
+	return nil
 }
 
 // inTurn orders addresses so that the families take turns, beginning with that of
@@ -104,69 +116,168 @@ func inTurn(addrs []netip.Addr) []netip.Addr {
 
 // try is what became of one address.
 type try struct {
+	lane  *lane
 	link  *link
 	err   error
 	fault error // the last that the underlay said
 }
 
-// race tries the addresses, each a head start after the one before or as soon as
-// that one has failed. The first session that stands wins.
-func (s *Session) race(ctx context.Context, addrs []netip.AddrPort) (*link, error) {
+// lane is the tries over one transport: each address a head start after the one before,
+// or as soon as that one has failed.
+type lane struct {
+	transport path.Transport
+	addrs     []netip.Addr
+	next      time.Time // when the next one is due
+	started   int
+	running   int
+	answered  atomic.Bool // something has come
+	best      try         // of those that failed
+}
+
+func (l *lane) left() bool { return l.started < len(l.addrs) }
+func (l *lane) over() bool { return l.running == 0 && !l.left() }
+
+// tried returns the addresses that were tried, with their port.
+func (l *lane) tried(port uint16) (tried []netip.AddrPort) {
+	for _, a := range l.addrs[:l.started] {
+		tried = append(tried, netip.AddrPortFrom(a, port))
+	}
+	return tried
+}
+
+// lanes returns UDP, at once, and TCP, later: soon where it is TCP that carried the
+// session before.
+func (s *Session) lanes(now time.Time, addrs []netip.Addr) (udp, tcp *lane) {
+	udp = &lane{transport: path.UDP, next: now}
+	tcp = &lane{transport: path.TCP, next: now.Add(min(tcpHeadStart, s.config.Timeout/4))}
+	mayUDP, mayTCP := s.uses()
+	if mayUDP {
+		udp.addrs = addrs
+	}
+	if mayTCP {
+		tcp.addrs = addrs
+	}
+	last := s.link.Load()
+	switch {
+	case !mayUDP:
+		tcp.next = now
+	case last != nil && last.way.Load().path.Transport == path.TCP:
+		tcp.next = now.Add(headStart)
+	}
+	return udp, tcp
+}
+
+// race tries the addresses over each transport. The first session that stands wins.
+func (s *Session) race(ctx context.Context, addrs []netip.Addr) (*link, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	results := make(chan try)
-	next := time.NewTimer(0)
-	defer next.Stop()
-	running, started := 0, 0
-	var won *link
-	var best try // of those that failed
+	udp, tcp := s.lanes(time.Now(), addrs)
+	r := &race{s: s, half: time.Now().Add(s.config.Timeout / 2), udp: udp, tcp: tcp, results: make(chan try)}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		over := won != nil || started == len(addrs) || started > 0 && ctx.Err() != nil
+		done := r.won != nil || udp.started+tcp.started > 0 && ctx.Err() != nil
 		switch {
-		case running > 0 || !over:
-		case won != nil:
-			return won, nil
+		case udp.running+tcp.running > 0 || !done && !(udp.over() && tcp.over()):
+		case r.won != nil:
+			return r.won, nil
 		default:
-			return nil, &DialError{Gateway: s.gateway, Tried: addrs[:started], Err: best.err, Underlay: best.fault}
+			return nil, s.dialError(udp, tcp)
 		}
 		select {
-		case <-next.C:
-			if over {
-				continue
+		case <-timer.C:
+			if !done {
+				timer.Reset(time.Until(r.start(ctx, time.Now())))
 			}
-			to := addrs[started]
-			started++
-			running++
-			go func() { results <- s.try(ctx, to) }()
-			next.Reset(headStart)
-		case r := <-results:
-			running--
-			switch {
-			case r.link != nil && won == nil:
-				won = r.link
+		case t := <-r.results:
+			r.ended(t)
+			if r.won != nil {
 				cancel()
-			case r.link != nil:
-				r.link.close()
-			case won == nil:
-				if further(r.err, best.err) {
-					best = r
-				}
-				next.Reset(0)
 			}
+			timer.Reset(0)
+		}
+	}
+}
+
+// race is the tries for one link.
+type race struct {
+	s        *Session
+	half     time.Time // when half of the time is up
+	udp, tcp *lane
+	results  chan try
+	won      *link
+}
+
+// start begins the tries that are due, and returns when others are.
+func (r *race) start(ctx context.Context, now time.Time) (next time.Time) {
+	if r.tcp.started == 0 && r.udp.answered.Load() && r.udp.running > 0 && now.Before(r.half) {
+		r.tcp.next = r.half
+	}
+	next = now.Add(time.Hour)
+	for _, l := range []*lane{r.udp, r.tcp} {
+		if l.left() && due(now, l.next) {
+			to := l.addrs[l.started]
+			l.started++
+			l.running++
+			l.next = now.Add(headStart)
+			go func() { r.results <- r.s.try(ctx, l, to) }()
+		}
+		if l.left() {
+			next = earliest(next, l.next)
+		}
+	}
+	return next
+}
+
+// ended notes what became of a try.
+func (r *race) ended(t try) {
+	t.lane.running--
+	switch {
+	case t.link != nil && r.won == nil:
+		r.won = t.link
+	case t.link != nil:
+		t.link.close()
+	case r.won == nil:
+		if further(t.err, t.lane.best.err) {
+			t.lane.best = t
+		}
+		t.lane.next = time.Now()
+		if r.udp.over() && r.tcp.started == 0 {
+			r.tcp.next = t.lane.next
 		}
 	}
 }
 
 // try makes a session with the gateway at one address.
-func (s *Session) try(ctx context.Context, to netip.AddrPort) try {
-	conn, err := s.config.Underlay(ctx, to)
+func (s *Session) try(ctx context.Context, in *lane, to netip.Addr) try {
+	w, err := s.reach(ctx, in.transport, to)
 	if err != nil {
-		return try{err: err}
+		return try{lane: in, err: err}
 	}
-	l := newLink(s, conn, path.NewUDP(to, netip.Addr{}, 0))
+	l := newLink(s, w)
+	l.answered = &in.answered
 	if err := l.handshake(ctx); err != nil {
-		_ = conn.Close()
-		return try{err: err, fault: l.fault}
+		_ = w.conn.Close()
+		return try{lane: in, err: err, fault: l.fault}
 	}
-	return try{link: l}
+	l.answered = nil
+	return try{lane: in, link: l}
+}
+
+// dialError says what came of both transports.
+func (s *Session) dialError(udp, tcp *lane) error {
+	e := &DialError{Gateway: s.gateway}
+	first := udp
+	if udp.started == 0 {
+		first = tcp
+	} else if tcp.started > 0 {
+		e.TCP = &DialError{Gateway: s.gateway, Over: path.TCP, Tried: tcp.tried(s.gateway.PortForTCP()), Err: tcp.best.err, Underlay: tcp.best.fault}
+	}
+	e.Over, e.Err, e.Underlay = first.transport, first.best.err, first.best.fault
+	port := s.gateway.Port
+	if first == tcp {
+		port = s.gateway.PortForTCP()
+	}
+	e.Tried = first.tried(port)
+	return e
 }

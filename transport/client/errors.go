@@ -12,6 +12,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/state"
 	"lewes/transport"
+	"lewes/transport/path"
 	"lewes/transport/uri"
 	"lewes/transport/wire"
 )
@@ -143,11 +144,15 @@ type DialError struct {
 	// Tried are the addresses that were tried; none where the name did not
 	// resolve, or the way leads through another gateway.
 	Tried []netip.AddrPort
+	// Over is the transport that the rest is about.
+	Over path.Transport
 	// Err is why, mostly a *state.HandshakeError.
 	Err error
 	// Underlay is the last that the network said meanwhile, or nil. Anybody can
 	// forge it, so that it is never more than the likely cause.
 	Underlay error
+	// TCP is what came of TCP, where both transports were tried; nil otherwise.
+	TCP *DialError
 }
 
 func (e *DialError) Error() string {
@@ -165,10 +170,28 @@ func (e *DialError) Error() string {
 			b.WriteString(" " + a.String())
 		}
 	}
-	fmt.Fprintf(&b, ": %v", e.Err)
+	b.WriteString(": ")
+	if e.TCP != nil {
+		b.WriteString("over UDP: ")
+	}
+	b.WriteString(e.cause())
+	if e.TCP != nil {
+		fmt.Fprintf(&b, "; over TCP, port %d: %s", e.Gateway.PortForTCP(), e.TCP.cause())
+	}
+	return b.String()
+}
+
+// cause says why there is no session over one transport.
+func (e *DialError) cause() string {
+	var b strings.Builder
+	port := e.Gateway.Port
+	if e.Over == path.TCP {
+		port = e.Gateway.PortForTCP()
+	}
+	fmt.Fprintf(&b, "%v", e.Err)
 	switch {
 	case errors.Is(e.Underlay, transport.ErrRefused):
-		fmt.Fprintf(&b, "; its host answered that nothing listens on port %d, so most likely the gateway is not running there", e.Gateway.Port)
+		fmt.Fprintf(&b, "; its host answered that nothing listens on port %d, so most likely the gateway is not running there", port)
 	case errors.Is(e.Underlay, transport.ErrUnreachable):
 		b.WriteString("; there is no route to it from here, so most likely this machine is offline or the address is wrong")
 	case errors.Is(e.Underlay, transport.ErrDenied):
@@ -179,12 +202,16 @@ func (e *DialError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns Err, and Underlay where there is one.
+// Unwrap returns Err, and Underlay and TCP where there are such.
 func (e *DialError) Unwrap() []error {
-	if e.Underlay == nil {
-		return []error{e.Err}
+	all := []error{e.Err}
+	if e.Underlay != nil {
+		all = append(all, e.Underlay)
 	}
-	return []error{e.Err, e.Underlay}
+	if e.TCP != nil {
+		all = append(all, e.TCP)
+	}
+	return all
 }
 
 // Timeout reports whether the time was up before anything else failed.

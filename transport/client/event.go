@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"lewes/crypto/identity"
+	"lewes/transport/path"
 )
 
 // EventKind says what happened to a session.
@@ -22,9 +23,13 @@ const (
 	Reconnected
 	// Closed: the session has ended for good, for Event.Err.
 	Closed
+	// PathChanged: packets to the gateway go another way, from Event.From to Event.To
+	// for Event.Reason. Where the two are one transport it is another local port. The
+	// session, its flows and its keys are the same.
+	PathChanged
 )
 
-var eventNames = [...]string{Connected: "connected", Rekeyed: "rekeyed", Reconnecting: "reconnecting", Reconnected: "reconnected", Closed: "closed"}
+var eventNames = [...]string{Connected: "connected", Rekeyed: "rekeyed", Reconnecting: "reconnecting", Reconnected: "reconnected", Closed: "closed", PathChanged: "path changed"}
 
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) && eventNames[k] != "" {
@@ -42,6 +47,12 @@ type Event struct {
 	Generation uint32
 	// Err is why; nil where nothing went wrong.
 	Err error
+	// From and To are transports: To that of a session that is Connected or
+	// Reconnected, both those of PathChanged. A session through other gateways has
+	// that of the first.
+	From, To path.Transport
+	// Reason says in words why To is what it is; empty where it is the first choice.
+	Reason string
 }
 
 // maxEvents bounds the Events that wait for a function that does not return: the

@@ -92,7 +92,7 @@ func (c *forward) write(p *transport.Packet) error {
 func (c *forward) SetReadDeadline(t time.Time) error { return c.inbox.setDeadline(t) }
 
 // LocalAddr returns the address of the underlay below.
-func (c *forward) LocalAddr() net.Addr { return c.flow.s.link.Load().conn.LocalAddr() }
+func (c *forward) LocalAddr() net.Addr { return c.flow.s.link.Load().way.Load().conn.LocalAddr() }
 
 // Close implements transport.Conn. What ReadBatch last gave out stays good.
 func (c *forward) Close() error {

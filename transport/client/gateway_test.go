@@ -28,6 +28,7 @@ type gateway struct {
 	identity *identity.PrivateKey
 	at       netip.AddrPort
 	conn     transport.Conn
+	streams  streams                             // nil: it does not listen on TCP
 	dial     func(netip.AddrPort) transport.Conn // to the next gateway
 
 	mu        sync.Mutex
@@ -48,6 +49,7 @@ type gateway struct {
 	answer func(a arrival) ([][]byte, wire.FlowReason)
 	// taken says which indexes of inner packets are somebody else's.
 	taken func(index uint32) bool
+	tcp   downstream
 	done  sync.WaitGroup
 }
 
@@ -102,6 +104,9 @@ func newGateway(t reporter, key byte, conn transport.Conn, dial func(netip.AddrP
 func (g *gateway) stop() {
 	_ = g.conn.Close()
 	g.mu.Lock()
+	if g.streams != nil {
+		_ = g.streams.Close()
+	}
 	for _, c := range g.next {
 		_ = c.Close()
 	}
@@ -131,6 +136,7 @@ func (g *gateway) restart() {
 	config.Taken = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	g.config = config
 	g.flows = make(map[flowKey]wire.Target)
+	g.tcp = downstream{}
 	g.claims = make(map[uint32]claim)
 	if g.hands, err = state.NewHandshakes(time.Now(), config); err != nil {
 		g.t.Fatal(err)
@@ -145,7 +151,11 @@ func newIndex() uint32 {
 
 // uri returns what clients are given.
 func (g *gateway) uri() uri.Gateway {
-	return uri.Gateway{Identity: g.identity.Public(), Host: g.at.Addr().String(), Port: g.at.Port()}
+	u := uri.Gateway{Identity: g.identity.Public(), Host: g.at.Addr().String(), Port: g.at.Port()}
+	if g.streams != nil {
+		u.TCPPort = uint16(g.streams.LocalAddr().(*net.TCPAddr).Port)
+	}
+	return u
 }
 
 // forwardsTo puts another gateway into the directory.
@@ -179,9 +189,7 @@ func (g *gateway) serve(conn transport.Conn, handle func(time.Time, []byte, path
 		}
 		g.tick(now)
 		g.settle()
-		if conn == g.conn {
-			_ = conn.SetReadDeadline(g.due())
-		}
+		_ = g.conn.SetReadDeadline(g.due())
 		g.mu.Unlock()
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, transport.ErrRefused) {
 			g.t.Errorf("gateway: reading: %v", err)
@@ -257,6 +265,10 @@ func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path)
 			g.data(s, content, len(p))
 		case wire.TypeForwardPacket:
 			g.forward(s, content)
+		case wire.TypePoll:
+			if m, err := wire.ParsePoll(content); err == nil && from.Transport == path.TCP {
+				g.tcp.wait = time.Duration(m.WaitMillis) * time.Millisecond
+			}
 		case wire.TypeFlowClosed:
 			if m, err := wire.ParseFlowClosed(content); err == nil {
 				g.told = append(g.told, m)
@@ -373,12 +385,17 @@ func (g *gateway) settle() {
 	g.follow()
 	var batch []transport.Packet
 	for _, p := range g.out.Packets {
+		if p.Path.Transport == path.TCP {
+			g.tcp.waiting = append(g.tcp.waiting, p.Data)
+			continue
+		}
 		batch = append(batch, transport.Packet{Data: p.Data, Path: p.Path})
 	}
 	g.out.Reset()
 	if len(batch) > 0 {
 		_, _ = g.conn.WriteBatch(batch)
 	}
+	g.drain()
 }
 
 // only returns the gateway's one session.

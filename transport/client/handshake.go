@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"os"
 	"time"
 
 	"lewes/crypto/identity"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/transport/path"
 	"lewes/transport/wire"
 )
 
@@ -22,12 +24,13 @@ var errIndexTaken = errors.New("the receiver index is taken on the way")
 // handshake makes the session. It reads the Conn in the caller's goroutine; serve
 // takes over from there.
 func (l *link) handshake(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.conn.SetReadDeadline(longAgo) })
+	w := l.way.Load()
+	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(longAgo) })
 	defer stop()
 	if err := l.begin(ctx); err != nil {
 		return err
 	}
-	return l.converse(ctx)
+	return l.converse(ctx, w)
 }
 
 // begin makes the first flight, which is sent when the conversation begins.
@@ -40,7 +43,7 @@ func (l *link) begin(ctx context.Context) error {
 	rtt := l.s.lastRTT()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &l.s.config
+	c, at := &l.s.config, l.way.Load().path
 	key := c.Identity
 	if l.s.entry() {
 		key = c.ViaIdentity
@@ -53,10 +56,10 @@ func (l *link) begin(ctx context.Context) error {
 		PinnedKEM: l.s.pin(),
 		Suites:    seal.Offer(),
 		Rand:      rand.Reader,
-		Path:      l.path,
+		Path:      at,
 		RTT:       rtt,
 		Deadline:  timeout,
-		Session:   state.SessionConfig{Keepalive: c.Keepalive, MaxPacket: l.s.maxPacket()},
+		Session:   state.SessionConfig{Keepalive: l.keepalive.longest, MaxPacket: l.s.maxPacket(), Stream: at.Transport == path.TCP},
 	}
 	client, err := state.NewClient(now, config, &l.out)
 	if err != nil {
@@ -67,7 +70,7 @@ func (l *link) begin(ctx context.Context) error {
 }
 
 // converse carries the handshake on until it has succeeded or failed.
-func (l *link) converse(ctx context.Context) error {
+func (l *link) converse(ctx context.Context, w *way) error {
 	pause := time.Duration(0)
 	for {
 		l.mu.Lock()
@@ -75,7 +78,7 @@ func (l *link) converse(ctx context.Context) error {
 		l.tick(now)
 		l.settle(now)
 		over, err := l.outcome()
-		due := l.armed
+		due := w.armed
 		l.mu.Unlock()
 		if over {
 			return err
@@ -86,12 +89,15 @@ func (l *link) converse(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := l.conn.ReadBatch(l.reading)
+		n, err := w.conn.ReadBatch(w.reading)
 		pause = nextPause(pause, n, err)
 		l.mu.Lock()
 		now = time.Now()
-		l.take(now, l.reading[:n])
-		if err != nil {
+		l.take(now, w, w.reading[:n])
+		if !l.client.Progress().Answered.IsZero() && l.answered != nil {
+			l.answered.Store(true)
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			l.handshakeFailed(now, err)
 		}
 		l.mu.Unlock()

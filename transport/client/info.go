@@ -24,8 +24,11 @@ type Info struct {
 	// Generation is the number of the keys, counted from 0 in each handshake.
 	Generation uint32
 	// RTT is the smoothed round trip to the gateway.
-	RTT       time.Duration
-	Transport path.Transport
+	RTT time.Duration
+	// Transport is what carries packets to the first gateway, and TransportReason says
+	// why that is not the first choice, or not the first port; empty where it is.
+	Transport       path.Transport
+	TransportReason string
 	// Local is the underlay's own address.
 	Local net.Addr
 	// Handshake says when each step of the last handshake was done.
@@ -46,6 +49,7 @@ func (s *Session) Info() Info {
 	s.mu.Lock()
 	down := s.lastErr
 	s.mu.Unlock()
+	carrier, why := s.carrier()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	progress := l.client.Progress()
@@ -57,13 +61,30 @@ func (s *Session) Info() Info {
 		Handle:     l.session.Handle(),
 		Generation: l.session.Current().Number(),
 		RTT:        roundTrip(l.session, progress),
-		Transport:  l.path.Transport,
-		Local:      l.conn.LocalAddr(),
+		Transport:  carrier,
+		Local:      l.way.Load().conn.LocalAddr(),
 		Handshake:  progress,
 		Terms:      l.session.Terms(),
 		MaxPacket:  s.maxPacket(),
 		Down:       down,
+
+		TransportReason: why,
 	}
+}
+
+// carrier returns the transport that carries packets to the first gateway, and why it
+// does.
+func (s *Session) carrier() (path.Transport, string) {
+	for s.outer != nil {
+		s = s.outer
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.link.Load()
+	if l == nil {
+		return path.UDP, ""
+	}
+	return l.way.Load().path.Transport, s.pathReason
 }
 
 // Stats counts what a session did, over all its handshakes.

@@ -26,70 +26,111 @@ const (
 // errDown is why a link that has ended, and was not yet replaced, sends nothing.
 var errDown = errors.New("the session is being made anew")
 
-// link is a session of the protocol over one Conn: what a Session has one of, and
-// while it is made anew for a moment two.
+// link is a session of the protocol: what a Session has one of, and while it is made
+// anew for a moment two. Its packets go by one way at a time, of which each has a
+// goroutine that reads.
 //
 // Its mutex guards the session's state. Writers do without it: they seal with the
-// session's Sender and give the packet to the Conn.
+// session's Sender and give the packet to the way's Conn.
 type link struct {
-	s    *Session
-	conn transport.Conn
-	path path.Path
+	s   *Session
+	way atomic.Pointer[way] // by which packets go
 
-	mu      sync.Mutex
-	client  *state.Client  // while the handshake is under way
-	session *state.Session // set before anybody else knows the link, and never changed
-	byIndex map[uint32]*state.Generation
-	out     state.Output
-	sending []transport.Packet
-	reading []transport.Packet
-	armed   time.Time                        // the Conn's read deadline
-	changed chan struct{}                    // closed, and another made, at each event
-	pongs   map[[8]byte]chan<- struct{}      // who waits for which Pong
-	silent  time.Time                        // when nothing had answered to a doubt; zero: it is heard
-	ended   error                            // why the session is over
-	fault   error                            // the last that the underlay said
-	stats   struct{ dropped, faults uint64 } // packets of no use; errors of the underlay
+	mu       sync.Mutex
+	client   *state.Client  // while the handshake is under way
+	session  *state.Session // set before anybody else knows the link, and never changed
+	byIndex  map[uint32]*state.Generation
+	out      state.Output
+	sending  []transport.Packet
+	changed  chan struct{}                    // closed, and another made, at each event
+	pongs    map[[8]byte]chan<- struct{}      // who waits for which Pong
+	answered *atomic.Bool                     // told, while the handshake is under way, that something has answered; or nil
+	silent   time.Time                        // when nothing had answered by any way; zero: it is heard
+	ended    error                            // why the session is over
+	fault    error                            // the last that the underlay said
+	stats    struct{ dropped, faults uint64 } // packets of no use; errors of the underlay
 
+	told      bool // a Reset came, or the like, and nothing authentic since
+	forgotten bool // and Pings had no answer: the gateway knows the session no more
+	policy    policy
+	trials    []*way // by which the gateway was asked
+	left      []*way // that are not used any more, but heard
+	searches  uint64 // that are over
+	opening   [2]int // goroutines that make trials, by transport
+	polls     polls
+	keepalive keepalive
+	alarm     *time.Timer // nil while nobody has adopted the link
+	alarmAt   time.Time
+
+	watch       watch
 	maxDatagram atomic.Int64 // largest packet that the gateway takes
 	lastFault   atomic.Int64 // when a writer looked into an error
 	quit        chan struct{}
 	quitOnce    sync.Once
 }
 
-func newLink(s *Session, conn transport.Conn, at path.Path) *link {
+func newLink(s *Session, w *way) *link {
 	l := &link{
-		s:       s,
-		conn:    conn,
-		path:    at,
-		byIndex: make(map[uint32]*state.Generation),
-		reading: make([]transport.Packet, readBatch),
-		changed: make(chan struct{}),
-		pongs:   make(map[[8]byte]chan<- struct{}),
-		quit:    make(chan struct{}),
+		s:         s,
+		byIndex:   make(map[uint32]*state.Generation),
+		changed:   make(chan struct{}),
+		pongs:     make(map[[8]byte]chan<- struct{}),
+		keepalive: s.lastKeepalive(),
+		quit:      make(chan struct{}),
 	}
+	l.way.Store(w)
+	l.policy.udp, l.policy.tcp = s.uses()
 	l.maxDatagram.Store(wire.MaxUDPPacket) // until the gateway says otherwise
 	return l
 }
 
-// serve reads until the session is over.
-func (l *link) serve() {
+// start begins what goes on beside reading, once the session uses the link.
+func (l *link) start() {
+	_ = l.with(func(now time.Time) {
+		l.watch.timer = time.AfterFunc(time.Hour, l.look)
+		l.watch.timer.Stop()
+		l.alarm = time.AfterFunc(time.Hour, l.rang)
+		l.policy.stand(now, l.way.Load().path.Transport)
+	})
+}
+
+// rang does what is due by the alarm.
+func (l *link) rang() {
+	_ = l.with(func(now time.Time) {
+		l.alarmAt = time.Time{}
+		l.act(now, l.policy.tick(now, l.within()))
+		l.keepalive.tick(now)
+		l.session.SetKeepalive(now, l.keepalive.longest)
+	})
+}
+
+// serve reads by a way until it is closed or the session is over.
+func (l *link) serve(w *way) {
 	pause := time.Duration(0)
 	for {
-		n, err := l.conn.ReadBatch(l.reading)
+		n, err := w.conn.ReadBatch(w.reading)
 		l.mu.Lock()
 		now := time.Now()
-		l.take(now, l.reading[:n])
+		l.take(now, w, w.reading[:n])
 		if err != nil {
-			l.underlayFailed(now, err)
+			l.wayFailed(now, w, err)
 		}
 		l.tick(now)
 		l.settle(now)
-		over, due := l.ended != nil, l.armed
-		l.mu.Unlock()
+		over, due := l.ended != nil, w.armed
+		closed := over || errors.Is(err, net.ErrClosed)
+		var ways []*way
 		if over {
-			_ = l.conn.Close()
+			ways = l.all()
+		}
+		l.mu.Unlock()
+		for _, w := range ways {
+			_ = w.conn.Close()
+		}
+		if over {
 			l.s.troubled()
+		}
+		if closed {
 			return
 		}
 		if pause = nextPause(pause, n, err); pause > 0 {
@@ -124,27 +165,27 @@ func wait(quit <-chan struct{}, pause time.Duration, due time.Time) {
 }
 
 // take handles what came.
-func (l *link) take(now time.Time, packets []transport.Packet) {
+func (l *link) take(now time.Time, w *way, packets []transport.Packet) {
 	for i := range packets {
 		p := &packets[i]
 		if p.Count() == 1 {
-			l.handle(now, p.Data, p.Path)
+			l.handle(now, w, p.Data, p.Path)
 			continue
 		}
 		for datagram := range p.Segments() {
-			l.handle(now, datagram, p.Path)
+			l.handle(now, w, datagram, p.Path)
 		}
 	}
 }
 
 // handle handles one packet. What it is of no use for, is dropped and counted.
-func (l *link) handle(now time.Time, p []byte, from path.Path) {
-	if len(p) > wire.MaxUDPPacket || l.accept(now, p, from) != nil {
+func (l *link) handle(now time.Time, w *way, p []byte, from path.Path) {
+	if len(p) > wire.MaxUDPPacket && w.path.Transport == path.UDP || l.accept(now, w, p, from) != nil {
 		l.stats.dropped++
 	}
 }
 
-func (l *link) accept(now time.Time, p []byte, from path.Path) error {
+func (l *link) accept(now time.Time, w *way, p []byte, from path.Path) error {
 	if l.session == nil {
 		err := l.client.Handle(now, p, &l.out)
 		l.stand()
@@ -164,9 +205,12 @@ func (l *link) accept(now time.Time, p []byte, from path.Path) error {
 		if err != nil {
 			return err
 		}
-		if !l.silent.IsZero() {
-			l.silent = time.Time{}
-			l.s.troubled() // no longer
+		l.heard(now, w)
+		if t == wire.TypePing && l.leaving(w) {
+			return nil
+		}
+		if t == wire.TypePing && len(p) == wire.MinPingPacket {
+			l.keepalive.asked(now)
 		}
 		return l.message(now, g, t, content, from)
 	case wire.LevelClear:
@@ -241,13 +285,22 @@ func (l *link) clear(now time.Time, h wire.Header, p []byte) error {
 	if _, err := wire.ParseReset(content); err != nil {
 		return err
 	}
-	l.doubt(now)
+	l.saidLost(now)
 	return nil
+}
+
+// saidLost follows a hint that the gateway does not know the session: if Pings find it
+// so, no other way is looked for.
+func (l *link) saidLost(now time.Time) {
+	if l.ended == nil && !l.forgotten {
+		l.told = true
+		l.session.Doubt(now, &l.out)
+	}
 }
 
 // doubt asks the gateway for a sign of life, unless it is known to give none.
 func (l *link) doubt(now time.Time) {
-	if l.session != nil && l.ended == nil && l.silent.IsZero() {
+	if l.session != nil && l.ended == nil && l.silent.IsZero() && (l.policy.search == nil || !l.policy.search.broken) {
 		l.session.Doubt(now, &l.out)
 	}
 }
@@ -269,6 +322,9 @@ func (l *link) settle(now time.Time) {
 	for i := 0; i < len(l.out.Events); i++ { // an event may bring another
 		l.follow(now, l.out.Events[i])
 	}
+	if l.alarm != nil {
+		l.poll(now)
+	}
 	l.flush(now)
 	l.out.Reset()
 	l.arm(now)
@@ -289,6 +345,8 @@ func (l *link) follow(now time.Time, e state.Event) {
 		l.s.tell(Event{Kind: Rekeyed, Generation: e.Generation.Number()})
 	case state.Silent:
 		l.isSilent(now)
+	case state.KeptAlive:
+		l.keptAlive(now)
 	case state.Closed:
 		if l.ended == nil {
 			l.ended = e.Reason
@@ -298,12 +356,29 @@ func (l *link) follow(now time.Time, e state.Event) {
 	l.changed = make(chan struct{})
 }
 
-// isSilent makes the supervisor look for another session.
+// isSilent looks for another way to the gateway, or for another session where the
+// gateway has said that it knows this one no more.
 func (l *link) isSilent(now time.Time) {
-	if l.silent.IsZero() {
-		l.silent = now
+	if !l.told {
+		l.act(now, l.policy.silent(now, l.within()))
+		return
 	}
+	l.forgotten = true
+	l.act(now, l.policy.forgotten(now))
 	l.s.troubled()
+}
+
+// keptAlive sees to it that somebody notices where a Ping after a silence has no
+// answer, and learns from what becomes of it.
+func (l *link) keptAlive(now time.Time) {
+	if l.alarm == nil {
+		return
+	}
+	silence := min(now.Sub(l.session.LastOpened()), l.keepalive.longest)
+	if l.way.Load().path.Transport == path.UDP && l.s.outer == nil {
+		l.keepalive.pinged(now, silence, max(patience, l.within()))
+	}
+	l.await(l.s.at(now))
 }
 
 // flush sends the session's own packets.
@@ -312,16 +387,17 @@ func (l *link) flush(now time.Time) {
 		if len(l.out.Packets) == 0 {
 			break
 		}
+		w := l.way.Load()
 		for _, p := range l.out.Packets {
-			l.sending = append(l.sending, transport.Packet{Data: p.Data, Path: l.path})
+			l.sending = append(l.sending, transport.Packet{Data: p.Data, Path: w.path})
 		}
-		_, err := l.conn.WriteBatch(l.sending)
+		_, err := w.conn.WriteBatch(l.sending)
 		clear(l.sending)
 		l.sending = l.sending[:0]
 		clear(l.out.Packets)
 		l.out.Packets = l.out.Packets[:0]
 		if err != nil {
-			l.underlayFailed(now, err)
+			l.wayFailed(now, w, err)
 		}
 	}
 	if l.session != nil {
@@ -345,18 +421,52 @@ func (l *link) arm(now time.Time) {
 	if l.ended == nil && !at.IsZero() && !at.After(now) {
 		at = now.Add(time.Millisecond) // whatever is due was done: not at once again
 	}
-	if at != l.armed {
-		l.armed = at
-		_ = l.conn.SetReadDeadline(at)
+	if w := l.way.Load(); at != w.armed {
+		w.armed = at
+		_ = w.conn.SetReadDeadline(at)
+	}
+	l.setAlarm(now)
+}
+
+// setAlarm sets the alarm to when the policy, a Poll or the keepalive wants it.
+func (l *link) setAlarm(now time.Time) {
+	if l.alarm == nil {
+		return
+	}
+	if l.ended != nil {
+		l.alarm.Stop()
+		l.watch.timer.Stop()
+		return
+	}
+	at := earliest(l.policy.deadline(), l.keepalive.judgeAt)
+	if l.polls.way == nil {
+		at = earliest(at, l.polls.next)
+	}
+	if at == l.alarmAt {
+		return
+	}
+	if l.alarmAt = at; at.IsZero() {
+		l.alarm.Stop()
+		return
+	}
+	l.alarm.Reset(max(at.Sub(now), time.Millisecond))
+}
+
+// wayFailed notes what the Conn of a way said.
+func (l *link) wayFailed(now time.Time, w *way, err error) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+	case w == l.way.Load():
+		l.underlayFailed(now, err)
+	case l.ended == nil && !errors.Is(err, net.ErrClosed):
+		l.stats.faults++
+		l.trialFailed(now, w, err)
 	}
 }
 
 // underlayFailed notes what the Conn said, and looks after the session where that
 // gives reason to.
 func (l *link) underlayFailed(now time.Time, err error) {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return
-	}
 	l.stats.faults++
 	var refused *FlowError
 	switch {
@@ -386,7 +496,7 @@ func (l *link) forwardRefused(now time.Time, refused *FlowError) {
 		// Where no index is announced, the entry means the one in use, or says
 		// again what is refused already: Pings tell which.
 		if l.session != nil && l.ended == nil && !l.session.RefuseIndex(now, &l.out) {
-			l.doubt(now)
+			l.saidLost(now)
 		}
 	case wire.FlowUnreachable:
 		l.fault = refused
@@ -413,8 +523,11 @@ func (l *link) close() {
 	l.mu.Lock()
 	l.end(ErrClosed)
 	l.settle(time.Now())
+	ways := l.all()
 	l.mu.Unlock()
-	_ = l.conn.Close()
+	for _, w := range ways {
+		_ = w.conn.Close()
+	}
 }
 
 // with calls f with the mutex held, if the session still stands, and settles. It
@@ -443,15 +556,17 @@ func (l *link) write(p *outgoing) error {
 			return errDown
 		}
 	}
-	if l.session.Unsearched(len(p.data)) {
+	l.sent()
+	w := l.way.Load()
+	if w.path.Transport == path.UDP && l.session.Unsearched(len(p.data)) {
 		l.search(len(p.data))
 	}
-	p.batch[0] = transport.Packet{Data: p.data, Path: l.path}
-	n, err := l.conn.WriteBatch(p.batch[:])
+	p.batch[0] = transport.Packet{Data: p.data, Path: w.path}
+	n, err := w.conn.WriteBatch(p.batch[:])
 	if err == nil {
 		return nil
 	}
-	l.writerFailed(err, len(p.data))
+	l.writerFailed(w, err, len(p.data))
 	if n == 1 {
 		return nil // the error is about an earlier packet
 	}
@@ -468,7 +583,7 @@ func (l *link) search(size int) {
 
 // writerFailed lets the session know of an error that a writer met with a packet of
 // size bytes: now and then, or always where it is about the size.
-func (l *link) writerFailed(err error, size int) {
+func (l *link) writerFailed(w *way, err error, size int) {
 	if errors.Is(err, transport.ErrTooLarge) {
 		_ = l.with(func(now time.Time) { l.session.TooLarge(now, size, &l.out) })
 		return
@@ -478,7 +593,7 @@ func (l *link) writerFailed(err error, size int) {
 	if last != 0 && now-last < int64(faultInterval) || !l.lastFault.CompareAndSwap(last, now) {
 		return
 	}
-	_ = l.with(func(now time.Time) { l.underlayFailed(now, err) })
+	_ = l.with(func(now time.Time) { l.wayFailed(now, w, err) })
 }
 
 // sendFlowClosed tells the gateway that a flow is not needed any more.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lewes/transport"
@@ -21,16 +22,25 @@ type network struct {
 
 	landing sync.Mutex // one packet after the other
 
-	mu     sync.Mutex
-	conns  map[netip.AddrPort]*memConn
-	port   uint16
-	flying []func() // packets on their way, in their order
+	mu    sync.Mutex
+	conns map[netip.AddrPort]*memConn
+	// TCP: who listens, how many connections there were, how many packets went.
+	listeners map[netip.AddrPort]*memListener
+	visits    uint64
+	streamed  atomic.Int64
+	port      uint16
+	flying    []func() // packets on their way, in their order
 	// drop says which packets are lost; nil: none.
 	drop func(from, to netip.AddrPort, p []byte) bool
 }
 
 func newNetwork() *network {
-	return &network{conns: make(map[netip.AddrPort]*memConn), port: 40000, delay: 5 * time.Millisecond}
+	return &network{
+		conns:     make(map[netip.AddrPort]*memConn),
+		listeners: make(map[netip.AddrPort]*memListener),
+		port:      40000,
+		delay:     5 * time.Millisecond,
+	}
 }
 
 // clientAddr is where all clients are, each on a port of its own.
@@ -76,22 +86,33 @@ func isSealed(p []byte) bool {
 }
 
 func (n *network) carry(from *memConn, to netip.AddrPort, data []byte) {
-	n.mu.Lock()
-	lost := n.drop != nil && n.drop(from.local, to, data)
-	there := n.conns[to]
-	n.mu.Unlock()
-	if lost {
+	if n.loses(from.local, to, data) {
 		return
 	}
-	p := append([]byte(nil), data...)
 	n.mu.Lock()
-	n.flying = append(n.flying, func() {
+	there := n.conns[to]
+	n.mu.Unlock()
+	p := append([]byte(nil), data...)
+	n.later(func() {
 		switch {
 		case there != nil && there.accept(from.local, p):
 		case from.peer == to: // its host says that nobody listens there
 			from.fail(transport.ErrRefused)
 		}
 	})
+}
+
+// loses reports whether a packet is lost.
+func (n *network) loses(from, to netip.AddrPort, p []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.drop != nil && n.drop(from, to, p)
+}
+
+// later lets something happen after the network's delay, in turn.
+func (n *network) later(f func()) {
+	n.mu.Lock()
+	n.flying = append(n.flying, f)
 	n.mu.Unlock()
 	time.AfterFunc(n.delay, n.land)
 }
@@ -133,6 +154,14 @@ func (c *memConn) accept(from netip.AddrPort, p []byte) bool {
 	c.queue = append(c.queue, transport.Packet{Data: p, Path: path.NewUDP(from, netip.Addr{}, 0)})
 	c.ready.Broadcast()
 	return true
+}
+
+// arrive is accept for a packet on a path of its own.
+func (c *memConn) arrive(p []byte, at path.Path) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue = append(c.queue, transport.Packet{Data: p, Path: at})
+	c.ready.Broadcast()
 }
 
 func (c *memConn) fail(err error) {

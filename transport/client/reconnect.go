@@ -1,6 +1,8 @@
 package client
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -28,6 +30,7 @@ const (
 type pauses struct {
 	next   time.Duration
 	beside time.Time // when the last handshake beside a session began
+	reset  time.Time // when the last that a Reset called for began
 	stood  time.Time // when the session stood last
 }
 
@@ -52,13 +55,13 @@ func (s *Session) supervise() {
 		case <-s.trouble:
 		}
 		l := s.link.Load()
-		why, ended := l.condition()
+		c := l.condition()
 		switch {
-		case why == nil:
+		case c.why == nil:
 		case !s.config.NoReconnect:
-			s.reconnect(l, why, &p)
-		case ended:
-			s.finish(&EndedError{s.gateway.Identity, why})
+			s.reconnect(l, c.why, &p)
+		case c.ended:
+			s.finish(&EndedError{s.gateway.Identity, c.why})
 		default:
 			s.awaitSign(l)
 		}
@@ -80,17 +83,23 @@ func (s *Session) troubled() {
 	}
 }
 
-// condition says what is wrong with the link, and whether it is over for that.
-func (l *link) condition() (why error, ended bool) {
+// condition is what is wrong with a link.
+type condition struct {
+	why       error // nil: nothing
+	ended     bool  // it is over for that
+	forgotten bool  // the gateway does not know its session any more
+}
+
+func (l *link) condition() condition {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.ended != nil:
-		return l.ended, true
+		return condition{why: l.ended, ended: true}
 	case !l.silent.IsZero():
-		return ErrSilent, false
+		return condition{why: ErrSilent, forgotten: l.forgotten}
 	}
-	return nil, false
+	return condition{}
 }
 
 // reconnect makes a link in the place of one that is over or silent. It gives up
@@ -101,58 +110,143 @@ func (s *Session) reconnect(l *link, why error, p *pauses) {
 	}
 	s.setLastErr(why)
 	s.tell(Event{Kind: Reconnecting, Err: why})
-	_, ended := l.condition()
-	wait := max(0, time.Until(p.beside.Add(besideInterval)))
-	if ended {
-		wait = p.take()
-	}
+	wait := s.untilNext(l, p, true)
 	for {
-		if heard := s.pause(wait, l); heard {
-			break
+		switch s.pause(wait, l) {
+		case wasHeard:
+			s.recovered(p)
+			return
+		case isForgotten: // what is waited for is another handshake now
+			wait = s.untilNext(l, p, false)
+			continue
 		}
 		if s.ctx.Err() != nil || s.outer != nil && s.outer.Err() != nil {
 			return
 		}
-		p.beside = time.Now()
-		_ = l.with(func(now time.Time) { l.session.Doubt(now, &l.out) })
-		next, err := s.connect(s.ctx)
-		if err == nil {
+		next, err := s.connectBeside(l, p)
+		switch {
+		case err == nil && next == nil:
+			s.recovered(p)
+			return
+		case err == nil:
 			if !s.adopt(next) {
 				return
 			}
 			s.count.reconnects.Add(1)
-			break
-		}
-		if s.ctx.Err() != nil {
+			s.recovered(p)
 			return
+		case s.ctx.Err() != nil:
+			return
+		case errors.Is(err, errForgotten):
+			wait = s.untilNext(l, p, true)
+			continue
 		}
 		s.setLastErr(err)
 		s.log.Warn("could not reconnect", zap.Error(err))
-		wait = p.take()
-		if _, ended := l.condition(); !ended {
-			wait = max(wait, time.Until(p.beside.Add(besideInterval)))
-		}
+		wait = max(p.take(), s.untilNext(l, p, false))
 	}
-	p.stood = time.Now()
-	s.setLastErr(nil)
-	s.tell(Event{Kind: Reconnected})
 }
 
-// pause waits. It reports whether the link was heard again meanwhile.
-func (s *Session) pause(wait time.Duration, l *link) (heard bool) {
+// recovered tells that the session carries datagrams again.
+func (s *Session) recovered(p *pauses) {
+	p.stood = time.Now()
+	s.setLastErr(nil)
+	s.tellTransport(Reconnected)
+}
+
+// errForgotten ends a handshake that began because the gateway was silent: it is there
+// and has said Reset, so that one which begins now stands sooner.
+var errForgotten = errors.New("the gateway has come back")
+
+// untilNext returns how long to wait for the next handshake. Those that a Reset calls
+// for do not wait for the others.
+func (s *Session) untilNext(l *link, p *pauses, first bool) time.Duration {
+	switch c := l.condition(); {
+	case c.ended && first:
+		return p.take()
+	case c.ended:
+		return 0
+	case c.forgotten:
+		return max(0, time.Until(p.reset.Add(besideInterval)))
+	}
+	return max(0, time.Until(p.beside.Add(besideInterval)))
+}
+
+// mayReset lets the next Reset count again, after a handshake that one called for.
+func (l *link) mayReset() {
+	_ = l.with(func(time.Time) { l.told, l.forgotten = false, false })
+}
+
+// connectBeside makes a link beside one that is silent. It returns nil where that one
+// is heard meanwhile.
+func (s *Session) connectBeside(l *link, p *pauses) (*link, error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	before := l.condition()
+	p.beside = time.Now()
+	if before.forgotten {
+		p.reset = p.beside
+	}
+	_ = l.with(func(now time.Time) { l.session.Doubt(now, &l.out) })
+	type made struct {
+		link *link
+		err  error
+	}
+	result := make(chan made, 1)
+	go func() {
+		next, err := s.connect(ctx)
+		result <- made{next, err}
+	}()
+	var instead error
+	for {
+		select {
+		case m := <-result:
+			if m.err != nil && before.forgotten {
+				l.mayReset()
+			}
+			if m.err != nil && ctx.Err() != nil && s.ctx.Err() == nil {
+				return nil, instead
+			}
+			return m.link, m.err
+		case <-s.trouble:
+		}
+		switch c := l.condition(); {
+		case c.ended || ctx.Err() != nil:
+		case c.why == nil:
+			cancel()
+		case c.forgotten && !before.forgotten && time.Since(p.reset) >= besideInterval:
+			instead = errForgotten
+			cancel()
+		}
+	}
+}
+
+// What a pause ended with.
+const (
+	isOver      = iota // the time is up, or the session is over
+	wasHeard           // the link was heard again
+	isForgotten        // the gateway has said that it does not know the link's session
+)
+
+// pause waits.
+func (s *Session) pause(wait time.Duration, l *link) int {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
+	before := l.condition()
 	for {
-		if why, _ := l.condition(); why == nil {
-			return true
+		switch c := l.condition(); {
+		case c.why == nil:
+			return wasHeard
+		case c.forgotten && !before.forgotten:
+			return isForgotten
 		}
 		select {
 		case <-timer.C:
-			return false
+			return isOver
 		case <-s.ctx.Done():
-			return false
+			return isOver
 		case <-s.outerDone():
-			return false
+			return isOver
 		case <-s.trouble:
 		}
 	}
@@ -163,13 +257,12 @@ func (s *Session) pause(wait time.Duration, l *link) (heard bool) {
 func (s *Session) awaitSign(l *link) {
 	until := time.Now().Add(s.config.Timeout)
 	for {
-		if heard := s.pause(signInterval, l); heard || s.ctx.Err() != nil {
+		if s.pause(signInterval, l) == wasHeard || s.ctx.Err() != nil {
 			return
 		}
-		why, ended := l.condition()
-		switch {
-		case ended:
-			s.finish(&EndedError{s.gateway.Identity, why})
+		switch c := l.condition(); {
+		case c.ended:
+			s.finish(&EndedError{s.gateway.Identity, c.why})
 			return
 		case !time.Now().Before(until):
 			s.finish(&EndedError{s.gateway.Identity, ErrSilent})
@@ -183,6 +276,19 @@ func (s *Session) setLastErr(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lastErr = err
+}
+
+// lastKeepalive returns what a link has learned for the one that follows it.
+func (s *Session) lastKeepalive() keepalive {
+	l := s.link.Load()
+	if l == nil {
+		return newKeepalive(s.config.Keepalive)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.keepalive
+	k.judgeAt, k.heard = time.Time{}, true
+	return k
 }
 
 // lastRTT returns the round trip of the link that a new one follows, or 0.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"lewes/crypto/cookie"
+	"lewes/transport/path"
 	"lewes/transport/uri"
 )
 
@@ -27,6 +29,7 @@ type Session struct {
 	events  *events
 
 	link  atomic.Pointer[link]
+	addrs atomic.Pointer[[]netip.Addr] // of the gateway, as they were last asked for
 	flows flowTable
 	count counters
 
@@ -40,6 +43,8 @@ type Session struct {
 	finished bool
 	err      error
 	lastErr  error // why it is being made anew; nil while it stands
+
+	pathReason string // why packets go the way they do; empty: it is the first choice
 }
 
 // Dial makes a session with config.Gateway, through the gateways in config.Via
@@ -66,7 +71,7 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 			return nil, err
 		}
 		s.adopt(l)
-		s.tell(Event{Kind: Connected})
+		s.tellTransport(Connected)
 		s.running.Go(s.supervise)
 	}
 	return s, nil
@@ -97,6 +102,7 @@ func newSession(config Config, hop int, outer *Session, queue *events) *Session 
 // adopt puts a link in the place of the one before, if there is one, which then
 // goes. It reports whether the session still wants it.
 func (s *Session) adopt(l *link) bool {
+	l.start()
 	s.mu.Lock()
 	if s.finished {
 		s.mu.Unlock()
@@ -105,7 +111,12 @@ func (s *Session) adopt(l *link) bool {
 	}
 	old := s.link.Swap(l)
 	s.lastErr = nil
-	s.running.Go(l.serve)
+	w := l.way.Load()
+	s.pathReason = ""
+	if w.path.Transport == path.TCP && s.config.Transport == Auto {
+		s.pathReason = "UDP did not answer in time"
+	}
+	s.running.Go(func() { l.serve(w) })
 	s.mu.Unlock()
 	if old == nil {
 		return true
@@ -185,19 +196,42 @@ func (s *Session) maxPacket() int {
 	return most
 }
 
+// pathChanged tells that packets go another way.
+func (s *Session) pathChanged(from, to path.Transport, why string) {
+	s.mu.Lock()
+	s.pathReason = why
+	if to == path.UDP && from == path.TCP {
+		s.pathReason = ""
+	}
+	s.mu.Unlock()
+	s.tell(Event{Kind: PathChanged, From: from, To: to, Reason: why})
+}
+
+// tellTransport tells of an event with the transport that carries the session.
+func (s *Session) tellTransport(k EventKind) {
+	carrier, why := s.carrier()
+	s.tell(Event{Kind: k, From: carrier, To: carrier, Reason: why})
+}
+
 // tell tells the user and the log of an event.
 func (s *Session) tell(e Event) {
 	e.Gateway = s.gateway.Identity
 	s.events.push(e)
 	switch e.Kind {
 	case Connected:
-		s.log.Info("connected")
+		s.log.Info("connected", transportFields(e)...)
 	case Rekeyed:
 		s.log.Debug("rekeyed", zap.Uint32("generation", e.Generation))
 	case Reconnecting:
 		s.log.Warn("reconnecting", zap.Error(e.Err))
 	case Reconnected:
-		s.log.Info("reconnected")
+		s.log.Info("reconnected", transportFields(e)...)
+	case PathChanged:
+		if e.From == e.To {
+			s.log.Info("the path has changed: another local port is used", transportFields(e)...)
+			return
+		}
+		s.log.Warn("the path has changed: another transport is used", transportFields(e)...)
 	case Closed:
 		if errors.Is(e.Err, ErrClosed) {
 			s.log.Info("closed")
@@ -205,4 +239,14 @@ func (s *Session) tell(e Event) {
 		}
 		s.log.Warn("ended", zap.Error(e.Err))
 	}
+}
+
+// transportFields says in the log what carries a session, and why where that is not
+// the first choice.
+func transportFields(e Event) []zap.Field {
+	fields := []zap.Field{zap.Stringer("transport", e.To)}
+	if e.Reason != "" {
+		fields = append(fields, zap.String("because", e.Reason))
+	}
+	return fields
 }

@@ -57,7 +57,7 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t, net: newNetwork()}
 		w.g = w.gateway(1)
-		defer w.g.stop()
+		defer func() { w.g.stop() }()
 		f(t, w)
 	})
 }

@@ -221,11 +221,11 @@ func (c *Conn) enqueue(packet []byte, wait time.Duration, ended func(int, error)
 		c.running++
 		c.workers.Go(c.work)
 	}
-	c.mu.Unlock()
 	if full {
 		c.counters.dropped.Add(1)
-		dropped.end(0, ErrExpired)
+		c.workers.Go(func() { dropped.end(0, ErrExpired) }) // the caller may hold what ended wants
 	}
+	c.mu.Unlock()
 	return nil
 }
 

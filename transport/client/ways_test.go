@@ -1,0 +1,444 @@
+package client_test
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lewes/transport"
+	"lewes/transport/client"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// inWorldOfTwo is inWorld with a gateway that listens on TCP as well.
+func inWorldOfTwo(t *testing.T, f func(t *testing.T, w *world)) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.g.listens(w.net.listenTCP(w.g.at))
+		f(t, w)
+	})
+}
+
+func (w *world) configOfTwo() client.Config {
+	c := w.config()
+	c.UnderlayTCP = w.net.dialTCP
+	return c
+}
+
+// udpTo reports whether a packet goes to or from the gateway's UDP port.
+func (w *world) udp(from, to netip.AddrPort) bool { return from == w.g.at || to == w.g.at }
+
+// block loses everything over UDP.
+func (w *world) block() {
+	w.net.losing(func(from, to netip.AddrPort, _ []byte) bool { return w.udp(from, to) })
+}
+
+// until waits for a condition, at most limit of the bubble's time, and returns how
+// long it took.
+func (w *world) until(what string, limit time.Duration, done func() bool) time.Duration {
+	w.Helper()
+	began := time.Now()
+	for !done() {
+		if time.Since(began) > limit {
+			w.Fatalf("not within %s: %s", limit, what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+func over(s *client.Session, t path.Transport) func() bool {
+	return func() bool { return s.Info().Transport == t }
+}
+
+// Where UDP is dropped in silence the session comes to stand over TCP, by a handshake
+// of its own, and the first datagram is through in less than four seconds.
+//
+// Shows R10.9.
+func TestFallsBackToTCP(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		hellos := map[path.Transport][]wire.ClientHello{}
+		w.net.losing(func(from, to netip.AddrPort, p []byte) bool {
+			over := path.TCP
+			if w.udp(from, to) {
+				over = path.UDP
+			}
+			if kind, content, err := wire.ParseBody(wire.Body(p)); err == nil && kind == wire.TypeClientHello {
+				if h, err := wire.ParseClientHello(content); err == nil {
+					hellos[over] = append(hellos[over], h)
+				}
+			}
+			return over == path.UDP
+		})
+		began := time.Now()
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		exchange(t, flowTo(t, s, "203.0.113.7:53"), "hello")
+		if took := time.Since(began); took < 2500*time.Millisecond || took >= 4*time.Second {
+			t.Errorf("the first datagram was through after %s", took)
+		}
+		info := s.Info()
+		if info.Transport != path.TCP || info.TransportReason != "UDP did not answer in time" {
+			t.Errorf("over %s because %q", info.Transport, info.TransportReason)
+		}
+		if a, ok := info.Local.(*net.TCPAddr); !ok || a.IP.String() != clientAddr.String() {
+			t.Errorf("local address %v", info.Local)
+		}
+		if e := w.lastEvent(client.Connected); e.To != path.TCP || e.Reason != info.TransportReason {
+			t.Errorf("event: %+v", e)
+		}
+		udp, tcp := hellos[path.UDP], hellos[path.TCP]
+		if len(udp) < 3 || len(tcp) == 0 {
+			t.Fatalf("%d hellos over UDP, %d over TCP", len(udp), len(tcp))
+		}
+		for _, h := range udp {
+			if h.ReceiverIdx == tcp[0].ReceiverIdx || h.Salt == tcp[0].Salt {
+				t.Error("index or salt of the hello over UDP came again over TCP")
+			}
+		}
+	})
+}
+
+// UDP is lost in mid-session, comes back, is lost again: the session, its keys and its
+// flows stay what they are.
+//
+// Shows R10.10.
+func TestSessionAcrossTransports(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "before")
+		first := s.Info()
+		if first.Transport != path.UDP || first.TransportReason != "" {
+			t.Fatalf("info: %+v", first)
+		}
+		w.g.arrivals()
+		same := func(when string) {
+			t.Helper()
+			exchange(t, c, when)
+			info := s.Info()
+			if info.Handle != first.Handle || info.Generation != first.Generation || s.Stats().Reconnects != 0 {
+				t.Errorf("%s: another session or other keys: %+v", when, info)
+			}
+			for _, a := range w.g.arrivals() {
+				if a.named {
+					t.Errorf("%s: the flow was opened again", when)
+				}
+			}
+		}
+		for round := range 2 {
+			time.Sleep(time.Minute + time.Duration(round)*time.Second)
+			w.block()
+			began := time.Now()
+			took := w.until("fallback to TCP", 10*time.Second, func() bool {
+				write(t, c, "lost, maybe")
+				time.Sleep(90 * time.Millisecond)
+				return s.Info().Transport == path.TCP
+			})
+			if took >= 4*time.Second {
+				t.Errorf("fell back after %s", took)
+			}
+			time.Sleep(time.Second)
+			drain(c)
+			same("over TCP")
+			if e := w.lastEvent(client.PathChanged); e.From != path.UDP || e.To != path.TCP || !strings.Contains(e.Reason, "UDP") || e.Reason != s.Info().TransportReason {
+				t.Errorf("event: %+v", e)
+			}
+			time.Sleep(3*time.Minute - time.Since(began))
+			if got := s.Info().Transport; got != path.TCP {
+				t.Fatalf("over %s while UDP is blocked", got)
+			}
+			same("over TCP for minutes")
+			w.net.losing(nil)
+			if took := w.until("return to UDP", time.Minute, over(s, path.UDP)); took >= 30*time.Second {
+				t.Errorf("returned after %s", took)
+			}
+			same("over UDP again")
+			if e := w.lastEvent(client.PathChanged); e.From != path.TCP || e.To != path.UDP || e.Reason != "UDP works again" || s.Info().TransportReason != "" {
+				t.Errorf("event: %+v", e)
+			}
+		}
+		// Back on UDP nothing goes over TCP any more.
+		time.Sleep(10 * time.Second)
+		streamed := w.net.streamed.Load()
+		same("still over UDP")
+		time.Sleep(time.Minute)
+		if n := w.net.streamed.Load(); n != streamed {
+			t.Errorf("%d packets over TCP since", n-streamed)
+		}
+		if got := w.happened(); got != "connected path changed path changed path changed path changed" {
+			t.Errorf("events: %s", got)
+		}
+	})
+}
+
+// drain reads what is there.
+func drain(c net.Conn) {
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 2000)); err != nil {
+			_ = c.SetReadDeadline(time.Time{})
+			return
+		}
+	}
+}
+
+// A session that is idle notices too, by its keepalive.
+func TestIdleSessionFallsBack(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		time.Sleep(time.Second)
+		w.block()
+		if took := w.until("fallback to TCP", time.Minute, over(s, path.TCP)); took > client.DefaultKeepalive+4*time.Second {
+			t.Errorf("after %s", took)
+		}
+		// What the gateway sends unasked arrives, by the Poll that waits there.
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "hello")
+		for range 20 {
+			time.Sleep(1700 * time.Millisecond)
+			began := time.Now()
+			w.g.with(func() {
+				s := w.g.only()
+				for key := range w.g.flows {
+					_ = s.Send(wire.TypeEncryptedData, &wire.EncryptedData{FlowID: key.id, Payload: []byte("news")}, &w.g.out)
+				}
+			})
+			expect(t, c, "news")
+			if took := time.Since(began); took > 50*time.Millisecond {
+				t.Errorf("news after %s", took)
+			}
+		}
+		// And where there is none, Polls are the only packets but for what looks after UDP
+		// and the session.
+		before := w.net.streamed.Load()
+		time.Sleep(5 * time.Minute)
+		if n := w.net.streamed.Load() - before; n < 30 || n > 70 {
+			t.Errorf("%d packets over TCP in five idle minutes", n)
+		}
+	})
+}
+
+// A path that went silent for one local port is left for another before UDP is given
+// up: no packet goes over TCP.
+func TestNewLocalPort(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "before")
+		first := s.Info()
+		throttled := first.Local.(*net.UDPAddr).AddrPort()
+		w.net.losing(func(from, to netip.AddrPort, _ []byte) bool { return from == throttled || to == throttled })
+		took := w.until("a new port", 10*time.Second, func() bool {
+			write(t, c, "lost, maybe")
+			time.Sleep(90 * time.Millisecond)
+			return s.Info().Local.String() != first.Local.String()
+		})
+		if took > 3*time.Second {
+			t.Errorf("after %s", took)
+		}
+		time.Sleep(time.Second)
+		drain(c)
+		exchange(t, c, "after")
+		if info := s.Info(); info.Transport != path.UDP || info.Handle != first.Handle || info.TransportReason == "" {
+			t.Errorf("info: %+v", info)
+		}
+		if e := w.lastEvent(client.PathChanged); e.From != path.UDP || e.To != path.UDP || !strings.Contains(e.Reason, "local port") {
+			t.Errorf("event: %+v", e)
+		}
+		if n := w.net.streamed.Load(); n != 0 {
+			t.Errorf("%d packets over TCP", n)
+		}
+	})
+}
+
+// TCP alone: nothing goes over UDP, and large datagrams pass.
+func TestOverTCPAlone(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		w.net.losing(func(from, to netip.AddrPort, _ []byte) bool {
+			if w.udp(from, to) {
+				t.Error("a packet over UDP")
+			}
+			return false
+		})
+		config := w.configOfTwo()
+		config.Transport = client.TCP
+		began := time.Now()
+		s := w.dial(config)
+		defer w.closes(s)
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("stood after %s", took)
+		}
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "hello")
+		exchange(t, c, strings.Repeat("x", c.(interface{ MaxPayload() int }).MaxPayload()))
+		if err := s.Rekey(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		exchange(t, c, "new keys")
+		if info := s.Info(); info.Transport != path.TCP || info.TransportReason != "" || info.Generation != 1 {
+			t.Errorf("info: %+v", info)
+		}
+		time.Sleep(2 * time.Minute)
+		exchange(t, c, "later")
+		if got := w.happened(); got != "connected" {
+			t.Errorf("events: %s", got)
+		}
+	})
+}
+
+// UDP alone never goes to TCP.
+func TestOverUDPAlone(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		config := w.configOfTwo()
+		config.Transport = client.UDP
+		s := w.dial(config)
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "hello")
+		w.block()
+		for range 100 {
+			write(t, c, long)
+			time.Sleep(200 * time.Millisecond)
+		}
+		w.closes(s)
+		if _, err := client.Dial(t.Context(), config); err == nil || strings.Contains(err.Error(), "TCP") {
+			t.Error(err)
+		}
+		if n := w.net.streamed.Load(); n != 0 {
+			t.Errorf("%d packets over TCP", n)
+		}
+	})
+}
+
+// Where neither passes, the error says of both what came of them.
+func TestNeitherTransport(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		config := w.configOfTwo()
+		config.Gateway.TCPPort = 443 // nothing listens there
+		w.block()
+		_, err := client.Dial(t.Context(), config)
+		var dial *client.DialError
+		if !errors.As(err, &dial) || dial.Over != path.UDP || dial.TCP == nil || !errors.Is(dial.TCP.Underlay, transport.ErrRefused) {
+			t.Fatalf("error: %v", err)
+		}
+		for _, words := range []string{"over UDP: nobody there proved", "UDP is blocked", "over TCP, port 443: nobody there proved", "nothing listens on port 443"} {
+			if !strings.Contains(err.Error(), words) {
+				t.Errorf("the error does not say %q: %v", words, err)
+			}
+		}
+		config.Transport = client.TCP
+		_, err = client.Dial(t.Context(), config)
+		if !errors.As(err, &dial) || dial.Over != path.TCP || dial.TCP != nil || !strings.Contains(err.Error(), "TCP is blocked") || !strings.Contains(err.Error(), "port 443") {
+			t.Errorf("error: %v", err)
+		}
+	})
+}
+
+// TCP that breaks in mid-session is noticed, and UDP taken where it works.
+func TestTCPIsLost(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		w.block()
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		handle := s.Info().Handle
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "before")
+		w.net.losing(func(from, to netip.AddrPort, _ []byte) bool { return from.Port() == tcpPort || to.Port() == tcpPort })
+		took := w.until("UDP", 20*time.Second, func() bool {
+			write(t, c, "lost, maybe")
+			time.Sleep(90 * time.Millisecond)
+			return s.Info().Transport == path.UDP
+		})
+		if took > 3*time.Second {
+			t.Errorf("after %s", took)
+		}
+		time.Sleep(time.Second)
+		drain(c)
+		exchange(t, c, "after")
+		if s.Info().Handle != handle {
+			t.Error("another session")
+		}
+	})
+}
+
+// A gateway that restarts is met again in less than a second, over either transport,
+// however long it was away.
+func TestRestartOverBoth(t *testing.T) {
+	for _, over := range []client.Transport{client.UDP, client.TCP} {
+		for _, away := range []time.Duration{0, 3 * time.Second, 20 * time.Second, 4 * time.Minute} {
+			t.Run(over.String()+" "+away.String(), func(t *testing.T) {
+				inWorldOfTwo(t, func(t *testing.T, w *world) {
+					config := w.configOfTwo()
+					config.Transport = over
+					s := w.dial(config)
+					defer w.closes(s)
+					c := flowTo(t, s, "203.0.113.7:53")
+					exchange(t, c, "before")
+					time.Sleep(20 * time.Second)
+					w.g.stop()
+					write(t, c, long)
+					time.Sleep(away)
+					w.g = w.gateway(1)
+					w.g.listens(w.net.listenTCP(w.g.at))
+					back := time.Now()
+					w.until("echoes", time.Minute, func() bool {
+						write(t, c, long)
+						_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+						_, err := c.Read(make([]byte, 100))
+						return err == nil
+					})
+					if took := time.Since(back); took >= time.Second {
+						t.Errorf("echoes after %s", took)
+					}
+					if got := w.happened(); got != "connected reconnecting reconnected" {
+						t.Errorf("events: %s", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Through an entry, the entry's session changes transports and the one inside knows
+// nothing of it.
+func TestEntryOverTCP(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		exit := w.gateway(2)
+		defer exit.stop()
+		w.g.forwardsTo(exit)
+		config := w.configOfTwo()
+		config.Via = append(config.Via, w.g.uri())
+		config.Gateway = exit.uri()
+		s := w.dial(config)
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "hello")
+		limit := c.(interface{ MaxPayload() int }).MaxPayload()
+		exchange(t, c, strings.Repeat("x", limit))
+		time.Sleep(10 * time.Second)
+		handle := s.Info().Handle
+		w.block()
+		w.until("fallback", 20*time.Second, func() bool {
+			write(t, c, "lost, maybe")
+			time.Sleep(90 * time.Millisecond)
+			return s.Info().Transport == path.TCP
+		})
+		time.Sleep(2 * time.Second)
+		drain(c)
+		if got := c.(interface{ MaxPayload() int }).MaxPayload(); got != limit {
+			t.Errorf("limit %d over TCP, %d over UDP", got, limit)
+		}
+		exchange(t, c, strings.Repeat("y", limit))
+		if s.Info().Handle != handle {
+			t.Error("another session inside")
+		}
+		synctest.Wait()
+	})
+}
