@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -49,15 +48,20 @@ systemd so where that asks.
 Nobody may use it before you list them: see lewes clients --help.`,
 		Example: `  lewes gateway
   lewes gateway --config /etc/lewes/gateway.toml
+  lewes gateway --offload off                              # datagrams one by one, for a driver that damages trains
   lewes config default > gateway.toml                      # what there is to configure`,
 		Args: arguments(0, 0, ""),
 	}
 	file := cmd.Flags().String("config", "", "configuration `FILE`")
 	dir := cmd.Flags().String("state", "", "the state `folder`, whatever the configuration says")
+	offloads := newOffloadFlags(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "print the URIs as one line of JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := loadConfig(*file, *dir)
 		if err != nil {
+			return err
+		}
+		if err := offloads.apply(&c.Listen); err != nil {
 			return err
 		}
 		log, err := gatewayLogger(cmd.ErrOrStderr(), &c.Log)
@@ -108,7 +112,7 @@ func runGateway(ctx context.Context, c *config.Config, log *zap.Logger, ready fu
 	if err != nil {
 		return err
 	}
-	if err := checkOffloads(&c.Listen); err != nil {
+	if err := checkOffloads(&c.Listen, udp.Probe()); err != nil {
 		return err
 	}
 	limitMemory(c)
@@ -207,6 +211,7 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 			Options: udp.Options{
 				ReceiveBuffer: bufferSize(c.Listen.ReceiveBuffer),
 				SendBuffer:    bufferSize(c.Listen.SendBuffer),
+				Portable:      off,
 				NoGSO:         off || !c.Listen.GSO,
 				NoGRO:         off || !c.Listen.GRO,
 			},
@@ -277,24 +282,6 @@ func tcpAddrs(udp []netip.AddrPort) []netip.AddrPort {
 		}
 	}
 	return addrs
-}
-
-// checkOffloads says what the kernel refuses of what the configuration insists on.
-func checkOffloads(c *config.Listen) error {
-	if c.Offload != config.OffloadOn {
-		return nil
-	}
-	support := udp.Probe()
-	for _, half := range []struct {
-		key    string
-		wanted bool
-		err    error
-	}{{"gso", c.GSO, support.GSO}, {"gro", c.GRO, support.GRO}} {
-		if half.wanted && half.err != nil {
-			return fmt.Errorf("listen.offload is %q, and this kernel refuses %s: %w; set offload to %q, or %s to false", c.Offload, half.key, half.err, config.OffloadAuto, half.key)
-		}
-	}
-	return nil
 }
 
 // bufferSize returns what package udp takes for a size: less than 0 leaves what the

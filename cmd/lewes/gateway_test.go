@@ -26,7 +26,6 @@ import (
 	"lewes/router/access"
 	"lewes/router/policy"
 	"lewes/transport/client"
-	"lewes/transport/udp"
 	"lewes/transport/uri"
 )
 
@@ -365,30 +364,6 @@ func TestGatewayPrintsPublicNames(t *testing.T) {
 	hasNot(t, g.stderr(), "has no global address")
 }
 
-// TestGatewayInsistsOnOffloads, where it is told to, and only then.
-func TestGatewayInsistsOnOffloads(t *testing.T) {
-	support := udp.Probe()
-	for _, row := range []struct {
-		offload  config.Offload
-		gso, gro bool
-		refused  bool
-	}{
-		{config.OffloadAuto, true, true, false},
-		{config.OffloadOff, true, true, false},
-		{config.OffloadOn, false, false, false},
-		{config.OffloadOn, true, false, support.GSO != nil},
-		{config.OffloadOn, false, true, support.GRO != nil},
-	} {
-		err := checkOffloads(&config.Listen{Offload: row.offload, GSO: row.gso, GRO: row.gro})
-		if (err != nil) != row.refused {
-			t.Errorf("%+v: %v; this kernel: %+v", row, err, support)
-		}
-		if err != nil {
-			has(t, err.Error(), `listen.offload is "on"`, `set offload to "auto"`)
-		}
-	}
-}
-
 func TestGatewayGivesMetrics(t *testing.T) {
 	g := launchGateway(t, "[metrics]\nlisten = \"127.0.0.1:0\"\n")
 	found := regexp.MustCompile(`"url": "(http://127\.0\.0\.1:\d+/metrics)"`).FindStringSubmatch(g.stderr())
@@ -430,7 +405,7 @@ func TestGatewaySettings(t *testing.T) {
 			t.Errorf("%s is %v", name, v.Field(i))
 		}
 	}
-	if l := s.Listen; !slices.Equal(l.Addrs, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}) || l.Port != uri.DefaultPort || l.ReceiveBuffer != -1 || l.SendBuffer != 4<<20 || !l.NoGSO || !l.NoGRO {
+	if l := s.Listen; !slices.Equal(l.Addrs, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443")}) || l.Port != uri.DefaultPort || l.ReceiveBuffer != -1 || l.SendBuffer != 4<<20 || !l.NoGSO || !l.NoGRO || !l.Portable {
 		t.Errorf("listens as %+v", l)
 	}
 	if l := s.TCP.Listen; !s.TCP.On || !slices.Equal(l.Addrs, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:0")}) || l.Port != 444 {
