@@ -23,11 +23,12 @@ const (
 
 // clientParams say whom a client talks to.
 type clientParams struct {
-	Gateway  uri.Gateway
-	Via      []uri.Gateway
-	Identity string                  // file
-	Hosts    map[string][]netip.Addr // what names resolve to
-	Target   netip.AddrPort
+	Gateway   uri.Gateway
+	Via       []uri.Gateway
+	Identity  string                  // file
+	Hosts     map[string][]netip.Addr // what names resolve to
+	Target    netip.AddrPort
+	Keepalive time.Duration
 }
 
 // dialled is when a session was asked for, and when it stood.
@@ -37,7 +38,8 @@ type dialled struct{ Began, Stood int64 }
 type noticed struct {
 	At   int64
 	Kind string
-	Err  string
+	To   string // the transport
+	Why  string
 }
 
 // state is what the client says of itself.
@@ -112,12 +114,13 @@ func (h hosts) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 
 func (c *traveller) dial(ctx context.Context) (d dialled, err error) {
 	config := client.Config{
-		Gateway:  c.params.Gateway,
-		Via:      c.params.Via,
-		Identity: c.key,
-		Keys:     new(client.KeyCache),
-		Resolver: hosts(c.params.Hosts),
-		OnEvent:  c.note,
+		Gateway:   c.params.Gateway,
+		Via:       c.params.Via,
+		Identity:  c.key,
+		Keys:      new(client.KeyCache),
+		Keepalive: c.params.Keepalive,
+		Resolver:  hosts(c.params.Hosts),
+		OnEvent:   c.note,
 	}
 	d.Began = measure.Now()
 	if c.session, err = client.Dial(ctx, config); err != nil {
@@ -140,9 +143,9 @@ func (c *traveller) dial(ctx context.Context) (d dialled, err error) {
 }
 
 func (c *traveller) note(e client.Event) {
-	n := noticed{At: measure.Now(), Kind: e.Kind.String()}
+	n := noticed{At: measure.Now(), Kind: e.Kind.String(), To: e.To.String(), Why: e.Reason}
 	if e.Err != nil {
-		n.Err = e.Err.Error()
+		n.Why = e.Err.Error()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -48,6 +48,12 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "building the program:", err)
 		return 1
 	}
+	// The tests wait for most of their time, so that more of them fit beside each other than
+	// there are processors. The command line may say otherwise.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	code := m.Run()
 	figures.print(os.Stdout)
 	return code

@@ -25,6 +25,7 @@ import (
 var (
 	clientAddrs  = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}
 	gatewayAddrs = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}
+	otherAddr    = netip.MustParsePrefix("192.0.2.9/24") // that the client may come to
 	natAddrs     = []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")}
 
 	entryToExit  = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.1/30"), netip.MustParsePrefix("198.51.100.2/30")}
@@ -45,6 +46,8 @@ type scene struct {
 	target  *worker.Process
 	key     string // file with the client's identity
 	clients string // file that lists it
+
+	keepalive time.Duration // of the next client; 0: the default
 }
 
 // newScene makes the machines and starts the gateway and the target.
@@ -75,6 +78,9 @@ func newChain(t *testing.T) *scene {
 
 func emptyScene(t *testing.T, machines ...string) *scene {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("these tests take a minute")
+	}
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skip("there are no TUN devices here:", err)
 	}
@@ -113,6 +119,15 @@ func (s *scene) wire(a, b string, addrs [2]netip.Prefix) {
 	s.must(netns.Join(s.t.Context(), s.machine[a], s.machine[b], a[:3]+"-"+b[:3], addrs[:1], addrs[1:]))
 }
 
+// natted puts a NAT between the client and the gateway.
+func (s *scene) natted() {
+	s.t.Helper()
+	for _, a := range natAddrs {
+		s.must(s.machine["gateway"].IP(s.t.Context(), "route", "add", a.String(), "dev", "link0"))
+	}
+	s.link.Translate(natAddrs...)
+}
+
 // setUp starts the target and the client, which does not dial yet.
 func (s *scene) setUp() {
 	s.t.Helper()
@@ -123,7 +138,7 @@ func (s *scene) setUp() {
 // newClient starts a client.
 func (s *scene) newClient() *worker.Process {
 	s.t.Helper()
-	p := clientParams{Gateway: s.gateway.gateway, Identity: s.key, Target: target, Hosts: map[string][]netip.Addr{
+	p := clientParams{Gateway: s.gateway.gateway, Identity: s.key, Target: target, Keepalive: s.keepalive, Hosts: map[string][]netip.Addr{
 		s.gateway.gateway.Host: {gatewayAddrs[0].Addr(), gatewayAddrs[1].Addr()},
 	}}
 	if s.exit != nil {
@@ -188,6 +203,39 @@ func (s *scene) noticed(since int64) (all []noticed) {
 	return all
 }
 
+// saw fails the test unless the client was told of events of these kinds, and of no others,
+// since a moment; they may be told of again and again.
+func (s *scene) saw(since int64, kinds ...string) {
+	s.t.Helper()
+	var all []string
+	for _, n := range s.noticed(since) {
+		all = append(all, n.Kind)
+	}
+	for i, kind := range all {
+		if i >= len(kinds) && !slices.Contains(kinds, kind) || i < len(kinds) && kind != kinds[i] {
+			s.t.Errorf("the client was told %q, want %q", all, kinds)
+			return
+		}
+	}
+	if len(all) < len(kinds) {
+		s.t.Errorf("the client was told %q, want %q", all, kinds)
+	}
+}
+
+// awaitTransport waits until the client's packets go over a transport, and returns when that
+// began.
+func (s *scene) awaitTransport(since int64, transport string) int64 {
+	s.t.Helper()
+	for end := time.Now().Add(2 * patience); ; time.Sleep(20 * time.Millisecond) {
+		if all := s.noticed(since); len(all) > 0 && all[len(all)-1].To == transport {
+			return all[len(all)-1].At
+		}
+		if time.Now().After(end) {
+			s.t.Fatalf("the client does not go over to %s: %+v; it was told of %v", transport, s.condition(), s.noticed(since))
+		}
+	}
+}
+
 // awaitReceived waits until the client has received datagrams beyond those that it has now.
 func (s *scene) awaitReceived(more uint64) {
 	s.t.Helper()
@@ -223,9 +271,9 @@ func (s *scene) log(a *account, since int64) {
 	s.t.Helper()
 	var told []string
 	for _, n := range s.noticed(since) {
-		text := time.Duration(n.At-since).Round(time.Millisecond).String() + " " + n.Kind
-		if n.Err != "" {
-			text += " (" + n.Err + ")"
+		text := time.Duration(n.At-since).Round(time.Millisecond).String() + " " + n.Kind + ", " + n.To
+		if n.Why != "" {
+			text += " (" + n.Why + ")"
 		}
 		told = append(told, text)
 	}
@@ -233,7 +281,7 @@ func (s *scene) log(a *account, since int64) {
 		told = []string{"nothing"}
 	}
 	sent, there, back := a.count(since, measure.Now())
-	s.t.Logf("of %d datagrams %d were lost on the way there, %d on the way back; the client noticed: %s", sent, sent-there, there-back, strings.Join(told, ", "))
+	s.t.Logf("of %d datagrams %d were lost on the way there, %d on the way back; the client noticed: %s", sent, sent-there, there-back, strings.Join(told, "; "))
 }
 
 // account is all that was sent and what became of it.
@@ -258,6 +306,9 @@ func (a *account) count(from, to int64) (sent, there, back int) {
 	}
 	return sent, there, back
 }
+
+// last returns until when datagrams were sent that may be expected back.
+func (a *account) last() int64 { return a.Sent[len(a.Sent)-1] - int64(linger) }
 
 // through returns how long after a moment the first datagram that was sent after it was
 // back, or the time until now if none was.

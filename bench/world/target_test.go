@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"lewes/bench/measure"
 	"lewes/bench/worker"
@@ -23,34 +24,59 @@ type heard struct {
 }
 
 // runTarget is a program far behind the gateway that sends back what it gets. The call
-// "heard" says what came.
+// "heard" says what came, "push" makes it send so many datagrams a second from then on to
+// who sent last.
 var runTarget = worker.Start(func(_ context.Context, p targetParams) (*worker.Service, error) {
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(p.At))
 	if err != nil {
 		return nil, err
 	}
-	t := &echo{conn: conn}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		t.run()
-	}()
+	t := &echo{conn: conn, quit: make(chan struct{})}
+	t.running.Go(t.run)
 	return &worker.Service{
 		Result: worker.None{},
 		Close: func() {
+			close(t.quit)
 			_ = conn.Close()
-			<-ended
+			t.running.Wait()
 		},
 		Calls: map[string]worker.Handler{
 			"heard": worker.Method(func(context.Context, worker.None) (heard, error) { return t.take(), nil }),
+			"push": worker.Method(func(_ context.Context, rate int) (worker.None, error) {
+				t.running.Go(func() { t.push(rate) })
+				return worker.None{}, nil
+			}),
 		},
 	}, nil
 })
 
 type echo struct {
-	conn *net.UDPConn
+	conn    *net.UDPConn
+	running sync.WaitGroup
+	quit    chan struct{}
+
 	mu   sync.Mutex
 	got  heard
+	last netip.AddrPort // who sent last
+}
+
+// push sends at a steady rate until the end.
+func (t *echo) push(rate int) {
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	b := make([]byte, 200)
+	for number := uint32(0); ; number++ {
+		select {
+		case <-t.quit:
+			return
+		case <-tick.C:
+		}
+		putDatagram(b, number)
+		t.mu.Lock()
+		to := t.last
+		t.mu.Unlock()
+		_, _ = t.conn.WriteToUDPAddrPort(b, to) // loss is for the test to see
+	}
 }
 
 func (t *echo) run() {
@@ -60,14 +86,15 @@ func (t *echo) run() {
 		if err != nil {
 			return
 		}
-		t.note(buffer[:n], measure.Now())
+		t.note(buffer[:n], measure.Now(), from)
 		_, _ = t.conn.WriteToUDPAddrPort(buffer[:n], from) // loss is for the test to see
 	}
 }
 
-func (t *echo) note(b []byte, now int64) {
+func (t *echo) note(b []byte, now int64, from netip.AddrPort) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.last = from
 	number, ok := datagramNumber(b)
 	if !ok || number >= mostDatagrams {
 		t.got.Changed++
