@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"lewes/transport"
 	"lewes/transport/path"
 )
 
@@ -36,7 +37,7 @@ func (l *Listener) accept(at netip.AddrPort, listener *net.TCPListener) {
 		// Out of descriptors, or of memory: connections wait in the kernel until some
 		// are free again.
 		l.counters.acceptErrors.Add(1)
-		l.say(fmt.Errorf("tcp %s: no connection can be accepted, they wait: %w", at, bare(err)))
+		l.say(fmt.Errorf("tcp %s: no connection can be accepted, they wait: %w", at, transport.SystemError(err)))
 		pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
 		select {
 		case <-time.After(pause):

@@ -3,14 +3,14 @@ package tcp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"lewes/transport"
 )
 
 // Listener is what Listen bound. Its connections end with Close.
@@ -48,27 +48,7 @@ type Group struct {
 }
 
 // BindError says why an address could not be bound.
-type BindError struct {
-	Addr netip.AddrPort
-	Err  error
-}
-
-func (e *BindError) Error() string {
-	s := fmt.Sprintf("tcp: bind %s: %v", e.Addr, e.Err)
-	switch {
-	case errors.Is(e.Err, syscall.EADDRINUSE):
-		s += ": another program has this port (another gateway?); stop it or choose another port"
-	case errors.Is(e.Err, syscall.EACCES):
-		s += ": choose a port from 1024 up, or allow this program to bind low ports"
-	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
-		s += ": this host does not have the address; name one that it has, or none to bind them all"
-	case errors.Is(e.Err, syscall.EAFNOSUPPORT):
-		s += ": this host does not speak that address family"
-	}
-	return s
-}
-
-func (e *BindError) Unwrap() error { return e.Err }
+type BindError = transport.BindError
 
 // Listen binds the addresses of config and accepts connections from then on. It
 // succeeds if one address could be bound or was inherited; Listener.Failed says which
@@ -90,16 +70,12 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 	l.bind(ctx, groups)
 	// Both families on one port of the system's choice: what is free in one may be
 	// taken in the other.
-	for tries := 0; config.Port == 0 && len(config.Addrs) == 0 && len(groups) == 0 && tries < 8 && l.taken(); tries++ {
+	for tries := 0; config.Port == 0 && len(config.Addrs) == 0 && len(groups) == 0 && tries < 8 && transport.PortTaken(l.Failed); tries++ {
 		l.closeListeners()
 		l.bind(ctx, nil)
 	}
 	if len(l.Groups) == 0 {
-		var errs []error
-		for _, f := range l.Failed {
-			errs = append(errs, f)
-		}
-		return nil, errors.Join(errs...)
+		return nil, transport.BindFailed(l.Failed)
 	}
 	for range config.Shards {
 		l.Intakes = append(l.Intakes, newIntake(l))
@@ -133,7 +109,7 @@ next:
 func (l *Listener) bind(ctx context.Context, groups []Group) {
 	l.Groups, l.Failed = groups, nil
 	port := l.config.Port
-	for _, addr := range l.config.addrs() {
+	for _, addr := range transport.BindAddrs(l.config.Addrs) {
 		if addr.Port() == 0 {
 			addr = netip.AddrPortFrom(addr.Addr(), port)
 		}
@@ -142,7 +118,7 @@ func (l *Listener) bind(ctx context.Context, groups []Group) {
 		}
 		g, err := bindGroup(ctx, addr, &l.config)
 		if err != nil {
-			l.Failed = append(l.Failed, &BindError{Addr: addr, Err: bare(err)})
+			l.Failed = append(l.Failed, transport.NewBindError("tcp", addr, err))
 			continue
 		}
 		l.Groups = append(l.Groups, g)
@@ -160,35 +136,6 @@ func (l *Listener) has(addr netip.AddrPort) bool {
 		}
 	}
 	return false
-}
-
-// taken says whether an address failed because its port is in use.
-func (l *Listener) taken() bool {
-	for _, f := range l.Failed {
-		if errors.Is(f, syscall.EADDRINUSE) {
-			return true
-		}
-	}
-	return false
-}
-
-// addrs returns the addresses to bind, each with an address in it.
-func (c *Config) addrs() []netip.AddrPort {
-	asked := c.Addrs
-	if len(asked) == 0 {
-		asked = []netip.AddrPort{{}}
-	}
-	var addrs []netip.AddrPort
-	for _, a := range asked {
-		if !a.Addr().IsValid() {
-			addrs = append(addrs,
-				netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()),
-				netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port()))
-			continue
-		}
-		addrs = append(addrs, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
-	}
-	return addrs
 }
 
 // bindGroup binds the listeners of one address: the first alone, and only then those
@@ -229,15 +176,6 @@ func bindOne(ctx context.Context, addr netip.AddrPort, c *Config, shared bool) (
 		return nil, err
 	}
 	return listener.(*net.TCPListener), nil
-}
-
-// bare takes net's wrapping, which repeats the address, off an error of the system's.
-func bare(err error) error {
-	var call *os.SyscallError
-	if errors.As(err, &call) {
-		return call
-	}
-	return err
 }
 
 // lastWords is how long Close lets peers take what is written to them.

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+
+	"lewes/transport"
 )
 
 // ErrNoInheritance says that this system hands no sockets from one process to
@@ -66,7 +68,7 @@ func inherit(file *os.File, o *Options, connected bool) (*Conn, error) {
 	}
 	pc, err := net.FilePacketConn(file)
 	if err != nil {
-		return nil, fmt.Errorf("udp: inherit a socket: %w", bare(err))
+		return nil, fmt.Errorf("udp: inherit a socket: %w", transport.SystemError(err))
 	}
 	c, err := inheritConn(pc, o, connected)
 	if err != nil {

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"syscall"
+
+	"lewes/transport"
 )
 
 // Listener is what Listen bound.
@@ -31,27 +32,7 @@ type Group struct {
 }
 
 // BindError says why an address could not be bound.
-type BindError struct {
-	Addr netip.AddrPort
-	Err  error
-}
-
-func (e *BindError) Error() string {
-	s := fmt.Sprintf("udp: bind %s: %v", e.Addr, e.Err)
-	switch {
-	case errors.Is(e.Err, syscall.EADDRINUSE):
-		s += ": another program has this port (another gateway?); stop it or choose another port"
-	case errors.Is(e.Err, syscall.EACCES):
-		s += ": choose a port from 1024 up, or allow this program to bind low ports"
-	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
-		s += ": this host does not have the address; name one that it has, or none to bind them all"
-	case errors.Is(e.Err, syscall.EAFNOSUPPORT):
-		s += ": this host does not speak that address family"
-	}
-	return s
-}
-
-func (e *BindError) Unwrap() error { return e.Err }
+type BindError = transport.BindError
 
 // Shards returns how many shards have sockets.
 func (l *Listener) Shards() int {
@@ -95,30 +76,26 @@ func Listen(ctx context.Context, cfg Config) (*Listener, error) {
 	l := listen(ctx, &cfg)
 	// Both families on one port of the system's choice: what is free in one may be
 	// taken in the other.
-	for tries := 0; cfg.Port == 0 && len(cfg.Addrs) == 0 && tries < 8 && l.taken(); tries++ {
+	for tries := 0; cfg.Port == 0 && len(cfg.Addrs) == 0 && tries < 8 && transport.PortTaken(l.Failed); tries++ {
 		_ = l.Close()
 		l = listen(ctx, &cfg)
 	}
 	if len(l.Groups) > 0 {
 		return l, nil
 	}
-	var errs []error
-	for _, f := range l.Failed {
-		errs = append(errs, f)
-	}
-	return nil, errors.Join(errs...)
+	return nil, transport.BindFailed(l.Failed)
 }
 
 func listen(ctx context.Context, cfg *Config) *Listener {
 	l := new(Listener)
 	port := cfg.Port
-	for _, addr := range cfg.addrs() {
+	for _, addr := range transport.BindAddrs(cfg.Addrs) {
 		if addr.Port() == 0 {
 			addr = netip.AddrPortFrom(addr.Addr(), port)
 		}
 		g, err := bindGroup(ctx, addr, cfg)
 		if err != nil {
-			l.Failed = append(l.Failed, &BindError{Addr: addr, Err: bare(err)})
+			l.Failed = append(l.Failed, transport.NewBindError("udp", addr, err))
 			continue
 		}
 		l.Groups = append(l.Groups, g)
@@ -127,35 +104,6 @@ func listen(ctx context.Context, cfg *Config) *Listener {
 		}
 	}
 	return l
-}
-
-// taken says whether an address failed because its port is in use.
-func (l *Listener) taken() bool {
-	for _, f := range l.Failed {
-		if errors.Is(f, syscall.EADDRINUSE) {
-			return true
-		}
-	}
-	return false
-}
-
-// addrs returns the addresses to bind, each with an address in it.
-func (cfg *Config) addrs() []netip.AddrPort {
-	asked := cfg.Addrs
-	if len(asked) == 0 {
-		asked = []netip.AddrPort{{}}
-	}
-	var addrs []netip.AddrPort
-	for _, a := range asked {
-		if !a.Addr().IsValid() {
-			addrs = append(addrs,
-				netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()),
-				netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port()))
-			continue
-		}
-		addrs = append(addrs, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
-	}
-	return addrs
 }
 
 // bindGroup binds the sockets of one address.
@@ -220,13 +168,4 @@ func bind(ctx context.Context, addr netip.AddrPort, cfg *Config, shared bool) (*
 		return nil, err
 	}
 	return c, nil
-}
-
-// bare takes net's wrapping, which repeats the address, off an error of the system's.
-func bare(err error) error {
-	var call *os.SyscallError
-	if errors.As(err, &call) {
-		return call
-	}
-	return err
 }

@@ -102,7 +102,7 @@ func TestBindErrorsSayWhatToDo(t *testing.T) {
 		syscall.EADDRNOTAVAIL: "does not have the address",
 		syscall.EAFNOSUPPORT:  "address family",
 	} {
-		err := &BindError{Addr: addr, Err: e}
+		err := &BindError{Network: "udp", Addr: addr, Err: e}
 		if s := err.Error(); !strings.Contains(s, want) || !strings.Contains(s, addr.String()) {
 			t.Errorf("%q lacks %q or the address", s, want)
 		}
