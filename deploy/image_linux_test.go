@@ -136,9 +136,10 @@ func probe(t *testing.T, uri, key string) {
 	t.Errorf("lewes probe %s: %v\n%s", uri, err, out)
 }
 
-// TestImagePort: the image says which port it serves.
-func TestImagePort(t *testing.T) {
-	if got, want := one(t, "EXPOSE"), fmt.Sprintf("%d/udp", config.Default().Listen.Port); got != want {
+// TestImagePorts: the image says which ports it serves.
+func TestImagePorts(t *testing.T) {
+	c := config.Default()
+	if got, want := one(t, "EXPOSE"), fmt.Sprintf("%d/udp %d/tcp", c.Listen.Port, c.TCP.Port); got != want {
 		t.Errorf("EXPOSE is %s, and a gateway serves %s", got, want)
 	}
 }

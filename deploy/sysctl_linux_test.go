@@ -46,8 +46,7 @@ func TestSysctlBuffers(t *testing.T) {
 func TestSysctlPorts(t *testing.T) {
 	const key = "net.ipv4.ip_local_reserved_ports"
 	reserved := strings.Split(readSysctl(t)[key], ",")
-	const tcp = 41264 // section 10 of PROTOCOL.md
-	for _, port := range []int{config.Default().Listen.Port, tcp} {
+	for _, port := range []int{config.Default().Listen.Port, config.Default().TCP.Port} {
 		if !slices.Contains(reserved, strconv.Itoa(port)) {
 			t.Errorf("%s is %q: port %d is missing", key, reserved, port)
 		}

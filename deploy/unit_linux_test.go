@@ -126,15 +126,16 @@ func TestUnitRestart(t *testing.T) {
 	}
 }
 
-// TestUnitOpenFiles: the gateway may open a socket for each flow that its default
-// configuration allows.
+// TestUnitOpenFiles: the gateway may open a socket for each flow and each TCP
+// connection that its default configuration allows.
 func TestUnitOpenFiles(t *testing.T) {
 	limit, err := strconv.Atoi(readUnit(t).one(t, "Service.LimitNOFILE"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if flows := config.Default().Flows.Max; limit <= flows {
-		t.Errorf("LimitNOFILE is %d, and there may be %d flows", limit, flows)
+	c := config.Default()
+	if flows, connections := c.Flows.Max, c.TCP.MaxConnections; limit <= flows+connections {
+		t.Errorf("LimitNOFILE is %d, and there may be %d flows and %d connections", limit, flows, connections)
 	}
 }
 

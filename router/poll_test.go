@@ -276,7 +276,7 @@ func TestNothingWaitsForGood(t *testing.T) {
 	// It returns to UDP: what waits follows it.
 	l.conn = dialLive(t, 3, loopback(g)).conn
 	l.got = nil
-	l.session.SetPath(path.Path{Peer: loopback(g)})
+	l.session.Move(time.Now(), path.Path{Peer: loopback(g)}, &l.out)
 	l.session.Ping(time.Now(), wire.MinPingPacket, &l.out)
 	if !l.until(func() bool { return len(l.got) == 2 }) || fmt.Sprint(l.got) != "[one two]" {
 		t.Fatalf("after the return came %q", l.got)
@@ -359,7 +359,6 @@ func TestStrangersOverTCP(t *testing.T) {
 	}
 	// A sealed packet that nobody knows is answered by a Reset, and at once.
 	unknown := wire.Finish(append(wire.Begin(nil, 0xABCD, wire.LevelTransport, 5, wire.TypePing), make([]byte, 40)...))
-	start = time.Now()
 	got := l.answers(l.visit(to, unknown))
 	if len(got) != 1 {
 		t.Fatalf("%d answers", len(got))

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -69,21 +68,12 @@ func (l *live) visit(to netip.AddrPort, packet []byte) net.Conn {
 }
 
 // answers reads what comes on a connection until the gateway closes it.
-func (l *live) answers(conn net.Conn) (packets [][]byte) {
+func (l *live) answers(conn net.Conn) [][]byte {
 	l.t.Helper()
 	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	all, err := io.ReadAll(conn)
+	packets, err := readFrames(conn)
 	if err != nil {
-		l.t.Fatalf("after %d bytes: %v", len(all), err)
-	}
-	for len(all) > 0 {
-		n := int(binary.BigEndian.Uint32(all)) + 4
-		if n > len(all) {
-			l.t.Fatalf("a packet is cut short: %d of %d bytes", len(all), n)
-		}
-		packets = append(packets, all[4:n])
-		all = all[n:]
+		l.t.Fatalf("after %d packets: %v", len(packets), err)
 	}
 	return packets
 }
