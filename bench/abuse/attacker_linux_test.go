@@ -1,0 +1,383 @@
+package abuse
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lewes/bench/pace"
+	"lewes/bench/worker"
+	"lewes/crypto/cookie"
+	"lewes/crypto/identity"
+	"lewes/crypto/kdf"
+	"lewes/crypto/kem"
+	"lewes/crypto/noise"
+	"lewes/crypto/seal"
+	"lewes/state"
+	"lewes/state/parts"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// attackerParams say whom to attack, and by which way.
+type attackerParams struct {
+	Four, Six netip.AddrPort
+	Identity  identity.PublicKey
+	// Own are addresses that the attacker has and gets answers at.
+	Own []netip.Addr
+}
+
+// attack says what to send.
+type attack struct {
+	Kind string        `json:"kind"`
+	Rate float64       `json:"rate"` // datagrams a second, of connections or handshakes where it is of those
+	For  time.Duration `json:"for"`
+	Size int           `json:"size"` // of garbage
+}
+
+// capture says how many datagrams to look at, the longest that is of interest, and how
+// long to wait for them.
+type capture struct {
+	Datagrams int
+	Segment   int
+	For       time.Duration
+}
+
+// attacker does what a gateway has to bear. Its calls are "attack", "capture" and "learn".
+type attacker struct {
+	attackerParams
+	raw    *rawSocket
+	mac    *cookie.MAC1Key
+	random *rand.Rand
+	kem    []byte // the gateway's KEM key
+	seen   []*sniffed
+	known  []sniffed // data of sessions
+	index  uint32
+}
+
+var attackerRole = worker.Start(func(_ context.Context, p attackerParams) (*worker.Service, error) {
+	raw, err := openRaw()
+	if err != nil {
+		return nil, err
+	}
+	a := &attacker{attackerParams: p, raw: raw, mac: cookie.NewMAC1Key(p.Identity), random: rand.New(rand.NewPCG(1, 2))}
+	return &worker.Service{Result: worker.None{}, Close: raw.close, Calls: map[string]worker.Handler{
+		"attack":  worker.Method(a.attack),
+		"capture": worker.Method(a.capture),
+		"learn":   worker.Method(func(context.Context, worker.None) (worker.None, error) { return worker.None{}, a.learn() }),
+	}}, nil
+})
+
+// learn makes a handshake of its own, which brings the gateway's KEM key.
+func (a *attacker) learn() error {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(a.Four))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	key, err := identity.Generate(crand.Reader)
+	if err != nil {
+		return err
+	}
+	var out state.Output
+	c, err := state.NewClient(time.Now(), state.ClientConfig{
+		Gateway: a.Identity, Identity: key, KEM: kem.MLKEM768, Suites: seal.Offer(), Rand: crand.Reader,
+		Path: path.NewUDP(a.Four, netip.Addr{}, 0),
+	}, &out)
+	if err != nil {
+		return err
+	}
+	var buffer [2048]byte
+	for c.Err() == nil && c.Session() == nil {
+		for _, p := range out.Packets {
+			_, _ = conn.Write(p.Data) // what is lost goes again
+		}
+		out.Reset()
+		if err := conn.SetReadDeadline(c.Deadline()); err != nil {
+			return err
+		}
+		if n, err := conn.Read(buffer[:]); err == nil {
+			_ = c.Handle(time.Now(), append([]byte(nil), buffer[:n]...), &out)
+		} else {
+			c.Tick(time.Now(), &out)
+		}
+	}
+	a.kem, _ = c.KEMKey()
+	return c.Err()
+}
+
+// capture keeps what it sees go to the gateway.
+func (a *attacker) capture(ctx context.Context, c capture) (int, error) {
+	s, err := openSniffer(a.Four.Port())
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	for end := time.Now().Add(c.For); len(a.seen) < c.Datagrams && time.Now().Before(end) && ctx.Err() == nil; {
+		p := s.next(c.Segment)
+		if p == nil {
+			continue
+		}
+		a.seen = append(a.seen, p)
+		if h, err := wire.ParseHeader(p.payload); err == nil && h.Level == wire.LevelTransport {
+			a.known = append(a.known, *p)
+		}
+	}
+	return len(a.seen), nil
+}
+
+// attack attacks for a while and returns what it has sent.
+func (a *attacker) attack(ctx context.Context, p attack) (pace.Result, error) {
+	makers := map[string]func() (from netip.AddrPort, payload []byte){
+		"garbage":          a.garbage(p.Size),
+		"spoofed hellos":   a.spoofedHellos,
+		"hellos":           a.hellos,
+		"garbage, known":   a.garbageForKnown(p.Size),
+		"garbage, unknown": a.garbageForUnknown(p.Size),
+		"replays":          a.replays,
+	}
+	if p.Kind == "bad ciphertexts" {
+		return a.badCiphertexts(ctx, p)
+	}
+	next := makers[p.Kind]
+	if next == nil {
+		return pace.Result{}, fmt.Errorf("no attack %q", p.Kind)
+	}
+	return pace.Run(ctx, pace.Plan{Rate: p.Rate, For: p.For, Most: 32}, func(n int) (int, error) {
+		for i := range n {
+			from, payload := next()
+			to := a.Four
+			if from.Addr().Is6() {
+				to = a.Six
+			}
+			if err := a.raw.send(from, to, payload); err != nil {
+				return i, err
+			}
+		}
+		return n, nil
+	})
+}
+
+// spoofed is one of a million sources, each in a /64 of its own.
+func (a *attacker) spoofed() netip.AddrPort {
+	b := [16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}
+	binary.BigEndian.PutUint32(b[4:], 0xa000_0000|a.random.Uint32N(1<<20))
+	return netip.AddrPortFrom(netip.AddrFrom16(b), uint16(1024+a.random.IntN(60_000)))
+}
+
+// own is one of the addresses that the attacker has.
+func (a *attacker) own() netip.AddrPort {
+	return netip.AddrPortFrom(a.Own[a.random.IntN(len(a.Own))], uint16(1024+a.random.IntN(60_000)))
+}
+
+// garbage is what no gateway looks at twice: a level that there is not, in the first
+// bytes.
+func (a *attacker) garbage(size int) func() (netip.AddrPort, []byte) {
+	p := make([]byte, size)
+	_, _ = crand.Read(p) // never fails
+	p[11] = 0xff
+	return func() (netip.AddrPort, []byte) { return a.spoofed(), p }
+}
+
+// hello makes a hello of an index of its own.
+func (a *attacker) hello() []byte {
+	a.index++
+	commitment := kdf.Hash(binary.LittleEndian.AppendUint32(nil, a.index))
+	return a.helloPacket(&wire.ClientHello{
+		ReceiverIdx: a.index,
+		Salt:        wire.NewSalt(uint64(time.Now().Unix()), &commitment),
+		AEADOffer:   uint8(seal.ChaCha20Poly1305),
+		KEM:         uint8(kem.MLKEM768),
+	})
+}
+
+func (a *attacker) helloPacket(h *wire.ClientHello) []byte {
+	p := h.Append(wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello))
+	p = wire.Finish(wire.Pad(p, 0, wire.MinHelloDatagram))
+	a.mac.Sum(p)
+	return p
+}
+
+func (a *attacker) spoofedHellos() (netip.AddrPort, []byte) { return a.spoofed(), a.hello() }
+
+func (a *attacker) hellos() (netip.AddrPort, []byte) {
+	return netip.AddrPortFrom(a.Own[0], uint16(1024+a.random.IntN(60_000))), a.hello()
+}
+
+// garbageForKnown looks like the next data of sessions that exist.
+func (a *attacker) garbageForKnown(size int) func() (netip.AddrPort, []byte) {
+	p := make([]byte, size)
+	_, _ = crand.Read(p)
+	return func() (netip.AddrPort, []byte) {
+		of := a.known[a.random.IntN(len(a.known))]
+		copy(p[:4], of.payload)
+		seq := binary.LittleEndian.Uint64(of.payload[4:]) + 1<<24 + a.random.Uint64N(1<<30) // in no window yet
+		binary.LittleEndian.PutUint64(p[4:], seq)
+		return of.from, p
+	}
+}
+
+func (a *attacker) garbageForUnknown(size int) func() (netip.AddrPort, []byte) {
+	p := make([]byte, size)
+	_, _ = crand.Read(p)
+	return func() (netip.AddrPort, []byte) {
+		binary.LittleEndian.PutUint32(p, a.random.Uint32())
+		binary.LittleEndian.PutUint64(p[4:], a.random.Uint64N(1<<30))
+		return a.own(), p
+	}
+}
+
+// replays are what was seen on the wire, from where it came, or from elsewhere.
+func (a *attacker) replays() (netip.AddrPort, []byte) {
+	s := a.seen[a.random.IntN(len(a.seen))]
+	if a.random.IntN(2) == 0 {
+		return a.own(), s.payload
+	}
+	return s.from, s.payload
+}
+
+// badCiphertexts makes handshakes from sockets of its own, with the cookie where one is
+// asked for, and in each four Handshake 1 that open up to the KEM ciphertext, which is
+// noise. The rate is about that of the datagrams, of which a handshake has nine.
+func (a *attacker) badCiphertexts(ctx context.Context, p attack) (pace.Result, error) {
+	static, err := a.Identity.X25519()
+	if err != nil {
+		return pace.Result{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.For)
+	defer cancel()
+	began := time.Now()
+	var sent, made atomic.Uint64
+	var all sync.WaitGroup
+	errs := make(chan error, len(a.Own))
+	for i, own := range a.Own {
+		all.Go(func() {
+			conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)), net.UDPAddrFromAddrPort(a.Four))
+			if err != nil {
+				errs <- err
+				return
+			}
+			defer conn.Close()
+			one := &forger{attacker: a, conn: conn, gateway: static, index: uint32(i+1) << 20}
+			for ctx.Err() == nil {
+				due := time.Duration(float64(made.Add(9)) / p.Rate * float64(time.Second))
+				time.Sleep(due - time.Since(began))
+				if ctx.Err() != nil {
+					return
+				}
+				n, err := one.handshake()
+				sent.Add(n)
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	close(errs)
+	r := pace.Result{Sent: sent.Load(), Took: time.Since(began)}
+	for err := range errs {
+		return r, err
+	}
+	return r, nil
+}
+
+// forger is one source of bad ciphertexts.
+type forger struct {
+	*attacker
+	conn    *net.UDPConn
+	gateway [32]byte
+	index   uint32
+}
+
+// handshake sends a hello, with a cookie if need be, and the forgeries. It returns how
+// many datagrams it has sent.
+func (f *forger) handshake() (sent uint64, err error) {
+	ephemeral, err := noise.GenerateKeyPair(crand.Reader)
+	if err != nil {
+		return 0, err
+	}
+	f.index++
+	commitment := kdf.Hash(ephemeral.Public[:])
+	hello := wire.ClientHello{
+		ReceiverIdx: f.index,
+		Salt:        wire.NewSalt(uint64(time.Now().Unix()), &commitment),
+		AEADOffer:   uint8(seal.ChaCha20Poly1305),
+		KEM:         uint8(kem.MLKEM768),
+		KEMKeyID:    kem.KeyID(f.kem),
+	}
+	for range 2 {
+		if _, err := f.conn.Write(f.helloPacket(&hello)); err != nil {
+			return sent, err
+		}
+		sent++
+		kind, content := f.answer()
+		if kind == wire.TypeAck {
+			forged, err := f.forge(&hello, ephemeral)
+			return sent + forged, err
+		}
+		busy, err := wire.ParseBusy(content)
+		if kind != wire.TypeBusy || err != nil || !busy.HasCookie {
+			return sent, nil // refused, or lost
+		}
+		hello.HasCookie, hello.Cookie = true, busy.Cookie
+	}
+	return sent, nil
+}
+
+// answer waits a moment for an answer to the hello under way.
+func (f *forger) answer() (wire.Type, []byte) {
+	var buffer [2048]byte
+	if f.conn.SetReadDeadline(time.Now().Add(100*time.Millisecond)) != nil {
+		return 0xffff, nil
+	}
+	for {
+		n, err := f.conn.Read(buffer[:])
+		if err != nil {
+			return 0xffff, nil
+		}
+		p := append([]byte(nil), buffer[:n]...)
+		if index, ok := wire.ReceiverIdx(p); !ok || index != f.index {
+			continue
+		}
+		if kind, content, err := wire.ParseBody(wire.Body(p)); err == nil {
+			return kind, content
+		}
+	}
+}
+
+// forge sends four Handshake 1, in two parts each.
+func (f *forger) forge(hello *wire.ClientHello, ephemeral noise.KeyPair) (sent uint64, err error) {
+	of := hello.Hello()
+	text := append([]byte("lewes/2 transcript"), f.Identity[:]...)
+	text = append(append(text, of[:]...), make([]byte, 8)...) // no KKT
+	t := kdf.Hash(text)
+	for range 4 {
+		// A ciphertext in its TLS form, its confirmation, and a sealed credential.
+		message := append([]byte{0x03, 0x44, 0x40}, make([]byte, 1088+32+16)...)
+		_, _ = crand.Read(message[3:])
+		message = append(append(message, 0x40, 0x7c), make([]byte, 124)...)
+		x := noise.NewXKInitiator(append([]byte("lewes/2"), t[:]...), noise.KeyPair{}, ephemeral, f.gateway)
+		first, err := x.WriteMessage1(message)
+		if err != nil {
+			return sent, err
+		}
+		for _, part := range parts.Split(first, parts.MaxData) {
+			p := wire.Finish(part.Append(wire.Begin(nil, hello.ReceiverIdx, wire.LevelClear, 0, wire.TypeHandshake)))
+			f.mac.Sum(p)
+			if _, err := f.conn.Write(p); err != nil {
+				return sent, err
+			}
+			sent++
+		}
+	}
+	return sent, nil
+}

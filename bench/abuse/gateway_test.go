@@ -1,0 +1,193 @@
+//go:build linux
+
+package abuse
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"lewes/transport/uri"
+)
+
+// gateway is a process of the real program.
+type gateway struct {
+	t    *testing.T
+	uri  uri.Gateway
+	cmd  *exec.Cmd
+	done chan struct{}
+
+	mu  sync.Mutex
+	log bytes.Buffer // standard output and standard error
+}
+
+// where says how a gateway is started.
+type where struct {
+	do    func(func() error) error // starts it, on a machine of its own for one; nil: here
+	wrap  []string                 // a program that starts it
+	env   []string
+	state string // its state folder; "": a new one
+}
+
+// startGateway starts a gateway that everybody may use; config is what its
+// configuration has beside that.
+func startGateway(t *testing.T, w where, config string) *gateway {
+	t.Helper()
+	g, err := tryGateway(t, w, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// tryGateway is startGateway for one that may not start.
+func tryGateway(t *testing.T, w where, config string) (*gateway, error) {
+	t.Helper()
+	if w.state == "" {
+		w.state = t.TempDir()
+	}
+	file := filepath.Join(t.TempDir(), "gateway.toml")
+	if err := os.WriteFile(file, []byte(fmt.Sprintf("state_dir = %q\n", w.state)+"access.mode = \"open\"\n"+config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append(w.wrap, program, "gateway", "--config", file)
+	g := &gateway{t: t, cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	g.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.state}, w.env...)
+	pipe, err := g.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.cmd.Stderr = g.cmd.Stdout
+	if w.do == nil {
+		w.do = func(f func() error) error { return f() }
+	}
+	if err := w.do(g.cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(g.done)
+		for lines := bufio.NewReader(pipe); ; {
+			line, err := lines.ReadBytes('\n')
+			g.mu.Lock()
+			g.log.Write(line)
+			g.mu.Unlock()
+			if err != nil {
+				break
+			}
+		}
+		_ = g.cmd.Wait() // the exit code is in ProcessState
+	}()
+	t.Cleanup(func() {
+		g.kill()
+		if t.Failed() {
+			t.Logf("the gateway said:\n%s", shorten(g.said()))
+		}
+	})
+	for deadline := time.Now().Add(patience); !strings.Contains(g.said(), "  ready  "); time.Sleep(time.Millisecond) {
+		select {
+		case <-g.done:
+			return g, fmt.Errorf("the gateway does not start: %s", g.said())
+		default:
+		}
+		if time.Now().After(deadline) {
+			return g, fmt.Errorf("the gateway is not ready: %s", g.said())
+		}
+	}
+	for line := range strings.Lines(g.said()) {
+		if strings.HasPrefix(line, "lewes://") {
+			g.uri, err = uri.Parse(strings.TrimSpace(line))
+			return g, err
+		}
+	}
+	return g, fmt.Errorf("the gateway names no URI: %s", g.said())
+}
+
+// shorten keeps a long log readable.
+func shorten(s string) string {
+	const most = 8 << 10
+	if len(s) <= most {
+		return s
+	}
+	return s[:most/2] + "\n…\n" + s[len(s)-most/2:]
+}
+
+// said is all that it has written.
+func (g *gateway) said() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.log.String()
+}
+
+// kill ends it at once.
+func (g *gateway) kill() {
+	_ = g.cmd.Process.Kill() // it may have ended by itself
+	<-g.done
+}
+
+// end asks it to end and looks whether it could do so in peace.
+func (g *gateway) end() {
+	g.t.Helper()
+	g.alive()
+	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		g.t.Fatal(err)
+	}
+	select {
+	case <-g.done:
+	case <-time.After(patience):
+		g.t.Fatal("the gateway does not end")
+	}
+	if code := g.cmd.ProcessState.ExitCode(); code != 0 {
+		g.t.Errorf("the gateway ended with exit code %d", code)
+	}
+}
+
+// alive fails the test if the gateway is not, or has panicked.
+func (g *gateway) alive() {
+	g.t.Helper()
+	select {
+	case <-g.done:
+		g.t.Fatal("the gateway has ended")
+	default:
+	}
+	for _, bad := range []string{"panic", "fatal error", "DATA RACE"} {
+		if strings.Contains(g.said(), bad) {
+			g.t.Fatalf("the gateway said %q", bad)
+		}
+	}
+}
+
+// descriptors counts what it has open.
+func (g *gateway) descriptors() int {
+	g.t.Helper()
+	entries, err := os.ReadDir("/proc/" + strconv.Itoa(g.cmd.Process.Pid) + "/fd")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// parseFigures reads what a gateway's metrics page says: each series, with its labels
+// as they are written, and its value.
+func parseFigures(page string) map[string]float64 {
+	all := make(map[string]float64)
+	for line := range strings.Lines(page) {
+		line = strings.TrimSpace(line)
+		at := strings.LastIndexByte(line, ' ')
+		if at < 0 || line[0] == '#' {
+			continue
+		}
+		if v, err := strconv.ParseFloat(line[at+1:], 64); err == nil {
+			all[line[:at]] = v
+		}
+	}
+	return all
+}
