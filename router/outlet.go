@@ -50,3 +50,21 @@ func socketsOf(l *udp.Listener, shard int) (*sockets, []transport.Conn) {
 	}
 	return o, mine
 }
+
+// writeRuns sends packets to clients, each run of them by the socket of its path, and
+// returns how many were not taken.
+func writeRuns(out outlets, packets []transport.Packet) (failed uint64) {
+	for rest := packets; len(rest) > 0; {
+		conn, n := out.For(rest[0].Path), 1
+		for n < len(rest) && (rest[n].Path == rest[0].Path || out.For(rest[n].Path) == conn) {
+			n++
+		}
+		if conn != nil {
+			if sent, err := conn.WriteBatch(rest[:n]); err != nil {
+				failed += uint64(n - sent)
+			}
+		}
+		rest = rest[n:]
+	}
+	return failed
+}

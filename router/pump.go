@@ -206,18 +206,7 @@ func fits(session *state.Session, t wire.Type, size int) bool {
 
 // flush sends what was sealed, each run of packets by the socket of its path.
 func (w *writer) flush(s *Shard) {
-	for rest := w.packets; len(rest) > 0; {
-		conn, n := s.out.For(rest[0].Path), 1
-		for n < len(rest) && (rest[n].Path == rest[0].Path || s.out.For(rest[n].Path) == conn) {
-			n++
-		}
-		if conn != nil {
-			if sent, err := conn.WriteBatch(rest[:n]); err != nil {
-				s.counters.clientFailed.Add(uint64(n - sent))
-			}
-		}
-		rest = rest[n:]
-	}
+	s.counters.clientFailed.Add(writeRuns(s.out, w.packets))
 	for _, d := range w.held {
 		d.deliver()
 	}

@@ -25,7 +25,7 @@ func (s *Shard) turnPacket(now time.Time, packet []byte, from path.Path) {
 		if s.backlog.push(now, packet, from) {
 			s.counters.Stale++
 		}
-		s.turnBacklog(now) // at once if there is time: what follows may need its session
+		s.turnBacklog() // at once if there is time: what follows may need its session
 		return
 	}
 	if g := s.sessions.Find(h.ReceiverIdx); g != nil {

@@ -40,6 +40,9 @@ type attack struct {
 	Rate float64       `json:"rate"` // datagrams a second, of connections or handshakes where it is of those
 	For  time.Duration `json:"for"`
 	Size int           `json:"size"` // of garbage
+	// Spoiled makes plain garbage of what would be sent, which then costs the attacker
+	// as much and the gateway as little as can be.
+	Spoiled bool `json:"spoiled"`
 }
 
 // capture says how many datagrams to look at, the longest that is of interest, and how
@@ -60,6 +63,8 @@ type attacker struct {
 	seen   []*sniffed
 	known  []sniffed // data of sessions
 	index  uint32
+
+	spoiled [2048]byte
 }
 
 var attackerRole = worker.Start(func(_ context.Context, p attackerParams) (*worker.Service, error) {
@@ -146,6 +151,9 @@ func (a *attacker) attack(ctx context.Context, p attack) (pace.Result, error) {
 	if p.Kind == "bad ciphertexts" {
 		return a.badCiphertexts(ctx, p)
 	}
+	if manner := manners[p.Kind]; manner != nil {
+		return a.connect(ctx, p, manner)
+	}
 	next := makers[p.Kind]
 	if next == nil {
 		return pace.Result{}, fmt.Errorf("no attack %q", p.Kind)
@@ -153,6 +161,9 @@ func (a *attacker) attack(ctx context.Context, p attack) (pace.Result, error) {
 	return pace.Run(ctx, pace.Plan{Rate: p.Rate, For: p.For, Most: 32}, func(n int) (int, error) {
 		for i := range n {
 			from, payload := next()
+			if p.Spoiled {
+				payload = a.spoil(payload)
+			}
 			to := a.Four
 			if from.Addr().Is6() {
 				to = a.Six
@@ -172,9 +183,9 @@ func (a *attacker) spoofed() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(b), uint16(1024+a.random.IntN(60_000)))
 }
 
-// own is one of the addresses that the attacker has.
-func (a *attacker) own() netip.AddrPort {
-	return netip.AddrPortFrom(a.Own[a.random.IntN(len(a.Own))], uint16(1024+a.random.IntN(60_000)))
+// foreign is one of a hundred IPv4 addresses that somebody else has.
+func (a *attacker) foreign(n int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(128 + n)}), uint16(1024+a.random.IntN(60_000)))
 }
 
 // garbage is what no gateway looks at twice: a level that there is not, in the first
@@ -184,6 +195,13 @@ func (a *attacker) garbage(size int) func() (netip.AddrPort, []byte) {
 	_, _ = crand.Read(p) // never fails
 	p[11] = 0xff
 	return func() (netip.AddrPort, []byte) { return a.spoofed(), p }
+}
+
+// spoil returns a copy of a packet with a level that there is not.
+func (a *attacker) spoil(payload []byte) []byte {
+	p := append(a.spoiled[:0], payload...)
+	p[11] = 0xff
+	return p
 }
 
 // hello makes a hello of an index of its own.
@@ -208,7 +226,7 @@ func (a *attacker) helloPacket(h *wire.ClientHello) []byte {
 func (a *attacker) spoofedHellos() (netip.AddrPort, []byte) { return a.spoofed(), a.hello() }
 
 func (a *attacker) hellos() (netip.AddrPort, []byte) {
-	return netip.AddrPortFrom(a.Own[0], uint16(1024+a.random.IntN(60_000))), a.hello()
+	return a.foreign(0), a.hello()
 }
 
 // garbageForKnown looks like the next data of sessions that exist.
@@ -230,7 +248,7 @@ func (a *attacker) garbageForUnknown(size int) func() (netip.AddrPort, []byte) {
 	return func() (netip.AddrPort, []byte) {
 		binary.LittleEndian.PutUint32(p, a.random.Uint32())
 		binary.LittleEndian.PutUint64(p[4:], a.random.Uint64N(1<<30))
-		return a.own(), p
+		return a.foreign(a.random.IntN(100)), p
 	}
 }
 
@@ -238,7 +256,7 @@ func (a *attacker) garbageForUnknown(size int) func() (netip.AddrPort, []byte) {
 func (a *attacker) replays() (netip.AddrPort, []byte) {
 	s := a.seen[a.random.IntN(len(a.seen))]
 	if a.random.IntN(2) == 0 {
-		return a.own(), s.payload
+		return a.foreign(a.random.IntN(100)), s.payload
 	}
 	return s.from, s.payload
 }

@@ -18,6 +18,7 @@ import (
 
 const (
 	port        = 51264
+	tcpPort     = 41264
 	metricsPort = 9264
 	// slice is how long a flood, or plain garbage in its place, goes on until the other
 	// has its turn: whatever else the machine does, it does beside both.
@@ -30,6 +31,8 @@ const (
 	// through beside anything.
 	offered  = 400_000
 	datagram = 1200
+	// packetsOfConnection are those that it takes to open and to close one.
+	packetsOfConnection = 6
 	// memoryLimit is what the gateway may use.
 	memoryLimit = 192 << 20
 	// shortLife lets the gateway forget handshakes while the test looks on.
@@ -71,7 +74,11 @@ func newBattlefield(t *testing.T) *battlefield {
 		t.Fatal(err)
 	}
 	for _, args := range []string{
-		"0 route add local 198.51.100.0/24 dev lo", // all of them are the attacker's own
+		// The attacker has some addresses. What is sent to others, whose names he only
+		// uses, is gone without a word, as in a network that is not his.
+		"0 route add local 198.51.100.0/25 dev lo",
+		"0 route add blackhole 198.51.100.128/25",
+		"0 -6 route add blackhole 2001:db8:a000::/36",
 		"1 route add default via 192.0.2.1",
 		"1 -6 route add default via 2001:db8:1::1",
 	} {
@@ -105,7 +112,7 @@ listen = "192.0.2.2:%d"
 	b.visitor = start("visitor", worker.None{}, nil)
 	b.reader = start("visitor", worker.None{}, nil)
 	a := attackerParams{Four: b.four, Six: netip.MustParseAddrPort(fmt.Sprintf("[2001:db8:1::2]:%d", port)), Identity: id}
-	for n := range 200 {
+	for n := range 100 {
 		a.Own = append(a.Own, netip.AddrFrom4([4]byte{198, 51, 100, byte(n + 1)}))
 	}
 	b.attacker = start("attacker", a, nil)
@@ -185,15 +192,28 @@ func TestFloods(t *testing.T) {
 	b.call(b.attacker, "learn", worker.None{}, nil)
 	time.Sleep(shortLife)
 	before, descriptors := b.figures(), b.gateway.descriptors()
-	for _, a := range []attack{
-		{Kind: "spoofed hellos", Rate: 20_000, Size: 1000},
-		{Kind: "hellos", Rate: 20_000, Size: 1000},
-		{Kind: "bad ciphertexts", Rate: 5_000, Size: 700},
-		{Kind: "garbage, known", Rate: 20_000, Size: 1000},
-		{Kind: "garbage, unknown", Rate: 20_000, Size: 1000},
-		{Kind: "replays", Rate: 20_000, Size: 1000},
+	const steps, drops, refused, failed = `lewes_handshakes_total{step=%q}`, `lewes_dropped_packets_total{reason=%q}`, `lewes_tcp_refused_connections_total{bound=%q}`, `lewes_tcp_failed_connections_total{reason=%q}`
+	for _, f := range []struct {
+		attack
+		counted string // by the gateway, as what it is
+	}{
+		{attack{Kind: "spoofed hellos", Rate: 20_000, Size: 1000}, fmt.Sprintf(steps, "hello")},
+		{attack{Kind: "hellos", Rate: 20_000, Size: 1000}, fmt.Sprintf(steps, "busy")},
+		{attack{Kind: "bad ciphertexts", Rate: 5_000, Size: 700}, fmt.Sprintf(steps, "failed")},
+		{attack{Kind: "garbage, known", Rate: 20_000, Size: 1000}, fmt.Sprintf(drops, "forged")},
+		{attack{Kind: "garbage, unknown", Rate: 20_000, Size: 1000}, fmt.Sprintf(drops, "unknown_session")},
+		{attack{Kind: "replays", Rate: 20_000, Size: 1000}, fmt.Sprintf(drops, "replayed")},
+		{attack{Kind: "silent connections", Rate: 600, Size: 100}, fmt.Sprintf(refused, "max_per_source")},
+		{attack{Kind: "slow connections", Rate: 600, Size: 100}, fmt.Sprintf(refused, "max_per_source")},
+		{attack{Kind: "connections of a huge length", Rate: 600, Size: 100}, fmt.Sprintf(failed, "bad_length")},
 	} {
-		t.Run(a.Kind, func(t *testing.T) { b.flood(t, a) })
+		t.Run(f.Kind, func(t *testing.T) {
+			counted := b.figures()[f.counted]
+			b.flood(t, f.attack)
+			if n := b.figures()[f.counted] - counted; n < 20 {
+				t.Errorf("%s has risen by %.0f: the flood did not come to where it was aimed at", f.counted, n)
+			}
+		})
 	}
 	b.afterwards(before, descriptors)
 	b.gateway.end()
@@ -201,15 +221,27 @@ func TestFloods(t *testing.T) {
 
 // flood does one.
 func (b *battlefield) flood(t *testing.T, a attack) {
-	garbage := attack{Kind: "garbage", Rate: a.Rate, Size: a.Size}
-	var beside, under, memory float64
+	garbage := a
+	garbage.Spoiled = true
+	if a.Kind == "bad ciphertexts" || manners[a.Kind] != nil {
+		garbage = attack{Kind: "garbage", Rate: a.Rate, Size: a.Size}
+	}
+	if manners[a.Kind] != nil {
+		garbage.Rate *= packetsOfConnection
+	}
+	var beside, under, memory, milliseconds float64
 	var sent, sentGarbage uint64
 	var honest visited
-	for turn := 0; turn < turns || turn < mostTurns && under < 0.75*beside; turn++ {
+	done := 0
+	for ; done < turns || done < mostTurns && under < 0.75*beside; done++ {
+		visits := visits{Gateway: b.gateway.uri, Rate: 20, For: slice}
+		visiting := background[visited](b, b.visitor, "visit", visits)
 		arrived, n := b.under(garbage)
 		beside += arrived
 		sentGarbage += n
-		visiting := background[visited](b, b.visitor, "visit", visits{Gateway: b.gateway.uri, Rate: 20, For: slice})
+		visiting()
+		handshakes := b.figures()["lewes_handshake_milliseconds_total"]
+		visiting = background[visited](b, b.visitor, "visit", visits)
 		arrived, n = b.under(a)
 		under += arrived
 		sent += n
@@ -219,6 +251,7 @@ func (b *battlefield) flood(t *testing.T, a attack) {
 		if v.Err != "" {
 			honest.Err = v.Err
 		}
+		milliseconds += b.figures()["lewes_handshake_milliseconds_total"] - handshakes
 		memory = max(memory, b.figures()["lewes_memory_used_bytes"])
 	}
 	inTime, longest := 0, time.Duration(0)
@@ -228,8 +261,8 @@ func (b *battlefield) flood(t *testing.T, a attack) {
 			inTime++
 		}
 	}
-	t.Logf("%d sent, %d of garbage; sessions moved %.0f, %.0f beside garbage (%.0f %%); %d of %d handshakes within 2 s, the longest %v; memory %.0f MiB",
-		sent, sentGarbage, under, beside, 100*under/beside, inTime, honest.Tried, longest.Round(time.Millisecond), memory/(1<<20))
+	t.Logf("%d sent, %d of garbage; sessions moved %.0f, %.0f beside garbage (%.0f %%); %d of %d handshakes within 2 s, the longest %v; %.0f ms of %v went into handshakes; memory %.0f MiB",
+		sent, sentGarbage, under, beside, 100*under/beside, inTime, honest.Tried, longest.Round(time.Millisecond), milliseconds, slice*time.Duration(done), memory/(1<<20))
 	if under < 0.7*beside {
 		t.Errorf("sessions have %.0f %% of the throughput that they have beside garbage, want 70 %%", 100*under/beside)
 	}
@@ -239,8 +272,8 @@ func (b *battlefield) flood(t *testing.T, a attack) {
 	if memory > memoryLimit {
 		t.Errorf("the gateway used %.0f MiB", memory/(1<<20))
 	}
-	if sent < sentGarbage/4 || sent == 0 {
-		t.Errorf("%d datagrams are no flood beside %d of garbage", sent, sentGarbage)
+	if took := slice * time.Duration(done); float64(sent) < a.Rate*took.Seconds()/4 {
+		t.Errorf("%d in %v are no flood", sent, took)
 	}
 	b.gateway.alive()
 }

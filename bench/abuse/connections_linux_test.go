@@ -1,0 +1,75 @@
+package abuse
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"lewes/bench/pace"
+)
+
+const (
+	// tcpSources are the addresses that connections come from: few, so that the bound
+	// of each is reached.
+	tcpSources = 5
+	// mostConnections bounds those that the attacker has open.
+	mostConnections = 2000
+)
+
+// manners are what connections do once they stand, until the gateway closes them.
+var manners = map[string]func(net.Conn){
+	"silent connections": func(net.Conn) {},
+	"slow connections": func(c net.Conn) {
+		packet := binary.BigEndian.AppendUint32(nil, 1000)
+		packet = append(packet, make([]byte, 1000)...)
+		for i := range packet {
+			if _, err := c.Write(packet[i : i+1]); err != nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	},
+	"connections of a huge length": func(c net.Conn) {
+		packet := binary.BigEndian.AppendUint32(nil, 0xffff_ffff)
+		_, _ = c.Write(append(packet, make([]byte, 4096)...)) // it may be closed by then
+	},
+}
+
+// connect opens connections at a rate, and gives up those that are still open in the
+// end.
+func (a *attacker) connect(ctx context.Context, p attack, manner func(net.Conn)) (pace.Result, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	room := make(chan struct{}, mostConnections)
+	to := netip.AddrPortFrom(a.Four.Addr(), tcpPort)
+	result, err := pace.Run(ctx, pace.Plan{Rate: p.Rate, For: p.For}, func(n int) (int, error) {
+		for i := range n {
+			select {
+			case room <- struct{}{}:
+			default:
+				return i, nil
+			}
+			from := a.Own[a.random.IntN(tcpSources)]
+			all.Go(func() {
+				defer func() { <-room }()
+				dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+				conn, err := dialer.DialContext(ctx, "tcp", to.String())
+				if err != nil {
+					return // the gateway, or the system, has too many
+				}
+				defer conn.Close()
+				defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+				manner(conn)
+				_, _ = io.Copy(io.Discard, conn) // until it is closed
+			})
+		}
+		return n, nil
+	})
+	cancel()
+	all.Wait()
+	return result, err
+}
