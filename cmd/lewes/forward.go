@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"lewes/transport/client"
+	"lewes/transport/path"
 )
 
 func newForward() *cobra.Command {
@@ -27,10 +28,14 @@ LOCAL is a port, or address:port; where no address is named it is 127.0.0.1, whi
 only this machine can reach. Port 0 lets the system choose one. TARGET is host:port.
 
 Forward runs until it is told to end (SIGINT or SIGTERM), and stays connected by
-itself: it ends with exit code 1 when it cannot connect at first, or when the gateway
+itself, over UDP where that passes, else over TCP: its log says when and why it changes
+from one to the other. It ends with exit code 1 when it cannot connect at first, or when the gateway
 refuses every target. It prints one line once it is ready.`,
 		Example: `  lewes forward --gateway lewes://9qA…@gw.example.com 5353=9.9.9.9:53
   dig -p 5353 @127.0.0.1 example.com
+
+  # where UDP does not pass: without --transport it finds out by itself
+  lewes forward --transport tcp --gateway lewes://9qA…@gw.example.com 5353=9.9.9.9:53
 
   # through an entry, several ports at once
   lewes forward --gateway lewes://9qA…@exit.example --via lewes://4mZ…@entry.example \
@@ -66,15 +71,15 @@ refuses every target. It prints one line once it is ready.`,
 		config.Logger = newLogger(cmd.ErrOrStderr(), level, *asJSON)
 		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
 		defer stop()
-		return forward(ctx, config, mappings, func(relays []*relay) error {
-			return sayForwarding(cmd, *asJSON, &config, relays)
+		return forward(ctx, config, mappings, func(s *client.Session, relays []*relay) error {
+			return sayForwarding(cmd, *asJSON, &config, s.Info().Transport, relays)
 		})
 	}
 	return cmd
 }
 
 // forward runs until ctx is done, the session has ended or no target is left.
-func forward(ctx context.Context, config client.Config, mappings []mapping, ready func([]*relay) error) error {
+func forward(ctx context.Context, config client.Config, mappings []mapping, ready func(*client.Session, []*relay) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	log := config.Logger
@@ -98,7 +103,7 @@ func forward(ctx context.Context, config client.Config, mappings []mapping, read
 		return explain(err, &config)
 	}
 	defer session.Close()
-	if err := ready(relays); err != nil {
+	if err := ready(session, relays); err != nil {
 		return err
 	}
 	if err := notify("READY=1"); err != nil {
@@ -154,9 +159,10 @@ func follow(e client.Event, config *client.Config, cancel context.CancelCauseFun
 
 // forwarding is the line that says that forward is ready.
 type forwarding struct {
-	Gateway  string          `json:"gateway"`
-	Via      []string        `json:"via,omitempty"`
-	Mappings []forwardedPort `json:"mappings"`
+	Gateway   string          `json:"gateway"`
+	Via       []string        `json:"via,omitempty"`
+	Transport string          `json:"transport"` // at the beginning
+	Mappings  []forwardedPort `json:"mappings"`
 }
 
 type forwardedPort struct {
@@ -164,8 +170,8 @@ type forwardedPort struct {
 	Target string `json:"target"`
 }
 
-func sayForwarding(cmd *cobra.Command, asJSON bool, config *client.Config, relays []*relay) error {
-	f := forwarding{Gateway: config.Gateway.String()}
+func sayForwarding(cmd *cobra.Command, asJSON bool, config *client.Config, over path.Transport, relays []*relay) error {
+	f := forwarding{Gateway: config.Gateway.String(), Transport: over.String()}
 	for _, v := range config.Via {
 		f.Via = append(f.Via, v.String())
 	}
@@ -185,6 +191,6 @@ func sayForwarding(cmd *cobra.Command, asJSON bool, config *client.Config, relay
 		}
 		way = "entry " + strings.Join(entries, ", ") + " and " + way
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "ready: %s through %s\n", strings.Join(ports, ", "), way)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "ready: %s through %s over %s\n", strings.Join(ports, ", "), way, over)
 	return err
 }

@@ -32,6 +32,7 @@ sends a datagram through it and waits for an answer. It prints how long each ste
 and what was agreed on. If a step fails it says which and why, and exits with 1.`,
 		Example: `  lewes probe lewes://9qA…@gw.example.com
   lewes probe --target 9.9.9.9:53 lewes://9qA…@gw.example.com     # a DNS question through it
+  lewes probe --transport tcp lewes://9qA…@gw.example.com         # does TCP pass?
   lewes probe --via lewes://4mZ…@entry.example lewes://9qA…@exit.example
   lewes probe --json lewes://9qA…@gw.example.com | jq -r .failed`,
 		Args: arguments(1, 1, "the gateway by the URI that it prints, lewes://IDENTITY@host:port"),
@@ -77,15 +78,20 @@ type probe struct {
 
 // probeResult is what came of it.
 type probeResult struct {
-	Gateway string      `json:"gateway"`
-	Via     []string    `json:"via,omitempty"`
-	Client  string      `json:"client"` // this client's identity
-	OK      bool        `json:"ok"`
-	Failed  string      `json:"failed,omitempty"` // the step
-	Error   string      `json:"error,omitempty"`
-	KEM     string      `json:"kem,omitempty"`
-	AEAD    string      `json:"aead,omitempty"`
-	Steps   []probeStep `json:"steps"`
+	Gateway string   `json:"gateway"`
+	Via     []string `json:"via,omitempty"`
+	Client  string   `json:"client"` // this client's identity
+	OK      bool     `json:"ok"`
+	Failed  string   `json:"failed,omitempty"` // the step
+	Error   string   `json:"error,omitempty"`
+	KEM     string   `json:"kem,omitempty"`
+	AEAD    string   `json:"aead,omitempty"`
+	// Transport is what carries packets to the first gateway, Reason why it is not the
+	// first choice, Local this machine's address there.
+	Transport string      `json:"transport,omitempty"`
+	Reason    string      `json:"transport_reason,omitempty"`
+	Local     string      `json:"local,omitempty"`
+	Steps     []probeStep `json:"steps"`
 }
 
 // probeStep is one step that was tried.
@@ -175,6 +181,7 @@ func (p *probe) connect(ctx context.Context, r *probeResult) (*client.Session, e
 	info := session.Info()
 	steps := info.Handshake
 	r.KEM, r.AEAD = info.KEM.String(), info.AEAD.String()
+	r.Transport, r.Reason, r.Local = info.Transport.String(), info.TransportReason, info.Local.String()
 	if len(p.config.Via) > 0 {
 		r.ok(stepEntry, steps.Started.Sub(begun)-resolver.took, "sessions with the gateways on the way")
 	}
@@ -280,6 +287,13 @@ func (r *probeResult) print(cmd *cobra.Command) error {
 		fmt.Fprintf(w, "via\t%s\n", v)
 	}
 	fmt.Fprintf(w, "client\t%s\n", r.Client)
+	if r.Transport != "" {
+		fmt.Fprintf(w, "over\t%s from %s", r.Transport, r.Local)
+		if r.Reason != "" {
+			fmt.Fprintf(w, ": %s", r.Reason)
+		}
+		fmt.Fprintln(w)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

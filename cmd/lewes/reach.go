@@ -26,6 +26,7 @@ type reach struct {
 	identity, viaIdentity string
 	state                 string
 	kem                   string
+	transport             string
 	timeout               time.Duration
 }
 
@@ -36,6 +37,7 @@ func (r *reach) flags(cmd *cobra.Command) {
 	flags.StringVar(&r.viaIdentity, "via-identity", "", "`FILE` with another identity for the gateways of --via, so that entry and exit cannot tell that they serve the same client")
 	flags.StringVar(&r.state, "state", "", "the state `folder` (default as the system has it)")
 	flags.StringVar(&r.kem, "kem", kem.MLKEM768.String(), "post-quantum key exchange: ML-KEM-768 or X-Wing")
+	flags.StringVar(&r.transport, "transport", client.Auto.String(), "what carries packets to the first gateway: udp, tcp, or auto, which is udp, and tcp where that does not pass")
 	flags.DurationVar(&r.timeout, "timeout", client.DefaultTimeout, "how long a handshake may take")
 }
 
@@ -54,6 +56,9 @@ func (r *reach) config(gateway string, stderr io.Writer) (c client.Config, err e
 	id, err := kem.ParseID(r.kem)
 	if err != nil {
 		return c, &usageError{fmt.Errorf("--kem: %w", err)}
+	}
+	if err := c.Transport.UnmarshalText([]byte(r.transport)); err != nil {
+		return c, &usageError{fmt.Errorf("--transport: %w", err)}
 	}
 	if r.timeout <= 0 {
 		return c, usagef("--timeout %v is no time; leave it out for %v", r.timeout, client.DefaultTimeout)

@@ -257,7 +257,7 @@ func (s *Session) try(ctx context.Context, in *lane, to netip.Addr) try {
 	l := newLink(s, w)
 	l.answered = &in.answered
 	if err := l.handshake(ctx); err != nil {
-		_ = w.conn.Close()
+		w.abort()
 		return try{lane: in, err: err, fault: l.fault}
 	}
 	l.answered = nil

@@ -126,7 +126,7 @@ func (l *link) tryAt(t path.Transport, search uint64, addrs []netip.Addr) {
 			}
 		})
 		if err == nil && !taken {
-			_ = w.conn.Close()
+			w.abort()
 		}
 	}
 }
@@ -162,9 +162,18 @@ func (l *link) trialFailed(now time.Time, w *way, err error) {
 	l.tried(now, w.path.Transport)
 }
 
-// discard closes a way, which may take a moment.
+// discard closes a way that nothing was sent by but questions.
 func (l *link) discard(w *way) {
-	l.s.running.Go(func() { _ = w.conn.Close() })
+	l.s.running.Go(w.abort)
+}
+
+// abort closes a way without waiting for what was written.
+func (w *way) abort() {
+	if c, ok := w.conn.(interface{ Abort() error }); ok {
+		_ = c.Abort()
+		return
+	}
+	_ = w.conn.Close()
 }
 
 // heard is told of each authentic packet, before it is looked into: so what it asks

@@ -416,7 +416,12 @@ func (c *Conn) LocalAddr() net.Addr {
 
 // Close gives what was written before it a moment to leave, breaks every connection
 // off and returns when nothing of the Conn runs any more.
-func (c *Conn) Close() error {
+func (c *Conn) Close() error { return c.close(closeTime) }
+
+// Abort is Close for one who does not care what was written.
+func (c *Conn) Abort() error { return c.close(0) }
+
+func (c *Conn) close(wait time.Duration) error {
 	c.mu.Lock()
 	var sent chan struct{}
 	if !c.closing {
@@ -428,7 +433,7 @@ func (c *Conn) Close() error {
 	}
 	c.mu.Unlock()
 	if sent != nil {
-		timer := time.NewTimer(closeTime)
+		timer := time.NewTimer(wait)
 		select {
 		case <-sent:
 		case <-timer.C:
