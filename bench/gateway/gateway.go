@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"lewes/router/metrics"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
 	"lewes/transport/wire"
@@ -26,11 +28,13 @@ type Params struct {
 	Suites seal.Suite `json:"suites"`         // 0 means what the CPU does well
 	Shards int        `json:"shards"`         // 0 means GOMAXPROCS
 	Next   *At        `json:"next,omitempty"` // a gateway that this one forwards to
+	TCP    bool       `json:"tcp,omitempty"`  // serve TCP as well
 }
 
 // At says where a gateway is, and who.
 type At struct {
 	Addr     netip.AddrPort     `json:"addr"`
+	TCP      netip.AddrPort     `json:"tcp"` // invalid where it is not served
 	Identity identity.PublicKey `json:"identity"`
 }
 
@@ -41,7 +45,11 @@ const (
 	life = 24 * time.Hour
 )
 
-var loopback = netip.MustParsePrefix("127.0.0.0/8")
+var (
+	loopback = netip.MustParsePrefix("127.0.0.0/8")
+	anyPort  = []netip.AddrPort{netip.AddrPortFrom(loopback.Addr().Next(), 0)}
+	errNoTCP = errors.New("bench/gateway: no TCP port could be bound on loopback")
+)
 
 // Role is a gateway as a worker. It answers with an At; the calls are "stats", which
 // gives what the router has counted, and "traffic".
@@ -68,8 +76,17 @@ func start(ctx context.Context, p Params) (*worker.Service, error) {
 		g.Close()
 		return nil, err
 	}
+	at := At{Addr: g.Addrs()[0], Identity: g.Identity()}
+	if p.TCP {
+		if len(g.TCPAddrs()) == 0 {
+			stop()
+			g.Close()
+			return nil, errNoTCP
+		}
+		at.TCP = g.TCPAddrs()[0]
+	}
 	return &worker.Service{
-		Result: At{Addr: g.Addrs()[0], Identity: g.Identity()},
+		Result: at,
 		Close: func() {
 			stop()
 			g.Close()
@@ -95,7 +112,8 @@ func (p *Params) config(ctx context.Context) (*router.Config, error) {
 	}
 	return &router.Config{
 		Identity:     key,
-		Listen:       udp.Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)}},
+		Listen:       udp.Config{Addrs: anyPort},
+		TCP:          router.TCP{On: p.TCP, Listen: tcp.Config{Addrs: anyPort}},
 		Shards:       p.Shards,
 		KEMs:         []kem.ID{kem.MLKEM768, kem.XWing},
 		Suites:       p.Suites,

@@ -71,6 +71,7 @@ func newEngine(conn transport.Conn, gateway identity.PublicKey, client *identity
 			Suites:   suites,
 			Rand:     rand.Reader,
 			Path:     to,
+			Session:  state.SessionConfig{Stream: to.Transport == path.TCP},
 		},
 		ended:    make(chan struct{}),
 		attempts: make(map[uint32]*attempt),

@@ -13,7 +13,9 @@ import (
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
 	"lewes/crypto/seal"
+	"lewes/transport"
 	"lewes/transport/path"
+	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )
 
@@ -31,6 +33,8 @@ type Params struct {
 	// Sockets is how many sockets the sessions are spread over, as if they were
 	// clients of their own; 0 means 1.
 	Sockets int `json:"sockets,omitempty"`
+	// TCP says that To is a gateway's TCP port.
+	TCP bool `json:"tcp,omitempty"`
 }
 
 // Key is what two ends without a session agree on: a key for each direction.
@@ -111,7 +115,10 @@ func Calls(l *Load) map[string]worker.Handler {
 // receiveBuffer lets what comes back wait while others have the processor.
 const receiveBuffer = 32 << 20
 
-func dial(p *Params) (*udp.Conn, error) {
+func dial(p *Params) (transport.Conn, error) {
+	if p.TCP {
+		return tcp.Dial(p.To, tcp.Options{})
+	}
 	return udp.Dial(p.To, udp.Options{NoGSO: p.Apart, ReceiveBuffer: receiveBuffer, SendBuffer: rawudp.DefaultBuffer})
 }
 
@@ -128,6 +135,14 @@ func startWithoutSessions(p *Params) (*worker.Service, error) {
 	}
 	l := New(conn, unseal, lane)
 	return &worker.Service{Result: worker.None{}, Calls: Calls(l), Close: l.Close}, nil
+}
+
+// path is the way to the gateway.
+func (p *Params) path() path.Path {
+	if p.TCP {
+		return path.NewTCP(p.To, netip.Addr{}, 0)
+	}
+	return path.NewUDP(p.To, netip.Addr{}, 0)
 }
 
 // clients is a Load of sessions.
@@ -152,8 +167,7 @@ func newClients(p *Params) (*clients, error) {
 			c.Close()
 			return nil, err
 		}
-		to := path.NewUDP(p.To, netip.Addr{}, 0)
-		e, err := newEngine(conn, *p.Gateway, id, seal.Offer(), c.meter, to)
+		e, err := newEngine(conn, *p.Gateway, id, seal.Offer(), c.meter, p.path())
 		if err != nil {
 			_ = conn.Close()
 			c.Close()
@@ -192,6 +206,9 @@ func (c *clients) addLanes(socket int, e *engine, flow uint16) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range e.kept {
+		if conn, ok := e.conn.(*tcp.Conn); ok && flow == 1 {
+			poll(conn, s)
+		}
 		lane := flowLane{s, flow}
 		if c.params.Exit == nil {
 			c.lanes = append(c.lanes, placed{lane, e.conn})

@@ -140,6 +140,42 @@ func forwarding(ctx context.Context, c *crew) error {
 // forwardTrain is how many datagrams each client sends at once.
 const forwardTrain = 16
 
+// tcpSubject is the gateway that is reached over TCP.
+const tcpSubject = "gateway over TCP"
+
+// overTCP is one session whose packets each come on a connection of their own, out
+// and back by Polls, beside the same over UDP without trains.
+func overTCP(ctx context.Context, c *crew) error {
+	for _, w := range []struct {
+		way   way
+		title string
+	}{{outward, "Over TCP, client → gateway → target"}, {backward, "Over TCP, target → gateway → client"}} {
+		g := c.gather(ctx)
+		for _, tcp := range []bool{false, true} {
+			r := g.add("gateway")(c.gateway(ctx, w.way, gatewayOptions{suite: best(), apart: true, train: 1, tcp: tcp}))
+			if r == nil {
+				continue
+			}
+			r.row.Subject = "gateway over UDP"
+			if tcp {
+				r.row.Subject = tcpSubject
+			}
+		}
+		group := report.Group{
+			Scenario: c.bench.doing,
+			Title:    w.title,
+			Unit:     "datagram",
+			Payload:  payloadSize,
+			Notes:    []string{"over TCP each packet goes up on a connection of its own, at most 48 at a time; what comes back is fetched by Polls, one after the other, and each brings what has gathered"},
+		}
+		if err := c.bench.contest(ctx, group, g.rigs); err != nil {
+			return err
+		}
+		c.stop()
+	}
+	return nil
+}
+
 func shards(ctx context.Context, c *crew) error {
 	g := c.gather(ctx)
 	for _, n := range []int{1, 2} {

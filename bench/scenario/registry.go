@@ -24,6 +24,7 @@ func All() []Scenario {
 		{"many-flows", "10,000 flows of 40 sessions in turn, a datagram each", manyFlows},
 		{"exit", "through an entry gateway to an exit: client → entry → exit → target", forwarding},
 		{"shards", "one shard against two", shards},
+		{"tcp", "over TCP, a connection for each packet, against datagrams one by one", overTCP},
 		{"latency", "what a gateway adds to the way of a datagram, idle and half loaded", latency},
 		{"handshakes", "new sessions, and what they do to datagrams of old ones", handshakes},
 		{"subsessions", "new keys for established sessions", subsessions},

@@ -127,6 +127,7 @@ type gatewayOptions struct {
 	apart    bool
 	train    int // 0 means as long as may be
 	payload  int // 0 means payloadSize
+	tcp      bool
 }
 
 // gateway starts a rig with a gateway.
@@ -147,10 +148,13 @@ func (c *crew) gateway(ctx context.Context, w way, o gatewayOptions) (*rig, erro
 		r.payload = o.payload
 	}
 	var at gateway.At
-	if r.subject, err = c.start(ctx, roleGateway, gateway.Params{Suites: o.suite, Shards: max(o.shards, 1)}, &at, worker.Where{}); err != nil {
+	if r.subject, err = c.start(ctx, roleGateway, gateway.Params{Suites: o.suite, Shards: max(o.shards, 1), TCP: o.tcp}, &at, worker.Where{}); err != nil {
 		return nil, err
 	}
-	params := load.Params{To: at.Addr, Apart: o.apart, Gateway: &at.Identity, Sockets: o.sockets}
+	params := load.Params{To: at.Addr, Apart: o.apart, Gateway: &at.Identity, Sockets: o.sockets, TCP: o.tcp}
+	if o.tcp {
+		params.To, r.first = at.TCP, 4_000
+	}
 	if r.load, err = c.start(ctx, roleLoad, params, nil, worker.Where{}); err != nil {
 		return nil, err
 	}

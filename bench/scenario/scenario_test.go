@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"lewes/bench/gateway"
 	"lewes/bench/machine"
 	"lewes/bench/measure"
 	"lewes/bench/report"
@@ -113,6 +114,34 @@ func TestContest(t *testing.T) {
 	}
 	if p, err := os.ReadFile(r.Profiles[0]); err != nil || !bytes.HasPrefix(p, []byte{0x1f, 0x8b}) || filepath.Dir(r.Profiles[0]) != profiles {
 		t.Errorf("profile %s: %d bytes, %v", r.Profiles[0], len(p), err)
+	}
+}
+
+// Over TCP datagrams go out, each on a connection of its own, and come back by Polls.
+func TestOverTCP(t *testing.T) {
+	defer childless(t)
+	const rate = 400.0
+	var got *trial
+	r, err := Run(t.Context(), settings(t, Scenario{"test", "", func(ctx context.Context, c *crew) error {
+		r, err := c.gateway(ctx, bothWays, gatewayOptions{suite: best(), apart: true, train: 1, tcp: true})
+		if err == nil {
+			got, err = c.bench.try(ctx, r, rate, 500*time.Millisecond)
+		}
+		if err != nil {
+			return err
+		}
+		var moved gateway.Traffic
+		err = r.subject.Call(ctx, "traffic", worker.None{}, &moved)
+		if n := moved.Clients.Received.Packets; n != 0 {
+			t.Errorf("%d packets came by UDP", n)
+		}
+		return err
+	}}))
+	if err != nil || got == nil {
+		t.Fatalf("%v, left out %+v", err, r.LeftOut)
+	}
+	if got.sent < rate/4 || got.arrived != got.sent {
+		t.Errorf("of %d datagrams %d arrived", got.sent, got.arrived)
 	}
 }
 
@@ -229,7 +258,7 @@ func TestFind(t *testing.T) {
 	if found, err := Find(nil); err != nil || len(found) != 0 {
 		t.Errorf("of nothing: %v, %v", found, err)
 	}
-	for name, want := range map[string]string{"bulkout": "bulk-out", "shard": "shards", "LATENCY": "latency", "handshake": "handshakes", "sprase": "sparse", "": "both"} {
+	for name, want := range map[string]string{"bulkout": "bulk-out", "shard": "shards", "LATENCY": "latency", "handshake": "handshakes", "sprase": "sparse", "": "tcp"} {
 		_, err := Find([]string{"idle", name})
 		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("no scenario %q; did you mean %s?", name, want)) {
 			t.Errorf("%q: %v", name, err)
@@ -281,6 +310,11 @@ func reported(factor float64) *report.Report {
 		pair("handshakes", "gateway", report.Operations),
 		{Scenario: "idle", Unit: "session", Rows: []report.Row{{Subject: restedSubject, Kind: report.Gateway, Units: 9, PerUnit: one(1000 * factor)}}},
 		{Scenario: "shards", Rows: []report.Row{{Kind: report.Gateway, Max: one(1e6)}, {Kind: report.Gateway, Max: one(2e6 / factor)}}},
+		{Scenario: "tcp", Rows: []report.Row{
+			{Kind: report.Gateway, Subject: "gateway over UDP", Max: one(100)},
+			{Kind: report.Gateway, Subject: tcpSubject, Max: one(12_000 / factor)},
+			{Kind: report.Gateway, Subject: tcpSubject, Max: one(20_000)},
+		}},
 		{Scenario: "latency", Title: "Delay, idle", Rows: []report.Row{
 			{Kind: report.Direct, P50: one(20), P99: one(40)},
 			{Kind: report.Gateway, P50: one(20 + 40*factor), P99: one(40 + 120*factor)},
@@ -300,7 +334,7 @@ func TestTargets(t *testing.T) {
 			factor = 4
 		}
 		all := targets(reported(factor))
-		if len(all) != 12 {
+		if len(all) != 13 {
 			t.Errorf("%d targets", len(all))
 		}
 		for _, target := range all {

@@ -24,6 +24,7 @@ func targets(r *report.Report) []report.Target {
 	j.idle()
 	j.allocations()
 	j.shards()
+	j.tcp()
 	j.delay()
 	return j.targets
 }
@@ -156,6 +157,18 @@ func coresTaken(m *machine.Machine, row *report.Row) (words string, full bool) {
 	others := (row.LoadCPU.Median + row.SinkCPU.Median) * row.Max.Median / 1e6
 	own := row.CPU.Median * row.Max.Median / 1e6
 	return fmt.Sprintf("load and sink took %.1f of %d cores, the gateway %.1f", others, m.Cores, own), others+own > 0.8*float64(m.Cores)
+}
+
+// tcp judges the slower way.
+func (j *judge) tcp() {
+	const limit = 5000
+	t := report.Target{Name: "over TCP, the slower way", Limit: fmt.Sprintf("at least %d packets a second", limit), Unit: "a second"}
+	j.gateways("tcp", func(g *report.Group, row *report.Row) {
+		if v := row.Max; row.Subject == tcpSubject && v.Measured() && (!t.Measured || v.Median < t.Value) {
+			t.Value, t.Measured, t.Note = v.Median, true, g.Title
+		}
+	})
+	j.least(t, limit)
 }
 
 func (j *judge) delay() {
