@@ -31,12 +31,15 @@ type Match struct {
 	IP       int // 4 or 6
 	Protocol uint8
 	Port     uint16 // at end B, UDP or TCP: where the link leads to
+	Near     uint16 // the port at end A, as that machine has it: without a NAT
 }
 
-func (m *Match) matches(h *header, port uint16) bool {
+// matches judges a packet by its header and its ports at both ends.
+func (m *Match) matches(h *header, near, far uint16) bool {
 	return (m.IP == 0 || m.IP == h.version) &&
 		(m.Protocol == 0 || m.Protocol == h.protocol) &&
-		(m.Port == 0 || h.ports && m.Port == port)
+		(m.Port == 0 || h.ports && m.Port == far) &&
+		(m.Near == 0 || h.ports && m.Near == near)
 }
 
 // Counts are what one direction of a link has done so far, in packets.

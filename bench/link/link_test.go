@@ -215,14 +215,21 @@ func TestDrops(t *testing.T) {
 	}
 }
 
-// The far port is B's, whichever way a packet goes.
+// The far port is B's and the near one A's, whichever way a packet goes.
 func TestBlockedPortBothWays(t *testing.T) {
-	l, a, b := testLink(t, 1)
-	l.Both(Faults{Block: []Match{{Port: far4.Port()}}})
-	b.sent <- datagram(UDP, far4, inside4, 9)
-	b.sent <- datagram(UDP, inside4, far4, 9)
-	if got := settled(t, l, b, a, B, 2); len(got) != 1 {
-		t.Errorf("%d arrive", len(got))
+	for _, m := range []Match{{Port: far4.Port()}, {Near: inside4.Port()}} {
+		l, a, b := testLink(t, 1)
+		l.Both(Faults{Block: []Match{m}})
+		a.sent <- datagram(UDP, inside4, far4, 9)
+		a.sent <- datagram(UDP, far4, inside4, 9)
+		if got := settled(t, l, a, b, A, 2); len(got) != 1 {
+			t.Errorf("%+v: %d arrive at B", m, len(got))
+		}
+		b.sent <- datagram(UDP, far4, inside4, 9)
+		b.sent <- datagram(UDP, inside4, far4, 9)
+		if got := settled(t, l, b, a, B, 2); len(got) != 1 {
+			t.Errorf("%+v: %d arrive at A", m, len(got))
+		}
 	}
 }
 

@@ -122,12 +122,15 @@ func (w *way) drops(f *Faults, h *header, b []byte) *atomic.Uint64 {
 }
 
 func (w *way) blocks(f *Faults, h *header, b []byte) bool {
-	port := uint16(0)
+	var near, far uint16
 	if h.ports {
-		port = h.port(b, map[Direction]place{A: destination, B: source}[w.direction])
+		near, far = h.port(b, source), h.port(b, destination)
+	}
+	if w.direction == B {
+		near, far = far, near
 	}
 	for i := range f.Block {
-		if f.Block[i].matches(h, port) {
+		if f.Block[i].matches(h, near, far) {
 			return true
 		}
 	}

@@ -139,7 +139,24 @@ func (c *traveller) dial(ctx context.Context) (d dialled, err error) {
 		return d, errors.New("a flow that does not say how much fits")
 	}
 	c.running.Go(c.receive)
-	return d, nil
+	return d, c.awaitConnected(ctx)
+}
+
+// awaitConnected waits until the client was told that it is connected, so that what it is
+// told later is about what happens then.
+func (c *traveller) awaitConnected(ctx context.Context) error {
+	for {
+		for _, n := range c.events() {
+			if n.Kind == connected {
+				return nil
+			}
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (c *traveller) note(e client.Event) {

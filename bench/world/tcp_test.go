@@ -51,6 +51,82 @@ func TestUDPIsBlocked(t *testing.T) {
 	}
 }
 
+// TestLocalPortIsThrottled: somebody drops what one local port sends and receives. Another
+// one will do, and UDP is not given up for it.
+func TestLocalPortIsThrottled(t *testing.T) {
+	t.Parallel()
+	s := begun(newScene(t), steady)
+	from, local := measure.Now(), s.condition().Local
+	s.link.Both(link.Faults{Block: []link.Match{{Protocol: link.UDP, Near: netip.MustParseAddrPort(local).Port()}}})
+	s.awaitReceived(50)
+	a := s.stop()
+	s.log(a, from)
+	c := s.condition()
+	t.Logf("from %s to %s", local, c.Local)
+	s.saw(from, pathChanged)
+	if c.Transport != "udp" || c.Local == local {
+		t.Errorf("the session runs over %s, from %s", c.Transport, c.Local)
+	}
+	figures.add(t, "one local port throttled: first datagram through from another", a.through(from), fallback)
+}
+
+// TestUDPIsBlockedToTheEntry: the session inside the entry's knows nothing of it.
+func TestUDPIsBlockedToTheEntry(t *testing.T) {
+	t.Parallel()
+	s := begun(newChain(t), steady)
+	blocked := measure.Now()
+	s.link.Both(noUDP)
+	s.awaitReceived(50)
+	a := s.stop()
+	s.log(a, blocked)
+	figures.add(t, "UDP blocked to the entry in mid-session: first datagram through", a.through(blocked), fallback)
+	s.saw(blocked, pathChanged)
+}
+
+// TestLossAndDelayUnderTCP: what TCP sends again is late, but not lost. A source has few
+// connections at a time, each for some round trips, so that less is sent than elsewhere.
+func TestLossAndDelayUnderTCP(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	bad := noUDP
+	bad.Loss, bad.Delay = 0.05, 50*time.Millisecond
+	s.link.Both(bad)
+	d := s.dial()
+	figures.add(t, "UDP blocked, 5 % loss, 50 ms delay: handshake", time.Duration(d.Stood-d.Began), 10*time.Second)
+	from := measure.Now()
+	s.send(sending{Rate: 30, Size: 200})
+	time.Sleep(scaled(time.Minute, 5*time.Second))
+	to := measure.Now()
+	time.Sleep(3 * time.Second) // what was sent again comes meanwhile
+	a := s.stop()
+	s.log(a, from)
+	sent, there, back := a.count(from, to)
+	if there < sent*9/10 || back < there*9/10 {
+		t.Errorf("of %d datagrams %d arrived and %d came back", sent, there, back)
+	}
+	s.saw(from)
+}
+
+// TestNATForgetsUnderTCP: connections break, and the next one is another.
+func TestNATForgetsUnderTCP(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.natted()
+	s.link.Both(noUDP)
+	begun(s, steady)
+	from := measure.Now()
+	for range 3 {
+		time.Sleep(scaled(10*time.Second, 2*time.Second))
+		s.link.Rebind()
+	}
+	s.awaitReceived(50)
+	to := measure.Now()
+	a := s.stop()
+	s.log(a, from)
+	figures.add(t, "NAT rebinding under TCP: longest time without a datagram", a.gap(from, to), fallback)
+	s.saw(from)
+}
+
 // TestUDPIsBlockedForAWhile, wholly or only what the gateway sends: the same session
 // goes over TCP meanwhile.
 func TestUDPIsBlockedForAWhile(t *testing.T) {
