@@ -75,6 +75,9 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[str
 		return HandedOver{}, fmt.Errorf("handing over: %s: %w", doing, err)
 	}
 	if err := g.sendHello(c, extras); err != nil {
+		if refused := expect(c, handover.Ready); errors.Is(refused, ErrRefused) {
+			err = refused // it did not listen to the end
+		}
 		return fail("telling the successor what there is", err)
 	}
 	if err := expect(c, handover.Ready); err != nil {
@@ -124,7 +127,7 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[str
 func expect(c *handover.Conn, kind handover.Kind) error {
 	f, err := c.Receive()
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		return errors.New("the other process has ended")
 	case err != nil:
 		return err

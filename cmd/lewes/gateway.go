@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -13,12 +14,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"lewes/cmd/config"
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/router"
+	"lewes/router/handover"
 	"lewes/router/metrics"
 	"lewes/router/policy"
 	"lewes/state"
@@ -45,6 +46,12 @@ starts for the first time, listens on UDP port 51264 and TCP port 41264 and prin
 clients need, on standard output. It logs "ready" once when it serves, and tells
 systemd so where that asks.
 
+SIGHUP lets it read its configuration again: what can change while it serves does, and
+a line of the log names what cannot. SIGUSR2 upgrades it: the program's file, by now a
+newer one perhaps, is started with the same arguments, gets all sockets, sessions and
+flows, and goes on; nothing that is on its way is lost. A successor that cannot take
+over is logged, and this process goes on. Both exist on Unix systems; upgrades on Linux.
+
 Nobody may use it before you list them: see lewes clients --help.`,
 		Example: `  lewes gateway
   lewes gateway --config /etc/lewes/gateway.toml
@@ -57,22 +64,56 @@ Nobody may use it before you list them: see lewes clients --help.`,
 	offloads := newOffloadFlags(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "print the URIs as one line of JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := loadConfig(*file, *dir)
-		if err != nil {
-			return err
-		}
-		if err := offloads.apply(&c.Listen); err != nil {
-			return err
-		}
-		log, err := gatewayLogger(cmd.ErrOrStderr(), &c.Log)
-		if err != nil {
-			return err
-		}
-		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
+		asked, stop := wishes()
 		defer stop()
-		return runGateway(ctx, c, log, func(a *advertisement) error { return a.print(cmd.OutOrStdout(), *asJSON) })
+		from, err := predecessor()
+		if err != nil {
+			return err
+		}
+		p := &gatewayProcess{
+			load: func() (*config.Config, error) {
+				c, err := loadConfig(*file, *dir)
+				if err != nil {
+					return nil, err
+				}
+				return c, offloads.apply(&c.Listen)
+			},
+			asked: asked,
+			from:  from,
+			ready: func(a *advertisement) error { return a.print(cmd.OutOrStdout(), *asJSON) },
+		}
+		err = p.start(cmd)
+		refuse(from, err)
+		return err
 	}
 	return cmd
+}
+
+// gatewayProcess is a gateway as a process.
+type gatewayProcess struct {
+	load  func() (*config.Config, error)
+	asked <-chan os.Signal
+	from  *handover.Conn // nil: this gateway succeeds no other
+	ready func(*advertisement) error
+
+	config *config.Config
+	log    *zap.Logger
+	level  zap.AtomicLevel
+	guard  *guard
+	extras map[string]*os.File // what a successor gets beside the gateway
+}
+
+// start reads the configuration and runs the gateway.
+func (p *gatewayProcess) start(cmd *cobra.Command) (err error) {
+	if p.config, err = p.load(); err != nil {
+		return err
+	}
+	if p.log, p.level, err = gatewayLogger(cmd.ErrOrStderr(), &p.config.Log); err != nil {
+		return err
+	}
+	ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
+	defer stop()
+	return p.run(ctx)
 }
 
 // loadConfig reads a configuration, or takes the default where none is named.
@@ -93,57 +134,91 @@ func loadConfig(file, dir string) (*config.Config, error) {
 	return c, c.ResolveStateDir()
 }
 
-func gatewayLogger(w io.Writer, c *config.Log) (*zap.Logger, error) {
-	level, err := zapcore.ParseLevel(string(c.Level))
+func gatewayLogger(w io.Writer, c *config.Log) (*zap.Logger, zap.AtomicLevel, error) {
+	level, err := zap.ParseAtomicLevel(string(c.Level))
 	if err != nil {
-		return nil, err
+		return nil, level, err
 	}
-	return newLogger(w, level, c.Format == config.LogJSON), nil
+	return newLogger(w, level, c.Format == config.LogJSON), level, nil
 }
 
-// runGateway serves until ctx is done.
-func runGateway(ctx context.Context, c *config.Config, log *zap.Logger, ready func(*advertisement) error) error {
+// run serves until ctx is done, or until a successor does.
+func (p *gatewayProcess) run(ctx context.Context) error {
+	c, log := p.config, p.log
 	key, err := gatewayIdentity(c, log)
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	guard, err := newGuard(c, log)
-	if err != nil {
+	if p.guard, err = newGuard(c, log); err != nil {
 		return err
 	}
 	if err := checkOffloads(&c.Listen, udp.Probe()); err != nil {
 		return err
 	}
 	limitMemory(c)
-	settings := gatewaySettings(c, key, guard, log)
+	settings := gatewaySettings(c, key, p.guard, log)
 	if settings.Directory != nil {
 		resolveDirectory(ctx, settings.Directory, log)
 	}
-	g, err := router.Start(settings)
+	g, inherited, err := p.serve(ctx, settings)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	var chores sync.WaitGroup
 	defer func() {
-		if err := notify("STOPPING=1"); err != nil {
-			log.Warn(err.Error())
-		}
-		log.Info("stopped", zap.Int("sessions_closed", g.Shutdown()))
+		cancel()
 		chores.Wait()
 	}()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if c.Metrics.Listen != "" {
-		at, err := metrics.Serve(ctx, c.Metrics.Listen, g)
-		if err != nil {
+	err = p.announce(ctx, g, inherited)
+	if err == nil {
+		chores.Go(func() { p.guard.watch(ctx, g) })
+		var gone bool
+		if gone, err = p.attend(ctx, g); gone {
+			g.Close()
 			return err
 		}
-		log.Info("metrics", zap.String("url", "http://"+at.String()+"/metrics"))
+	}
+	if err := notify("STOPPING=1"); err != nil {
+		log.Warn(err.Error())
+	}
+	log.Info("stopped", zap.Int("sessions_closed", g.Shutdown()))
+	return err
+}
+
+// serve starts the gateway, or takes it over. The files are what came along.
+func (p *gatewayProcess) serve(ctx context.Context, settings router.Config) (g *router.Gateway, inherited map[string]*os.File, err error) {
+	if p.from == nil {
+		g, err = router.Start(settings)
+		return g, nil, err
+	}
+	if g, inherited, err = router.TakeOver(ctx, settings, p.from); err != nil {
+		p.from.Close()
+		p.from = nil // it was told
+	}
+	return g, inherited, err
+}
+
+// announce tells everybody that the gateway serves.
+func (p *gatewayProcess) announce(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
+	c, log := p.config, p.log
+	metricsErr := p.serveMetrics(ctx, g, inherited)
+	if metricsErr != nil && p.from == nil {
+		return metricsErr
 	}
 	a := advertise(g, c)
-	if err := ready(a); err != nil {
-		return err
+	if p.from == nil {
+		if err := p.ready(a); err != nil {
+			return err
+		}
+	} else {
+		if metricsErr != nil { // what was taken over goes on all the same
+			log.Error("metrics are not served", zap.Error(metricsErr))
+		}
+		if err := awaitFarewell(p.from); err != nil {
+			log.Warn("the predecessor went in the middle of a word", zap.Error(err))
+		}
 	}
 	if a.unknown {
 		log.Warn(`this machine has no global address, so the URI is for this machine alone: put the name or address by which clients reach it into "public" in the configuration`)
@@ -152,9 +227,51 @@ func runGateway(ctx context.Context, c *config.Config, log *zap.Logger, ready fu
 	if err := notify("READY=1"); err != nil {
 		log.Warn(err.Error())
 	}
-	chores.Go(func() { guard.watch(ctx, g) })
-	<-ctx.Done()
 	return nil
+}
+
+// serveMetrics serves them where the configuration says so, by the predecessor's
+// listener if that has the same address.
+func (p *gatewayProcess) serveMetrics(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
+	at := p.config.Metrics.Listen
+	listener := inheritedListener(inherited, metricsListener, at)
+	if at == "" {
+		return nil
+	}
+	if listener == nil {
+		var err error
+		if listener, err = metrics.Listen(ctx, at); err != nil {
+			return err
+		}
+	}
+	if file, err := listener.File(); err == nil { // Windows gives none, and has no successors
+		p.extras = map[string]*os.File{metricsListener + at: file}
+	}
+	metrics.ServeOn(ctx, listener, g)
+	p.log.Info("metrics", zap.String("url", "http://"+listener.Addr().String()+"/metrics"))
+	return nil
+}
+
+// attend does what signals ask until ctx is done, or until a successor has taken over:
+// then the gateway is gone. An error is that it was lost on the way.
+func (p *gatewayProcess) attend(ctx context.Context, g *router.Gateway) (gone bool, err error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case s := <-p.asked:
+			switch wishOf[s] {
+			case wishReload:
+				p.reload(ctx, g)
+			case wishUpgrade:
+				err := upgrade(ctx, g, p.extras, p.log)
+				if err == nil || errors.Is(err, router.ErrLost) {
+					return true, err
+				}
+				p.log.Error("no upgrade: this gateway goes on", zap.Error(err))
+			}
+		}
+	}
 }
 
 // limitMemory sets the process's memory limit where the environment has not done so.

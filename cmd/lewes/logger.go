@@ -18,7 +18,7 @@ const (
 
 // newLogger returns a logger for people, or with asJSON for programs, that writes
 // to w. Repeated lines are sampled.
-func newLogger(w io.Writer, level zapcore.Level, asJSON bool) *zap.Logger {
+func newLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger {
 	e := zap.NewProductionEncoderConfig()
 	e.EncodeTime = zapcore.ISO8601TimeEncoder
 	e.EncodeDuration = zapcore.StringDurationEncoder

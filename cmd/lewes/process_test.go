@@ -70,7 +70,13 @@ type process struct {
 // launch starts the program; it is killed with the test.
 func launch(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(program, args...), done: make(chan struct{}), change: make(chan struct{})}
+	return launchFile(t, program, env, args...)
+}
+
+// launchFile starts a copy of the program.
+func launchFile(t *testing.T, file string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(file, args...), done: make(chan struct{}), change: make(chan struct{})}
 	p.cmd.Env = env
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {

@@ -16,16 +16,32 @@ import (
 // Serve answers Prometheus at http://address/metrics until ctx ends. It returns
 // the address that it listens on, once it does.
 func Serve(ctx context.Context, address string, source Source) (net.Addr, error) {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(source), collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	listener, err := Listen(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	ServeOn(ctx, listener, source)
+	return listener.Addr(), nil
+}
+
+// Listen returns a listener for ServeOn at an IP address and port.
+func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("metrics.listen %q: %w", address, err)
 	}
+	return listener.(*net.TCPListener), nil
+}
+
+// ServeOn answers Prometheus at path /metrics of what listener accepts, until ctx ends.
+// It owns the listener.
+func ServeOn(ctx context.Context, listener net.Listener, source Source) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(New(source), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	go func() {
@@ -34,5 +50,4 @@ func Serve(ctx context.Context, address string, source Source) (net.Addr, error)
 			_ = listener.Close()
 		}
 	}()
-	return listener.Addr(), nil
 }

@@ -1,0 +1,9 @@
+package main
+
+import (
+	"context"
+
+	"lewes/router"
+)
+
+func (p *gatewayProcess) reload(ctx context.Context, g *router.Gateway) {}
