@@ -78,6 +78,9 @@ func (c *Conn) Send(kind Kind, payload []byte, fds ...int) error {
 	if err := c.write(header, fds); err != nil {
 		return fmt.Errorf("handover: sending %v: %w", kind, err)
 	}
+	if len(payload) == 0 {
+		return nil // it is out, and the other end may be gone
+	}
 	if _, err := c.unix.Write(payload); err != nil {
 		return fmt.Errorf("handover: sending %v: %w", kind, err)
 	}
@@ -99,7 +102,9 @@ func (c *Conn) write(b []byte, fds []int) error {
 		if err != nil {
 			return err
 		}
-		_, err = c.unix.Write(b[n:])
+		if n < len(b) {
+			_, err = c.unix.Write(b[n:])
+		}
 		return err
 	}
 }
