@@ -88,6 +88,9 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[str
 		if err := g.sendSockets(c, sockets, g.flowSockets()); err != nil {
 			return fail("passing sockets", err)
 		}
+		if err := settled(c); err != nil {
+			return fail("passing sockets", err)
+		}
 	}
 
 	begun := time.Now()
@@ -121,6 +124,15 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[str
 		return h, fmt.Errorf("%w: %w", ErrLost, err)
 	}
 	return h, nil
+}
+
+// settled waits until the successor has taken up all sockets that were sent, so that it
+// does not do so while nothing is served.
+func settled(c *handover.Conn) error {
+	if err := c.Send(handover.Sockets, nil); err != nil {
+		return err
+	}
+	return expect(c, handover.Ready)
 }
 
 // expect receives a frame that has to be of one kind.

@@ -195,10 +195,10 @@ func TestSuccessorDies(t *testing.T) {
 				if err != nil {
 					break
 				}
-				kind := f.Kind
+				kind, barrier := f.Kind, f.Kind == handover.Sockets && len(f.Files) == 0
 				f.Close()
 				switch {
-				case kind == handover.Sockets && !ready:
+				case barrier, kind == handover.Sockets && !ready:
 					ready = true
 					_ = theirs.Send(handover.Ready, nil)
 				case kind == handover.End:
@@ -301,7 +301,7 @@ func FuzzTakeOver(f *testing.F) {
 			next := handover.Frame{Kind: handover.Kind(b[0]), Payload: append([]byte(nil), b[2:2+n]...)}
 			b = b[2+n:]
 			return next, nil
-		}, &heirlooms{})
+		}, func() error { return nil }, &heirlooms{})
 		r.shard.Tick()
 	})
 }

@@ -93,7 +93,8 @@ func (g *Gateway) takeOver(ctx context.Context, from *bequest, c *handover.Conn)
 	if err := c.Send(handover.Ready, nil); err != nil {
 		return err
 	}
-	if err := g.load(c.Receive, loaded); err != nil {
+	settled := func() error { return c.Send(handover.Ready, nil) }
+	if err := g.load(c.Receive, settled, loaded); err != nil {
 		return err
 	}
 	if err := c.Send(handover.Loaded, nil); err != nil {
@@ -229,8 +230,9 @@ func (b *bequest) check(g *Gateway) error {
 	return fmt.Errorf("%w (%s)", ErrOther, differs)
 }
 
-// load reads frames up to End, shards side by side.
-func (g *Gateway) load(receive func() (handover.Frame, error), sockets *heirlooms) error {
+// load reads frames up to End, shards side by side. It calls settled where the
+// predecessor waits for the sockets to be taken up.
+func (g *Gateway) load(receive func() (handover.Frame, error), settled func() error, sockets *heirlooms) error {
 	loaders := make([]*loader, len(g.shards))
 	for i, s := range g.shards {
 		loaders[i] = newLoader(s, sockets)
@@ -243,6 +245,10 @@ func (g *Gateway) load(receive func() (handover.Frame, error), sockets *heirloom
 		}
 		if f.Kind == handover.End {
 			break
+		}
+		if f.Kind == handover.Sockets && len(f.Files) == 0 {
+			failed = settled()
+			continue
 		}
 		failed = g.loadFrame(&f, sockets, loaders)
 	}

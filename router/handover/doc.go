@@ -14,8 +14,10 @@
 //	------------------------------------------------------->
 //	                        Ready, or Refused with a reason
 //	<-------------------------------------------------------
-//	   Sockets…             those of flows, while all goes on
+//	   Sockets…             those of flows, while all goes on; one without any at the end
 //	------------------------------------------------------->
+//	                        Ready again, as often as such a one came
+//	<-------------------------------------------------------
 //	   [pauses]  Sockets… Keys Shard… Sessions… End
 //	------------------------------------------------------->
 //	                        Loaded, or Refused
