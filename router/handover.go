@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -85,8 +86,10 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[str
 	}
 	sockets := make(cookies)
 	for range 2 { // the second round brings what was opened during the first
-		if err := g.sendSockets(c, sockets, g.flowSockets()); err != nil {
-			return fail("passing sockets", err)
+		for i, conns := range g.flowSockets() {
+			if err := sendSockets(c, sockets, i, conns); err != nil {
+				return fail("passing sockets", err)
+			}
 		}
 		if err := settled(c); err != nil {
 			return fail("passing sockets", err)
@@ -227,15 +230,16 @@ func (g *Gateway) tcpListeners() (all []*net.TCPListener) {
 	return all
 }
 
-// flowSockets returns the sockets towards targets and other gateways.
-func (g *Gateway) flowSockets() (conns []*udp.Conn) {
-	for _, s := range g.shards {
-		s.Turn(func(time.Time) { conns = s.turnSockets(conns) })
+// flowSockets returns the sockets towards targets and other gateways, by shard.
+func (g *Gateway) flowSockets() [][]*udp.Conn {
+	conns := make([][]*udp.Conn, len(g.shards))
+	for i, s := range g.shards {
+		s.Turn(func(time.Time) { conns[i] = s.turnSockets() })
 	}
 	return conns
 }
 
-func (s *Shard) turnSockets(conns []*udp.Conn) []*udp.Conn {
+func (s *Shard) turnSockets() (conns []*udp.Conn) {
 	s.turnEachWayBack(func(conn transport.Conn, _ returning) {
 		if u, ok := conn.(*udp.Conn); ok {
 			conns = append(conns, u)
@@ -244,8 +248,9 @@ func (s *Shard) turnSockets(conns []*udp.Conn) []*udp.Conn {
 	return conns
 }
 
-// sendSockets passes those sockets that were not passed yet, and notes their names.
-func (g *Gateway) sendSockets(c *handover.Conn, sent cookies, conns []*udp.Conn) error {
+// sendSockets passes those sockets of a shard that were not passed yet, and notes
+// their names.
+func sendSockets(c *handover.Conn, sent cookies, shard int, conns []*udp.Conn) error {
 	var fresh []*udp.Conn
 	for _, conn := range conns {
 		if _, ok := sent[conn]; ok {
@@ -262,7 +267,9 @@ func (g *Gateway) sendSockets(c *handover.Conn, sent cookies, conns []*udp.Conn)
 		fresh = append(fresh, conn)
 	}
 	for batch := range slices.Chunk(fresh, udp.MaxDescriptors) {
-		err := udp.Descriptors(batch, func(fds []int) error { return c.Send(handover.Sockets, nil, fds...) })
+		err := udp.Descriptors(batch, func(fds []int) error {
+			return c.Send(handover.Sockets, binary.LittleEndian.AppendUint16(nil, uint16(shard)), fds...)
+		})
 		if err != nil {
 			return err
 		}
@@ -272,12 +279,10 @@ func (g *Gateway) sendSockets(c *handover.Conn, sent cookies, conns []*udp.Conn)
 
 // sendState passes everything else. The gateway is paused.
 func (g *Gateway) sendState(c *handover.Conn, sockets cookies) error {
-	var conns []*udp.Conn
-	for _, s := range g.shards {
-		conns = s.turnSockets(conns)
-	}
-	if err := g.sendSockets(c, sockets, conns); err != nil {
-		return err
+	for i, s := range g.shards {
+		if err := sendSockets(c, sockets, i, s.turnSockets()); err != nil {
+			return err
+		}
 	}
 	send := func(kind handover.Kind, payload []byte) error { return c.Send(kind, payload) }
 	if err := g.write(g.config.Clock(), sockets, send); err != nil {

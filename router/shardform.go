@@ -29,36 +29,44 @@ const (
 // cookies names the sockets that go to a successor.
 type cookies map[transport.Conn]uint64
 
-// heirlooms are the sockets that came from a predecessor, by their names.
-type heirlooms struct {
-	mu    sync.Mutex
-	conns map[uint64]transport.Conn
+// heirloom is a socket that came from a predecessor.
+type heirloom struct {
+	conn  transport.Conn
+	owner *owner
 }
 
-// take gives a socket away.
-func (h *heirlooms) take(cookie uint64) transport.Conn {
+// heirlooms are those that nobody has yet, by their names.
+type heirlooms struct {
+	mu       sync.Mutex
+	byCookie map[uint64]heirloom
+}
+
+// take gives a socket to what comes back on it, nil if it is not there.
+func (h *heirlooms) take(cookie uint64, to returning) transport.Conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	conn := h.conns[cookie]
-	delete(h.conns, cookie)
-	return conn
+	one, ok := h.byCookie[cookie]
+	if !ok {
+		return nil
+	}
+	delete(h.byCookie, cookie)
+	one.owner.returning = to
+	return one.conn
 }
 
 // add takes a socket over, or closes it.
-func (h *heirlooms) add(conn transport.Conn) error {
-	named, ok := conn.(interface{ Cookie() (uint64, error) })
-	if !ok {
-		_ = conn.Close()
-		return errors.ErrUnsupported
+func (h *heirlooms) add(one heirloom) error {
+	cookie, err := uint64(0), error(errors.ErrUnsupported)
+	if named, ok := one.conn.(interface{ Cookie() (uint64, error) }); ok {
+		cookie, err = named.Cookie()
 	}
-	cookie, err := named.Cookie()
 	if err != nil {
-		_ = conn.Close()
+		_ = one.conn.Close()
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.conns[cookie] = conn
+	h.byCookie[cookie] = one
 	return nil
 }
 
@@ -66,10 +74,10 @@ func (h *heirlooms) add(conn transport.Conn) error {
 func (h *heirlooms) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, conn := range h.conns {
-		_ = conn.Close()
+	for _, one := range h.byCookie {
+		_ = one.conn.Close()
 	}
-	clear(h.conns)
+	clear(h.byCookie)
 }
 
 // frames takes frames away. It may be called by several goroutines.
@@ -206,7 +214,7 @@ func (s *Shard) turnRead(r *snapshot.Reader, sockets *heirlooms) error {
 		n := &nextGateway{shard: s, claims: make(map[uint32]*claim)}
 		r.Fixed(n.identity[:])
 		n.addr = r.AddrPort()
-		if n.conn = sockets.take(r.Uint64()); n.conn != nil && r.Err() == nil {
+		if n.conn = sockets.take(r.Uint64(), n); n.conn != nil && r.Err() == nil {
 			s.nexts[n.identity] = n
 		}
 	}
@@ -290,7 +298,7 @@ func (c *client) readFlow(r *snapshot.Reader, sockets *heirlooms) {
 		return
 	}
 	if !f.resolving {
-		if f.conn = sockets.take(cookie); f.conn == nil {
+		if f.conn = sockets.take(cookie, f); f.conn == nil {
 			return // its socket did not come: the client opens it anew
 		}
 	}

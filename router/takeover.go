@@ -7,9 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 
 	"lewes/router/handover"
 	"lewes/state/snapshot"
@@ -36,8 +39,8 @@ type heir interface {
 
 // TakeOver makes a gateway of everything that a predecessor at the other end of c
 // hands over (HandOver), and serves. The files that came along are the caller's.
-// Once it is content with what it has, the caller sends handover.Serving. An error says
-// why nothing was taken over, and so was the predecessor told, which goes on.
+// The predecessor closes c when it is done. An error says why nothing was taken over,
+// and so was the predecessor told, which goes on.
 func TakeOver(ctx context.Context, config Config, c *handover.Conn) (*Gateway, map[string]*os.File, error) {
 	g, err := newGateway(config)
 	if err != nil {
@@ -83,7 +86,7 @@ func (g *Gateway) takeOver(ctx context.Context, from *bequest, c *handover.Conn)
 		stop()
 		return err
 	}
-	loaded := &heirlooms{conns: make(map[uint64]transport.Conn)}
+	loaded := &heirlooms{byCookie: make(map[uint64]heirloom)}
 	defer func() {
 		loaded.close()
 		if err != nil {
@@ -105,6 +108,9 @@ func (g *Gateway) takeOver(ctx context.Context, from *bequest, c *handover.Conn)
 	}
 	g.begin(own, from.tcp)
 	from.tcp = nil
+	if err := c.Send(handover.Serving, nil); err != nil {
+		g.log.Warn("the predecessor ended before it heard that this gateway serves", zap.Error(err))
+	}
 	return nil
 }
 
@@ -112,13 +118,11 @@ func (g *Gateway) takeOver(ctx context.Context, from *bequest, c *handover.Conn)
 func (g *Gateway) begin(ctx context.Context, tcp []*net.TCPListener) {
 	g.listenTCP(ctx, tcp)
 	g.serve(ctx)
-	var shards sync.WaitGroup
 	for _, s := range g.shards {
-		shards.Go(func() { s.Turn(func(time.Time) { s.turnResume() }) })
-	}
-	shards.Wait()
-	for _, s := range g.shards {
-		s.Turn(s.turnBegin)
+		s.Turn(func(now time.Time) {
+			s.turnResume()
+			s.turnBegin(now)
+		})
 	}
 }
 
@@ -233,6 +237,9 @@ func (b *bequest) check(g *Gateway) error {
 // load reads frames up to End, shards side by side. It calls settled where the
 // predecessor waits for the sockets to be taken up.
 func (g *Gateway) load(receive func() (handover.Frame, error), settled func() error, sockets *heirlooms) error {
+	// While nothing is served, nothing is collected: a heap that doubles again and
+	// again is what the collector would otherwise be busy with.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	loaders := make([]*loader, len(g.shards))
 	for i, s := range g.shards {
 		loaders[i] = newLoader(s, sockets)
@@ -263,7 +270,7 @@ func (g *Gateway) loadFrame(f *handover.Frame, sockets *heirlooms, loaders []*lo
 	switch f.Kind {
 	case handover.Sockets:
 		defer f.Close()
-		return g.adopt(f.Files, sockets)
+		return g.adopt(f, sockets)
 	case handover.Keys:
 		defer f.Close()
 		r := snapshot.NewReader(f.Payload, g.config.Clock())
@@ -282,23 +289,38 @@ func (g *Gateway) loadFrame(f *handover.Frame, sockets *heirlooms, loaders []*lo
 	return fmt.Errorf("%w: %v", handover.ErrFrame, f.Kind)
 }
 
-// adopt makes Conns of flows' sockets.
-func (g *Gateway) adopt(files []*os.File, sockets *heirlooms) error {
+// adopt makes Conns of the sockets that a shard's flows had, and gives them to the
+// loop that will read them for whoever turns out to be their owner.
+func (g *Gateway) adopt(f *handover.Frame, sockets *heirlooms) error {
+	r := snapshot.NewReader(f.Payload, time.Time{})
+	shard := int(r.Uint16())
+	if r.End() != nil || shard >= len(g.shards) {
+		return fmt.Errorf("%w: sockets of shard %d of %d", handover.ErrFrame, shard, len(g.shards))
+	}
 	egress, ok := g.config.Egress.(heir)
 	if !ok {
 		return errors.New("this gateway's flows cannot go on with another's sockets")
 	}
-	for _, file := range files {
+	loop := g.shards[shard].returns
+	for _, file := range f.Files {
 		conn, err := egress.Inherit(file)
 		if err != nil {
 			return err
 		}
-		if err := sockets.add(conn); err != nil {
+		h := heirloom{conn, new(owner)}
+		if u, ok := conn.(*udp.Conn); ok && loop != nil {
+			_ = loop.poller.Adopt(u, h.owner) // or else it gets a pump
+		}
+		if err := sockets.add(h); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// owner stands for what comes back on a socket while that is not known yet. Nothing is
+// read before it is.
+type owner struct{ returning }
 
 // loader reads the frames of one shard.
 type loader struct {

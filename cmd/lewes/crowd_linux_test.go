@@ -240,7 +240,9 @@ func (e *crowdEngine) handle(now time.Time, packet []byte) {
 	case h.Level == wire.LevelTransport:
 		e.opened(now, m, m.live[h.ReceiverIdx], packet)
 	case h.Level == wire.LevelClear:
-		e.crowd.resets.Add(1)
+		if t, _, err := wire.ParseBody(wire.Body(packet)); err == nil && t == wire.TypeReset {
+			e.crowd.resets.Add(1)
+		}
 	}
 }
 

@@ -128,9 +128,6 @@ func refuse(from *handover.Conn, why error) {
 // awaitFarewell lets the predecessor tell systemd who goes on, before that one speaks
 // for itself.
 func awaitFarewell(from *handover.Conn) error {
-	if err := from.Send(handover.Serving, nil); err != nil {
-		return err
-	}
 	_ = from.SetDeadline(time.Now().Add(farewellPatience))
 	if f, err := from.Receive(); err == nil {
 		f.Close()
