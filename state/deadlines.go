@@ -34,15 +34,15 @@ func (d *Deadlines[T]) Set(t *Timer[T], at time.Time) {
 
 // Next returns the earliest time, or zero when nothing waits.
 func (d *Deadlines[T]) Next() time.Time {
-	if len(d.heap) == 0 {
+	if d.heap.n == 0 {
 		return time.Time{}
 	}
-	return d.heap[0].at
+	return d.heap.first().at
 }
 
 // Pop takes out the earliest timer if its time has come.
 func (d *Deadlines[T]) Pop(now time.Time) (value T, ok bool) {
-	if len(d.heap) == 0 || now.Before(d.heap[0].at) {
+	if d.heap.n == 0 || now.Before(d.heap.first().at) {
 		return value, false
 	}
 	t := heap.Pop(&d.heap).(*Timer[T])
@@ -51,28 +51,52 @@ func (d *Deadlines[T]) Pop(now time.Time) (value T, ok bool) {
 }
 
 // Len returns the number of timers that wait.
-func (d *Deadlines[T]) Len() int { return len(d.heap) }
+func (d *Deadlines[T]) Len() int { return d.heap.n }
 
-type timers[T any] []*Timer[T]
+// timers is a heap in blocks: a slice would be copied as a whole when it grows, and hold up
+// everything that its owner has to do for milliseconds.
+type timers[T any] struct {
+	blocks []*timerBlock[T]
+	n      int
+}
 
-func (h timers[T]) Len() int           { return len(h) }
-func (h timers[T]) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
-func (h timers[T]) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].place, h[j].place = i+1, j+1
+type timerBlock[T any] [timersPerBlock]*Timer[T]
+
+const timersPerBlock = 1024
+
+// at returns where timer i stands.
+func (h *timers[T]) at(i int) **Timer[T] { return &h.blocks[i/timersPerBlock][i%timersPerBlock] }
+
+func (h *timers[T]) first() *Timer[T] { return h.blocks[0][0] }
+
+func (h *timers[T]) Len() int           { return h.n }
+func (h *timers[T]) Less(i, j int) bool { return (*h.at(i)).at.Before((*h.at(j)).at) }
+func (h *timers[T]) Swap(i, j int) {
+	a, b := h.at(i), h.at(j)
+	*a, *b = *b, *a
+	(*a).place, (*b).place = i+1, j+1
 }
 
 func (h *timers[T]) Push(x any) {
 	t := x.(*Timer[T])
-	*h = append(*h, t)
-	t.place = len(*h)
+	if h.n == len(h.blocks)*timersPerBlock {
+		h.blocks = append(h.blocks, new(timerBlock[T]))
+	}
+	*h.at(h.n) = t
+	h.n++
+	t.place = h.n
 }
 
 func (h *timers[T]) Pop() any {
-	last := len(*h) - 1
-	t := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
+	h.n--
+	at := h.at(h.n)
+	t := *at
+	*at = nil
 	t.place = 0
+	// One block stays in reserve, so that nothing is made and dropped in turns.
+	if empty := len(h.blocks) - 2; empty >= 0 && h.n <= empty*timersPerBlock {
+		h.blocks[empty+1] = nil
+		h.blocks = h.blocks[:empty+1]
+	}
 	return t
 }

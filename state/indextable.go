@@ -19,7 +19,13 @@ type indexTable struct {
 // Growth doubles a table that is half full, so it ends well before the next.
 const moveStep = 16
 
-const minSlotBits = 6
+// Places come in blocks, which are made when something is put there: one piece of the size
+// that a million sessions need would take milliseconds to clear when the table grows.
+const (
+	minSlotBits = 6
+	blockBits   = 13
+	blockSize   = 1 << blockBits
+)
 
 func newIndexTable(factor uint32) indexTable {
 	return indexTable{now: newSlots(minSlotBits, factor|1)}
@@ -27,7 +33,7 @@ func newIndexTable(factor uint32) indexTable {
 
 // find returns the generation that index names, or nil.
 func (t *indexTable) find(index uint32) *Generation {
-	if g := t.now.find(index); g != nil || t.before.places == nil {
+	if g := t.now.find(index); g != nil || t.before.size == 0 {
 		return g
 	}
 	return t.before.find(index)
@@ -36,9 +42,9 @@ func (t *indexTable) find(index uint32) *Generation {
 // put makes index name g.
 func (t *indexTable) put(index uint32, g *Generation) {
 	t.remove(index)
-	if t.before.places == nil && t.count >= len(t.now.places)/2 {
+	if t.before.size == 0 && t.count >= t.now.size/2 {
 		t.before, t.moved = t.now, 0
-		t.now = newSlots(bits.Len(uint(len(t.before.places))), t.now.factor)
+		t.now = newSlots(bits.Len(uint(t.before.size)), t.now.factor)
 	}
 	t.move()
 	t.now.put(index, g)
@@ -48,7 +54,7 @@ func (t *indexTable) put(index uint32, g *Generation) {
 // remove makes index name nothing.
 func (t *indexTable) remove(index uint32) {
 	t.move()
-	if t.now.remove(index) || t.before.places != nil && t.before.remove(index) {
+	if t.now.remove(index) || t.before.size != 0 && t.before.remove(index) {
 		t.count--
 	}
 }
@@ -56,28 +62,29 @@ func (t *indexTable) remove(index uint32) {
 // move moves a few places of the smaller table. A removal may have shifted an
 // entry back over the mark, so each place is emptied until it stays empty.
 func (t *indexTable) move() {
-	if t.before.places == nil {
+	if t.before.size == 0 {
 		return
 	}
-	end := min(t.moved+moveStep, len(t.before.places))
+	end := min(t.moved+moveStep, t.before.size)
 	for ; t.moved < end; t.moved++ {
-		for t.before.places[t.moved].index != 0 {
-			p := t.before.places[t.moved]
+		for p := t.before.at(t.moved); p.index != 0; p = t.before.at(t.moved) {
 			t.before.remove(p.index)
 			t.now.put(p.index, p.generation)
 		}
 	}
-	if t.moved == len(t.before.places) {
+	if t.moved == t.before.size {
 		t.before, t.moved = slots{}, 0
 	}
 }
 
 // each calls f for every entry until it returns false.
 func (t *indexTable) each(f func(index uint32, g *Generation) bool) {
-	for _, places := range [][]place{t.now.places, t.before.places} {
-		for _, p := range places {
-			if p.index != 0 && !f(p.index, p.generation) {
-				return
+	for _, slots := range []*slots{&t.now, &t.before} {
+		for _, b := range slots.blocks {
+			for _, p := range b {
+				if p.index != 0 && !f(p.index, p.generation) {
+					return
+				}
 			}
 		}
 	}
@@ -86,7 +93,8 @@ func (t *indexTable) each(f func(index uint32, g *Generation) bool) {
 // slots is a table of one size, with linear probing. Index 0, which names
 // nothing, marks an empty place.
 type slots struct {
-	places []place
+	blocks [][]place // nil: nothing is there
+	size   int       // places
 	factor uint32
 	shift  uint8
 }
@@ -97,17 +105,38 @@ type place struct {
 }
 
 func newSlots(bits int, factor uint32) slots {
-	return slots{places: make([]place, 1<<bits), factor: factor, shift: uint8(32 - bits)}
+	size := 1 << bits
+	return slots{blocks: make([][]place, max(1, size/blockSize)), size: size, factor: factor, shift: uint8(32 - bits)}
 }
 
 // home is where index would be in an empty table.
 func (s *slots) home(index uint32) int { return int(index * s.factor >> s.shift) }
 
-func (s *slots) next(at int) int { return (at + 1) & (len(s.places) - 1) }
+func (s *slots) next(at int) int { return (at + 1) & (s.size - 1) }
+
+// at returns what stands in a place.
+func (s *slots) at(at int) place {
+	if b := s.blocks[at>>blockBits]; b != nil {
+		return b[at&(blockSize-1)]
+	}
+	return place{}
+}
+
+func (s *slots) set(at int, p place) {
+	b := &s.blocks[at>>blockBits]
+	if *b == nil {
+		*b = make([]place, min(s.size, blockSize))
+	}
+	(*b)[at&(blockSize-1)] = p
+}
 
 func (s *slots) find(index uint32) *Generation {
 	for at := s.home(index); ; at = s.next(at) {
-		switch p := &s.places[at]; p.index {
+		b, i := s.blocks[at>>blockBits], at&(blockSize-1)
+		if i >= len(b) {
+			return nil
+		}
+		switch p := &b[i]; p.index {
 		case 0: // first: index 0 names nothing
 			return nil
 		case index:
@@ -118,18 +147,18 @@ func (s *slots) find(index uint32) *Generation {
 
 func (s *slots) put(index uint32, g *Generation) {
 	at := s.home(index)
-	for s.places[at].index != 0 {
+	for s.at(at).index != 0 {
 		at = s.next(at)
 	}
-	s.places[at] = place{index, g}
+	s.set(at, place{index, g})
 }
 
 // remove empties the place of index and closes the gap, so that no search ends too
 // early.
 func (s *slots) remove(index uint32) bool {
 	at := s.home(index)
-	for ; s.places[at].index != index; at = s.next(at) {
-		if s.places[at].index == 0 {
+	for ; s.at(at).index != index; at = s.next(at) {
+		if s.at(at).index == 0 {
 			return false
 		}
 	}
@@ -137,13 +166,14 @@ func (s *slots) remove(index uint32) bool {
 		return false
 	}
 	gap := at
-	for at = s.next(at); s.places[at].index != 0; at = s.next(at) {
-		home, mask := s.home(s.places[at].index), len(s.places)-1
+	for at = s.next(at); s.at(at).index != 0; at = s.next(at) {
+		p := s.at(at)
+		home, mask := s.home(p.index), s.size-1
 		if (at-home)&mask >= (at-gap)&mask {
-			s.places[gap] = s.places[at]
+			s.set(gap, p)
 			gap = at
 		}
 	}
-	s.places[gap] = place{}
+	s.set(gap, place{})
 	return true
 }
