@@ -33,6 +33,27 @@
 // its end, and sends its flows' targets again. The application sees loss and, if
 // it wants, Events. Config.NoReconnect ends a session instead.
 //
+// # UDP, TCP, and ways between them
+//
+// Config.Transport says what may carry packets to the first gateway: by default UDP,
+// and TCP where that does not pass (section 10 of PROTOCOL.md). Dial begins TCP beside
+// UDP after 2.5 s and takes what stands first. A session whose packets have no answer
+// any more asks the gateway from a new local port, then over TCP, and goes on by
+// whichever way answers; on TCP it tries UDP again and again, at most every half
+// minute. None of that makes another session: flows, keys and what Info calls Handle
+// stay. Event PathChanged, Info.Transport and Info.TransportReason say what happened
+// and why.
+//
+// What is decided stands in policy.go, without clock or socket. A way is a Conn, with a
+// goroutine that reads it; ways on trial are asked by Pings of the session, and the
+// first on which an authentic packet comes is the one that writers use from then on.
+// On TCP a Poll waits at the gateway, so that packets come.
+//
+// Config.Keepalive is the longest that a session stays quiet. Where a NAT forgets
+// sooner, the gateway sees the session come from another port after a silence, and
+// Pings it there; the client takes that for the sign that it is, and stays quiet for
+// less (keepalive.go).
+//
 // # Through other gateways
 //
 // With Config.Via the session runs inside a session with an entry gateway, which
@@ -42,7 +63,8 @@
 // # Goroutines
 //
 // Everything exported is safe for concurrent use. A session has one goroutine that
-// reads and one that waits for trouble. Writers seal and send in their own
+// reads, one for each further way while another is looked for, and one that waits for
+// trouble. Writers seal and send in their own
 // goroutine without a lock in common, and neither Read nor Write allocates once
 // pools are warm.
 package client

@@ -211,6 +211,7 @@ func (l *link) accept(now time.Time, w *way, p []byte, from path.Path) error {
 		}
 		if t == wire.TypePing && len(p) == wire.MinPingPacket {
 			l.keepalive.asked(now)
+			l.session.SetKeepalive(now, l.keepalive.longest)
 		}
 		return l.message(now, g, t, content, from)
 	case wire.LevelClear:

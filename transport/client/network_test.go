@@ -28,6 +28,7 @@ type network struct {
 	listeners map[netip.AddrPort]*memListener
 	visits    uint64
 	streamed  atomic.Int64
+	nat       *nat // between clients and everybody else; nil: none
 	port      uint16
 	flying    []func() // packets on their way, in their order
 	// drop says which packets are lost; nil: none.
@@ -90,12 +91,16 @@ func (n *network) carry(from *memConn, to netip.AddrPort, data []byte) {
 		return
 	}
 	n.mu.Lock()
+	source := from.local
+	if n.nat != nil {
+		source, to = n.nat.translate(from.local, to)
+	}
 	there := n.conns[to]
 	n.mu.Unlock()
 	p := append([]byte(nil), data...)
 	n.later(func() {
 		switch {
-		case there != nil && there.accept(from.local, p):
+		case there != nil && there.accept(source, p):
 		case from.peer == to: // its host says that nobody listens there
 			from.fail(transport.ErrRefused)
 		}
@@ -242,4 +247,52 @@ func (c *memConn) Close() error {
 		delete(c.net.conns, c.local)
 	}
 	return nil
+}
+
+// nat gives each client's address another port, and forgets it when nothing was sent
+// for a time.
+type nat struct {
+	forgets time.Duration
+	next    uint16
+	inside  map[netip.AddrPort]netip.AddrPort // by the outer address
+	outside map[netip.AddrPort]netip.AddrPort // by the inner one
+	used    map[netip.AddrPort]time.Time      // by the inner one: when something was sent
+	moves   int                               // mappings that were made anew
+}
+
+func newNAT(forgets time.Duration) *nat {
+	return &nat{
+		forgets: forgets,
+		next:    1000,
+		inside:  make(map[netip.AddrPort]netip.AddrPort),
+		outside: make(map[netip.AddrPort]netip.AddrPort),
+		used:    make(map[netip.AddrPort]time.Time),
+	}
+}
+
+// outerAddr is where clients behind a NAT seem to be.
+var outerAddr = netip.MustParseAddr("192.0.2.200")
+
+// translate returns what a packet's addresses are on the other side; where it goes to a
+// mapping that is forgotten, nobody is at to.
+func (n *nat) translate(from, to netip.AddrPort) (source, target netip.AddrPort) {
+	now := time.Now()
+	if from.Addr() != clientAddr {
+		if inner, ok := n.inside[to]; ok && now.Sub(n.used[inner]) <= n.forgets {
+			return from, inner
+		}
+		return from, to
+	}
+	outer, ok := n.outside[from]
+	if !ok || now.Sub(n.used[from]) > n.forgets {
+		if ok {
+			delete(n.inside, outer)
+			n.moves++
+		}
+		n.next++
+		outer = netip.AddrPortFrom(outerAddr, n.next)
+		n.inside[outer], n.outside[from] = from, outer
+	}
+	n.used[from] = now
+	return outer, to
 }

@@ -442,3 +442,66 @@ func TestEntryOverTCP(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// Behind a NAT that forgets sooner than the keepalive, the session finds out and gets
+// by: what the gateway sends unasked arrives from then on.
+func TestKeepaliveAdaptsToTheNAT(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		w.net.nat = newNAT(15 * time.Second)
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "hello")
+		time.Sleep(5 * time.Minute)
+		w.net.mu.Lock()
+		before := w.net.nat.moves
+		w.net.mu.Unlock()
+		if before == 0 || before > 5 {
+			t.Errorf("the NAT forgot %d times in the first five minutes", before)
+		}
+		for range 10 {
+			time.Sleep(13 * time.Second)
+			w.g.with(func() {
+				s := w.g.only()
+				for key := range w.g.flows {
+					_ = s.Send(wire.TypeEncryptedData, &wire.EncryptedData{FlowID: key.id, Payload: []byte("news")}, &w.g.out)
+				}
+			})
+			expect(t, c, "news")
+		}
+		w.net.mu.Lock()
+		defer w.net.mu.Unlock()
+		if n := w.net.nat.moves - before; n != 0 {
+			t.Errorf("the NAT forgot %d times since", n)
+		}
+		if got := s.Info().Transport; got != path.UDP {
+			t.Errorf("over %s", got)
+		}
+	})
+}
+
+// A NAT that rebinds every ten seconds, whatever is sent, costs nothing but what is on
+// its way just then.
+func TestRebindingNAT(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		w.net.nat = newNAT(time.Hour)
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		for range 12 {
+			for range 10 {
+				write(t, c, "hello")
+				time.Sleep(time.Second)
+				drain(c)
+			}
+			exchange(t, c, "the last of ten seconds")
+			w.net.mu.Lock()
+			w.net.nat = newNAT(time.Hour)
+			w.net.nat.next = w.net.port + uint16(time.Now().Unix()%1000)
+			w.net.mu.Unlock()
+		}
+		if s.Stats().Reconnects != 0 || s.Info().Transport != path.UDP || w.happened() != "connected" {
+			t.Errorf("events: %s", w.happened())
+		}
+	})
+}

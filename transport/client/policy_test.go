@@ -1,0 +1,259 @@
+package client
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"lewes/transport/path"
+)
+
+// at0 is when tests of the policy begin.
+var at0 = time.Unix(1_800_000_000, 0)
+
+// step is what a policy wanted done, and when.
+type step struct {
+	at   time.Duration
+	acts []action
+}
+
+// run ticks a policy whenever it wants to be, until a time after at0.
+func run(p *policy, until time.Duration, within time.Duration) (steps []step) {
+	for {
+		at := p.deadline()
+		if at.IsZero() || at.Sub(at0) > until {
+			return steps
+		}
+		if acts := p.tick(at, within); len(acts) > 0 {
+			steps = append(steps, step{at.Sub(at0), acts})
+		}
+	}
+}
+
+// when returns the times at which an action was wanted.
+func when(steps []step, a action) (times []time.Duration) {
+	for _, s := range steps {
+		if slices.Contains(s.acts, a) {
+			times = append(times, s.at)
+		}
+	}
+	return times
+}
+
+func TestPolicyLooksForAWay(t *testing.T) {
+	const within = 300 * time.Millisecond
+	p := policy{udp: true, tcp: true}
+	p.stand(at0, path.UDP)
+	if !p.deadline().IsZero() {
+		t.Error("it wants to be ticked while UDP works")
+	}
+	steps := []step{{0, p.silent(at0, within)}}
+	if again := p.silent(at0, within); len(again) != 0 {
+		t.Errorf("silent again: %v", again)
+	}
+	steps = append(steps, run(&p, time.Minute, within)...)
+	if at := when(steps, tryUDP); at[0] != 0 {
+		t.Errorf("new ports at %v", at)
+	}
+	if at := when(steps, tryTCP); at[0] != within {
+		t.Errorf("TCP at %v", at)
+	}
+	if at := when(steps, giveUp); len(at) != 1 || at[0] != within+tcpTime {
+		t.Errorf("gave up at %v", at)
+	}
+	// A gateway that is away is asked five times a second, then half as often.
+	asked := when(steps, pingWay)
+	after := func(from, to time.Duration) (n int) {
+		for _, at := range asked {
+			if at > from && at <= to {
+				n++
+			}
+		}
+		return n
+	}
+	if n := after(4*time.Second, 9*time.Second); n < 24 || n > 26 {
+		t.Errorf("%d Pings in five seconds", n)
+	}
+	if n := after(20*time.Second, 30*time.Second); n < 24 || n > 26 {
+		t.Errorf("%d Pings in ten seconds, later", n)
+	}
+	// Other ways are looked for again, less and less often.
+	searches := when(steps, tryUDP)[1:]
+	if len(searches) < 3 || searches[0] > 10*time.Second {
+		t.Errorf("searched again at %v", searches)
+	}
+	for i := 2; i < len(searches); i++ {
+		if searches[i]-searches[i-1] < searches[i-1]-searches[i-2] {
+			t.Errorf("searched again at %v", searches)
+		}
+	}
+	// It is heard again: nothing more is done.
+	if acts := p.heard(at0.Add(time.Minute)); len(p.heard(at0.Add(time.Minute))) != 0 || slices.Contains(acts, giveUp) || !p.deadline().IsZero() {
+		t.Errorf("heard: %v, then %v", acts, p.deadline())
+	}
+}
+
+func TestPolicyWithoutOneTransport(t *testing.T) {
+	const within = 300 * time.Millisecond
+	for name, row := range map[string]struct {
+		p     policy
+		never action
+	}{
+		"UDP alone": {policy{udp: true}, tryTCP},
+		"TCP alone": {policy{tcp: true}, tryUDP},
+	} {
+		p := row.p
+		on := path.UDP
+		if p.tcp {
+			on = path.TCP
+		}
+		p.stand(at0, on)
+		steps := append([]step{{0, p.silent(at0, within)}}, run(&p, 10*time.Minute, within)...)
+		if at := when(steps, row.never); len(at) != 0 {
+			t.Errorf("%s: the other one at %v", name, at)
+		}
+		if at := when(steps, giveUp); len(at) != 1 || at[0] > 4*time.Second {
+			t.Errorf("%s: gave up at %v", name, at)
+		}
+	}
+	var inside policy
+	inside.stand(at0, path.UDP)
+	steps := append([]step{{0, inside.silent(at0, within)}}, run(&inside, time.Minute, within)...)
+	if len(when(steps, tryUDP))+len(when(steps, tryTCP)) != 0 || !slices.Equal(when(steps, giveUp), []time.Duration{insideTime}) {
+		t.Errorf("inside another session: %v", steps)
+	}
+}
+
+// A Reset says that no other way would help.
+func TestPolicyForgotten(t *testing.T) {
+	p := policy{udp: true, tcp: true}
+	p.stand(at0, path.UDP)
+	_ = p.silent(at0, time.Second)
+	if acts := p.forgotten(at0.Add(time.Second)); !slices.Equal(acts, []action{abandon, giveUp}) {
+		t.Errorf("a Reset while other ways are looked for: %v", acts)
+	}
+	if acts := p.forgotten(at0.Add(time.Second)); len(acts) != 0 {
+		t.Errorf("once more: %v", acts)
+	}
+}
+
+// Where a try can fail no later, nothing is waited for.
+func TestPolicyFailures(t *testing.T) {
+	p := policy{udp: true, tcp: true}
+	p.stand(at0, path.UDP)
+	_ = p.silent(at0, 10*time.Second)
+	now := at0.Add(time.Millisecond)
+	if acts := p.failed(now, path.UDP, time.Second); !slices.Equal(acts, []action{tryTCP}) {
+		t.Errorf("UDP refused: %v", acts)
+	}
+	if acts := p.failed(now, path.TCP, time.Second); !slices.Equal(acts, []action{abandon, giveUp}) {
+		t.Errorf("TCP refused: %v", acts)
+	}
+}
+
+// UDP is tried from TCP at growing intervals, each so that a return takes less than
+// half a minute from when UDP works again.
+func TestPolicyReturns(t *testing.T) {
+	p := policy{udp: true, tcp: true}
+	p.stand(at0, path.TCP)
+	tries := when(run(&p, 10*time.Minute, 300*time.Millisecond), tryUDP)
+	last := time.Duration(0)
+	for i, at := range tries {
+		gap := at - last
+		if i == 0 && gap != firstReturn || gap > longestReturn+returnTime || gap >= 30*time.Second {
+			t.Errorf("tries at %v", tries)
+			break
+		}
+		last = at
+	}
+	if n := len(tries); n < 20 || n > 30 {
+		t.Errorf("%d tries in ten minutes", n)
+	}
+}
+
+// world is two transports that work, or do not, as chance has it.
+type world struct {
+	works [2]bool
+	since [2]time.Time // it does
+	trial [2]bool      // a way over it is on trial
+}
+
+// TestPolicyInAnyWeather runs the policy against transports that come and go, with
+// seeds: it never takes what it may not or what does not work, is lost only where
+// nothing works, goes back to UDP within half a minute, and always ends its searches.
+func TestPolicyInAnyWeather(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		p := policy{udp: r.IntN(4) > 0, tcp: r.IntN(4) > 0}
+		if !p.udp && !p.tcp {
+			continue
+		}
+		on := path.UDP
+		if !p.udp {
+			on = path.TCP
+		}
+		w := world{works: [2]bool{true, true}, since: [2]time.Time{at0, at0}}
+		p.stand(at0, on)
+		within := max(300*time.Millisecond, time.Duration(r.IntN(800))*time.Millisecond)
+		var silentFor time.Duration
+		for now, end := at0, at0.Add(20*time.Minute); now.Before(end); now = now.Add(20 * time.Millisecond) {
+			for i := range w.works {
+				if r.IntN(3000) == 0 { // each minute or so
+					if w.works[i] = !w.works[i]; w.works[i] {
+						w.since[i] = now
+					}
+				}
+			}
+			var acts []action
+			if at := p.deadline(); !at.IsZero() && !now.Before(at) {
+				acts = p.tick(now, within)
+			}
+			// The way in use: traffic, and three Pings where it is not answered.
+			if w.works[p.on] {
+				silentFor = 0
+				acts = append(acts, p.heard(now)...)
+			} else if silentFor += 20 * time.Millisecond; silentFor == 1500*time.Millisecond {
+				acts = append(acts, p.silent(now, within)...)
+			}
+			w.follow(acts)
+			for i := range w.works {
+				if w.trial[i] && w.works[i] && r.IntN(5) == 0 { // an answer
+					to := path.Transport(i)
+					why, acts := p.moved(now, to)
+					if why == "" {
+						t.Fatalf("seed %d: it does not say why", seed)
+					}
+					w.follow(acts)
+					silentFor = 0
+				}
+			}
+			steady := func(i path.Transport, d time.Duration) bool { return w.works[i] && now.Sub(w.since[i]) >= d }
+			switch at := p.deadline(); {
+			case p.on == path.UDP && !p.udp, p.on == path.TCP && !p.tcp:
+				t.Fatalf("seed %d: on %s, which is not allowed", seed, p.on)
+			case !at.IsZero() && at.Before(now.Add(-time.Second)):
+				t.Fatalf("seed %d: it waits for what is past", seed)
+			case p.search != nil && now.Sub(p.search.until) > time.Second:
+				t.Fatalf("seed %d: a search does not end", seed)
+			case !p.lost.IsZero() && (p.udp && steady(path.UDP, 35*time.Second) || p.tcp && steady(path.TCP, 35*time.Second)):
+				t.Fatalf("seed %d, after %s: lost while something works", seed, now.Sub(at0))
+			case p.udp && p.on == path.TCP && steady(path.UDP, 30*time.Second) && steady(path.TCP, 30*time.Second):
+				t.Fatalf("seed %d, after %s: still on TCP", seed, now.Sub(at0))
+			}
+		}
+	}
+}
+
+func (w *world) follow(acts []action) {
+	for _, a := range acts {
+		switch a {
+		case tryUDP:
+			w.trial[path.UDP] = true
+		case tryTCP:
+			w.trial[path.TCP] = true
+		case abandon:
+			w.trial = [2]bool{}
+		}
+	}
+}
