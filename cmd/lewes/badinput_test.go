@@ -162,6 +162,22 @@ func TestPortTaken(t *testing.T) {
 		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n[tcp]\nport = 0\n", dir, port), 0o600)
 		has(t, fails(t, environment(dir), exitFailed, "gateway", "--config", file), "another gateway?")
 	})
+	t.Run("gateway, TCP", func(t *testing.T) {
+		taken, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		dir := t.TempDir()
+		file := filepath.Join(dir, "gateway.toml")
+		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = 0\n[tcp]\nport = %d\n", dir, taken.Addr().(*net.TCPAddr).Port), 0o600)
+		g := launch(t, environment(dir), "gateway", "--config", file)
+		if uri := g.awaitLine("lewes://"); strings.Contains(uri, "?tcp=") {
+			t.Errorf("the URI %s names a port that is not served", uri)
+		}
+		g.awaitLog("  ready  ")
+		has(t, g.stderr(), "TCP cannot be served", "bind "+taken.Addr().String(), "another program has this port")
+	})
 	t.Run("forward", func(t *testing.T) {
 		file, _ := newClient(t)
 		gateway := "lewes://" + identity.FromSeed(&[32]byte{9}).Public().String() + "@" + silent(t)

@@ -192,16 +192,16 @@ func (l *Listener) limitWriting(v *visit) {
 	_ = v.conn.SetWriteDeadline(time.Now().Add(patience))
 }
 
-// StopAccepting ends listening. Connections that are there go on, and so do those
+// stopAccepting ends listening. Connections that are there go on, and so do those
 // that another process accepts by a duplicate of a listener's descriptor.
-func (l *Listener) StopAccepting() {
+func (l *Listener) stopAccepting() {
 	l.stopOnce.Do(func() { close(l.stopped) })
 	l.closeListeners()
 	l.acceptors.Wait()
 }
 
 // Pause stops accepting until Resume: connections that come wait in the system. Those
-// that are there go on. It must not run beside StopAccepting or Close.
+// that are there go on. It must not run beside Close.
 func (l *Listener) Pause() {
 	l.setDeadline(time.Unix(1, 0))
 	l.acceptors.Wait()
@@ -238,26 +238,11 @@ func (l *Listener) closeListeners() {
 	}
 }
 
-// Drain waits until every connection has ended, or ctx has.
-func (l *Listener) Drain(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		l.serving.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // Close ends listening and every connection, and waits until their goroutines have
 // ended. Answers that are written already still go out, if the peers take them at
 // once.
 func (l *Listener) Close() error {
-	l.StopAccepting()
+	l.stopAccepting()
 	l.mu.Lock()
 	if l.visits != nil {
 		close(l.closed)
