@@ -185,13 +185,28 @@ func (o *benchOptions) write(stdout io.Writer, r *report.Report) error {
 	return errors.Join(errs...)
 }
 
-// writeReport writes a file anew.
+// writeReport writes a file anew. One that was there stays until the new one is whole.
 func writeReport(name string, write func(io.Writer) error) error {
-	f, err := os.Create(name)
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0) // a device or a pipe
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.tmp")
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
+	err = errors.Join(write(f), f.Close())
+	if err == nil {
+		err = os.Chmod(f.Name(), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the error at hand is the one to tell
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
