@@ -1,0 +1,360 @@
+package abuse
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lewes/bench/netns"
+	"lewes/bench/worker"
+	"lewes/crypto/identity"
+	"lewes/transport"
+	"lewes/transport/client"
+	udpconn "lewes/transport/udp"
+	"lewes/transport/wire"
+)
+
+// loopback is what a gateway has in its configuration that everybody on this machine,
+// and nobody else, can reach, and whose targets are here too.
+const loopback = `[listen]
+addresses = ["127.0.0.1"]
+port = 0
+[tcp]
+port = 0
+[egress]
+allow = ["127.0.0.1"]
+[metrics]
+listen = "127.0.0.1:0"
+`
+
+// local does things here, or on a machine of a test.
+type local func(func() error) error
+
+var here local = func(f func() error) error { return f() }
+
+// echo answers every datagram until the test ends.
+func (do local) echo(t *testing.T) string {
+	t.Helper()
+	var conn *net.UDPConn
+	if err := do(func() (err error) {
+		conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 0})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	go func() {
+		buffer := make([]byte, 2048)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buffer)
+			if err != nil {
+				return
+			}
+			_, _ = conn.WriteToUDPAddrPort(buffer[:n], from) // a lost answer shows as one
+		}
+	}()
+	return conn.LocalAddr().String()
+}
+
+// dial makes a session with a gateway.
+func (do local) dial(t *testing.T, g *gateway) *client.Session {
+	t.Helper()
+	key, err := identity.Generate(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := client.Dial(t.Context(), client.Config{
+		Gateway: g.uri, Identity: key, Keys: new(client.KeyCache), NoReconnect: true,
+		Underlay: func(_ context.Context, to netip.AddrPort) (conn transport.Conn, err error) {
+			err = do(func() error {
+				conn, err = udpconn.Dial(to, udpconn.Options{Pooled: true, SendWait: 100 * time.Millisecond})
+				return err
+			})
+			return conn, err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// figures reads a gateway's metrics.
+func (do local) figures(t *testing.T, g *gateway) map[string]float64 {
+	t.Helper()
+	_, at, _ := strings.Cut(g.said(), `{"url": "`)
+	at, _, found := strings.Cut(at, `"`)
+	if !found {
+		t.Fatal("the gateway gives no metrics")
+	}
+	c := http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+			err = do(func() error {
+				conn, err = new(net.Dialer).DialContext(ctx, network, address)
+				return err
+			})
+			return conn, err
+		},
+	}}
+	answer, err := c.Get(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	page, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parseFigures(string(page))
+}
+
+// flow opens a flow and sends on it until an answer comes, or the gateway says why not.
+func flow(t *testing.T, s *client.Session, target string) (net.Conn, error) {
+	t.Helper()
+	conn, err := s.DialContext(t.Context(), "udp", target)
+	if err != nil {
+		return nil, err
+	}
+	buffer := make([]byte, 64)
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if _, err := conn.Write([]byte("hello")); err != nil {
+			return nil, err
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(buffer); err == nil {
+			return conn, nil
+		} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = conn.Close()
+			return nil, err
+		}
+	}
+	t.Fatal("neither an answer nor a reason")
+	return nil, nil
+}
+
+// exhaust opens flows until the gateway refuses one, looks that those before go on,
+// closes one, and opens another in its place. most bounds the flows.
+func exhaust(t *testing.T, do local, g *gateway, most int) {
+	t.Helper()
+	target := do.echo(t)
+	s := do.dial(t, g)
+	refused := do.figures(t, g)["lewes_flows_refused_total"]
+	var flows []net.Conn
+	var failed *client.FlowError
+	for failed == nil {
+		conn, err := flow(t, s, target)
+		if err != nil && !errors.As(err, &failed) {
+			t.Fatalf("flow %d: %v", len(flows), err)
+		}
+		if err == nil {
+			flows = append(flows, conn)
+		}
+		if len(flows) > most {
+			t.Fatalf("%d flows are open, and there should be no more than %d", len(flows), most)
+		}
+	}
+	t.Logf("%d flows were opened, then: %v", len(flows), failed)
+	if failed.Reason != wire.FlowUnreachable || len(flows) < 2 {
+		t.Errorf("flow %d was refused by %v", len(flows), failed)
+	}
+	buffer := make([]byte, 64)
+	for i, conn := range flows {
+		for again := 0; ; again++ {
+			if _, err := conn.Write([]byte("still here")); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Read(buffer); err == nil {
+				break
+			} else if again == 10 {
+				t.Fatalf("flow %d does not go on: %v", i, err)
+			}
+		}
+	}
+	for _, conn := range flows[:2] {
+		_ = conn.Close()
+	}
+	var err error
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if _, err = flow(t, s, target); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("with room again: %v", err)
+		}
+	}
+	if _, err := do.dial(t, g).Ping(t.Context()); err != nil {
+		t.Errorf("another session: %v", err)
+	}
+	for _, conn := range flows[2:] {
+		_ = conn.Close()
+	}
+	if n := do.figures(t, g)["lewes_flows_refused_total"] - refused; n < 1 {
+		t.Errorf("%.0f flows were counted as refused", n)
+	}
+	g.alive()
+}
+
+// TestExhaustionOfDescriptors gives a gateway few descriptors: flows that need one more
+// are refused, sessions need none.
+func TestExhaustionOfDescriptors(t *testing.T) {
+	const limit = 48
+	g := startGateway(t, where{wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}}, loopback)
+	exhaust(t, here, g, limit)
+	g.end()
+}
+
+// TestExhaustionOfConnections holds so many TCP connections that the gateway has no
+// descriptor for another: those on UDP do not notice, and what waits is served after.
+func TestExhaustionOfConnections(t *testing.T) {
+	const limit = 48
+	g := startGateway(t, where{wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}}, loopback)
+	before := here.figures(t, g)
+	s := here.dial(t, g)
+	at := net.JoinHostPort("127.0.0.1", fmt.Sprint(g.uri.TCPPort))
+	for range limit {
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	if _, err := s.Ping(t.Context()); err != nil {
+		t.Errorf("a session over UDP: %v", err)
+	}
+	if _, err := here.dial(t, g).Ping(t.Context()); err != nil {
+		t.Errorf("a new session over UDP: %v", err)
+	}
+	// The gateway closes who says nothing, so everybody has his turn.
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		f := here.figures(t, g)
+		errs := f["lewes_tcp_accept_errors_total"] - before["lewes_tcp_accept_errors_total"]
+		served := f["lewes_tcp_accepted_connections_total"] - before["lewes_tcp_accepted_connections_total"]
+		if f["lewes_tcp_connections"] == 0 && served >= limit && errs > 0 {
+			t.Logf("%.0f connections were served, and %.0f times there was no descriptor for one", served, errs)
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%.0f connections are open, %.0f were served, %.0f errors", f["lewes_tcp_connections"], served, errs)
+		}
+	}
+	g.alive()
+	g.end()
+}
+
+// TestExhaustionOfPorts runs a gateway on a machine that has few ephemeral ports.
+func TestExhaustionOfPorts(t *testing.T) {
+	m, err := netns.New(t.Context(), launcher())
+	if errors.Is(err, worker.ErrNoNamespaces) || errors.Is(err, netns.ErrNoIP) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	g := startGateway(t, where{do: m.Do}, loopback)
+	const ports = 20
+	if err := m.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
+	}); err != nil {
+		t.Skipf("the machine's ports cannot be made few: %v", err)
+	}
+	exhaust(t, m.Do, g, ports)
+	g.end()
+}
+
+// TestExhaustionOfTheDisk fills the disk before something is written: the program says
+// so, leaves nothing half written and what was there as it was, and does its work once
+// there is room.
+func TestExhaustionOfTheDisk(t *testing.T) {
+	if out, err := exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=64k none "+t.TempDir()).CombinedOutput(); err != nil {
+		t.Skipf("no file system can be mounted here: %v: %s", err, out)
+	}
+	key, err := identity.Generate(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := key.Public().String()
+	for _, row := range []struct {
+		name   string
+		before string // while there is room
+		run    string // when there is none, and again when there is
+		kept   string // a file that must be as it was when run fails
+	}{
+		{"identity", "", `"$lewes" keygen key`, ""},
+		{"identity of a gateway", "", `printf 'listen.addresses = ["127.0.0.1"]\nlisten.port = 0\ntcp.port = 0\n' >"$other"/config; timeout -s TERM 2 "$lewes" gateway --state state --config "$other"/config`, ""},
+		{"first client", "mkdir state", `"$lewes" clients add --state state ` + id, ""},
+		{"another client", `mkdir state; "$lewes" clients add --state state ` + id + ` first`, `"$lewes" clients add --state state ` + otherIdentity(t) + " second", "state/clients"},
+		{"client that goes", `mkdir state; "$lewes" clients add --state state ` + id + ` first; "$lewes" clients add --state state ` + otherIdentity(t) + " second", `"$lewes" clients remove --state state second`, "state/clients"},
+		{"results of a bench", "", `"$lewes" bench --quick --scenario idle --sessions 100 --peers none --json results.json`, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			script := `set -u
+mount -t tmpfs -o size=64k none "$dir"
+cd "$dir"
+` + row.before + `
+cat ` + orNothing(row.kept) + ` >"$other"/before
+find . -type f | sort >"$other"/names
+dd if=/dev/zero of=filler bs=4k 2>/dev/null
+echo "== full"
+` + row.run + ` 2>&1
+echo "== exit $?"
+rm filler
+echo "== names"
+find . -type f | sort | diff - "$other"/names
+cat ` + orNothing(row.kept) + ` | cmp - "$other"/before
+echo "== room"
+` + row.run + ` 2>&1
+echo "== exit $?"
+`
+			cmd := exec.Command("unshare", "-m", "sh", "-c", script)
+			dir := t.TempDir()
+			cmd.Env = append(os.Environ(), "lewes="+program, "dir="+dir, "other="+t.TempDir(), "HOME="+filepath.Join(dir, "home"))
+			out, err := cmd.CombinedOutput()
+			text := string(out)
+			if err != nil {
+				t.Fatalf("%v: %s", err, text)
+			}
+			full, rest, _ := strings.Cut(text, "== names\n")
+			left, room, found := strings.Cut(rest, "== room\n")
+			if !found || !strings.Contains(full, "no space left on device") || strings.Contains(full, "== exit 0") || strings.Contains(full, "== exit 124") || strings.Contains(full, "panic") {
+				t.Errorf("on a full disk: %s", full)
+			}
+			if left != "" {
+				t.Errorf("it leaves behind: %s", left)
+			}
+			if !strings.Contains(room, "== exit 0") && !strings.Contains(room, "== exit 124") { // a gateway goes on until it is ended
+				t.Errorf("with room: %s", room)
+			}
+		})
+	}
+}
+
+func orNothing(file string) string {
+	if file == "" {
+		return "/dev/null"
+	}
+	return file
+}
+
+func otherIdentity(t *testing.T) string {
+	t.Helper()
+	return identity.FromSeed(&[32]byte{7}).Public().String()
+}
