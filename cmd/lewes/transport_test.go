@@ -3,10 +3,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,5 +164,212 @@ func killAndRestart(t *testing.T, over client.Transport, away time.Duration) {
 	}
 	if info := s.Info(); info.Transport != want || s.Stats().Reconnects != 1 {
 		t.Errorf("over %s after %d new sessions", info.Transport, s.Stats().Reconnects)
+	}
+}
+
+// cut is a way for datagrams to a gateway that can be cut, and mended.
+type cut struct {
+	addr string
+	open atomic.Bool
+}
+
+// wayTo relays datagrams to a gateway, each source from a socket of its own.
+func wayTo(t *testing.T, gateway string) *cut {
+	t.Helper()
+	listener, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &cut{addr: listener.LocalAddr().String()}
+	w.open.Store(true)
+	var out, back sync.WaitGroup
+	onward := make(map[string]net.Conn)
+	out.Go(func() {
+		buffer := make([]byte, 1<<16)
+		for {
+			n, from, err := listener.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			if !w.open.Load() {
+				continue
+			}
+			conn := onward[from.String()]
+			if conn == nil {
+				if conn, err = net.Dial("udp", gateway); err != nil {
+					t.Error(err)
+					return
+				}
+				onward[from.String()] = conn
+				back.Go(func() {
+					buffer := make([]byte, 1<<16)
+					for {
+						n, err := conn.Read(buffer)
+						if errors.Is(err, net.ErrClosed) {
+							return
+						}
+						if err == nil && w.open.Load() {
+							_, _ = listener.WriteTo(buffer[:n], from) // lost where nobody is there any more
+						}
+					}
+				})
+			}
+			_, _ = conn.Write(buffer[:n])
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		out.Wait()
+		for _, conn := range onward {
+			_ = conn.Close()
+		}
+		back.Wait()
+	})
+	return w
+}
+
+// echoes sends a datagram each 10 ms and notes when the echo of each came.
+type echoes struct {
+	mu   sync.Mutex
+	last time.Time // when one came
+	sent int
+	came int
+}
+
+func (e *echoes) run(t *testing.T, conn net.Conn) {
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+			if _, err := conn.Write([]byte("a datagram, and its echo")); err != nil {
+				return
+			}
+			e.mu.Lock()
+			e.sent++
+			e.mu.Unlock()
+		}
+	})
+	running.Go(func() {
+		for {
+			if _, err := conn.Read(make([]byte, 100)); err != nil {
+				return
+			}
+			e.mu.Lock()
+			e.last = time.Now()
+			e.came++
+			e.mu.Unlock()
+		}
+	})
+	t.Cleanup(func() {
+		close(stop)
+		_ = conn.Close()
+		running.Wait()
+	})
+}
+
+// after waits for an echo after a time, and returns how much later it came.
+func (e *echoes) after(t *testing.T, since time.Time) time.Duration {
+	t.Helper()
+	for end := time.Now().Add(2 * patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		e.mu.Lock()
+		last := e.last
+		e.mu.Unlock()
+		if last.After(since) {
+			return last.Sub(since)
+		}
+	}
+	t.Fatal("no echo any more")
+	return 0
+}
+
+func (e *echoes) counts() (sent, came int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.sent, e.came
+}
+
+// TestTransportsChange cuts UDP under a session with a real gateway, mends it, and does
+// so again: datagrams go on over TCP in less than four seconds, over UDP again in less
+// than thirty, in the same session.
+//
+// Shows R10.10.
+func TestTransportsChange(t *testing.T) {
+	t.Parallel()
+	target := echo(t)
+	_, key := newClient(t)
+	g := launchGateway(t, allowEcho, key)
+	at, err := uri.Parse(g.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, _ := g.address()
+	way := wayTo(t, address)
+	port := netip.MustParseAddrPort(way.addr).Port()
+	at.TCPPort, at.Port = at.PortForTCP(), port
+	changes := make(chan client.Event, 16)
+	s, err := client.Dial(t.Context(), client.Config{Gateway: at, Identity: key, Keys: new(client.KeyCache), OnEvent: func(e client.Event) {
+		if e.Kind != client.Connected {
+			changes <- e
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	conn, err := s.DialContext(t.Context(), "udp", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e echoes
+	e.run(t, conn)
+	e.after(t, time.Now())
+	handle := s.Info().Handle
+	next := func(to path.Transport, since time.Time) time.Duration {
+		t.Helper()
+		select {
+		case change := <-changes:
+			if change.Kind != client.PathChanged || change.To != to {
+				t.Fatalf("event: %+v", change)
+			}
+			t.Logf("%s to %s after %s: %s", change.From, change.To, time.Since(since), change.Reason)
+		case <-time.After(2 * patience):
+			t.Fatalf("still over %s", s.Info().Transport)
+		}
+		return time.Since(since)
+	}
+	for range 2 {
+		began := time.Now()
+		way.open.Store(false)
+		next(path.TCP, began)
+		time.Sleep(10 * time.Millisecond)
+		if took := e.after(t, time.Now()) + time.Since(began); took >= 4*time.Second {
+			t.Errorf("echoes over TCP after %s", took)
+		}
+		sent, came := e.counts()
+		time.Sleep(time.Second)
+		sentNow, cameNow := e.counts()
+		if came, sent := cameNow-came, sentNow-sent; came < sent/2 {
+			t.Errorf("%d of %d echoes in a second over TCP", came, sent)
+		}
+		began = time.Now()
+		way.open.Store(true)
+		sent, came = e.counts()
+		if took := next(path.UDP, began); took >= 30*time.Second {
+			t.Errorf("over UDP after %s", took)
+		}
+		time.Sleep(4 * time.Second) // the gateway has followed for good
+		sentNow, cameNow = e.counts()
+		t.Logf("%d of %d echoes across the return", cameNow-came, sentNow-sent)
+		if came, sent := cameNow-came, sentNow-sent; came < sent*8/10 {
+			t.Errorf("%d of %d echoes across the return", came, sent)
+		}
+		if s.Info().Handle != handle || s.Stats().Reconnects != 0 {
+			t.Error("another session")
+		}
 	}
 }

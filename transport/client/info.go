@@ -95,6 +95,9 @@ type Stats struct {
 	// Unsent counts datagrams of flows that did not leave this machine: the session
 	// was being made anew, or the socket took no more.
 	Unsent uint64
+	// Expired counts packets that found no connection in time while the session was on
+	// TCP.
+	Expired uint64
 	// Overflowed counts received datagrams that gave way because nobody read them.
 	Overflowed uint64
 	// Discarded counts packets that came and were of no use: forged, repeated, of
@@ -109,7 +112,7 @@ type Stats struct {
 
 // counters are what Stats has of the whole session.
 type counters struct {
-	sent, sentBytes, unsent             atomic.Uint64
+	sent, sentBytes, unsent, expired    atomic.Uint64
 	_                                   [64]byte // writers and the reader on cache lines of their own
 	received, receivedBytes, overflowed atomic.Uint64
 	rekeys, reconnects                  atomic.Uint64
@@ -120,6 +123,7 @@ func (s *Session) Stats() Stats {
 	l := s.link.Load()
 	l.mu.Lock()
 	discarded, faults := l.stats.dropped, l.stats.faults
+	expired := s.count.expired.Load() + l.way.Load().expired()
 	l.mu.Unlock()
 	return Stats{
 		Sent:          s.count.sent.Load(),
@@ -127,6 +131,7 @@ func (s *Session) Stats() Stats {
 		Received:      s.count.received.Load(),
 		ReceivedBytes: s.count.receivedBytes.Load(),
 		Unsent:        s.count.unsent.Load(),
+		Expired:       expired,
 		Overflowed:    s.count.overflowed.Load(),
 		Discarded:     discarded,
 		Faults:        faults,

@@ -121,6 +121,7 @@ func (s *Session) adopt(l *link) bool {
 	if old == nil {
 		return true
 	}
+	s.count.expired.Add(old.way.Load().expired())
 	old.close()
 	for _, f := range s.flows.all() {
 		if f.to.forward() {

@@ -9,6 +9,7 @@ import (
 	"lewes/state"
 	"lewes/transport"
 	"lewes/transport/path"
+	"lewes/transport/tcp"
 	"lewes/transport/wire"
 )
 
@@ -167,6 +168,14 @@ func (l *link) discard(w *way) {
 	l.s.running.Go(w.abort)
 }
 
+// expired returns how many packets found no connection in time.
+func (w *way) expired() uint64 {
+	if c, ok := w.conn.(*tcp.Conn); ok {
+		return c.Stats().Dropped
+	}
+	return 0
+}
+
 // abort closes a way without waiting for what was written.
 func (w *way) abort() {
 	if c, ok := w.conn.(interface{ Abort() error }); ok {
@@ -202,6 +211,7 @@ func (l *link) move(now time.Time, w *way) {
 		l.keepalive.reopened(now)
 		l.session.SetKeepalive(now, l.keepalive.longest)
 	}
+	l.s.count.expired.Add(old.expired())
 	why, acts := l.policy.moved(now, w.path.Transport)
 	l.way.Store(w)
 	l.session.Move(now, w.path, &l.out)

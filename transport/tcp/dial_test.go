@@ -315,6 +315,57 @@ func TestDialDeadline(t *testing.T) {
 	}
 }
 
+// FuzzAnswers cuts what a gateway sends, in any pieces, as a reader of one frame after
+// the other would, and takes no length that is none.
+func FuzzAnswers(f *testing.F) {
+	f.Add(appendFrame(appendFrame(nil, packetOf(34, 1)), packetOf(1500, 2)), uint16(3))
+	f.Add([]byte{0, 0, 0, 33}, uint16(1))
+	f.Add([]byte{0, 1, 0, 0, 0}, uint16(5))
+	f.Add(appendFrame(nil, packetOf(3000, 7))[:2000], uint16(700))
+	f.Fuzz(func(t *testing.T, data []byte, piece uint16) {
+		c, err := Dial(netip.MustParseAddrPort("127.0.0.1:9"), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		var want [][]byte
+		var bad bool
+		for rest := data; len(rest) >= lengthSize; {
+			n, err := lengthOf((*[lengthSize]byte)(rest))
+			if bad = err != nil; bad || len(rest) < lengthSize+n {
+				break
+			}
+			want, rest = append(want, rest[lengthSize:lengthSize+n]), rest[lengthSize+n:]
+		}
+		if len(want) > cap(c.answers) {
+			t.Skip()
+		}
+		near, far := net.Pipe()
+		go func() {
+			for rest := data; len(rest) > 0; {
+				n := min(len(rest), int(piece)+1)
+				if _, err := far.Write(rest[:n]); err != nil {
+					break
+				}
+				rest = rest[n:]
+			}
+			_ = far.Close()
+		}()
+		got, err := c.receive(near)
+		_ = near.Close()
+		if got != len(want) || bad != errors.Is(err, ErrLength) {
+			t.Fatalf("%d packets of %d, %v", got, len(want), err)
+		}
+		for _, w := range want {
+			b := <-c.answers
+			if string(b.data) != string(w) {
+				t.Fatalf("%d bytes, want %d others", len(b.data), len(w))
+			}
+			b.free()
+		}
+	})
+}
+
 // BenchmarkExchange carries packets of 1200 bytes and an answer to each, both ends in
 // this process.
 func BenchmarkExchange(b *testing.B) {
