@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"lewes/crypto/identity"
@@ -17,7 +18,7 @@ type identityKey = identity.PublicKey
 // Directory names the gateways that this one forwards to, by identity. A client
 // names an identity, never an address (section 8).
 type Directory struct {
-	gateways []uri.Gateway
+	gateways atomic.Pointer[[]uri.Gateway]
 	resolver Resolver
 	known    atomic.Pointer[known]
 }
@@ -30,9 +31,17 @@ type known struct {
 // NewDirectory returns a directory of gateways; their names are resolved by
 // Refresh.
 func NewDirectory(gateways []uri.Gateway, resolver Resolver) *Directory {
-	d := &Directory{gateways: gateways, resolver: resolver}
+	d := &Directory{resolver: resolver}
+	d.Replace(gateways)
 	d.known.Store(&known{})
 	return d
+}
+
+// Replace makes the directory that of other gateways, with the next Refresh. Flows to
+// those that are no more in it go on; new ones are not opened.
+func (d *Directory) Replace(gateways []uri.Gateway) {
+	gateways = slices.Clone(gateways)
+	d.gateways.Store(&gateways)
 }
 
 // Refresh resolves every gateway's host name again. A name that cannot be
@@ -41,7 +50,7 @@ func (d *Directory) Refresh(ctx context.Context) error {
 	before := d.known.Load()
 	now := &known{byIdentity: make(map[identityKey]netip.AddrPort), addrs: make(map[netip.Addr]bool)}
 	var errs []error
-	for _, g := range d.gateways {
+	for _, g := range *d.gateways.Load() {
 		addr, err := d.resolve(ctx, g.Host)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("gateway %s: %w", g.Host, err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -96,11 +97,14 @@ type gatewayProcess struct {
 	from  *handover.Conn // nil: this gateway succeeds no other
 	ready func(*advertisement) error
 
-	config *config.Config
-	log    *zap.Logger
-	level  zap.AtomicLevel
-	guard  *guard
-	extras map[string]*os.File // what a successor gets beside the gateway
+	config    *config.Config
+	log       *zap.Logger
+	level     zap.AtomicLevel
+	guard     *guard
+	chores    func(func()) // starts a goroutine that ends with the gateway
+	policy    *policy.Policy
+	directory *router.Directory
+	extras    map[string]*os.File // what a successor gets beside the gateway
 }
 
 // start reads the configuration and runs the gateway.
@@ -158,6 +162,7 @@ func (p *gatewayProcess) run(ctx context.Context) error {
 	}
 	limitMemory(c)
 	settings := gatewaySettings(c, key, p.guard, log)
+	p.policy, p.directory = settings.Policy, settings.Directory
 	if settings.Directory != nil {
 		resolveDirectory(ctx, settings.Directory, log)
 	}
@@ -173,7 +178,8 @@ func (p *gatewayProcess) run(ctx context.Context) error {
 	}()
 	err = p.announce(ctx, g, inherited)
 	if err == nil {
-		chores.Go(func() { p.guard.watch(ctx, g) })
+		p.chores = chores.Go
+		p.guard.watch(ctx, g, p.chores)
 		var gone bool
 		if gone, err = p.attend(ctx, g); gone {
 			g.Close()
@@ -276,9 +282,14 @@ func (p *gatewayProcess) attend(ctx context.Context, g *router.Gateway) (gone bo
 
 // limitMemory sets the process's memory limit where the environment has not done so.
 func limitMemory(c *config.Config) {
-	if _, set := os.LookupEnv("GOMEMLIMIT"); !set && c.MemoryLimit > 0 {
-		debug.SetMemoryLimit(int64(c.MemoryLimit))
+	if _, set := os.LookupEnv("GOMEMLIMIT"); set {
+		return
 	}
+	limit := int64(c.MemoryLimit)
+	if limit == 0 {
+		limit = math.MaxInt64
+	}
+	debug.SetMemoryLimit(limit)
 }
 
 // gatewayIdentity reads the gateway's identity. Where the configuration names no
@@ -295,6 +306,25 @@ func gatewayIdentity(c *config.Config, log *zap.Logger) (*identity.PrivateKey, e
 	return key, err
 }
 
+// policyConfig is the egress policy of a configuration.
+func policyConfig(c *config.Config) policy.Config {
+	own := slices.Clone(c.Egress.Own)
+	for _, h := range c.Public {
+		if addr, err := netip.ParseAddr(h.Name); err == nil {
+			own = append(own, addr)
+		}
+	}
+	return policy.Config{Allow: c.Egress.Allow, Deny: c.Egress.Deny, Own: policy.HostAddrs(own...)}
+}
+
+// gatewaysOf is the directory of a configuration.
+func gatewaysOf(c *config.Config) (gateways []uri.Gateway) {
+	for _, g := range c.Gateways {
+		gateways = append(gateways, g.URI)
+	}
+	return gateways
+}
+
 // gatewaySettings is what the configuration means to a router.
 func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, log *zap.Logger) router.Config {
 	var addrs []netip.AddrPort
@@ -305,19 +335,9 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 	for _, k := range c.Handshake.KEMs {
 		kems = append(kems, kem.ID(k))
 	}
-	own := c.Egress.Own
-	for _, h := range c.Public {
-		if addr, err := netip.ParseAddr(h.Name); err == nil {
-			own = append(own, addr)
-		}
-	}
 	var directory *router.Directory
 	if len(c.Gateways) > 0 {
-		var gateways []uri.Gateway
-		for _, g := range c.Gateways {
-			gateways = append(gateways, g.URI)
-		}
-		directory = router.NewDirectory(gateways, net.DefaultResolver)
+		directory = router.NewDirectory(gatewaysOf(c), net.DefaultResolver)
 	}
 	off := c.Listen.Offload == config.OffloadOff
 	return router.Config{
@@ -354,7 +374,7 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 		Logger:    log,
 		KEMs:      kems,
 		Admit:     guard.admit(),
-		Policy:    policy.New(policy.Config{Allow: c.Egress.Allow, Deny: c.Egress.Deny, Own: policy.HostAddrs(own...)}),
+		Policy:    policy.New(policyConfig(c)),
 		Directory: directory,
 
 		Tolerance:    time.Duration(c.Handshake.Tolerance),

@@ -392,8 +392,7 @@ func TestGatewaySettings(t *testing.T) {
 	c.Egress.Deny = []policy.Rule{{Prefix: netip.MustParsePrefix("198.51.100.0/24")}}
 	exit := uri.Gateway{Identity: identity.FromSeed(&[32]byte{2}).Public(), Host: "192.0.2.9", Port: 5}
 	c.Gateways = []config.Gateway{{URI: exit}}
-	g := &guard{}
-	g.list.Store(&access.List{})
+	g := listedGuard(new(access.List))
 	s := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), g, zap.NewNop())
 
 	own := map[string]bool{ // what a router knows best itself
@@ -429,7 +428,7 @@ func TestGatewaySettings(t *testing.T) {
 		t.Error("an empty list admits somebody")
 	}
 	c.Access.Mode, c.Gateways = config.AccessOpen, nil
-	if s := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), &guard{open: true}, zap.NewNop()); s.Admit != nil || s.Directory != nil {
-		t.Error("an open gateway asks who is admitted, or has a directory that nobody wrote")
+	if s := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), openGuard(), zap.NewNop()); !s.Admit(exit.Identity) || s.Directory != nil {
+		t.Error("an open gateway keeps somebody out, or has a directory that nobody wrote")
 	}
 }

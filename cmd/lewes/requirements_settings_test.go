@@ -42,7 +42,7 @@ func TestEveryBoundReachesTheGateway(t *testing.T) {
 	if len(want) != 35 {
 		t.Errorf("%d bounds: %v", len(want), want)
 	}
-	settings := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), &guard{open: true, log: zap.NewNop()}, zap.NewNop())
+	settings := gatewaySettings(c, identity.FromSeed(&[32]byte{1}), openGuard(), zap.NewNop())
 	var look func(v reflect.Value)
 	look = func(v reflect.Value) {
 		for i := range v.NumField() {

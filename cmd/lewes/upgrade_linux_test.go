@@ -3,6 +3,8 @@ package main
 import (
 	"flag"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +13,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lewes/state"
+	"lewes/transport/uri"
 )
 
 var upgradeSessions = flag.Int("upgrade.sessions", 0, "sessions that TestUpgrade hands over, at half of what the machine carries; 0: as many as a normal run has time for")
@@ -147,4 +152,163 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 	c.check(sessions)
+}
+
+// TestUpgradeUnderRekeys upgrades three times while all sessions come to new keys,
+// and then once more: nothing is lost, and no process has more files open than the
+// first.
+func TestUpgradeUnderRekeys(t *testing.T) {
+	const sessions = 60
+	echo := crowdEcho(t)
+	u := launchUpgradable(t, crowdConfig(echo, sessions)+"[metrics]\nlisten = \"127.0.0.1:0\"\n")
+	c := newCrowd(t, u.uri, sessions, echo)
+	files := u.files()
+	for range 3 {
+		stop := c.pace(500)
+		c.rekey()
+		u.upgrade()
+		time.Sleep(200 * time.Millisecond)
+		if sent, lost, _ := stop(); lost != 0 || sent == 0 {
+			t.Errorf("%d of %d datagrams are lost", lost, sent)
+		}
+	}
+	if !c.until(func(m *crowdMember) bool {
+		return m.session.Current().Number() == 3 && m.session.Phase() == state.Transport
+	}) {
+		t.Error("not every session has come to its fourth keys")
+	}
+	if got := u.files(); got > files {
+		t.Errorf("%d files are open after three upgrades, %d before", got, files)
+	}
+	c.check(sessions)
+
+	// The last one takes its leave as the first would have.
+	u.kill(syscall.SIGTERM)
+	if !c.until(func(m *crowdMember) bool { return m.ended }) {
+		t.Error("clients were not told that the gateway ends")
+	}
+	u.awaitLog(fmt.Sprintf(`stopped  {"sessions_closed": %d}`, sessions))
+	<-u.done
+}
+
+// TestUpgradeFails tries successors that cannot take over: each time the gateway says
+// why, and goes on as if nothing had been. Then one comes that can.
+func TestUpgradeFails(t *testing.T) {
+	const sessions = 20
+	echo := crowdEcho(t)
+	u := launchUpgradable(t, crowdConfig(echo, sessions))
+	c := newCrowd(t, u.uri, sessions, echo)
+	good, err := os.ReadFile(u.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(text string) func() {
+		return func() {
+			if err := os.Rename(u.program, u.program+".kept"); err != nil {
+				t.Fatal(err)
+			}
+			if text != "" {
+				writeFile(t, u.program, text, 0o700)
+			}
+		}
+	}
+	restore := func() {
+		if err := os.Rename(u.program+".kept", u.program); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure := func(text string) func() { return func() { writeFile(t, u.config, text, 0o600) } }
+	for _, test := range []struct {
+		name  string
+		spoil func()
+		why   string
+		mend  func()
+	}{
+		{"an unknown key", configure(string(good) + "[nonsense]\n"), "nonsense", configure(string(good))},
+		{"other shards", configure(strings.Replace(string(good), "[listen]", "[listen]\nshards = 7", 1)), "7 shards", configure(string(good))},
+		{"no program", replace(""), "no such file", restore},
+		{"another program", replace("#!/bin/sh\nexit 3\n"), "exit status 3", restore},
+		{"one that is killed", replace("#!/bin/sh\nkill -9 $$\n"), "killed", restore},
+	} {
+		stop := c.pace(300)
+		test.spoil()
+		before := strings.Count(u.stderr(), "no upgrade: this gateway goes on")
+		u.kill(syscall.SIGUSR2)
+		u.await("why it does not upgrade", func(_, stderr string) bool {
+			return strings.Count(stderr, "no upgrade: this gateway goes on") > before
+		})
+		at := strings.LastIndex(u.stderr(), "no upgrade: this gateway goes on")
+		has(t, u.stderr()[at:], test.why)
+		test.mend()
+		time.Sleep(50 * time.Millisecond) // for some to be sent after it
+		if sent, lost, _ := stop(); lost != 0 || sent == 0 {
+			t.Errorf("%s: %d of %d datagrams are lost", test.name, lost, sent)
+		}
+	}
+	if n, _, _ := u.upgrade(); n != sessions {
+		t.Errorf("%d sessions are handed over in the end", n)
+	}
+	stop := c.pace(300)
+	time.Sleep(100 * time.Millisecond)
+	if _, lost, _ := stop(); lost != 0 {
+		t.Errorf("%d datagrams are lost", lost)
+	}
+	c.check(sessions)
+}
+
+// TestKilledSuccessor: a successor that is killed is missed like any gateway; nobody
+// else holds its port.
+func TestKilledSuccessor(t *testing.T) {
+	echo := crowdEcho(t)
+	u := launchUpgradable(t, crowdConfig(echo, 1))
+	c := newCrowd(t, u.uri, 1, echo)
+	u.upgrade()
+	u.kill(syscall.SIGKILL)
+	<-u.done
+	g, err := uri.Parse(u.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(g.Address())))
+	if err != nil {
+		t.Errorf("the port is still bound: %v", err)
+	} else {
+		_ = free.Close()
+	}
+	c.close()
+}
+
+// TestUpgradeTellsSystemd: the old process says who is the main one now, and only then
+// does that one speak.
+func TestUpgradeTellsSystemd(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "notify")
+	reports, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reports.Close()
+	told := func() string {
+		buffer := make([]byte, 256)
+		_ = reports.SetReadDeadline(time.Now().Add(patience))
+		n, err := reports.Read(buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buffer[:n])
+	}
+	u := launchUpgradable(t, "[access]\nmode = \"open\"\n", "NOTIFY_SOCKET="+name)
+	if got := told(); got != "READY=1" {
+		t.Errorf("%q first", got)
+	}
+	u.upgrade()
+	if got, want := told(), fmt.Sprintf("MAINPID=%d", u.pid); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := told(); got != "READY=1" {
+		t.Errorf("%q from the successor", got)
+	}
+	u.kill(syscall.SIGTERM)
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("%q at the end", got)
+	}
 }

@@ -108,8 +108,9 @@ func (p *Policy) Explain(target netip.AddrPort) Decision {
 	}
 	d.Remedy = v.remedy(target)
 	if v.within.IsValid() {
-		for i := range p.allow {
-			if r := &p.allow[i]; r.names(v.judged, target.Port()) {
+		allow := p.rules.Load().allow
+		for i := range allow {
+			if r := &allow[i]; r.names(v.judged, target.Port()) {
 				d.Why += fmt.Sprintf(", and the allow rule %q is wider than that, so it does not open it", r)
 				break
 			}

@@ -17,10 +17,11 @@ type ownSet map[netip.Addr]struct{}
 // host with a network gives, leaves what was known and is reported as
 // ErrOwnUnknown.
 func (p *Policy) Refresh() error {
-	if p.ask == nil {
+	ask := p.rules.Load().ask
+	if ask == nil {
 		return nil
 	}
-	answer := p.ask()
+	answer := ask()
 	if len(answer) == 0 {
 		return ErrOwnUnknown
 	}

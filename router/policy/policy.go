@@ -19,17 +19,29 @@ type Config struct {
 // Policy says which targets clients may send to. Its methods may be called by any
 // number of goroutines at once.
 type Policy struct {
+	rules atomic.Pointer[rules]
+	own   atomic.Pointer[ownSet]
+}
+
+// rules is never changed once it is stored.
+type rules struct {
 	allow, deny []Rule
 	ask         func() []netip.Addr
-	own         atomic.Pointer[ownSet]
 }
 
 // New makes a Policy, and asks Config.Own for the first time. An owner that wants
 // to know how that went calls Refresh.
 func New(c Config) *Policy {
-	p := &Policy{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), ask: c.Own}
-	_ = p.Refresh() // nothing is known before, so there is nothing to keep or to report
+	p := new(Policy)
+	_ = p.Replace(c) // nothing is known before, so there is nothing to keep or to report
 	return p
+}
+
+// Replace makes the policy that of another Config from now on. Its error is that of
+// Refresh: the gateway's addresses that were known are denied then.
+func (p *Policy) Replace(c Config) error {
+	p.rules.Store(&rules{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), ask: c.Own})
+	return p.Refresh()
 }
 
 // Allowed tells whether clients may send to target. It allocates nothing.
@@ -111,9 +123,10 @@ func (p *Policy) judgeRange(addr netip.Addr, port uint16) verdict {
 }
 
 func (p *Policy) denyRule(addr netip.Addr, port uint16) *Rule {
-	for i := range p.deny {
-		if p.deny[i].names(addr, port) {
-			return &p.deny[i]
+	deny := p.rules.Load().deny
+	for i := range deny {
+		if deny[i].names(addr, port) {
+			return &deny[i]
 		}
 	}
 	return nil
@@ -122,9 +135,10 @@ func (p *Policy) denyRule(addr netip.Addr, port uint16) *Rule {
 // allowRule returns the first allow rule that names the target and lies inside a
 // range.
 func (p *Policy) allowRule(addr netip.Addr, port uint16, within netip.Prefix) *Rule {
-	for i := range p.allow {
-		if p.allow[i].names(addr, port) && p.allow[i].inside(within) {
-			return &p.allow[i]
+	allow := p.rules.Load().allow
+	for i := range allow {
+		if allow[i].names(addr, port) && allow[i].inside(within) {
+			return &allow[i]
 		}
 	}
 	return nil

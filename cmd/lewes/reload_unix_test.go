@@ -1,0 +1,140 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lewes/cmd/config"
+)
+
+// reload writes a gateway's configuration anew and has it read, until it says what.
+func (g *runningGateway) reload(more, says string) {
+	g.t.Helper()
+	before := strings.Count(g.stderr(), says)
+	file := filepath.Join(g.dir, "gateway.toml")
+	writeFile(g.t, file, fmt.Sprintf("state_dir = %q\n", g.dir)+more, 0o600)
+	g.signal(syscall.SIGHUP)
+	g.await(says, func(_, stderr string) bool { return strings.Count(stderr, says) > before })
+}
+
+// TestReload changes a configuration under a gateway that serves: what can take effect
+// does, what cannot is named, and the client's session goes on.
+func TestReload(t *testing.T) {
+	_, key := newClient(t)
+	target := echo(t)
+	g := launchGateway(t, allowEcho, key)
+	s := dial(t, g.uri, key)
+	conn, err := s.DialContext(t.Context(), "udp", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answered := func() bool {
+		for range 5 {
+			if _, err := conn.Write([]byte("x")); err != nil {
+				return false
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			if _, err := conn.Read(make([]byte, 10)); err == nil {
+				return true
+			}
+		}
+		return false
+	}
+	if !answered() {
+		t.Fatal("no answer")
+	}
+
+	g.reload(loopbackListen+allowEcho+"[handshake]\nrate = 7.0\n[log]\nlevel = \"debug\"\n", "read the configuration again")
+	has(t, g.stderr(), `"changed": ["log.level"], "needs_upgrade": ["handshake.rate"], "needs_restart": [], "sessions_closed": 0, "flows_closed": 0`)
+	if !answered() {
+		t.Error("no answer after a reload that has nothing to do with the flow")
+	}
+
+	const kept = "the last one goes on to hold"
+	g.reload(loopbackListen+"[nonsense]\n", kept)
+	g.reload("not TOML at all", kept)
+	g.reload(loopbackListen+"[access]\nclients = \"/\"\n", kept)
+	if n := strings.Count(g.stderr(), kept); n != 3 {
+		t.Errorf("%d errors are logged, want one each", n)
+	}
+	if !answered() {
+		t.Error("no answer after configurations that cannot be read")
+	}
+
+	g.reload(strings.Replace(loopbackListen, "port = 0", "port = 9", 1)+"[flows]\nmax = 1200\n", `"flows_closed": 1`)
+	has(t, g.stderr(), `"changed": ["flows.max", "egress.allow", "log.level"], "needs_upgrade": [], "needs_restart": ["listen.port"]`)
+	if answered() {
+		t.Error("the target still answers, though the policy denies it")
+	}
+	if _, err := s.Ping(t.Context()); err != nil {
+		t.Errorf("the session has ended: %v", err)
+	}
+	g.reload(loopbackListen+"[access]\nmode = \"open\"\n", "read the configuration again")
+	_, stranger := newClient(t)
+	if _, err := dial(t, g.uri, stranger).Ping(t.Context()); err != nil {
+		t.Errorf("a stranger at a gateway that is open by now: %v", err)
+	}
+	g.reload(loopbackListen, `"sessions_closed": 1`)
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestEveryKeyHasAnEffect changes each key in turn: it is named once, and those that
+// decide over sockets and sessions take a restart.
+func TestEveryKeyHasAnEffect(t *testing.T) {
+	var walk func(table string, v reflect.Value, do func(key string, v reflect.Value))
+	walk = func(table string, v reflect.Value, do func(string, reflect.Value)) {
+		for i := range v.NumField() {
+			if f := v.Field(i); f.Kind() == reflect.Struct {
+				walk(table+v.Type().Field(i).Tag.Get("toml")+".", f, do)
+			} else {
+				do(table+v.Type().Field(i).Tag.Get("toml"), f)
+			}
+		}
+	}
+	named := map[effect]int{}
+	next := config.Default()
+	walk("", reflect.ValueOf(next).Elem(), func(key string, v reflect.Value) {
+		was := reflect.New(v.Type()).Elem()
+		was.Set(v)
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString("another")
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		case reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), v.Len()+1, v.Len()+1))
+		case reflect.Float64:
+			v.SetFloat(v.Float() + 1)
+		default:
+			v.SetInt(v.Int() + 1)
+		}
+		found := changes(config.Default(), next)
+		if len(found) != 1 || len(found[effectOf(key)]) != 1 || found[effectOf(key)][0] != key {
+			t.Errorf("%s: %v", key, found)
+		}
+		named[effectOf(key)]++
+		v.Set(was)
+	})
+	if named[atRestart] != 5 || named[atOnce] < 15 || named[atUpgrade] < 20 {
+		t.Errorf("%d keys at once, %d by an upgrade, %d by a restart", named[atOnce], named[atUpgrade], named[atRestart])
+	}
+	for key := range effects {
+		found := false
+		walk("", reflect.ValueOf(next).Elem(), func(name string, _ reflect.Value) {
+			found = found || name == key || strings.HasPrefix(name, key+".")
+		})
+		if !found {
+			t.Errorf("%s is no key", key)
+		}
+	}
+}
