@@ -18,6 +18,7 @@ import (
 	"lewes/transport"
 	"lewes/transport/path"
 	"lewes/transport/tcp"
+	"lewes/transport/uri"
 	"lewes/transport/wire"
 )
 
@@ -199,4 +200,63 @@ func (g *Gateway) sessionOf(l *live) *state.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sessions.Find(index).Session()
+}
+
+// TestForwardingOverTCP reaches an exit through an entry that is on TCP.
+func TestForwardingOverTCP(t *testing.T) {
+	leakless(t)
+	exitKey := testIdentity(9)
+	exit, _ := started(t, func(c *Config) { c.Identity = exitKey })
+	entry, _ := started(t, func(c *Config) {
+		withTCP(c)
+		c.Directory = NewDirectory([]uri.Gateway{{Identity: exitKey.Public(), Host: "127.0.0.1", Port: exit.Addrs()[0].Port()}}, nil)
+		if err := c.Directory.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	to := entry.TCPAddrs()[0]
+	l := dialStream(t, 2, to)
+	l.connectStream(to)
+
+	var out state.Output
+	inner, err := state.NewClient(time.Now(), state.ClientConfig{
+		Gateway:  exitKey.Public(),
+		Identity: testIdentity(3),
+		KEM:      kem.MLKEM768,
+		Suites:   seal.Offer(),
+		Rand:     seeded(uint64(time.Now().UnixNano())),
+	}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := func(packets [][]byte) {
+		for _, p := range packets {
+			kind, content, err := l.session.Current().Open(time.Now(), p, path.Path{}, &l.out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kind != wire.TypeForwardPacket {
+				continue
+			}
+			m, err := wire.ParseForwardPacket(content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = inner.Handle(time.Now(), m.Inner, &out) // of no use to it: an answer that came twice
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); inner.Session() == nil; {
+		if time.Now().After(end) {
+			t.Fatal("no session with the exit within 10 s")
+		}
+		for _, p := range out.Packets {
+			take(l.answers(l.visit(to, l.message(wire.TypeForwardPacket, &wire.ForwardPacket{FlowID: 1, Flags: wire.FlagIdentity, Identity: exitKey.Public(), Inner: p.Data}))))
+		}
+		out.Reset()
+		take(l.answers(l.visit(to, l.poll(100*time.Millisecond))))
+		inner.Tick(time.Now(), &out)
+	}
+	if s := entry.Stats(); s.Forwarded == 0 || s.Returned == 0 || s.HeldOld+s.HeldFull != 0 {
+		t.Errorf("counted %+v", s)
+	}
 }
