@@ -142,21 +142,17 @@ func (c *traveller) dial(ctx context.Context) (d dialled, err error) {
 	return d, c.awaitConnected(ctx)
 }
 
-// awaitConnected waits until the client was told that it is connected, so that what it is
-// told later is about what happens then.
+// awaitConnected waits until the client was told that it is connected with each gateway, so
+// that what it is told later is about what happens then.
 func (c *traveller) awaitConnected(ctx context.Context) error {
-	for {
-		for _, n := range c.events() {
-			if n.Kind == connected {
-				return nil
-			}
-		}
+	for len(c.events()) < 1+len(c.params.Via) {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+	return nil
 }
 
 func (c *traveller) note(e client.Event) {

@@ -24,8 +24,8 @@ type server struct {
 	dir     string
 	gateway uri.Gateway // as clients know it
 
-	cmd  *exec.Cmd
-	done chan struct{}
+	process *os.Process   // that serves; nil: none does
+	done    chan struct{} // nothing is left of it, nor of who served before
 
 	mu    sync.Mutex
 	lines []string
@@ -50,27 +50,29 @@ func (s *server) file() string { return filepath.Join(s.dir, "gateway.toml") }
 // start starts the process and returns when it was ready.
 func (s *server) start() (ready int64) {
 	s.t.Helper()
-	s.cmd, s.done = exec.Command(program, "gateway", "--config", s.file()), make(chan struct{})
-	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}
-	stdout, err := s.cmd.StdoutPipe()
+	cmd := exec.Command(program, "gateway", "--config", s.file())
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	stderr, err := s.cmd.StderrPipe()
+	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.machine.Do(s.cmd.Start); err != nil {
+	if err := s.machine.Do(cmd.Start); err != nil {
 		s.t.Fatal(err)
 	}
+	done := make(chan struct{})
+	s.process, s.done = cmd.Process, done
 	from := s.logged()
 	var readers sync.WaitGroup
 	readers.Go(func() { s.read(stdout) })
 	readers.Go(func() { s.read(stderr) })
 	go func() {
 		readers.Wait()
-		_ = s.cmd.Wait() // it is killed in the end
-		close(s.done)
+		_ = cmd.Wait() // it is killed in the end
+		close(done)
 	}()
 	s.await(from, "  ready  ")
 	ready = measure.Now()
@@ -132,12 +134,16 @@ func (s *server) log() string {
 
 // kill ends the process without a word to anybody.
 func (s *server) kill() {
-	if s.cmd == nil || s.cmd.Process == nil {
+	if s.process == nil {
 		return
 	}
-	_ = s.cmd.Process.Kill() // it may have ended by itself
-	<-s.done
-	s.cmd = nil
+	_ = s.process.Kill() // it may have ended by itself
+	select {
+	case <-s.done:
+	case <-time.After(patience):
+		s.t.Errorf("something of the gateway is left %v after it was killed", patience)
+	}
+	s.process = nil
 	if s.t.Failed() {
 		s.t.Logf("the gateway said:\n%s", s.log())
 	}

@@ -1,0 +1,59 @@
+package world
+
+import (
+	"os"
+	"regexp"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"lewes/bench/link"
+	"lewes/bench/measure"
+)
+
+var successorLine = regexp.MustCompile(`handed over to a successor  \{"pid": (\d+)`)
+
+// upgrade makes the gateway start its successor, and returns when that serves.
+func (s *server) upgrade() {
+	s.t.Helper()
+	from := s.logged()
+	if err := s.process.Signal(syscall.SIGUSR2); err != nil {
+		s.t.Fatal(err)
+	}
+	m := successorLine.FindStringSubmatch(s.await(from, "handed over to a successor"))
+	if m == nil {
+		s.t.Fatalf("who is the successor?\n%s", s.log())
+	}
+	pid, err := strconv.Atoi(m[1])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if s.process, err = os.FindProcess(pid); err != nil {
+		s.t.Fatal(err)
+	}
+	s.await(from, "  ready  ")
+}
+
+// TestGatewayIsUpgraded: nobody notices, over neither transport.
+func TestGatewayIsUpgraded(t *testing.T) {
+	for what, faults := range map[string]link.Faults{"UDP": {}, "TCP": noUDP} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			s.link.Both(faults)
+			begun(s, steady)
+			from := measure.Now()
+			s.gateway.upgrade()
+			s.awaitReceived(100)
+			to := measure.Now()
+			a := s.stop()
+			s.log(a, from)
+			s.saw(from)
+			figures.add(t, "upgrade under "+what+": longest time without a datagram", a.gap(from, to), time.Second)
+			if sent, _, back := a.count(from, a.last()); sent != back {
+				t.Errorf("%d of %d datagrams were lost", sent-back, sent)
+			}
+		})
+	}
+}
