@@ -60,10 +60,10 @@ func (s *server) start() (ready int64) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.machine.Do(cmd.Start); err != nil {
+	done := make(chan struct{})
+	if err := s.launch(cmd, done); err != nil {
 		s.t.Fatal(err)
 	}
-	done := make(chan struct{})
 	s.process, s.done = cmd.Process, done
 	from := s.logged()
 	var readers sync.WaitGroup
@@ -82,6 +82,24 @@ func (s *server) start() (ready int64) {
 		}
 	}
 	return ready
+}
+
+// launch starts the process from a thread that waits until all is done: it does not outlive
+// that thread, so that nothing is left of a test that is killed.
+func (s *server) launch(cmd *exec.Cmd, done <-chan struct{}) error {
+	endWithThread(cmd)
+	started := make(chan error, 2)
+	go func() {
+		started <- s.machine.Do(func() error {
+			err := cmd.Start()
+			started <- err
+			if err == nil {
+				<-done
+			}
+			return err
+		})
+	}()
+	return <-started
 }
 
 func (s *server) read(from io.Reader) {
