@@ -369,14 +369,17 @@ func TestTCPIsLost(t *testing.T) {
 }
 
 // A gateway that restarts is met again in less than a second, over either transport,
-// however long it was away.
+// also where it is on TCP because UDP does not pass, and however long it was away.
 func TestRestartOverBoth(t *testing.T) {
-	for _, over := range []client.Transport{client.UDP, client.TCP} {
+	for _, over := range []client.Transport{client.UDP, client.TCP, client.Auto} {
 		for _, away := range []time.Duration{0, 3 * time.Second, 20 * time.Second, 4 * time.Minute} {
 			t.Run(over.String()+" "+away.String(), func(t *testing.T) {
 				inWorldOfTwo(t, func(t *testing.T, w *world) {
 					config := w.configOfTwo()
 					config.Transport = over
+					if over == client.Auto {
+						w.block()
+					}
 					s := w.dial(config)
 					defer w.closes(s)
 					c := flowTo(t, s, "203.0.113.7:53")
