@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/transport"
 	"lewes/transport/path"
 )
 
@@ -16,7 +17,8 @@ const (
 	// beside it.
 	headStart = 300 * time.Millisecond
 	// tcpHeadStart is how long UDP is tried alone (section 10 of PROTOCOL.md), or a
-	// quarter of Config.Timeout where that is less. Where UDP has answered but made no
+	// quarter of Config.Timeout where that is less, unless the network says before that
+	// it does not pass. Where UDP has answered but made no
 	// session, TCP begins after half of Config.Timeout.
 	tcpHeadStart = 2500 * time.Millisecond
 	// maxAddresses is how many of a gateway's addresses are tried.
@@ -131,7 +133,23 @@ type lane struct {
 	started   int
 	running   int
 	answered  atomic.Bool // something has come
-	best      try         // of those that failed
+	refused   atomic.Bool // the network says that nothing will
+	wake      chan struct{}
+	best      try // of those that failed
+}
+
+// heard is told how a handshake of the lane goes.
+func (l *lane) heard(answered bool, err error) {
+	if answered {
+		l.answered.Store(true)
+	}
+	refused := errors.Is(err, transport.ErrRefused) || errors.Is(err, transport.ErrUnreachable) || errors.Is(err, transport.ErrDenied)
+	if refused && !l.refused.Swap(true) {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (l *lane) left() bool { return l.started < len(l.addrs) }
@@ -149,8 +167,9 @@ func (l *lane) tried(port uint16) (tried []netip.AddrPort) {
 // carried the session before. UDP, where it works by now, takes half the round trips
 // and stands first.
 func (s *Session) lanes(now time.Time, addrs []netip.Addr) (udp, tcp *lane) {
-	udp = &lane{transport: path.UDP, next: now}
-	tcp = &lane{transport: path.TCP, next: now.Add(min(tcpHeadStart, s.config.Timeout/4))}
+	wake := make(chan struct{}, 1)
+	udp = &lane{transport: path.UDP, wake: wake, next: now}
+	tcp = &lane{transport: path.TCP, wake: wake, next: now.Add(min(tcpHeadStart, s.config.Timeout/4))}
 	mayUDP, mayTCP := s.uses()
 	if mayUDP {
 		udp.addrs = addrs
@@ -186,6 +205,8 @@ func (s *Session) race(ctx context.Context, addrs []netip.Addr) (*link, error) {
 			if !done {
 				timer.Reset(time.Until(r.start(ctx, time.Now())))
 			}
+		case <-udp.wake:
+			timer.Reset(0)
 		case t := <-r.results:
 			r.ended(t)
 			if r.won != nil {
@@ -207,8 +228,15 @@ type race struct {
 
 // start begins the tries that are due, and returns when others are.
 func (r *race) start(ctx context.Context, now time.Time) (next time.Time) {
-	if r.tcp.started == 0 && r.udp.answered.Load() && r.udp.running > 0 && now.Before(r.half) {
-		r.tcp.next = r.half
+	switch {
+	case r.tcp.started > 0 || r.udp.running == 0:
+	case r.udp.answered.Load():
+		if now.Before(r.half) {
+			r.tcp.next = r.half
+		}
+	case r.udp.refused.Load() && r.s.link.Load() == nil:
+		// Later it more likely means that the gateway is just being started again.
+		r.tcp.next = earliest(r.tcp.next, now)
 	}
 	next = now.Add(time.Hour)
 	for _, l := range []*lane{r.udp, r.tcp} {
@@ -252,12 +280,12 @@ func (s *Session) try(ctx context.Context, in *lane, to netip.Addr) try {
 		return try{lane: in, err: err}
 	}
 	l := newLink(s, w)
-	l.answered = &in.answered
+	l.lane = in
 	if err := l.handshake(ctx); err != nil {
 		w.abort()
 		return try{lane: in, err: err, fault: l.fault}
 	}
-	l.answered = nil
+	l.lane = nil
 	return try{lane: in, link: l}
 }
 

@@ -94,8 +94,8 @@ func (l *link) converse(ctx context.Context, w *way) error {
 		l.mu.Lock()
 		now = time.Now()
 		l.take(now, w, w.reading[:n])
-		if !l.client.Progress().Answered.IsZero() && l.answered != nil {
-			l.answered.Store(true)
+		if l.lane != nil {
+			l.lane.heard(!l.client.Progress().Answered.IsZero(), err)
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			l.handshakeFailed(now, err)

@@ -36,19 +36,19 @@ type link struct {
 	s   *Session
 	way atomic.Pointer[way] // by which packets go
 
-	mu       sync.Mutex
-	client   *state.Client  // while the handshake is under way
-	session  *state.Session // set before anybody else knows the link, and never changed
-	byIndex  map[uint32]*state.Generation
-	out      state.Output
-	sending  []transport.Packet
-	changed  chan struct{}                    // closed, and another made, at each event
-	pongs    map[[8]byte]chan<- struct{}      // who waits for which Pong
-	answered *atomic.Bool                     // told, while the handshake is under way, that something has answered; or nil
-	silent   time.Time                        // when nothing had answered by any way; zero: it is heard
-	ended    error                            // why the session is over
-	fault    error                            // the last that the underlay said
-	stats    struct{ dropped, faults uint64 } // packets of no use; errors of the underlay
+	mu      sync.Mutex
+	client  *state.Client  // while the handshake is under way
+	session *state.Session // set before anybody else knows the link, and never changed
+	byIndex map[uint32]*state.Generation
+	out     state.Output
+	sending []transport.Packet
+	changed chan struct{}                    // closed, and another made, at each event
+	pongs   map[[8]byte]chan<- struct{}      // who waits for which Pong
+	lane    *lane                            // told how the handshake goes, while it is under way; or nil
+	silent  time.Time                        // when nothing had answered by any way; zero: it is heard
+	ended   error                            // why the session is over
+	fault   error                            // the last that the underlay said
+	stats   struct{ dropped, faults uint64 } // packets of no use; errors of the underlay
 
 	told      bool // a Reset came, or the like, and nothing authentic since
 	forgotten bool // and Pings had no answer: the gateway knows the session no more

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -99,6 +100,21 @@ func TestFallsBackToTCP(t *testing.T) {
 			if h.ReceiverIdx == tcp[0].ReceiverIdx || h.Salt == tcp[0].Salt {
 				t.Error("index or salt of the hello over UDP came again over TCP")
 			}
+		}
+	})
+}
+
+// Where the network says that UDP does not pass, nobody waits for it.
+func TestFallsBackAtOnce(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		config := w.configOfTwo()
+		config.Gateway.Port = 9 // nothing listens there
+		began := time.Now()
+		s := w.dial(config)
+		defer w.closes(s)
+		exchange(t, flowTo(t, s, "203.0.113.7:53"), "hello")
+		if took := time.Since(began); took > 200*time.Millisecond || s.Info().Transport != path.TCP {
+			t.Errorf("over %s after %s", s.Info().Transport, took)
 		}
 	})
 }
@@ -504,6 +520,64 @@ func TestRebindingNAT(t *testing.T) {
 			w.net.mu.Unlock()
 		}
 		if s.Stats().Reconnects != 0 || s.Info().Transport != path.UDP || w.happened() != "connected" {
+			t.Errorf("events: %s", w.happened())
+		}
+	})
+}
+
+// On a bad line, three datagrams in ten lost each way and 200 ms of round trip, the
+// session stays where it is: it is UDP that carries it, and one session.
+func TestBadLine(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		w.net.delay = 100 * time.Millisecond
+		r := rand.New(rand.NewPCG(1, 2))
+		w.net.losing(func(from, to netip.AddrPort, _ []byte) bool { return w.udp(from, to) && r.IntN(10) < 3 })
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		over := map[path.Transport]int{}
+		came := 0
+		const sent = 6000
+		for range sent {
+			write(t, c, long)
+			over[s.Info().Transport]++
+			_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			if _, err := c.Read(make([]byte, 100)); err == nil {
+				came++
+			}
+		}
+		t.Logf("%d of %d echoes, over %v; %s", came, sent, over, w.happened())
+		if s.Stats().Reconnects != 0 || over[path.UDP] < sent*9/10 || came < sent*4/10 {
+			t.Errorf("%d of %d echoes, over %v; %s", came, sent, over, w.happened())
+		}
+	})
+}
+
+// A link that is down for a minute costs that minute: the session is the same.
+func TestLinkDownForAMinute(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		s := w.dial(w.configOfTwo())
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "before")
+		handle := s.Info().Handle
+		w.net.losing(func(netip.AddrPort, netip.AddrPort, []byte) bool { return true })
+		for range 600 {
+			write(t, c, long)
+			time.Sleep(100 * time.Millisecond)
+		}
+		w.net.losing(nil)
+		back := time.Now()
+		w.until("echoes", time.Minute, func() bool {
+			write(t, c, long)
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			_, err := c.Read(make([]byte, 100))
+			return err == nil
+		})
+		if took := time.Since(back); took > time.Second {
+			t.Errorf("echoes after %s", took)
+		}
+		if s.Info().Handle != handle || w.happened() != "connected reconnecting reconnected" {
 			t.Errorf("events: %s", w.happened())
 		}
 	})
