@@ -17,6 +17,10 @@
 // seals it with the session's Sender, which is safe to share, and sends it. The loop
 // is a udp.Poller of all these sockets; where there is none, each has a pump.
 //
+// What takes long is cut into stretches of a millisecond, so that datagrams pass in between:
+// handshakes (backlog.go), and what is due, however much of it at once (due.go). A
+// histogram of the turns' lengths shows it (Stats.Turns).
+//
 // The protocol's own state machines are in package state. This package adds
 // flows, forwarding, the egress policy, and the sockets.
 package router

@@ -197,23 +197,23 @@ func (f *flow) flush() {
 	f.batch = f.batch[:0]
 }
 
-// turnFlows closes idle flows.
-func (s *Shard) turnFlows(now time.Time) {
-	for {
-		f, ok := s.flowTimes.Pop(now)
-		if !ok {
-			return
-		}
-		last := f.lastUp
-		if down := time.Unix(0, f.lastDown.Load()); down.After(last) {
-			last = down
-		}
-		if idleAt := last.Add(s.config.flowIdle()); now.Before(idleAt) {
-			s.flowTimes.Set(&f.timer, idleAt)
-			continue
-		}
+// turnIdleFlow looks at the flow whose time has come, and closes it if it is idle. It reports
+// whether there was one.
+func (s *Shard) turnIdleFlow(now time.Time) bool {
+	f, ok := s.flowTimes.Pop(now)
+	if !ok {
+		return false
+	}
+	last := f.lastUp
+	if down := time.Unix(0, f.lastDown.Load()); down.After(last) {
+		last = down
+	}
+	if idleAt := last.Add(s.config.flowIdle()); now.Before(idleAt) {
+		s.flowTimes.Set(&f.timer, idleAt)
+	} else {
 		s.turnClose(f, wire.FlowIdle, "nothing passed for "+s.config.flowIdle().String())
 	}
+	return true
 }
 
 // turnFlowClosed handles a client's FlowClosed.
@@ -251,6 +251,6 @@ func (s *Shard) turnDrop(f *flow) {
 	}
 	f.flush()
 	if f.conn != nil {
-		_ = f.conn.Close() // the pump ends; nothing is left to lose
+		s.turnDiscard(f.conn)
 	}
 }

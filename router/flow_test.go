@@ -177,8 +177,8 @@ func TestIdleFlowIsClosed(t *testing.T) {
 		t.Errorf("closed with %q, %d flows", got, r.shard.Stats().Flows)
 	}
 	select {
-	case <-r.egress.at(target).closed:
-	default:
+	case <-r.egress.at(target).closed: // when there is time
+	case <-time.After(20 * time.Second):
 		t.Error("the flow's socket is open")
 	}
 }
@@ -251,8 +251,8 @@ func TestSessionEndsWithItsFlows(t *testing.T) {
 		t.Errorf("%d sessions, %d flows", s.Sessions, s.Flows)
 	}
 	select {
-	case <-r.egress.at(target).closed:
-	default:
+	case <-r.egress.at(target).closed: // when there is time
+	case <-time.After(20 * time.Second):
 		t.Error("the flow's socket is open")
 	}
 }

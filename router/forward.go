@@ -187,19 +187,19 @@ func (s *Shard) turnUnclaim(c *client, which func(*claim) bool) {
 	}
 }
 
-// turnClaims drops claims that were not used for long.
-func (s *Shard) turnClaims(now time.Time) {
-	for {
-		h, ok := s.claims.Pop(now)
-		if !ok {
-			return
-		}
-		if idleAt := h.last.Add(s.config.claimTTL()); now.Before(idleAt) {
-			s.claims.Set(&h.timer, idleAt)
-			continue
-		}
+// turnIdleClaim looks at the claim whose time has come, and drops it if it was not used for
+// long. It reports whether there was one.
+func (s *Shard) turnIdleClaim(now time.Time) bool {
+	h, ok := s.claims.Pop(now)
+	if !ok {
+		return false
+	}
+	if idleAt := h.last.Add(s.config.claimTTL()); now.Before(idleAt) {
+		s.claims.Set(&h.timer, idleAt)
+	} else {
 		s.turnRelease(h)
 	}
+	return true
 }
 
 // flush sends the turn's packets to the gateway.

@@ -304,14 +304,14 @@ func (g *Gateway) read(s *Shard, conn transport.Conn) {
 		now := g.config.Clock()
 		elsewhere = s.Receive(now, batch[:n], elsewhere[:0])
 		if len(elsewhere) > 0 {
-			g.handOver(now, elsewhere)
+			g.handOver(elsewhere)
 		}
 	}
 }
 
 // handOver gives packets to the shards that own them: by reference, in batches,
 // in the goroutine that has read them. Its own shard's turn is over by then.
-func (g *Gateway) handOver(now time.Time, packets []transport.Packet) {
+func (g *Gateway) handOver(packets []transport.Packet) {
 	for _, s := range g.shards {
 		var batch [64]transport.Packet
 		mine := batch[:0]
@@ -321,12 +321,12 @@ func (g *Gateway) handOver(now time.Time, packets []transport.Packet) {
 				continue
 			}
 			if mine = append(mine, p); len(mine) == cap(mine) {
-				s.receiveFromElsewhere(now, mine)
+				s.receiveFromElsewhere(g.config.Clock(), mine)
 				mine = mine[:0]
 			}
 		}
 		if len(mine) > 0 {
-			s.receiveFromElsewhere(now, mine)
+			s.receiveFromElsewhere(g.config.Clock(), mine)
 		}
 	}
 }
@@ -489,6 +489,8 @@ func (s *Shard) close() {
 	s.alarm.Stop()
 	s.down.stop()
 	s.sessions.All(func(t *state.Session) { s.turnForget(t) })
+	for s.turnCloseOne(time.Time{}) {
+	}
 	for _, n := range s.nexts {
 		_ = n.conn.Close()
 	}

@@ -162,6 +162,7 @@ type rig struct {
 	socket *memConn // towards clients
 	mu     sync.Mutex
 	time   time.Time
+	clock  func() time.Time // nil: time stands still until advance
 	pumps  sync.WaitGroup
 }
 
@@ -209,6 +210,9 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 func (r *rig) now() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.clock != nil {
+		return r.clock()
+	}
 	return r.time
 }
 

@@ -59,6 +59,10 @@ type Shard struct {
 
 	down     downstreams
 	counters counters
+	turns    TurnTimes
+	overdue  bool // the last Tick has left something for the next
+
+	discarded []transport.Conn // that no flow has any more, to be closed
 }
 
 // outlets finds the socket by which a packet leaves to a client.
@@ -148,20 +152,6 @@ func (s *Shard) Receive(now time.Time, batch []transport.Packet, elsewhere []tra
 	return elsewhere
 }
 
-// Tick does what is due.
-func (s *Shard) Tick() {
-	s.Turn(func(now time.Time) {
-		s.alarmAt = time.Time{}
-		s.handshakes.Tick(now)
-		for t := s.sessions.Due(now); t != nil; t = s.sessions.Due(now) {
-			t.Tick(now, &s.output)
-			s.turnSettle(t)
-		}
-		s.turnFlows(now)
-		s.turnClaims(now)
-	})
-}
-
 // Turn calls f with the shard's lock held and sends what came of it.
 func (s *Shard) Turn(f func(now time.Time)) {
 	s.mu.Lock()
@@ -189,6 +179,7 @@ func (s *Shard) turnEnd(now time.Time) {
 	s.turnAnswers()
 	s.turnStreams()
 	s.turnAlarm(now)
+	s.turns.add(s.now().Sub(now))
 }
 
 // turnAnswers sends what the state machines answered. What that takes counts as the
@@ -217,13 +208,16 @@ func (s *Shard) turnAnswers() {
 
 func (s *Shard) turnAlarm(now time.Time) {
 	next := time.Time{}
-	if s.backlog.len() > 0 {
+	if s.backlog.len() > 0 || len(s.discarded) > 0 {
 		next = now.Add(stretch)
 	}
 	for _, at := range [...]time.Time{s.sessions.Next(), s.handshakes.Next(), s.flowTimes.Next(), s.claims.Next()} {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
+	}
+	if least := now.Add(stretch); s.overdue && next.Before(least) {
+		next = least
 	}
 	if next.IsZero() || !s.alarmAt.IsZero() && !next.Before(s.alarmAt) {
 		return

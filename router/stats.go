@@ -41,6 +41,7 @@ type Stats struct {
 	// handshakes took in all.
 	Backlog, Stale uint64
 	HandshakeTime  time.Duration
+	Turns          []TurnTimes   // of each shard
 	HandshakeDelay time.Duration // until one that comes now is looked at, in the shard where it is longest
 }
 
@@ -96,12 +97,14 @@ func (s *Stats) add(o *Stats) {
 	s.HandshakeTime += o.HandshakeTime
 	s.HandshakeDelay = max(s.HandshakeDelay, o.HandshakeDelay)
 	s.Handshakes.Add(&o.Handshakes)
+	s.Turns = append(s.Turns, o.Turns...)
 }
 
 // stats returns the shard's figures; the caller has the turn.
 func (s *Shard) stats() Stats {
 	c := s.counters.Stats
 	c.Sessions = uint64(s.sessions.Len())
+	c.Turns = []TurnTimes{s.turns}
 	c.Records = uint64(s.handshakes.Len())
 	c.Flows = uint64(s.flows)
 	c.Backlog = uint64(s.backlog.len())

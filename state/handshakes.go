@@ -210,16 +210,21 @@ func (h *Handshakes) Keep(packet []byte, from path.Path) error {
 
 // Tick forgets records whose time is up.
 func (h *Handshakes) Tick(now time.Time) {
-	for {
-		r, ok := h.timers.Pop(now)
-		if !ok {
-			return
-		}
-		if r.session == nil {
-			h.Stats.Expired++
-		}
-		h.remove(r)
+	for h.TickOne(now) {
 	}
+}
+
+// TickOne is Tick for one record, and reports whether there was one.
+func (h *Handshakes) TickOne(now time.Time) bool {
+	r, ok := h.timers.Pop(now)
+	if !ok {
+		return false
+	}
+	if r.session == nil {
+		h.Stats.Expired++
+	}
+	h.remove(r)
+	return true
 }
 
 // Next returns when Tick has something to do; zero means never.

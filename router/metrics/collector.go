@@ -75,6 +75,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	out.gauge("memory_limit_bytes", "What the process may hold of it; 0 where no limit is set.", s.MemoryLimit)
 	out.counter("short_of_memory_total", "Hellos refused because memory was short.", s.ShortOfMemory)
 	out.counter("clock_jumps_total", "How often the system's clock was set to another time.", s.ClockJumps)
+	for shard := range s.Turns {
+		out.turns(strconv.Itoa(shard), &s.Turns[shard])
+	}
 	out.counter("rekeys_total", "Subsessions that were completed.", s.Rekeys)
 	out.counter("moves_total", "Changes of a client's address.", s.Moves)
 	out.counter("resets_total", "Resets sent for unknown sessions.", s.Resets)
@@ -196,4 +199,19 @@ func (s sender) histogram(name, help string, h udp.Histogram, sum uint64, side, 
 		}
 	}
 	s.ch <- prometheus.MustNewConstHistogram(d, count, float64(sum), buckets, values...)
+}
+
+// turns sends how long a shard's turns took.
+func (s sender) turns(shard string, t *router.TurnTimes) {
+	d, values := desc("turn_seconds", "How long a shard's turns took; a long one holds up all of its sessions.", []string{"shard", shard})
+	buckets := make(map[float64]uint64)
+	var count uint64
+	for i, n := range t.Counts {
+		count += n
+		if i < len(router.TurnBounds) {
+			buckets[router.TurnBounds[i].Seconds()] = count
+		}
+	}
+	s.ch <- prometheus.MustNewConstHistogram(d, count, t.Sum.Seconds(), buckets, values...)
+	s.gauge("turn_longest_microseconds", "The longest turn of a shard so far.", uint64(t.Longest.Microseconds()), "shard", shard)
 }
