@@ -249,6 +249,8 @@ func (s *Shard) turnDrop(f *flow) {
 	if f.forget != nil {
 		f.forget()
 	}
+	s.counters.EgressFailed += uint64(len(f.waiting))
+	f.waiting = nil
 	f.flush()
 	if f.conn != nil {
 		s.turnDiscard(f.conn)

@@ -59,14 +59,18 @@ func started(t testing.TB, change func(*Config)) (*Gateway, netip.AddrPort) {
 	return g, at
 }
 
-// allowing lets clients send to one target on this machine.
-func allowing(t testing.TB, target netip.AddrPort) *policy.Policy {
+// allowing lets clients send to targets on this machine.
+func allowing(t testing.TB, targets ...netip.AddrPort) *policy.Policy {
 	t.Helper()
-	rule, err := policy.ParseRule(target.String())
-	if err != nil {
-		t.Fatal(err)
+	var rules []policy.Rule
+	for _, target := range targets {
+		rule, err := policy.ParseRule(target.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules = append(rules, rule)
 	}
-	return policy.New(policy.Config{Allow: []policy.Rule{rule}})
+	return policy.New(policy.Config{Allow: rules})
 }
 
 // live is a client over a real socket.

@@ -177,7 +177,8 @@ func (w *writer) flowPacket(s *Shard, session *state.Session, t wire.Type, id ui
 	b = append(b, byte(id), byte(id>>8), 0)
 	b = wire.Finish(append(b, payload...))
 	packet := b[start:len(b):len(b)]
-	if sender.Seal(packet) != nil {
+	if sender.Seal(packet) != nil { // the session has ended
+		s.counters.clientFailed.Add(1)
 		return false
 	}
 	to := session.PathFor(size)
