@@ -182,7 +182,8 @@ func (p *gatewayProcess) run(ctx context.Context) error {
 		p.guard.watch(ctx, g, p.chores)
 		var gone bool
 		if gone, err = p.attend(ctx, g); gone {
-			g.Close()
+			// What is left of the gateway ends with the process, which takes less of the
+			// processors' time from the successor than closing it would.
 			return err
 		}
 	}
