@@ -94,10 +94,12 @@ func (p *gatewayProcess) apply(ctx context.Context, g *router.Gateway, next *con
 	if err != nil {
 		return fmt.Errorf("log.level: %w", err)
 	}
+	closed := 0
 	if next.Access != p.config.Access {
 		if err := p.guard.set(next); err != nil { // the only step that can fail comes first
 			return err
 		}
+		closed = g.Readmit()
 		p.guard.watch(ctx, g, p.chores)
 	}
 	p.level.SetLevel(level.Level())
@@ -111,7 +113,6 @@ func (p *gatewayProcess) apply(ctx context.Context, g *router.Gateway, next *con
 	if err := p.policy.Replace(policyConfig(next)); err != nil {
 		p.log.Warn("the host's own addresses cannot be read; those known are denied", zap.Error(err))
 	}
-	closed := g.Readmit()
 	p.log.Info("read the configuration again",
 		zap.Strings("changed", found[atOnce]), zap.Strings("needs_upgrade", found[atUpgrade]), zap.Strings("needs_restart", found[atRestart]),
 		zap.Int("sessions_closed", closed), zap.Int("flows_closed", g.Recheck()))
