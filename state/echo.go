@@ -86,6 +86,7 @@ func (s *Session) Doubt(now time.Time, out *Output) {
 	}
 	within := max(300*time.Millisecond, 4*s.RTT())
 	s.doubt = &doubt{left: doubtPings, next: now, step: within / doubtPings}
+	s.suspectSize(now)
 	s.tickDoubt(now, out)
 	s.plan()
 }

@@ -206,6 +206,14 @@ func (s *Session) tickSearch(now time.Time, out *Output) {
 	}
 }
 
+// suspectSize makes a size in use that not every path takes be tried again at once: where
+// nothing came back for a while, it may be that alone what is large gets lost.
+func (s *Session) suspectSize(now time.Time) {
+	if m := s.mtu; m != nil && !m.probing && m.fits > basePacket {
+		m.next = now
+	}
+}
+
 // restartSearch forgets what was found: the path is another.
 func (s *Session) restartSearch(now time.Time, out *Output) {
 	if m := s.mtu; m != nil {

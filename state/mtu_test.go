@@ -88,6 +88,27 @@ func TestSearchFollowsAPathThatChanges(t *testing.T) {
 	}
 }
 
+// A path that comes to take less swallows what an application sends, if that is large, so that
+// nothing comes back and the session is doubted. It is found out then, and not by the next
+// look.
+func TestDoubtOfTheSize(t *testing.T) {
+	c, g := established(t)
+	limit := 1500
+	c.session.Search(epoch, 1452, &c.out)
+	now := runNarrow(c, g, epoch, time.Second, &limit)
+	limit = 1300
+	c.session.Doubt(now, &c.out)
+	runNarrow(c, g, now, 5*time.Second, &limit)
+	if got := c.session.MaxPacket(); got != 1280 {
+		t.Errorf("after a doubt on a path that narrowed to 1300: %d, want 1280", got)
+	}
+	for _, e := range c.out.Events {
+		if e.Kind == Silent {
+			t.Error("the session is taken to be silent")
+		}
+	}
+}
+
 func TestSystemsRefusalIsBelieved(t *testing.T) {
 	c, g := established(t)
 	limit := 1400
