@@ -170,6 +170,21 @@ func TestAddressChanges(t *testing.T) {
 	}
 }
 
+// TestOneWayIn: of all the ways to the gateway one works, and it is the last that is
+// tried.
+func TestOneWayIn(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.link.Both(link.Faults{Block: []link.Match{{IP: 4}, {Protocol: link.UDP}}})
+	began := s.dial().Began
+	s.send(steady)
+	s.awaitReceived(50)
+	a := s.stop()
+	s.log(a, began)
+	t.Logf("from %s", s.condition().Local)
+	figures.add(t, "only TCP over IPv6 passes: first datagram through", a.through(began), fallback)
+}
+
 // TestLossAndDelay: 30 % of what is sent either way is lost, the rest takes its time.
 func TestLossAndDelay(t *testing.T) {
 	t.Parallel()
@@ -295,6 +310,27 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
+// TestPathNarrows: large packets pass, and then no more. The client sends no others.
+func TestPathNarrows(t *testing.T) {
+	const mtu = 1320
+	t.Parallel()
+	s := begun(newScene(t), sending{Rate: 100})
+	s.awaitReceived(100)
+	before := s.condition()
+	from := measure.Now()
+	s.link.Both(link.Faults{MTU: mtu})
+	s.awaitReceived(100)
+	a := s.stop()
+	s.log(a, from)
+	c := s.condition()
+	t.Logf("datagrams of %d bytes were said to fit, and then of %d", before.MaxPayload, c.MaxPayload)
+	figures.add(t, "path narrows: datagrams within the new limit flow", a.through(from), 15*time.Second)
+	if before.MaxPacket < 1400 || c.MaxPacket > mtu-28 {
+		t.Errorf("packets of %d bytes were believed to fit, and then of %d", before.MaxPacket, c.MaxPacket)
+	}
+	s.saw(from)
+}
+
 // TestKeysAreRenewedInBadWeather: while packets are lost, late and repeated, and a NAT
 // forgets, the session has new keys every few seconds, and stays.
 func TestKeysAreRenewedInBadWeather(t *testing.T) {
@@ -350,16 +386,26 @@ func TestLinkFlaps(t *testing.T) {
 	}
 }
 
-// TestEntryIsKilled: the session inside the entry's goes on when the entry is back.
-func TestEntryIsKilled(t *testing.T) {
-	t.Parallel()
-	s := begun(newChain(t), steady)
-	killed := measure.Now()
-	s.gateway.kill()
-	time.Sleep(scaled(10*time.Second, 3*time.Second))
-	ready := s.gateway.start()
-	s.awaitReceived(50)
-	a := s.stop()
-	s.log(a, killed)
-	figures.add(t, "entry killed: datagrams flow again after it is ready", a.through(ready), 2*time.Second)
+// TestChainIsKilled: the entry, under the session inside its own, or the exit behind it.
+func TestChainIsKilled(t *testing.T) {
+	for what, of := range map[string]func(*scene) *server{
+		"entry": func(s *scene) *server { return s.gateway },
+		"exit":  func(s *scene) *server { return s.exit },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := begun(newChain(t), steady)
+			killed := measure.Now()
+			of(s).kill()
+			time.Sleep(scaled(10*time.Second, 3*time.Second))
+			ready := of(s).start()
+			s.awaitReceived(50)
+			a := s.stop()
+			s.log(a, killed)
+			if all := s.noticed(killed); len(all) == 0 || all[0].Kind != reconnecting || all[len(all)-1].Kind != reconnected {
+				t.Errorf("the client was told %v", all)
+			}
+			figures.add(t, what+" killed: datagrams flow again after it is ready", a.through(ready), 2*time.Second)
+		})
+	}
 }
