@@ -407,11 +407,11 @@ func (c *Conn) LocalAddr() net.Addr {
 	if a := c.local.Load(); a != nil {
 		return a
 	}
-	any := netip.IPv4Unspecified()
+	unknown := netip.IPv4Unspecified()
 	if c.to.Addr().Is6() {
-		any = netip.IPv6Unspecified()
+		unknown = netip.IPv6Unspecified()
 	}
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(any, 0))
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(unknown, 0))
 }
 
 // Close gives what was written before it a moment to leave, breaks every connection
