@@ -28,7 +28,8 @@ type network struct {
 	listeners map[netip.AddrPort]*memListener
 	visits    uint64
 	streamed  atomic.Int64
-	nat       *nat // between clients and everybody else; nil: none
+	nat       *nat                      // between clients and everybody else; nil: none
+	also      map[netip.Addr]netip.Addr // further addresses of who listens at another
 	port      uint16
 	flying    []func() // packets on their way, in their order
 	// drop says which packets are lost; nil: none.
@@ -95,7 +96,13 @@ func (n *network) carry(from *memConn, to netip.AddrPort, data []byte) {
 	if n.nat != nil {
 		source, to = n.nat.translate(from.local, to)
 	}
+	if a, ok := n.also[to.Addr()]; ok {
+		to = netip.AddrPortFrom(a, to.Port())
+	}
 	there := n.conns[to]
+	if there != nil && n.also[there.peer.Addr()] == source.Addr() { // who asked there hears from there
+		source = there.peer
+	}
 	n.mu.Unlock()
 	p := append([]byte(nil), data...)
 	n.later(func() {

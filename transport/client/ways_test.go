@@ -582,3 +582,48 @@ func TestLinkDownForAMinute(t *testing.T) {
 		}
 	})
 }
+
+// A gateway of two addresses is reached at the other one, be it known from the
+// beginning, of the other family, or what its name means by now.
+func TestOtherAddress(t *testing.T) {
+	for name, row := range map[string]struct{ first, later []netip.Addr }{
+		"of the other family": {[]netip.Addr{gatewayAddr(1).Addr(), netip.MustParseAddr("2001:db8::1")}, nil},
+		"of the name now":     {[]netip.Addr{gatewayAddr(1).Addr()}, []netip.Addr{gatewayAddr(9).Addr()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorldOfTwo(t, func(t *testing.T, w *world) {
+				w.net.also = map[netip.Addr]netip.Addr{
+					netip.MustParseAddr("2001:db8::1"): w.g.at.Addr(),
+					gatewayAddr(9).Addr():              w.g.at.Addr(),
+				}
+				dns := names("gw.example.com", row.first...)
+				config := w.configOfTwo()
+				config.Gateway.Host, config.Resolver = "gw.example.com", dns
+				s := w.dial(config)
+				defer w.closes(s)
+				handle := s.Info().Handle
+				c := flowTo(t, s, "203.0.113.7:53")
+				exchange(t, c, "before")
+				at := w.g.at.Addr()
+				first := s.Info().Local.(*net.UDPAddr).AddrPort()
+				w.net.losing(func(from, to netip.AddrPort, _ []byte) bool {
+					return to.Addr() == at || from == w.g.at && to == first
+				})
+				if row.later != nil {
+					dns.set("gw.example.com", row.later...)
+				}
+				took := w.until("another address", 10*time.Second, func() bool {
+					write(t, c, "lost, maybe")
+					time.Sleep(90 * time.Millisecond)
+					return s.Info().Local.String() != first.String()
+				})
+				time.Sleep(time.Second)
+				drain(c)
+				exchange(t, c, "after")
+				if info := s.Info(); took > 4*time.Second || info.Handle != handle || info.Transport != path.UDP || s.Stats().Reconnects != 0 {
+					t.Errorf("after %s: %+v", took, info)
+				}
+			})
+		})
+	}
+}
