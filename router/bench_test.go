@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"lewes/transport"
+	"lewes/transport/udp"
 	"lewes/transport/wire"
 )
 
@@ -108,6 +109,49 @@ func BenchmarkRouter(b *testing.B) {
 				}
 				w.flush(r.shard)
 				writers.Put(w)
+			}
+		})
+	}
+}
+
+// BenchmarkHandOver carries trains of a shard's datagrams that come to another shard's socket,
+// beside those that come to its own: the difference is what handing over costs.
+func BenchmarkHandOver(b *testing.B) {
+	const n = 32
+	for _, elsewhere := range []bool{false, true} {
+		name := "own"
+		if elsewhere {
+			name = "handed-over"
+		}
+		b.Run(name, func(b *testing.B) {
+			r, p := quiet(b)
+			own := r.shard
+			own.steer = udp.Steer{Secret: 1, Shards: 2}
+			own.id = own.steer.Shard(p.session.Current().Index())
+			g := &Gateway{config: *own.config}
+			other, err := newShard(1-own.id, own.steer, own.config, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.pumps)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(other.close)
+			g.shards = []*Shard{own, other}
+			at := own
+			if elsewhere {
+				at = other
+			}
+			up := newTrain(p, 1, n, 64)
+			var over []transport.Packet
+			b.ReportAllocs()
+			for done := 0; done < b.N; done += n {
+				b.StopTimer()
+				up.sealed()
+				b.StartTimer()
+				if over = at.Receive(epoch, up.batch, over[:0]); len(over) > 0 {
+					g.handOver(over)
+				}
+			}
+			if handed := own.Stats().HandedOver; elsewhere != (handed > 0) {
+				b.Fatalf("%d handed over", handed)
 			}
 		})
 	}

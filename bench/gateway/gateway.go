@@ -59,6 +59,9 @@ var Role = worker.Start(start)
 type Traffic struct {
 	Clients udp.Stats `json:"clients"`
 	Egress  udp.Stats `json:"egress"`
+	// HandedOver counts packets that came to the socket of another shard than their
+	// session's.
+	HandedOver uint64 `json:"handed_over"`
 }
 
 func start(ctx context.Context, p Params) (*worker.Service, error) {
@@ -95,7 +98,7 @@ func start(ctx context.Context, p Params) (*worker.Service, error) {
 			"stats": worker.Method(func(context.Context, worker.None) (router.Stats, error) { return g.Stats(), nil }),
 			"traffic": worker.Method(func(context.Context, worker.None) (Traffic, error) {
 				clients, egress := g.Traffic()
-				return Traffic{clients, egress}, nil
+				return Traffic{clients, egress, g.Stats().HandedOver}, nil
 			}),
 		},
 	}, nil

@@ -46,7 +46,7 @@ type figures struct {
 	cpu, user, system, allocs measure.Series
 	loadCPU, sinkCPU, restCPU measure.Series
 	p50, p99, p999            measure.Series
-	trainIn, trainOut         measure.Series
+	trainIn, trainOut, handed measure.Series
 }
 
 // trial is what came of sending at a rate for a time.
@@ -60,6 +60,7 @@ type trial struct {
 
 	subject, load, sink, rest measure.Usage
 	trainIn, trainOut         float64 // datagrams a message, of a gateway
+	handed                    float64 // the share that its shards handed over to each other
 }
 
 // drain is how long a trial waits for what is still under way, once nothing comes any
@@ -106,6 +107,7 @@ func (b *Bench) try(ctx context.Context, r *rig, rate float64, d time.Duration) 
 	t := &trial{
 		trainIn:  inAfter.since(in),
 		trainOut: outAfter.since(out),
+		handed:   inAfter.handedOverSince(in),
 
 		subject: after.subject.Since(before.subject),
 		load:    after.load.Since(before.load),
@@ -239,8 +241,9 @@ func (r *rig) drain(ctx context.Context, sent []pace.Result) ([]sink.Count, erro
 	}
 }
 
-// messages is how much a gateway's sockets have moved.
-type messages struct{ datagrams, messages uint64 }
+// messages is how much a gateway's sockets have moved, and how much of that its shards had
+// to hand over to each other.
+type messages struct{ datagrams, messages, handedOver uint64 }
 
 // since returns how many datagrams a message had since an earlier look.
 func (m messages) since(before messages) float64 {
@@ -248,6 +251,15 @@ func (m messages) since(before messages) float64 {
 		return 0
 	}
 	return float64(m.datagrams-before.datagrams) / float64(m.messages-before.messages)
+}
+
+// handedOverSince returns the share of the datagrams since an earlier look that were handed
+// over.
+func (m messages) handedOverSince(before messages) float64 {
+	if m.datagrams == before.datagrams {
+		return 0
+	}
+	return float64(m.handedOver-before.handedOver) / float64(m.datagrams-before.datagrams)
 }
 
 func (m messages) add(l *udp.Lane) messages {
@@ -269,6 +281,7 @@ func (r *rig) messages(ctx context.Context) (in, out messages, err error) {
 	}
 	in = in.add(&t.Clients.Received).add(&t.Egress.Received)
 	out = out.add(&t.Clients.Sent).add(&t.Egress.Sent)
+	in.handedOver = t.HandedOver
 	return in, out, nil
 }
 
@@ -320,6 +333,7 @@ func (r *rig) note(t *trial) {
 	if t.trainIn > 0 {
 		r.trainIn = append(r.trainIn, t.trainIn)
 		r.trainOut = append(r.trainOut, t.trainOut)
+		r.handed = append(r.handed, t.handed)
 	}
 	r.noteDelays(t.delays)
 }
@@ -345,6 +359,9 @@ func (r *rig) fill() report.Row {
 	row.P50, row.P99, row.P999 = r.p50.Summary(), r.p99.Summary(), r.p999.Summary()
 	if row.Loss.Median > measure.MaxLoss {
 		row.Notes = append(row.Notes, "more than 0.1 % was lost at the rate that the CPU time was measured at")
+	}
+	if share := r.handed.Summary().Median; share > 0 {
+		row.Notes = append(row.Notes, fmt.Sprintf("%.1f %% of the datagrams came to the socket of another shard than their session's, and were handed over", 100*share))
 	}
 	return *row
 }
