@@ -1,6 +1,7 @@
 package abuse
 
 import (
+	"bytes"
 	"context"
 	crand "crypto/rand"
 	"encoding/binary"
@@ -63,8 +64,6 @@ type attacker struct {
 	seen   []*sniffed
 	known  []sniffed // data of sessions
 	index  uint32
-
-	spoiled [2048]byte
 }
 
 var attackerRole = worker.Start(func(_ context.Context, p attackerParams) (*worker.Service, error) {
@@ -199,7 +198,7 @@ func (a *attacker) garbage(size int) func() (netip.AddrPort, []byte) {
 
 // spoil returns a copy of a packet with a level that there is not.
 func (a *attacker) spoil(payload []byte) []byte {
-	p := append(a.spoiled[:0], payload...)
+	p := bytes.Clone(payload)
 	p[11] = 0xff
 	return p
 }
@@ -283,7 +282,7 @@ func (a *attacker) badCiphertexts(ctx context.Context, p attack) (pace.Result, e
 				return
 			}
 			defer conn.Close()
-			one := &forger{attacker: a, conn: conn, gateway: static, index: uint32(i+1) << 20}
+			one := &forger{attacker: a, conn: conn, gateway: static, index: uint32(i+1) << 20, spoiled: p.Spoiled}
 			for ctx.Err() == nil {
 				due := time.Duration(float64(made.Add(9)) / p.Rate * float64(time.Second))
 				time.Sleep(due - time.Since(began))
@@ -314,6 +313,16 @@ type forger struct {
 	conn    *net.UDPConn
 	gateway [32]byte
 	index   uint32
+	spoiled bool
+}
+
+// write sends a packet, or the garbage that it makes.
+func (f *forger) write(p []byte) error {
+	if f.spoiled {
+		p = f.spoil(p)
+	}
+	_, err := f.conn.Write(p)
+	return err
 }
 
 // handshake sends a hello, with a cookie if need be, and the forgeries. It returns how
@@ -333,11 +342,14 @@ func (f *forger) handshake() (sent uint64, err error) {
 		KEMKeyID:    kem.KeyID(f.kem),
 	}
 	for range 2 {
-		if _, err := f.conn.Write(f.helloPacket(&hello)); err != nil {
+		if err := f.write(f.helloPacket(&hello)); err != nil {
 			return sent, err
 		}
 		sent++
-		kind, content := f.answer()
+		kind, content := wire.TypeAck, []byte(nil)
+		if !f.spoiled {
+			kind, content = f.answer()
+		}
 		if kind == wire.TypeAck {
 			forged, err := f.forge(&hello, ephemeral)
 			return sent + forged, err
@@ -391,7 +403,7 @@ func (f *forger) forge(hello *wire.ClientHello, ephemeral noise.KeyPair) (sent u
 		for _, part := range parts.Split(first, parts.MaxData) {
 			p := wire.Finish(part.Append(wire.Begin(nil, hello.ReceiverIdx, wire.LevelClear, 0, wire.TypeHandshake)))
 			f.mac.Sum(p)
-			if _, err := f.conn.Write(p); err != nil {
+			if err := f.write(p); err != nil {
 				return sent, err
 			}
 			sent++

@@ -223,11 +223,8 @@ func TestFloods(t *testing.T) {
 func (b *battlefield) flood(t *testing.T, a attack) {
 	garbage := a
 	garbage.Spoiled = true
-	if a.Kind == "bad ciphertexts" || manners[a.Kind] != nil {
-		garbage = attack{Kind: "garbage", Rate: a.Rate, Size: a.Size}
-	}
 	if manners[a.Kind] != nil {
-		garbage.Rate *= packetsOfConnection
+		garbage = attack{Kind: "garbage", Rate: a.Rate * packetsOfConnection, Size: a.Size}
 	}
 	var beside, under, memory, milliseconds float64
 	var sent, sentGarbage uint64
