@@ -28,7 +28,9 @@ type backlog struct {
 	most    int // packets
 	earned  time.Time
 	left    time.Duration // of the handshakes' share
-	worked  bool          // something off, in this turn
+	spent   time.Duration // on handshakes, in this turn
+	loaded  bool          // more comes than is worked off: no time is idle
+	others  time.Duration // that all else took, since earned
 	lastOne time.Time     // when a datagram of a session came last
 	pace    time.Duration // that a packet waited for each one before it, of late
 }
@@ -91,9 +93,20 @@ func (b *backlog) allowance(now time.Time) time.Duration {
 	if !b.busy(now) {
 		return stretch
 	}
-	b.left = min(savings, b.left+now.Sub(b.earned)/shareOf)
-	b.earned = now
+	gain := now.Sub(b.earned) / shareOf
+	if b.loaded {
+		gain = min(gain, b.others/(shareOf-1))
+	}
+	b.left = min(savings, b.left+gain)
+	b.earned, b.others = now, 0
 	return min(stretch, b.left)
+}
+
+// turned ends a turn. Where more comes than is worked off, the time between turns is
+// time that the system gave to other programs, and earns handshakes nothing.
+func (b *backlog) turned(took time.Duration) {
+	b.others += max(0, took-b.spent)
+	b.spent = 0
 }
 
 // turnBacklog works handshakes off within their share of the time. What is left
@@ -117,12 +130,12 @@ func (s *Shard) turnBacklog() {
 		s.turnGreeting(now, p.data, p.from)
 		now = s.now()
 	}
-	b.worked = true
 	s.turnSpent(now.Sub(begun))
 }
 
 // turnSpent takes what handshakes took from their share.
 func (s *Shard) turnSpent(took time.Duration) {
 	s.backlog.left -= took
+	s.backlog.spent += took
 	s.counters.HandshakeTime += took
 }

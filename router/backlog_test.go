@@ -86,6 +86,27 @@ func TestHandshakeTimeIsCountedOnce(t *testing.T) {
 	}
 }
 
+// TestTimeOfOtherProgramsEarnsNothing: a shard with more to do than it can has no idle
+// time, whatever the clock says between its turns.
+func TestTimeOfOtherProgramsEarnsNothing(t *testing.T) {
+	for _, row := range []struct {
+		loaded bool
+		turn   time.Duration // of which 100 µs were handshakes
+		want   time.Duration
+	}{
+		{false, 400 * time.Microsecond, stretch},
+		{true, 400 * time.Microsecond, 100 * time.Microsecond},
+		{true, 100 * time.Microsecond, 0},
+		{true, time.Hour, stretch},
+	} {
+		b := backlog{loaded: row.loaded, lastOne: epoch, earned: epoch.Add(-time.Second), spent: 100 * time.Microsecond}
+		b.turned(row.turn)
+		if got := b.allowance(epoch); got != row.want {
+			t.Errorf("%+v: handshakes may take %v", row, got)
+		}
+	}
+}
+
 func TestBacklogIsBoundedAndGoesStale(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
 	b := &r.shard.backlog

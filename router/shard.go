@@ -135,6 +135,7 @@ func (s *Shard) newIndex() uint32 {
 func (s *Shard) Receive(now time.Time, batch []transport.Packet, elsewhere []transport.Packet) []transport.Packet {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.backlog.loaded = len(batch) == batchSize
 	for i := range batch {
 		p := &batch[i]
 		for datagram := range p.Segments() {
@@ -179,7 +180,9 @@ func (s *Shard) turnEnd(now time.Time) {
 	s.turnAnswers()
 	s.turnStreams()
 	s.turnAlarm(now)
-	s.turns.add(s.now().Sub(now))
+	took := s.now().Sub(now)
+	s.turns.add(took)
+	s.backlog.turned(took)
 }
 
 // turnAnswers sends what the state machines answered. What that takes counts as the
@@ -188,8 +191,7 @@ func (s *Shard) turnAnswers() {
 	if len(s.output.Packets) == 0 {
 		return
 	}
-	if s.backlog.worked {
-		s.backlog.worked = false
+	if s.backlog.spent > 0 {
 		begun := s.now()
 		defer func() { s.turnSpent(s.now().Sub(begun)) }()
 	}
