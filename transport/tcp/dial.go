@@ -85,6 +85,7 @@ type Conn struct {
 	local    atomic.Pointer[net.TCPAddr]
 	counters dialCounters
 	workers  sync.WaitGroup
+	once     sync.Once // the Conn is closed
 
 	mu      sync.Mutex
 	queue   outbox
@@ -415,31 +416,35 @@ func (c *Conn) LocalAddr() net.Addr {
 }
 
 // Close gives what was written before it a moment to leave, breaks every connection
-// off and returns when nothing of the Conn runs any more.
-func (c *Conn) Close() error { return c.close(closeTime) }
+// off and returns when nothing of the Conn runs any more. The first call of Close or
+// Abort decides; another one waits for it.
+func (c *Conn) Close() error {
+	c.once.Do(func() { c.close(closeTime) })
+	return nil
+}
 
 // Abort is Close for one who does not care what was written.
-func (c *Conn) Abort() error { return c.close(0) }
+func (c *Conn) Abort() error {
+	c.once.Do(func() { c.close(0) })
+	return nil
+}
 
-func (c *Conn) close(wait time.Duration) error {
+func (c *Conn) close(wait time.Duration) {
 	c.mu.Lock()
-	var sent chan struct{}
-	if !c.closing {
-		c.closing = true
-		if c.unsent > 0 {
-			sent = make(chan struct{})
-			c.sent = sent
-		}
+	c.closing = true
+	sent := make(chan struct{})
+	if c.unsent > 0 {
+		c.sent = sent
+	} else {
+		close(sent)
 	}
 	c.mu.Unlock()
-	if sent != nil {
-		timer := time.NewTimer(wait)
-		select {
-		case <-sent:
-		case <-timer.C:
-		}
-		timer.Stop()
+	timer := time.NewTimer(wait)
+	select {
+	case <-sent:
+	case <-timer.C:
 	}
+	timer.Stop()
 	c.cancel()
 	c.mu.Lock()
 	for conn := range c.open {
@@ -449,5 +454,4 @@ func (c *Conn) close(wait time.Duration) error {
 	c.mu.Unlock()
 	c.workers.Wait()
 	c.deadline.set(time.Time{})
-	return nil
 }
