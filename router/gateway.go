@@ -165,7 +165,7 @@ func (c *Config) fill() error {
 
 // open makes the shards, with sockets that it binds, or with those of a predecessor.
 func (g *Gateway) open(ctx context.Context, from *bequest) error {
-	listen, err := g.listening(from)
+	listen, err := g.listenConfig(from)
 	if err != nil {
 		return err
 	}
@@ -204,9 +204,9 @@ func (g *Gateway) open(ctx context.Context, from *bequest) error {
 	return nil
 }
 
-// listening is how the gateway's sockets are to be. The steering goes on as it was
+// listenConfig is how the gateway's sockets are to be. The steering goes on as it was
 // with a predecessor: its sessions live where it sends them.
-func (g *Gateway) listening(from *bequest) (udp.Config, error) {
+func (g *Gateway) listenConfig(from *bequest) (udp.Config, error) {
 	listen := g.config.Listen
 	listen.Counters = &g.sockets
 	if listen.Notify == nil {

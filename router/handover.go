@@ -159,8 +159,34 @@ func expect(c *handover.Conn, kind handover.Kind) error {
 
 // sendHello says what the gateway is, and passes the sockets that it listens on.
 func (g *Gateway) sendHello(c *handover.Conn, extras map[string]*os.File) error {
-	w := snapshot.NewWriter(nil, g.config.Clock())
+	names := slices.Sorted(maps.Keys(extras))
+	w := g.hello(names)
 	defer w.Wipe()
+	if err := c.Send(handover.Hello, w.Bytes()); err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(g.listening(), udp.MaxDescriptors) {
+		err := udp.Descriptors(batch, func(fds []int) error { return c.Send(handover.Sockets, nil, fds...) })
+		if err != nil {
+			return err
+		}
+	}
+	for _, listener := range g.tcpListeners() {
+		if err := sendFile(c, listener); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := sendFile(c, extras[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hello writes what the gateway is; names are those of files that go along.
+func (g *Gateway) hello(names []string) *snapshot.Writer {
+	w := snapshot.NewWriter(nil, g.config.Clock())
 	w.Uint16(handOverForm)
 	id := g.Identity()
 	w.Fixed(id[:])
@@ -172,41 +198,27 @@ func (g *Gateway) sendHello(c *handover.Conn, extras map[string]*os.File) error 
 	for _, a := range g.config.Listen.Addrs {
 		w.AddrPort(a)
 	}
-	var conns []*udp.Conn
 	w.Uint32(uint32(len(g.listener.Groups)))
 	for _, group := range g.listener.Groups {
 		w.AddrPort(group.Addr)
 		w.Bool(group.Steered)
 		w.Uint32(uint32(len(group.Conns)))
-		conns = append(conns, group.Conns...)
 	}
-	listeners := g.tcpListeners()
-	w.Uint32(uint32(len(listeners)))
-	names := slices.Sorted(maps.Keys(extras))
+	w.Uint32(uint32(len(g.tcpListeners())))
 	w.Uint32(uint32(len(names)))
 	for _, name := range names {
 		w.Blob([]byte(name))
 	}
-	if err := c.Send(handover.Hello, w.Bytes()); err != nil {
-		return err
+	return w
+}
+
+// listening returns the UDP sockets that the gateway listens on, in the order in which
+// hello has their addresses.
+func (g *Gateway) listening() (conns []*udp.Conn) {
+	for _, group := range g.listener.Groups {
+		conns = append(conns, group.Conns...)
 	}
-	for batch := range slices.Chunk(conns, udp.MaxDescriptors) {
-		err := udp.Descriptors(batch, func(fds []int) error { return c.Send(handover.Sockets, nil, fds...) })
-		if err != nil {
-			return err
-		}
-	}
-	for _, listener := range listeners {
-		if err := sendFile(c, listener); err != nil {
-			return err
-		}
-	}
-	for _, name := range names {
-		if err := sendFile(c, extras[name]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return conns
 }
 
 // sendFile passes one descriptor.
