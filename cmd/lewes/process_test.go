@@ -76,8 +76,15 @@ func launch(t *testing.T, env []string, args ...string) *process {
 // launchFile starts a copy of the program.
 func launchFile(t *testing.T, file string, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(file, args...), done: make(chan struct{}), change: make(chan struct{})}
-	p.cmd.Env = env
+	cmd := exec.Command(file, args...)
+	cmd.Env = env
+	return launchCommand(t, cmd)
+}
+
+// launchCommand starts a command that becomes the program.
+func launchCommand(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, done: make(chan struct{}), change: make(chan struct{})}
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +108,7 @@ func launchFile(t *testing.T, file string, env []string, args ...string) *proces
 		_ = p.cmd.Process.Kill() // it may have ended by itself
 		<-p.done
 		if t.Failed() {
-			t.Logf("%s\nstdout:\n%sstderr:\n%s", strings.Join(args, " "), p.stdout(), p.stderr())
+			t.Logf("%s\nstdout:\n%sstderr:\n%s", strings.Join(cmd.Args[1:], " "), p.stdout(), p.stderr())
 		}
 	})
 	return p
