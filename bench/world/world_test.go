@@ -146,6 +146,13 @@ func TestAddressChanges(t *testing.T) {
 			ip("link", "set", device, "up")
 			ip("addr", "add", clientAddrs[1].String(), "dev", device, "nodad") // the kernel has taken it away
 		},
+		"without any network, then another IPv4 address": func(ip func(...string)) {
+			ip("link", "set", device, "down")
+			time.Sleep(scaled(time.Minute, 17*time.Second))
+			ip("addr", "del", first, "dev", device)
+			ip("addr", "add", otherAddr.String(), "dev", device)
+			ip("link", "set", device, "up")
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

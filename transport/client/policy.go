@@ -20,6 +20,12 @@ const (
 	insideTime = 5 * time.Second
 	// flapping is how soon UDP has to fail again for the intervals to go on growing.
 	flapping = time.Minute
+	// searchAgain is when a search follows one in which every try failed at once: the
+	// machine has no network, and the next one is to be found as soon as it is there, or
+	// nothing listens where the gateway was.
+	searchAgain = time.Second
+	// seldom is after how long without any way everything is tried less often.
+	seldom = 5 * time.Minute
 	// longestStep bounds the time between Pings of a search.
 	longestStep = 400 * time.Millisecond
 )
@@ -109,7 +115,7 @@ func (p *policy) forgotten(now time.Time) []action {
 		p.search = nil
 		acts = append(acts, abandon)
 	}
-	return append(acts, p.miss(now)...)
+	return append(acts, p.miss(now, p.nextPause())...)
 }
 
 func (p *policy) begin(now time.Time, within time.Duration, broken bool) []action {
@@ -166,18 +172,30 @@ func (p *policy) tickSearch(now time.Time, s *search) (acts []action) {
 	if due(now, s.until) || !s.alone && s.tcpAt.IsZero() && s.waiting == [2]bool{} {
 		p.search = nil
 		acts = append(acts, abandon)
-		if s.broken {
-			return append(acts, p.miss(now)...)
+		if !s.broken {
+			p.plan(now)
+			return acts
 		}
-		p.plan(now)
+		if due(now, s.until) {
+			return append(acts, p.miss(now, p.nextPause())...)
+		}
+		return append(acts, p.miss(now, p.soon(now))...)
 	}
 	return acts
 }
 
-// miss notes that no way was found.
-func (p *policy) miss(now time.Time) (acts []action) {
+// soon is the time to the next search where the last one ended before its time.
+func (p *policy) soon(now time.Time) time.Duration {
+	if !p.lost.IsZero() && now.Sub(p.lost) >= seldom {
+		return firstReturn
+	}
+	return searchAgain
+}
+
+// miss notes that no way was found, and when the next search is.
+func (p *policy) miss(now time.Time, pause time.Duration) (acts []action) {
 	if p.udp || p.tcp {
-		p.searchAt = now.Add(p.nextPause())
+		p.searchAt = now.Add(pause)
 	}
 	if p.lost.IsZero() {
 		p.lost, p.pingAt = now, now.Add(p.patience(now))
@@ -193,7 +211,7 @@ func (p *policy) patience(now time.Time) time.Duration {
 	switch since := now.Sub(p.lost); {
 	case since < 10*time.Second:
 		return 200 * time.Millisecond
-	case since < 5*time.Minute:
+	case since < seldom:
 		return 400 * time.Millisecond
 	}
 	return time.Second

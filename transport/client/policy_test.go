@@ -154,6 +154,48 @@ func TestPolicyFailures(t *testing.T) {
 
 // UDP is tried from TCP at growing intervals, each so that a return takes less than
 // half a minute from when UDP works again.
+// Without a network every try fails at once. The next network is found within a second, be
+// it minutes later, and without one for hours less is tried.
+func TestPolicyWithoutNetwork(t *testing.T) {
+	const within = 300 * time.Millisecond
+	p := policy{udp: true, tcp: true}
+	p.stand(at0, path.UDP)
+	var tries []time.Duration
+	var follow func(now time.Time, acts []action)
+	follow = func(now time.Time, acts []action) {
+		for _, a := range acts {
+			switch a {
+			case tryUDP:
+				tries = append(tries, now.Sub(at0))
+				follow(now, p.failed(now, path.UDP, within))
+			case tryTCP:
+				follow(now, p.failed(now, path.TCP, within))
+			}
+		}
+	}
+	follow(at0, p.silent(at0, within))
+	for at := p.deadline(); at.Sub(at0) < 10*time.Minute; at = p.deadline() {
+		follow(at, p.tick(at, within))
+	}
+	early, late := 0, 0
+	for i, at := range tries[1:] {
+		switch gap := at - tries[i]; {
+		case at < seldom && gap != searchAgain, at >= seldom+firstReturn && gap != firstReturn:
+			t.Errorf("tries at %v and %v", tries[i], at)
+		case at < seldom:
+			early++
+		default:
+			late++
+		}
+	}
+	if early < 290 || late < 50 {
+		t.Errorf("%d tries in the first five minutes, %d in the next", early, late)
+	}
+	if p.pause != 0 {
+		t.Errorf("the next search that takes its time is followed by a pause of %v", p.pause)
+	}
+}
+
 func TestPolicyReturns(t *testing.T) {
 	p := policy{udp: true, tcp: true}
 	p.stand(at0, path.TCP)
