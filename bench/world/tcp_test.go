@@ -26,6 +26,7 @@ const (
 
 // TestUDPIsBlocked from the start, wholly or only what the gateway answers.
 func TestUDPIsBlocked(t *testing.T) {
+	t.Parallel()
 	for what, block := range map[string]func(*link.Link){
 		"both ways":   func(l *link.Link) { l.Both(noUDP) },
 		"the answers": func(l *link.Link) { l.Set(link.B, noUDP) },
@@ -130,6 +131,7 @@ func TestNATForgetsUnderTCP(t *testing.T) {
 // TestUDPIsBlockedForAWhile, wholly or only what the gateway sends: the same session
 // goes over TCP meanwhile.
 func TestUDPIsBlockedForAWhile(t *testing.T) {
+	t.Parallel()
 	for what, block := range map[string]func(*link.Link){
 		"both ways":   func(l *link.Link) { l.Both(noUDP) },
 		"the answers": func(l *link.Link) { l.Set(link.B, noUDP) },

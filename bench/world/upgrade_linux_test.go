@@ -37,6 +37,7 @@ func (s *server) upgrade() {
 
 // TestGatewayIsUpgraded: nobody notices, over neither transport.
 func TestGatewayIsUpgraded(t *testing.T) {
+	t.Parallel()
 	for what, faults := range map[string]link.Faults{"UDP": {}, "TCP": noUDP} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

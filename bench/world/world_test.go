@@ -39,6 +39,7 @@ func begun(s *scene, what sending) *scene {
 // however long that takes: while the client asks whether the gateway is there, while a
 // handshake is under way, and between two.
 func TestGatewayIsKilled(t *testing.T) {
+	t.Parallel()
 	downs := []time.Duration{200 * time.Millisecond, 1500 * time.Millisecond, 3800 * time.Millisecond, 11 * time.Second}
 	if *long {
 		downs = append(downs, 45*time.Second, 2*time.Minute)
@@ -129,6 +130,7 @@ func TestNATForgetsAQuietClient(t *testing.T) {
 
 // TestAddressChanges: the client comes to another network. Its session goes along.
 func TestAddressChanges(t *testing.T) {
+	t.Parallel()
 	const device = "link0"
 	first := clientAddrs[0].String()
 	for what, change := range map[string]func(ip func(...string)){
@@ -279,6 +281,7 @@ func TestEverythingTwisted(t *testing.T) {
 // passes, also where it runs inside another, over a path that takes no more than IPv6
 // asks of every path.
 func TestBlackHole(t *testing.T) {
+	t.Parallel()
 	for what, row := range map[string]struct {
 		scene func(*testing.T) *scene
 		mtu   int
@@ -395,6 +398,7 @@ func TestLinkFlaps(t *testing.T) {
 
 // TestChainIsKilled: the entry, under the session inside its own, or the exit behind it.
 func TestChainIsKilled(t *testing.T) {
+	t.Parallel()
 	for what, of := range map[string]func(*scene) *server{
 		"entry": func(s *scene) *server { return s.gateway },
 		"exit":  func(s *scene) *server { return s.exit },
