@@ -341,6 +341,30 @@ func TestPathNarrows(t *testing.T) {
 	s.saw(from)
 }
 
+// TestSmallestMTU: through an entry, over IPv6 alone, where the machine's own device takes no
+// more than IPv6 asks of every one, and says so.
+func TestSmallestMTU(t *testing.T) {
+	t.Parallel()
+	s := newChain(t)
+	s.link.Both(link.Faults{Block: []link.Match{{IP: 4}}})
+	for _, machine := range []string{"client", "gateway"} {
+		s.must(s.machine[machine].IP(t.Context(), "link", "set", "link0", "mtu", "1280"))
+	}
+	began := s.dial().Began
+	s.send(sending{Rate: 100})
+	s.awaitReceived(100)
+	a := s.stop()
+	s.log(a, began)
+	c := s.condition()
+	t.Logf("datagrams of %d bytes fit", c.MaxPayload)
+	if c.MaxPacket != 1280-40-8-69 { // IPv6, UDP, the entry's
+		t.Errorf("packets of %d bytes are believed to fit", c.MaxPacket)
+	}
+	if sent, _, back := a.count(began, a.last()); sent-back > 5 { // those that told
+		t.Errorf("%d of %d datagrams were lost", sent-back, sent)
+	}
+}
+
 // TestKeysAreRenewedInBadWeather: while packets are lost, late and repeated, and a NAT
 // forgets, the session has new keys every few seconds, and stays.
 func TestKeysAreRenewedInBadWeather(t *testing.T) {
