@@ -3,13 +3,11 @@
 package abuse
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
+	"lewes/bench/built"
 	"lewes/bench/load"
 	"lewes/bench/netns"
 	"lewes/bench/sink"
@@ -27,7 +25,7 @@ var program string
 
 func TestMain(m *testing.M) {
 	if os.Getenv(roleVar) == "" {
-		os.Exit(testMain(m))
+		os.Exit(built.Test(m, &program))
 	}
 	if err := worker.Main(map[string]worker.Role{
 		netns.RoleName: netns.Role,
@@ -39,23 +37,6 @@ func TestMain(m *testing.M) {
 		_, _ = os.Stderr.WriteString(err.Error())
 		os.Exit(1)
 	}
-}
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "lewes-abuse-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "lewes")
-	build := exec.Command("go", "build", "-o", program, "lewes/cmd/lewes")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the program:", err)
-		return 1
-	}
-	return m.Run()
 }
 
 // launcher starts this program as a worker.

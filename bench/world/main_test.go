@@ -4,11 +4,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
+	"lewes/bench/built"
 	"lewes/bench/netns"
 	"lewes/bench/worker"
 )
@@ -35,26 +34,13 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "lewes-world-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "lewes")
-	build := exec.Command("go", "build", "-o", program, "lewes/cmd/lewes")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the program:", err)
-		return 1
-	}
 	// The tests wait for most of their time, so that more of them fit beside each other than
 	// there are processors. The command line may say otherwise.
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	code := m.Run()
+	code := built.Test(m, &program)
 	figures.print(os.Stdout)
 	return code
 }
