@@ -154,11 +154,11 @@ func (s *waitingSocket) Read(f func(fd uintptr) bool) error {
 			return os.NewSyscallError("poll", err)
 		}
 		if fds[1].Revents != 0 {
-			if s.isShut() {
-				return net.ErrClosed
-			}
 			var count [8]byte
 			_, _ = unix.Read(s.wake, count[:]) // it has done its work
+			if s.isShut() {                    // which is said before it wakes: what was read may be Close's
+				return net.ErrClosed
+			}
 		}
 	}
 }

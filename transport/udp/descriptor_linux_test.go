@@ -2,9 +2,11 @@ package udp
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -135,6 +137,41 @@ func TestCloseEndsAWaitInTheKernel(t *testing.T) {
 	if n := openFiles(t); n > before+2 {
 		t.Errorf("%d descriptors are open, %d before", n, before)
 	}
+}
+
+// TestCloseEndsAWaitThatADeadlineHasWoken closes a socket in the moment in which its
+// reader wakes up for something else: what wakes it for the one must not be taken for
+// the other.
+func TestCloseEndsAWaitThatADeadlineHasWoken(t *testing.T) {
+	eventfd := func() int {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(16)) // so that the system stops them anywhere
+	var rounds sync.WaitGroup
+	for range 16 {
+		rounds.Go(func() {
+			for end := time.Now().Add(2 * time.Second); time.Now().Before(end) && !t.Failed(); {
+				s := &waitingSocket{descriptor: descriptor{fd: eventfd(), wake: eventfd()}}
+				done := make(chan error, 1)
+				go func() { done <- s.Read(func(uintptr) bool { return false }) }()
+				time.Sleep(20 * time.Microsecond)
+				_ = s.SetReadDeadline(time.Time{})
+				for woken, wait := time.Now(), time.Duration(rand.IntN(60))*time.Microsecond; time.Since(woken) < wait; {
+				}
+				_ = s.Close()
+				select {
+				case <-done:
+				case <-time.After(20 * time.Second):
+					t.Error("the read goes on")
+				}
+			}
+		})
+	}
+	rounds.Wait()
 }
 
 // Where the process has no descriptor left for it, package net waits as before.
