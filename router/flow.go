@@ -30,7 +30,7 @@ type flow struct {
 
 	timer    state.Timer[*flow]
 	lastUp   time.Time
-	lastDown atomic.Int64 // Unix nanoseconds, by what brings back
+	lastDown atomic.Int64 // Unix nanoseconds, by what brings back; 0: nothing came yet
 }
 
 // maxFlowBatch bounds what a flow gathers in a turn, and so the room that it keeps
@@ -197,6 +197,15 @@ func (f *flow) flush() {
 	f.batch = f.batch[:0]
 }
 
+// cameBack returns when something came from the target last; zero: never.
+func (f *flow) cameBack() time.Time {
+	at := f.lastDown.Load()
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, at)
+}
+
 // turnIdleFlow looks at the flow whose time has come, and closes it if it is idle. It reports
 // whether there was one.
 func (s *Shard) turnIdleFlow(now time.Time) bool {
@@ -205,7 +214,7 @@ func (s *Shard) turnIdleFlow(now time.Time) bool {
 		return false
 	}
 	last := f.lastUp
-	if down := time.Unix(0, f.lastDown.Load()); down.After(last) {
+	if down := f.cameBack(); down.After(last) {
 		last = down
 	}
 	if idleAt := last.Add(s.config.flowIdle()); now.Before(idleAt) {

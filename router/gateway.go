@@ -486,6 +486,7 @@ func (g *Gateway) Close() {
 func (s *Shard) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.gone = true // whoever still comes back, with a name perhaps, comes too late
 	s.alarm.Stop()
 	s.down.stop()
 	s.sessions.All(func(t *state.Session) { s.turnForget(t) })

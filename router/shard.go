@@ -33,7 +33,7 @@ type Shard struct {
 	mu         sync.Mutex
 	closing    bool
 	paused     bool // nothing is read: not from clients, not from targets
-	gone       bool // all of it is a successor's
+	gone       bool // it is closed, or all of it is a successor's
 	handshakes *state.Handshakes
 	backlog    backlog
 	sessions   *state.Sessions

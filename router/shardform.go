@@ -197,7 +197,7 @@ func (f *flow) write(w *snapshot.Writer, sockets cookies, room bool) {
 	w.Bool(f.resolving)
 	w.Uint64(sockets[f.conn])
 	w.Time(f.lastUp)
-	w.Uint64(uint64(f.lastDown.Load()))
+	w.Time(f.cameBack())
 	if !room {
 		w.Uint32(0)
 		return
@@ -289,7 +289,9 @@ func (c *client) readFlow(r *snapshot.Reader, sockets *heirlooms) {
 	f.resolving, f.forget = r.Bool(), func() {}
 	cookie := r.Uint64()
 	f.lastUp = r.Time()
-	f.lastDown.Store(int64(r.Uint64()))
+	if at := r.Time(); !at.IsZero() {
+		f.lastDown.Store(at.UnixNano())
+	}
 	for range r.Count(maxCounted, 4) {
 		f.waiting = append(f.waiting, bytes.Clone(r.Blob(maxDatagram)))
 	}

@@ -42,11 +42,11 @@ type heir interface {
 // The predecessor closes c when it is done. An error says why nothing was taken over,
 // and so was the predecessor told, which goes on.
 func TakeOver(ctx context.Context, config Config, c *handover.Conn) (*Gateway, map[string]*os.File, error) {
+	var from *bequest
 	g, err := newGateway(config)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		from, err = g.readHello(c)
 	}
-	from, err := g.readHello(c)
 	if err == nil {
 		err = g.takeOver(ctx, from, c)
 	}

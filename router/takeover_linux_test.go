@@ -1,0 +1,100 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"lewes/transport/wire"
+)
+
+// A flow's last sign of life is a distance from now, like every time that is handed
+// over: the clocks of two gateways may be hours apart.
+func TestFlowsStayAsOldAsTheyAreInAHandOver(t *testing.T) {
+	for name, off := range map[string]time.Duration{"ahead": 10 * time.Hour, "behind": -10 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			g, target := started(t, func(c *Config) {
+				c.Clock = func() time.Time { return start.Add(off + time.Since(start)) }
+				c.Tolerance = 24 * time.Hour
+			})
+			liveSessions(t, g, 1, target)
+			next, _ := succeeded(t, g, func(c *Config) { c.Clock = nil })
+			found := 0
+			for _, s := range next.shards {
+				s.Turn(func(now time.Time) {
+					s.turnEachFlow(func(f *flow) {
+						found++
+						if age := now.Sub(time.Unix(0, f.lastDown.Load())); age < 0 || age > time.Minute {
+							t.Errorf("something came back %v ago", age)
+						}
+					})
+				})
+			}
+			if found != 1 {
+				t.Errorf("%d flows", found)
+			}
+		})
+	}
+}
+
+// The predecessor hears why whatever it is that keeps a successor from its work.
+func TestGatewayThatCannotBeMadeSaysSo(t *testing.T) {
+	g, _ := started(t, nil)
+	config := g.config
+	config.Policy = nil
+	ours, theirs := conversation(t)
+	refused := make(chan error, 1)
+	go func() {
+		_, _, err := TakeOver(t.Context(), config, theirs)
+		_ = theirs.Close()
+		refused <- err
+	}()
+	if _, err := g.HandOver(t.Context(), ours, nil); !errors.Is(err, ErrRefused) {
+		t.Errorf("%v", err)
+	}
+	if err := <-refused; err == nil {
+		t.Error("a gateway without a policy")
+	}
+}
+
+// lateResolver answers when it is let go, whoever has lost interest.
+type lateResolver struct{ asked, goOn chan struct{} }
+
+func (r *lateResolver) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	close(r.asked)
+	<-r.goOn
+	return nil, errors.New("too late")
+}
+
+func TestNothingHappensBehindTheEnd(t *testing.T) {
+	r := &lateResolver{make(chan struct{}), make(chan struct{})}
+	g, target := started(t, func(c *Config) { c.Resolver = r })
+	c := liveSessions(t, g, 1, target)[0]
+	name, err := wire.NameTarget("late.example", 53)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.send(t, &wire.EncryptedData{FlowID: 2, Flags: wire.FlagTarget, Target: name, Payload: []byte("x")})
+	if !c.until(func() bool {
+		select {
+		case <-r.asked:
+			return true
+		default:
+			return false
+		}
+	}) {
+		t.Fatal("no name is looked up")
+	}
+	g.Close()
+	close(r.goOn)
+	time.Sleep(20 * time.Millisecond) // the name's turn, if it gets one
+	for _, s := range g.shards {
+		s.Tick()
+		if s.alarm.Stop() {
+			t.Errorf("shard %d of a gateway that was closed has its alarm set", s.id)
+		}
+	}
+}
