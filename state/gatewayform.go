@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/list"
 	"maps"
+	"slices"
 	"time"
 
 	"lewes/crypto/cookie"
@@ -20,6 +21,11 @@ const (
 	maxSeed    = 256
 	maxAck     = 256
 	leastWrite = 8 // bytes of anything that is counted
+
+	// maxRecordsForm bounds the records that are written, in bytes; leastRecord is what
+	// one takes beside what differs in length.
+	maxRecordsForm = 8 << 20
+	leastRecord    = 200
 )
 
 // Write writes the key pairs, the last ones too: clients keep the public halves for
@@ -88,7 +94,8 @@ func readPairs(r *snapshot.Reader) map[kem.ID]*kem.KeyPair {
 // Noise state cannot be taken along, and to open Handshake 1 again would seal
 // another Handshake 2 with the same nonce: a client that has got its Handshake 2
 // learns by a Reset, within a round trip, to begin anew. So does one whose final Ack
-// was lost, and finds its session there.
+// was lost, and finds its session there. Of the records that a flood leaves, only the
+// newest go along: what clients still wait for is among these.
 func (h *Handshakes) Write(w *snapshot.Writer) {
 	secrets := h.jar.Secrets()
 	defer secrets.Wipe()
@@ -99,13 +106,28 @@ func (h *Handshakes) Write(w *snapshot.Writer) {
 			w.Fixed(key[:])
 		}
 	}
-	w.Uint32(uint32(h.failed.Len() + h.waiting.Len()))
-	for _, queue := range []*list.List{h.failed, h.waiting} {
-		for e := queue.Front(); e != nil; e = e.Next() {
+	records := h.newest(maxRecordsForm)
+	w.Uint32(uint32(len(records)))
+	for _, r := range records {
+		w.Part(func() { r.write(w) })
+	}
+}
+
+// newest returns the records that go along, oldest first: those that came last, as
+// far as they take no more than so many bytes, and of these that failed only what
+// there is room for behind those that wait.
+func (h *Handshakes) newest(bytes int) (records []*record) {
+	for _, queue := range []*list.List{h.waiting, h.failed} {
+		for e := queue.Back(); e != nil; e = e.Prev() {
 			r := e.Value.(*record)
-			w.Part(func() { r.write(w) })
+			if bytes -= leastRecord + len(r.ack) + len(r.request) + len(r.response); bytes < 0 {
+				break
+			}
+			records = append(records, r)
 		}
 	}
+	slices.Reverse(records)
+	return records
 }
 
 // Read takes over what Write wrote. Records whose KEM key is not there any more, and

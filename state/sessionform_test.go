@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lewes/crypto/kem"
+	"lewes/crypto/seal"
 	"lewes/state/replay"
 	"lewes/state/snapshot"
 	"lewes/transport/path"
@@ -294,6 +295,41 @@ func TestHandshakeGoesOnElsewhere(t *testing.T) {
 		}
 		if w.client.session == nil && w.gateway.handshakes.Stats.Opened == 0 {
 			t.Errorf("handed over after packet %d: the handshake is lost, though no Handshake 1 had opened: %v %v", packets+1, w.client.drops, w.gateway.drops)
+		}
+	}
+}
+
+// TestFloodOfHandshakesFitsAFrame writes a store that a flood has filled: what is
+// handed over of it stays small, and holds what came last, in its order.
+func TestFloodOfHandshakesFitsAFrame(t *testing.T) {
+	const flood, frame = 30_000, 32 << 20 // records, and bytes that a hand-over takes at once
+	g := newGatewayEnd(t, gatewayConfig(t, 1))
+	h := g.handshakes
+	pair := h.config.KEMs.Find(kem.MLKEM768, 0)
+	response := make([]byte, 1300) // as long as a KKT response
+	for index := uint32(1); index <= flood; index++ {
+		h.store(&record{store: h, index: index, kem: pair, suite: seal.ChaCha20Poly1305, source: clientAt, created: epoch, response: response}, epoch.Add(time.Minute))
+	}
+	w := snapshot.NewWriter(nil, epoch)
+	h.Write(w)
+	if w.Len() > frame/2 {
+		t.Fatalf("%d bytes", w.Len())
+	}
+	next := newGatewayEnd(t, gatewayConfig(t, 1)).handshakes
+	next.config.KEMs = h.config.KEMs
+	r := snapshot.NewReader(w.Bytes(), epoch)
+	if err := next.Read(r); err != nil || r.End() != nil {
+		t.Fatal(err, r.End())
+	}
+	if next.Len() < 1000 || !next.Has(flood) || next.Has(1) {
+		t.Errorf("%d records; the newest: %v, the oldest: %v", next.Len(), next.Has(flood), next.Has(1))
+	}
+	before := uint32(0)
+	for e := next.waiting.Front(); e != nil; e = e.Next() {
+		if index := e.Value.(*record).index; index <= before {
+			t.Fatalf("record %d comes behind %d", index, before)
+		} else {
+			before = index
 		}
 	}
 }
