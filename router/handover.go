@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -96,6 +97,8 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[str
 		}
 	}
 
+	// The collector would take from what little the pause takes.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	begun := time.Now()
 	_ = c.SetDeadline(begun.Add(takePatience))
 	g.pause()
