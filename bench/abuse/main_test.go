@@ -12,6 +12,7 @@ import (
 	"lewes/bench/netns"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
+	_ "lewes/router" // a change of which, or below it, makes an earlier result worthless
 )
 
 const (
