@@ -2,9 +2,13 @@ package router
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"testing"
 
+	"lewes/state"
 	"lewes/transport"
 	"lewes/transport/udp"
 	"lewes/transport/wire"
@@ -152,6 +156,50 @@ func BenchmarkHandOver(b *testing.B) {
 			}
 			if handed := own.Stats().HandedOver; elsewhere != (handed > 0) {
 				b.Fatalf("%d handed over", handed)
+			}
+		})
+	}
+}
+
+// BenchmarkManySessions opens datagrams of sessions drawn from among many, a batch of one of
+// each at a time: the packets are forged, which costs the same up to the tag.
+func BenchmarkManySessions(b *testing.B) {
+	for _, sessions := range []int{100, 200_000} {
+		b.Run(fmt.Sprint(sessions), func(b *testing.B) {
+			r := newRig(b, func(c *Config) { c.MaxSessions = sessions + 10 })
+			origin := r.connect(2, clientAt).serverSession()
+			another := copies(b, origin, &state.SessionConfig{Rand: seeded(9), Terms: origin.Terms()}, epoch)
+			indexes := make([]uint32, sessions)
+			for i := range indexes {
+				indexes[i] = rand.Uint32() | 1
+				if s := another(indexes[i]); r.shard.sessions.Find(indexes[i]) == nil {
+					s.User = &client{shard: r.shard, session: s}
+					r.shard.sessions.Add(s)
+				}
+			}
+			batch := make([]transport.Packet, batchSize)
+			for i := range batch {
+				batch[i] = transport.Packet{Data: make([]byte, 64), Path: clientAt}
+			}
+			receive := func(next func() uint32) {
+				for i := range batch {
+					binary.LittleEndian.PutUint32(batch[i].Data, next())
+					binary.LittleEndian.PutUint64(batch[i].Data[4:], wire.Counter(wire.LevelTransport, 1))
+				}
+				r.shard.Receive(epoch, batch, nil)
+			}
+			for i := 0; i < sessions; { // each key is expanded by its first packet
+				receive(func() uint32 { i++; return indexes[i%sessions] })
+			}
+			runtime.GC()
+			before := r.shard.Stats().Forged
+			b.ReportAllocs()
+			b.ResetTimer()
+			for done := 0; done < b.N; done += len(batch) {
+				receive(func() uint32 { return indexes[rand.IntN(sessions)] })
+			}
+			if n := r.shard.Stats().Forged - before; n < uint64(b.N) {
+				b.Fatalf("%d of %d were looked at", n, b.N)
 			}
 		})
 	}

@@ -31,7 +31,7 @@ func TestTurnTimes(t *testing.T) {
 
 // copies makes sessions like s, each with an index of its own: as many handshakes would
 // take minutes.
-func copies(t *testing.T, s *state.Session, config *state.SessionConfig, now time.Time) func(index uint32) *state.Session {
+func copies(t testing.TB, s *state.Session, config *state.SessionConfig, now time.Time) func(index uint32) *state.Session {
 	t.Helper()
 	s.Freeze()
 	w := snapshot.NewWriter(nil, now)

@@ -43,6 +43,16 @@ func newGeneration(s *Session, number, index uint32, keys *keySet) *Generation {
 	}
 }
 
+// Foresee reads what the next packet of the generation needs first, so that it is in the
+// processor's cache by then. What it returns says nothing.
+func (g *Generation) Foresee() uint64 {
+	n := g.failed + uint64(g.session.suite) + uint64(g.session.restAt.Nanosecond())
+	if g.receive.IsExpanded() {
+		n++
+	}
+	return n
+}
+
 // Session returns the session that the generation belongs to.
 func (g *Generation) Session() *Session { return g.session }
 

@@ -117,6 +117,12 @@ func (k *Key) Wipe() {
 	k.cipher.Store(nil)
 }
 
+// IsExpanded reports whether the next packet finds the cipher ready.
+func (k *Key) IsExpanded() bool {
+	c := k.cipher.Load()
+	return c != nil && c.aead != nil
+}
+
 // expanded returns nil if the key is wiped.
 func (k *Key) expanded() *expanded {
 	if c := k.cipher.Load(); c != nil {
