@@ -3,7 +3,7 @@
 // link of package link between them that blocks, loses, delays, forgets and goes away.
 //
 //	go test ./bench/world -v                # a minute, as root
-//	go test ./bench/world -v -world.long    # with the times of the real world: six minutes
+//	go test ./bench/world -v -world.long    # with the times of the real world: five minutes
 //	go test ./bench/world -v -run UDP       # some of them
 //
 // Each test says what the client noticed, how long it took and what was lost. The

@@ -3,6 +3,7 @@ package world
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +42,7 @@ func (f *figureTable) print(w io.Writer) {
 	if len(f.rows) == 0 {
 		return
 	}
+	slices.SortFunc(f.rows, func(a, b figure) int { return strings.Compare(a.what, b.what) })
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "\nfigure\tmeasured\tless than\n%s\t%s\t%s\n", strings.Repeat("-", 6), strings.Repeat("-", 8), strings.Repeat("-", 9))
 	for _, r := range f.rows {
