@@ -429,7 +429,7 @@ func crowdEcho(t *testing.T) netip.AddrPort {
 }
 
 // crowdConfig lets a gateway take a crowd in.
-func crowdConfig(echo netip.AddrPort, sessions int) string {
+func crowdConfig(echo netip.AddrPort) string {
 	return fmt.Sprintf("[access]\nmode = \"open\"\n[handshake]\nrate = 1000000\nburst = 1000000\ntries_per_second = 1000000\n"+
 		"[egress]\nallow = [\"127.0.0.1:%d\"]\n", echo.Port())
 }

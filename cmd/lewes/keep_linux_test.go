@@ -125,7 +125,7 @@ func TestRestartKeepsSessions(t *testing.T) {
 	m := newServiceManager(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "gateway.toml")
-	text := fmt.Sprintf("state_dir = %q\n", dir) + loopbackListen + crowdConfig(echo, sessions)
+	text := fmt.Sprintf("state_dir = %q\n", dir) + loopbackListen + crowdConfig(echo)
 	writeFile(t, file, text, 0o600)
 	p := m.start(file)
 	at := p.awaitLine("lewes://")

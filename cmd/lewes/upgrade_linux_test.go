@@ -123,7 +123,7 @@ func TestUpgrade(t *testing.T) {
 		sessions = *upgradeSessions
 	}
 	echo := crowdEcho(t)
-	u := launchUpgradable(t, crowdConfig(echo, sessions))
+	u := launchUpgradable(t, crowdConfig(echo))
 	c := newCrowd(t, u.uri, sessions, echo)
 	if figures {
 		most := c.capacity(3 * time.Second)
@@ -165,7 +165,7 @@ func TestUpgrade(t *testing.T) {
 func TestUpgradeUnderRekeys(t *testing.T) {
 	const sessions = 60
 	echo := crowdEcho(t)
-	u := launchUpgradable(t, crowdConfig(echo, sessions)+"[metrics]\nlisten = \"127.0.0.1:0\"\n")
+	u := launchUpgradable(t, crowdConfig(echo)+"[metrics]\nlisten = \"127.0.0.1:0\"\n")
 	c := newCrowd(t, u.uri, sessions, echo)
 	files := u.files()
 	for range 3 {
@@ -201,7 +201,7 @@ func TestUpgradeUnderRekeys(t *testing.T) {
 func TestUpgradeFails(t *testing.T) {
 	const sessions = 20
 	echo := crowdEcho(t)
-	u := launchUpgradable(t, crowdConfig(echo, sessions))
+	u := launchUpgradable(t, crowdConfig(echo))
 	c := newCrowd(t, u.uri, sessions, echo)
 	good, err := os.ReadFile(u.config)
 	if err != nil {
@@ -265,7 +265,7 @@ func TestUpgradeFails(t *testing.T) {
 // else holds its port.
 func TestKilledSuccessor(t *testing.T) {
 	echo := crowdEcho(t)
-	u := launchUpgradable(t, crowdConfig(echo, 1))
+	u := launchUpgradable(t, crowdConfig(echo))
 	c := newCrowd(t, u.uri, 1, echo)
 	u.upgrade()
 	u.kill(syscall.SIGKILL)
