@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -299,16 +300,7 @@ func TestGatewayIsStored(t *testing.T) {
 	for round := range 2 {
 		var stored bytes.Buffer
 		var kept []*os.File
-		err := g.Store(&stored, func(fds []int) error {
-			for _, fd := range fds {
-				again, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-				if err != nil {
-					return err
-				}
-				kept = append(kept, os.NewFile(uintptr(again), "kept"))
-			}
-			return nil
-		})
+		err := g.Store(&stored, duplicates(&kept))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -324,7 +316,7 @@ func TestGatewayIsStored(t *testing.T) {
 		config := g.config
 		config.Egress = nil
 		slices.Reverse(kept)
-		if g, err = Restore(t.Context(), config, &stored, kept, time.Minute); err != nil {
+		if g, err = Restore(t.Context(), config, storedBytes{&stored, nil}, kept, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		for i, c := range clients {
@@ -343,6 +335,56 @@ func TestGatewayIsStored(t *testing.T) {
 	g.Shutdown()
 }
 
+// TestStoredIsGoneBeforeItIsUsed: a gateway that cannot make sure that nobody else goes
+// on with the same keys does not go on with them.
+func TestStoredIsGoneBeforeItIsUsed(t *testing.T) {
+	g, target := started(t, nil)
+	c := liveSessions(t, g, 1, target)[0]
+	var stored bytes.Buffer
+	var kept []*os.File
+	if err := g.Store(&stored, duplicates(&kept)); err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	config := g.config
+	config.Egress = nil
+	stuck := errors.New("it cannot be emptied")
+	next, err := Restore(t.Context(), config, storedBytes{&stored, stuck}, kept, time.Minute)
+	if err == nil {
+		t.Cleanup(next.Close)
+	}
+	if !errors.Is(err, stuck) {
+		t.Errorf("went on: %v", err)
+	}
+	c.got = nil
+	c.send(t, &wire.EncryptedData{FlowID: 1, Payload: []byte("x")})
+	if c.until(func() bool { return len(c.got) > 0 }) {
+		t.Error("something was sealed")
+	}
+}
+
+// storedBytes is what Restore reads from memory; emptied is what comes of emptying it.
+type storedBytes struct {
+	io.Reader
+	emptied error
+}
+
+func (s storedBytes) Truncate(int64) error { return s.emptied }
+
+// duplicates keeps descriptors as a service manager does.
+func duplicates(kept *[]*os.File) func([]int) error {
+	return func(fds []int) error {
+		for _, fd := range fds {
+			again, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			*kept = append(*kept, os.NewFile(uintptr(again), "kept"))
+		}
+		return nil
+	}
+}
+
 // TestStoredTooLongAgo: nothing is made of what is too old or cut short, and no file
 // stays open.
 func TestStoredTooLongAgo(t *testing.T) {
@@ -358,7 +400,7 @@ func TestStoredTooLongAgo(t *testing.T) {
 	}
 	config := g.config
 	config.Egress = nil
-	if _, err := Restore(t.Context(), config, bytes.NewReader(stored.Bytes()), nil, 0); !errors.Is(err, ErrStale) {
+	if _, err := Restore(t.Context(), config, storedBytes{bytes.NewReader(stored.Bytes()), nil}, nil, 0); !errors.Is(err, ErrStale) {
 		t.Errorf("too old: %v", err)
 	}
 	r, w, err := os.Pipe()
@@ -366,14 +408,14 @@ func TestStoredTooLongAgo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if _, err := Restore(t.Context(), config, bytes.NewReader(stored.Bytes()), []*os.File{r}, time.Minute); err == nil {
+	if _, err := Restore(t.Context(), config, storedBytes{bytes.NewReader(stored.Bytes()), nil}, []*os.File{r}, time.Minute); err == nil {
 		t.Error("a gateway without sockets")
 	}
 	if _, err := r.Stat(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("a file that is of no use is still open: %v", err)
 	}
 	for n := range stored.Len() / 64 {
-		if _, err := Restore(t.Context(), config, bytes.NewReader(stored.Bytes()[:n*64]), nil, time.Minute); err == nil {
+		if _, err := Restore(t.Context(), config, storedBytes{bytes.NewReader(stored.Bytes()[:n*64]), nil}, nil, time.Minute); err == nil {
 			t.Fatalf("a gateway of %d bytes", n*64)
 		}
 	}

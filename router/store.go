@@ -131,10 +131,18 @@ func storeSockets(w io.Writer, names cookies, shard int, conns []*udp.Conn, keep
 	return nil
 }
 
+// Stored is what Store has written: an *os.File at its beginning.
+type Stored interface {
+	io.Reader
+	Truncate(size int64) error
+}
+
 // Restore makes a gateway of what another process has left by Store, at most maxAge
-// ago, and serves. It owns the files, which may be in any order, and closes those that
+// ago, and serves. Before it seals anything it empties what was stored, and fails if it
+// cannot: were that read once more, after a crash, its keys would seal with the same
+// nonces again. It owns the files, which may be in any order, and closes those that
 // it has no use for, whatever comes of it.
-func Restore(ctx context.Context, config Config, r io.Reader, files []*os.File, maxAge time.Duration) (*Gateway, error) {
+func Restore(ctx context.Context, config Config, r Stored, files []*os.File, maxAge time.Duration) (*Gateway, error) {
 	kept := named(files)
 	defer kept.close()
 	g, err := newGateway(config)
@@ -148,7 +156,7 @@ func Restore(ctx context.Context, config Config, r io.Reader, files []*os.File, 
 	return g, nil
 }
 
-func (g *Gateway) restore(ctx context.Context, r io.Reader, kept keptFiles, maxAge time.Duration) (err error) {
+func (g *Gateway) restore(ctx context.Context, r Stored, kept keptFiles, maxAge time.Duration) (err error) {
 	from, err := g.readStored(r, kept, maxAge)
 	if err == nil {
 		err = from.check(g)
@@ -167,6 +175,9 @@ func (g *Gateway) restore(ctx context.Context, r io.Reader, kept keptFiles, maxA
 	loaded := &heirlooms{byCookie: make(map[uint64]heirloom)}
 	err = g.load(func() (handover.Frame, error) { return readKept(r, kept) }, func() error { return nil }, loaded)
 	loaded.close()
+	if err == nil {
+		err = r.Truncate(0)
+	}
 	if err != nil {
 		g.Close()
 		from.close()
