@@ -31,6 +31,7 @@ type flow struct {
 	timer    state.Timer[*flow]
 	lastUp   time.Time
 	lastDown atomic.Int64 // Unix nanoseconds, by what brings back; 0: nothing came yet
+	dropped  atomic.Bool  // its id may be another flow's
 }
 
 // maxFlowBatch bounds what a flow gathers in a turn, and so the room that it keeps
@@ -253,6 +254,7 @@ func (s *Shard) turnDrop(f *flow) {
 		return
 	}
 	delete(f.client.flows, f.id)
+	f.dropped.Store(true)
 	s.flows--
 	s.flowTimes.Set(&f.timer, time.Time{})
 	if f.forget != nil {

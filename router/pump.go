@@ -108,6 +108,9 @@ func (s *Shard) pump(conn transport.Conn, r returning) {
 
 // giveBack implements returning.
 func (f *flow) giveBack(now time.Time, w *writer, batch []transport.Packet) {
+	if f.dropped.Load() {
+		return
+	}
 	f.lastDown.Store(now.UnixNano())
 	for i := range batch {
 		for payload := range batch[i].Segments() {
