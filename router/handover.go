@@ -27,8 +27,8 @@ import (
 const handOverForm = 1
 
 // takePatience is how long a successor may take to read everything while nothing is
-// served, and to say that it serves.
-const takePatience = 10 * time.Second
+// served, and then to say that it serves. Tests shorten it.
+var takePatience = 10 * time.Second
 
 // maxExtras bounds the descriptors that are handed over for the gateway's owner.
 const maxExtras = 64
@@ -123,6 +123,7 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extras map[str
 		h.Sessions += s.sessions.Len()
 		h.Flows += s.flows
 	}
+	_ = c.SetDeadline(time.Now().Add(takePatience)) // there is no way back: it has all the time again
 	err = expect(c, handover.Serving)
 	h.Pause = time.Since(begun)
 	g.surrender()

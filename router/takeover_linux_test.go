@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"lewes/router/handover"
 	"lewes/transport/wire"
 )
 
@@ -57,6 +58,40 @@ func TestGatewayThatCannotBeMadeSaysSo(t *testing.T) {
 	}
 	if err := <-refused; err == nil {
 		t.Error("a gateway without a policy")
+	}
+}
+
+// TestSlowSuccessor: one that reads for almost as long as it may is not given up on
+// when everything is its own.
+func TestSlowSuccessor(t *testing.T) {
+	defer func(d time.Duration) { takePatience = d }(takePatience)
+	takePatience = 4 * time.Second
+	g, target := started(t, nil)
+	liveSessions(t, g, 1, target)
+	ours, theirs := conversation(t)
+	go func() {
+		for answered := false; ; {
+			f, err := theirs.Receive()
+			if err != nil {
+				return
+			}
+			kind, barrier := f.Kind, f.Kind == handover.Sockets && len(f.Files) == 0
+			f.Close()
+			switch {
+			case barrier, kind == handover.Sockets && !answered:
+				answered = true
+				_ = theirs.Send(handover.Ready, nil)
+			case kind == handover.End:
+				time.Sleep(takePatience * 6 / 10)
+				_ = theirs.Send(handover.Loaded, nil)
+			case kind == handover.Commit:
+				time.Sleep(takePatience * 6 / 10)
+				_ = theirs.Send(handover.Serving, nil)
+			}
+		}
+	}()
+	if _, err := g.HandOver(t.Context(), ours, nil); err != nil {
+		t.Error(err)
 	}
 }
 
