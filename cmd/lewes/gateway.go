@@ -102,7 +102,7 @@ Nobody may use it before you list them: see lewes clients --help.`,
 // gatewayProcess is a gateway as a process.
 type gatewayProcess struct {
 	load  func() (*config.Config, error)
-	asked <-chan os.Signal
+	asked wished
 	keep  bool           // sessions outlive this process
 	from  *handover.Conn // nil: this gateway succeeds no other
 	ready func(*advertisement) error
@@ -317,17 +317,14 @@ func (p *gatewayProcess) attend(ctx context.Context, g *router.Gateway) (gone bo
 		select {
 		case <-ctx.Done():
 			return false, nil
-		case s := <-p.asked:
-			switch wishOf[s] {
-			case wishReload:
-				p.reload(ctx, g)
-			case wishUpgrade:
-				err := upgrade(ctx, g, p.extras, p.log)
-				if err == nil || errors.Is(err, router.ErrLost) {
-					return true, err
-				}
-				p.log.Error("no upgrade: this gateway goes on", zap.Error(err))
+		case <-p.asked.reload:
+			p.reload(ctx, g)
+		case <-p.asked.upgrade:
+			err := upgrade(ctx, g, p.extras, p.log)
+			if err == nil || errors.Is(err, router.ErrLost) {
+				return true, err
 			}
+			p.log.Error("no upgrade: this gateway goes on", zap.Error(err))
 		}
 	}
 }

@@ -17,13 +17,9 @@ import (
 	"lewes/router/handover"
 )
 
-// wish is what a signal asks of a running gateway.
-type wish int
-
-const (
-	wishReload wish = iota + 1
-	wishUpgrade
-)
+// wished is what signals ask of a running gateway: to read its configuration again, and
+// to start its successor.
+type wished struct{ reload, upgrade <-chan os.Signal }
 
 const (
 	// handOverVariable tells a successor the descriptor by which its predecessor
