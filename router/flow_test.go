@@ -175,6 +175,9 @@ func TestWhatComesLateIsNoOtherFlows(t *testing.T) {
 	if len(w.packets) != 0 {
 		t.Error("the client gets it as of its new flow")
 	}
+	if n := r.shard.Stats().ClientFailed; n != 1 {
+		t.Errorf("%d datagrams are counted as lost", n)
+	}
 }
 
 // Shows R8.9.

@@ -109,6 +109,9 @@ func (s *Shard) pump(conn transport.Conn, r returning) {
 // giveBack implements returning.
 func (f *flow) giveBack(now time.Time, w *writer, batch []transport.Packet) {
 	if f.dropped.Load() {
+		for i := range batch {
+			f.client.shard.counters.clientFailed.Add(uint64(batch[i].Count()))
+		}
 		return
 	}
 	f.lastDown.Store(now.UnixNano())
