@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/state"
 	"lewes/transport"
 	"lewes/transport/path"
 	"lewes/transport/wire"
@@ -41,6 +42,8 @@ type downstream struct {
 	poll    path.Path // the connection that waits for them, if one does
 	watched bool      // the shard's watch looks at it when its oldest may be too old
 	closed  bool
+
+	due state.Timer[*downstream] // of the watch, which has the lock for it
 }
 
 // note is what is known of a packet that waits.
@@ -63,15 +66,9 @@ type downstreams struct {
 	ended downstream // stands for those of sessions that have ended
 
 	mu      sync.Mutex
-	watch   []watched // by time
+	watch   state.Deadlines[*downstream] // of the oldest that waits in each
 	timer   *time.Timer
 	stopped bool
-}
-
-// watched is a downstream that something came into when it was empty.
-type watched struct {
-	downstream *downstream
-	at         time.Time
 }
 
 // push adds a copy of a packet, of a flow or of the session's own. What is full gives
@@ -218,16 +215,18 @@ func (s *downstreams) init(c *TCP, shards int, now func() time.Time) {
 	s.timer = time.AfterFunc(time.Hour, s.sweep)
 }
 
-// look sees to it that what d holds does not grow too old in memory.
-func (s *downstreams) look(d *downstream, now time.Time) {
+// look sees to it that what d holds, since then, does not grow too old in memory.
+func (s *downstreams) look(d *downstream, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return
 	}
-	s.watch = append(s.watch, watched{d, now})
-	if len(s.watch) == 1 {
-		s.timer.Reset(s.oldest)
+	at := since.Add(s.oldest)
+	d.due.Value = d
+	s.watch.Set(&d.due, at)
+	if s.watch.Next().Equal(at) {
+		s.timer.Reset(max(0, at.Sub(s.now())))
 	}
 }
 
@@ -235,7 +234,7 @@ func (s *downstreams) look(d *downstream, now time.Time) {
 func (s *downstreams) sweep() {
 	now := s.now()
 	for {
-		d, ok := s.due(now)
+		d, ok := s.next(now)
 		if !ok {
 			return
 		}
@@ -254,31 +253,26 @@ func (s *downstreams) sweep() {
 	}
 }
 
-// due takes the next downstream that is to be looked at. Where none is, it sets the
+// next takes the next downstream that is to be looked at. Where none is, it sets the
 // timer for the one that will be.
-func (s *downstreams) due(now time.Time) (*downstream, bool) {
+func (s *downstreams) next(now time.Time) (*downstream, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped || len(s.watch) == 0 {
+	if s.stopped {
 		return nil, false
 	}
-	first := s.watch[0]
-	if wait := s.oldest - now.Sub(first.at); wait > 0 {
-		s.timer.Reset(wait)
-		return nil, false
+	d, ok := s.watch.Pop(now)
+	if at := s.watch.Next(); !ok && !at.IsZero() {
+		s.timer.Reset(at.Sub(now))
 	}
-	s.watch[0] = watched{}
-	if s.watch = s.watch[1:]; len(s.watch) == 0 {
-		s.watch = nil
-	}
-	return first.downstream, true
+	return d, ok
 }
 
 // stop ends the watch.
 func (s *downstreams) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopped, s.watch = true, nil
+	s.stopped, s.watch = true, state.Deadlines[*downstream]{}
 	s.timer.Stop()
 }
 

@@ -188,7 +188,11 @@ func (w *writer) flowPacket(s *Shard, session *state.Session, t wire.Type, id ui
 		return false
 	}
 	to := session.PathFor(size)
-	if to.Transport == path.TCP && s.down.out != nil {
+	if to.Transport == path.TCP {
+		if s.down.out == nil { // a predecessor served it
+			s.counters.clientFailed.Add(1)
+			return false
+		}
 		d := session.User.(*client).downstream()
 		d.push(packet, true)
 		w.held = append(w.held, d)

@@ -1,0 +1,68 @@
+package router
+
+import (
+	"testing"
+	"time"
+
+	"lewes/transport"
+	"lewes/transport/path"
+	"lewes/transport/wire"
+)
+
+// TestNothingWaitsTooLong: a packet is forgotten on time though its session was looked at
+// before it was due, and others came in between.
+func TestNothingWaitsTooLong(t *testing.T) {
+	r := newRig(t, nil)
+	s := &r.shard.down
+	c := r.connect(2, clientAt).clientOf()
+	first, second := &downstream{of: s, client: c}, &downstream{of: s, client: c}
+	first.push([]byte("gone by then"), true)
+	first.drop(1)
+	r.advance(10 * time.Millisecond)
+	first.push([]byte("due soon"), true)
+	r.advance(s.oldest - 20*time.Millisecond)
+	second.push([]byte("due later"), true)
+	r.advance(10 * time.Millisecond)
+	s.sweep()
+	r.advance(10 * time.Millisecond)
+	s.sweep()
+	if !first.empty() || second.empty() {
+		t.Errorf("of what is due soon nothing is left: %v, of what is due later: %v", first.empty(), second.empty())
+	}
+	r.advance(s.oldest)
+	s.sweep()
+	if !second.empty() || s.held.Load() != 0 {
+		t.Errorf("%d bytes are held", s.held.Load())
+	}
+}
+
+// TestNoDatagramToAStream: where TCP is not served any more, what is for a session that
+// was on it goes nowhere; its address over TCP is none over UDP.
+func TestNoDatagramToAStream(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	p.data(1, target, "x")
+	p.at = path.NewTCP(clientAt.Peer, clientAt.Local, 1)
+	p.send(wire.TypePing, &wire.Ping{})
+	if c := p.clientOf(); c.session.Path().Transport != path.TCP {
+		t.Fatalf("the session is on %v", c.session.Path())
+	}
+	r.socket.take()
+	w := newWriter()
+	for _, f := range p.clientOf().flows {
+		f.giveBack(r.now(), w, []transport.Packet{{Data: []byte("answer")}})
+	}
+	w.flush(r.shard)
+	if sent := r.socket.take(); len(sent) != 0 {
+		t.Errorf("%d datagrams went to %v", len(sent), sent[0].Path)
+	}
+	if n := r.shard.Stats().ClientFailed; n == 0 {
+		t.Error("what is lost is not counted")
+	}
+}
+
+// clientOf returns what the shard knows of a peer.
+func (p *peer) clientOf() *client {
+	g := p.r.shard.sessions.Find(p.session.Current().Index())
+	return g.Session().User.(*client)
+}
