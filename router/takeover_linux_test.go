@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,10 +67,12 @@ func TestGatewayThatCannotBeMadeSaysSo(t *testing.T) {
 func TestSlowSuccessor(t *testing.T) {
 	defer func(d time.Duration) { takePatience = d }(takePatience)
 	takePatience = 4 * time.Second
+	almost := takePatience * 6 / 10
 	g, target := started(t, nil)
 	liveSessions(t, g, 1, target)
 	ours, theirs := conversation(t)
-	go func() {
+	var successor sync.WaitGroup
+	successor.Go(func() {
 		for answered := false; ; {
 			f, err := theirs.Receive()
 			if err != nil {
@@ -82,17 +85,19 @@ func TestSlowSuccessor(t *testing.T) {
 				answered = true
 				_ = theirs.Send(handover.Ready, nil)
 			case kind == handover.End:
-				time.Sleep(takePatience * 6 / 10)
+				time.Sleep(almost)
 				_ = theirs.Send(handover.Loaded, nil)
 			case kind == handover.Commit:
-				time.Sleep(takePatience * 6 / 10)
+				time.Sleep(almost)
 				_ = theirs.Send(handover.Serving, nil)
 			}
 		}
-	}()
+	})
 	if _, err := g.HandOver(t.Context(), ours, nil); err != nil {
 		t.Error(err)
 	}
+	ours.Break()
+	successor.Wait()
 }
 
 // lateResolver answers when it is let go, whoever has lost interest.
