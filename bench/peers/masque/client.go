@@ -35,7 +35,8 @@ func startClient(ctx context.Context, p peer.Client) (*worker.Service, error) {
 	}
 	dialer := masque.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: trusted, NextProtos: []string{http3.NextProtoH3}},
-		QUICConfig:      &quic.Config{EnableDatagrams: true, InitialPacketSize: packetSize},
+		// It rests while others have their turn, for longer than a connection may be idle.
+		QUICConfig: &quic.Config{EnableDatagrams: true, InitialPacketSize: packetSize, KeepAlivePeriod: 10 * time.Second},
 	}
 	c, _, err := dialer.Dial(request)
 	if err != nil {
