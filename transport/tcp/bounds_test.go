@@ -301,10 +301,36 @@ func TestSourceOf(t *testing.T) {
 	}
 }
 
+// TestLargePacketsLeaveRoom: whatever large packets hold, a quarter is left for those
+// that would fit a datagram.
+func TestLargePacketsLeaveRoom(t *testing.T) {
+	m := memory{limit: 1 << 20}
+	for class := len(classes) - 1; class > 0; class-- {
+		for {
+			if _, err := m.take(class); err != nil {
+				break
+			}
+		}
+	}
+	small := 0
+	for {
+		if _, err := m.take(0); err != nil {
+			break
+		}
+		small++
+	}
+	if want := 1 << 20 / 4 / classes[0]; small < want {
+		t.Errorf("room for %d small packets, want %d", small, want)
+	}
+	if used := m.used.Load(); used > m.limit {
+		t.Errorf("%d bytes are held, of %d", used, m.limit)
+	}
+}
+
 // TestMemoryOfPackets announces large packets: nothing is held before the length,
 // little before the bytes, and all together no more than the bound.
 func TestMemoryOfPackets(t *testing.T) {
-	l := listening(t, func(c *Config) { c.MaxReceiving, c.ReceiveTimeout = 3*classes[0]+classes[1], time.Minute })
+	l := listening(t, func(c *Config) { c.MaxReceiving, c.ReceiveTimeout = 2*(classes[0]+classes[1]), time.Minute })
 	used := func(want int) func() bool {
 		return func() bool { return l.receiving.used.Load() == int64(want) }
 	}

@@ -45,9 +45,15 @@ type memory struct {
 	used  atomic.Int64
 }
 
-// take returns a buffer of a class and charges for it.
+// take returns a buffer of a class and charges for it. A quarter of the memory is for
+// packets that would fit a datagram, so that large ones that trickle in leave room for
+// handshakes.
 func (m *memory) take(class int) (*buffer, error) {
-	if m.used.Add(int64(classes[class])) > m.limit {
+	limit := m.limit
+	if class > 0 {
+		limit -= limit / 4
+	}
+	if m.used.Add(int64(classes[class])) > limit {
 		m.used.Add(-int64(classes[class]))
 		return nil, errMemory
 	}

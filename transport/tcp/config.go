@@ -51,7 +51,8 @@ type Config struct {
 	// lengths.
 	MaxAnswer int
 	// MaxReceiving bounds, in bytes, the buffers of all packets that are being
-	// received or wait to be read. A connection that needs more is closed.
+	// received or wait to be read; a quarter of it is for packets that would fit a
+	// datagram. A connection that needs more is closed.
 	MaxReceiving int
 
 	// Notify is told what an operator should know, at most once in 10 s. It must
