@@ -314,6 +314,11 @@ func (g *Gateway) write(now time.Time, sockets cookies, send frames) error {
 	if err := g.kems.Write(w); err != nil {
 		return err
 	}
+	lead := time.Duration(0)
+	if g.config.Wall != nil {
+		lead = g.wall.lead(now, g.config.Wall())
+	}
+	w.Duration(lead)
 	if err := send(handover.Keys, w.Bytes()); err != nil {
 		return err
 	}

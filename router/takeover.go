@@ -274,7 +274,10 @@ func (g *Gateway) loadFrame(f *handover.Frame, sockets *heirlooms, loaders []*lo
 	case handover.Keys:
 		defer f.Close()
 		r := snapshot.NewReader(f.Payload, g.config.Clock())
-		return errors.Join(g.kems.Read(r), r.End())
+		err := g.kems.Read(r)
+		lead := r.Duration()
+		g.wall.correction.Store(int64(max(0, lead)))
+		return errors.Join(err, r.End())
 	case handover.Shard, handover.Sessions:
 		r := snapshot.NewReader(f.Payload, g.config.Clock())
 		shard := int(r.Uint16())

@@ -37,6 +37,12 @@ func (w *wallClock) corrected(now time.Time) time.Time {
 	return now.Add(time.Duration(w.correction.Load()))
 }
 
+// lead returns how far the time that clients' are compared with is ahead of the system's.
+// A successor, whose clock starts at the system's, goes on from there.
+func (w *wallClock) lead(now, system time.Time) time.Duration {
+	return max(0, w.corrected(now.Round(0)).Sub(system.Round(0)))
+}
+
 // look compares the gateway's clock with the system's.
 func (w *wallClock) look(now, system time.Time, log *zap.Logger) {
 	offset := system.Round(0).Sub(now.Round(0))
