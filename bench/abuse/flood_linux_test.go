@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ const (
 	turns = 3 // of each
 	// mostTurns are taken where the verdict is not clear after the first few: other
 	// programs want the processors too.
-	mostTurns = 10
+	mostTurns = 16
 	// offered is what the sessions try to send, datagrams a second: more than gets
 	// through beside anything.
 	offered  = 400_000
@@ -219,6 +220,19 @@ func TestFloods(t *testing.T) {
 	b.gateway.end()
 }
 
+// shares are throughputs under a flood, as parts of those beside plain garbage right
+// before. What else the machine does spoils one or the other; the one in the middle
+// stands for all.
+type shares []float64
+
+func (s shares) median() float64 {
+	if len(s) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(s))
+	return (sorted[(len(s)-1)/2] + sorted[len(s)/2]) / 2
+}
+
 // flood does one.
 func (b *battlefield) flood(t *testing.T, a attack) {
 	garbage := a
@@ -226,21 +240,23 @@ func (b *battlefield) flood(t *testing.T, a attack) {
 	if manners[a.Kind] != nil {
 		garbage = attack{Kind: "garbage", Rate: a.Rate * packetsOfConnection, Size: a.Size}
 	}
-	var beside, under, memory, milliseconds float64
+	var under, beside, memory, milliseconds float64
+	var ratios shares
 	var sent, sentGarbage uint64
 	var honest visited
 	done := 0
-	for ; done < turns || done < mostTurns && under < 0.75*beside; done++ {
+	for ; done < turns || done < mostTurns && ratios.median() < 0.75; done++ {
 		visits := visits{Gateway: b.gateway.uri, Rate: 20, For: slice}
 		visiting := background[visited](b, b.visitor, "visit", visits)
-		arrived, n := b.under(garbage)
-		beside += arrived
+		arrivedBeside, n := b.under(garbage)
+		beside += arrivedBeside
 		sentGarbage += n
 		visiting()
 		handshakes := b.figures()["lewes_handshake_milliseconds_total"]
 		visiting = background[visited](b, b.visitor, "visit", visits)
-		arrived, n = b.under(a)
+		arrived, n := b.under(a)
 		under += arrived
+		ratios = append(ratios, arrived/max(1, arrivedBeside))
 		sent += n
 		v := visiting()
 		honest.Tried += v.Tried
@@ -258,10 +274,10 @@ func (b *battlefield) flood(t *testing.T, a attack) {
 			inTime++
 		}
 	}
-	t.Logf("%d sent, %d of garbage; sessions moved %.0f, %.0f beside garbage (%.0f %%); %d of %d handshakes within 2 s, the longest %v; %.0f ms of %v went into handshakes; memory %.0f MiB",
-		sent, sentGarbage, under, beside, 100*under/beside, inTime, honest.Tried, longest.Round(time.Millisecond), milliseconds, slice*time.Duration(done), memory/(1<<20))
-	if under < 0.7*beside {
-		t.Errorf("sessions have %.0f %% of the throughput that they have beside garbage, want 70 %%", 100*under/beside)
+	t.Logf("%d sent, %d of garbage; sessions moved %.0f, %.0f beside garbage (%.0f %% in the middle); %d of %d handshakes within 2 s, the longest %v; %.0f ms of %v went into handshakes; memory %.0f MiB",
+		sent, sentGarbage, under, beside, 100*ratios.median(), inTime, honest.Tried, longest.Round(time.Millisecond), milliseconds, slice*time.Duration(done), memory/(1<<20))
+	if share := ratios.median(); share < 0.7 {
+		t.Errorf("sessions have %.0f %% of the throughput that they have beside garbage, want 70 %%", 100*share)
 	}
 	if float64(inTime) < 0.99*float64(honest.Tried) {
 		t.Errorf("%d of %d handshakes stood within 2 s, want 99 %%; %s", inTime, honest.Tried, honest.Err)
