@@ -140,7 +140,10 @@ func (e *engine) packet(now time.Time, packet []byte, counted bool) {
 	if !ok {
 		return
 	}
-	if g := e.sessions.Find(index); g != nil {
+	// What is in clear is about a handshake, also where the index that it drew is that of
+	// a session: the gateway says so by a Collision.
+	h, err := wire.ParseHeader(packet)
+	if g := e.sessions.Find(index); g != nil && (err != nil || h.Level != wire.LevelClear) {
 		e.opened(now, g, packet, counted)
 		return
 	}

@@ -95,9 +95,10 @@ func (e *engine) startMaking(plan MakePlan) (*making, error) {
 	return m, nil
 }
 
-// over reports whether no handshake is to begin any more.
+// over reports whether no handshake is to begin any more. In the place of one that
+// failed another begins, unless many fail.
 func (m *making) over(now time.Time) bool {
-	return m.plan.Sessions > 0 && m.begun == m.plan.Sessions || !m.until.IsZero() && !now.Before(m.until) || m.failed > 10+m.begun/10
+	return m.plan.Sessions > 0 && m.begun-m.failed == m.plan.Sessions || !m.until.IsZero() && !now.Before(m.until) || m.failed > 10+m.begun/10
 }
 
 // refill begins handshakes, as many as may be under way, and ends the making when
