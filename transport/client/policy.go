@@ -23,7 +23,7 @@ const (
 	// searchAgain is when a search follows one in which every try failed at once: the
 	// machine has no network, and the next one is to be found as soon as it is there, or
 	// nothing listens where the gateway was.
-	searchAgain = time.Second
+	searchAgain = 500 * time.Millisecond
 	// seldom is after how long without any way everything is tried less often.
 	seldom = 5 * time.Minute
 	// longestStep bounds the time between Pings of a search.
@@ -212,7 +212,7 @@ func (p *policy) patience(now time.Time) time.Duration {
 	case since < 10*time.Second:
 		return 200 * time.Millisecond
 	case since < seldom:
-		return 400 * time.Millisecond
+		return 300 * time.Millisecond
 	}
 	return time.Second
 }
