@@ -212,7 +212,7 @@ func (p *policy) patience(now time.Time) time.Duration {
 	case since < 10*time.Second:
 		return 200 * time.Millisecond
 	case since < seldom:
-		return 300 * time.Millisecond
+		return 400 * time.Millisecond
 	}
 	return time.Second
 }
