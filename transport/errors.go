@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"net"
 	"strconv"
 )
 
@@ -45,3 +46,29 @@ func (e *SendError) Error() string {
 }
 
 func (e *SendError) Unwrap() error { return e.Err }
+
+// WriteEach is the WriteBatch of a Conn that sends its packets one by one: it calls
+// write for each and returns how many were taken. The SendError has the first reason.
+// An error that wraps net.ErrClosed ends the batch and is returned as it is. Nothing is
+// allocated but for an error.
+func WriteEach(p []Packet, write func(*Packet) error) (int, error) {
+	var failed *SendError
+	taken := 0
+	for i := range p {
+		err := write(&p[i])
+		switch {
+		case err == nil:
+			taken++
+			continue
+		case errors.Is(err, net.ErrClosed):
+			return taken, err
+		case failed == nil:
+			failed = &SendError{Index: i, Err: err}
+		}
+		failed.Failed++
+	}
+	if failed != nil {
+		return taken, failed
+	}
+	return taken, nil
+}

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"errors"
 	"net"
 	"time"
 
@@ -55,24 +54,7 @@ func (c *forward) ReadBatch(p []transport.Packet) (int, error) {
 
 // WriteBatch implements transport.Conn.
 func (c *forward) WriteBatch(p []transport.Packet) (int, error) {
-	var failed transport.SendError
-	for i := range p {
-		err := c.write(&p[i])
-		switch {
-		case err == nil:
-			continue
-		case errors.Is(err, net.ErrClosed):
-			return i - failed.Failed, err
-		}
-		if failed.Failed == 0 {
-			failed.Index, failed.Err = i, err
-		}
-		failed.Failed++
-	}
-	if failed.Failed > 0 {
-		return len(p) - failed.Failed, &failed
-	}
-	return len(p), nil
+	return transport.WriteEach(p, c.write)
 }
 
 func (c *forward) write(p *transport.Packet) error {

@@ -165,23 +165,7 @@ func (c *Conn) give(p *transport.Packet, b *buffer) {
 // for one. What becomes of them is not known here; what is no packet is refused with
 // transport.ErrTooLarge.
 func (c *Conn) WriteBatch(p []transport.Packet) (int, error) {
-	var failed transport.SendError
-	for i := range p {
-		err := c.write(&p[i])
-		switch {
-		case err == nil:
-			continue
-		case errors.Is(err, net.ErrClosed):
-			return i - failed.Failed, err
-		case failed.Failed == 0:
-			failed.Index, failed.Err = i, err
-		}
-		failed.Failed++
-	}
-	if failed.Failed > 0 {
-		return len(p) - failed.Failed, &failed
-	}
-	return len(p), nil
+	return transport.WriteEach(p, c.write)
 }
 
 func (c *Conn) write(p *transport.Packet) error {
