@@ -18,8 +18,9 @@ const (
 	headStart = 300 * time.Millisecond
 	// tcpHeadStart is how long UDP is tried alone (section 10 of PROTOCOL.md), or a
 	// quarter of Config.Timeout where that is less, unless the network says before that
-	// it does not pass. Where UDP has answered but made no
-	// session, TCP begins after half of Config.Timeout.
+	// it does not pass. Where UDP has answered but made no session, TCP begins after half
+	// of Config.Timeout and has the other half: the gateway may simply not want this
+	// client, and its user waits for the word.
 	tcpHeadStart = 2500 * time.Millisecond
 	// maxAddresses is how many of a gateway's addresses are tried.
 	maxAddresses = 4
@@ -130,6 +131,7 @@ type lane struct {
 	transport path.Transport
 	addrs     []netip.Addr
 	next      time.Time // when the next one is due
+	until     time.Time // the end of all of them; zero: each has Config.Timeout
 	started   int
 	running   int
 	answered  atomic.Bool // something has come
@@ -188,7 +190,7 @@ func (s *Session) race(ctx context.Context, addrs []netip.Addr) (*link, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	udp, tcp := s.lanes(time.Now(), addrs)
-	r := &race{s: s, half: time.Now().Add(s.config.Timeout / 2), udp: udp, tcp: tcp, results: make(chan try)}
+	r := &race{s: s, began: time.Now(), udp: udp, tcp: tcp, results: make(chan try)}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -220,7 +222,7 @@ func (s *Session) race(ctx context.Context, addrs []netip.Addr) (*link, error) {
 // race is the tries for one link.
 type race struct {
 	s        *Session
-	half     time.Time // when half of the time is up
+	began    time.Time
 	udp, tcp *lane
 	results  chan try
 	won      *link
@@ -231,8 +233,9 @@ func (r *race) start(ctx context.Context, now time.Time) (next time.Time) {
 	switch {
 	case r.tcp.started > 0 || r.udp.running == 0:
 	case r.udp.answered.Load():
-		if now.Before(r.half) {
-			r.tcp.next = r.half
+		timeout := r.s.config.Timeout
+		if half := r.began.Add(timeout / 2); now.Before(half) {
+			r.tcp.next, r.tcp.until = half, r.began.Add(timeout)
 		}
 	case r.udp.refused.Load() && r.s.link.Load() == nil:
 		// Later it more likely means that the gateway is just being started again.

@@ -38,8 +38,12 @@ func (l *link) begin(ctx context.Context) error {
 	now := time.Now()
 	timeout := l.s.config.Timeout
 	if at, ok := ctx.Deadline(); ok {
-		timeout = max(min(timeout, at.Sub(now)), time.Nanosecond)
+		timeout = min(timeout, at.Sub(now))
 	}
+	if l.lane != nil && !l.lane.until.IsZero() {
+		timeout = min(timeout, l.lane.until.Sub(now))
+	}
+	timeout = max(timeout, time.Nanosecond)
 	rtt := l.s.lastRTT()
 	l.mu.Lock()
 	defer l.mu.Unlock()

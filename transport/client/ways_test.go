@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lewes/crypto/identity"
 	"lewes/transport"
 	"lewes/transport/client"
 	"lewes/transport/path"
@@ -54,6 +55,23 @@ func (w *world) until(what string, limit time.Duration, done func() bool) time.D
 
 func over(s *client.Session, t path.Transport) func() bool {
 	return func() bool { return s.Info().Transport == t }
+}
+
+// A gateway that answers over UDP and lets nobody in is tried over TCP too, in the time
+// that one handshake has.
+func TestNotListedOverBoth(t *testing.T) {
+	inWorldOfTwo(t, func(t *testing.T, w *world) {
+		w.g.with(func() { w.g.config.Admit = func(identity.PublicKey) bool { return false } })
+		began := time.Now()
+		_, err := client.Dial(t.Context(), w.configOfTwo())
+		var dial *client.DialError
+		if !errors.As(err, &dial) || dial.TCP == nil || !strings.Contains(dial.TCP.Error(), "does not list this client's identity") {
+			t.Fatalf("error: %v", err)
+		}
+		if took := time.Since(began); took != client.DefaultTimeout {
+			t.Errorf("gave up after %s", took)
+		}
+	})
 }
 
 // Where UDP is dropped in silence the session comes to stand over TCP, by a handshake
