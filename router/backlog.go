@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // The handshakes' share of a shard's time. A handshake costs as much as hundreds

@@ -8,8 +8,8 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // hello returns the first packet of a handshake.

@@ -9,9 +9,9 @@ import (
 	"testing"
 
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 // train is a batch of sealed datagrams of one flow, as GRO gives it: made anew

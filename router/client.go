@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"lewes/state"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // client is what a shard keeps for one session: its flows, and the indexes that

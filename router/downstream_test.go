@@ -4,9 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // TestNothingWaitsTooLong: a packet is forgotten on time though its session was looked at

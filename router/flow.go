@@ -11,8 +11,8 @@ import (
 
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // flow is one client's conversation with one target (section 8 of PROTOCOL.md):

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // sentTo returns the payloads that a flow's socket was given.

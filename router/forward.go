@@ -9,8 +9,8 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // nextGateway is a gateway that a shard forwards to: one socket for all sessions,

@@ -11,11 +11,11 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 var (

@@ -18,10 +18,10 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 // batchSize is how many trains a shard reads at once.

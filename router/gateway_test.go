@@ -15,10 +15,10 @@ import (
 	"lewes/crypto/seal"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 // started runs a real gateway on loopback and an echo target beside it.

@@ -20,8 +20,8 @@ import (
 	"lewes/router/handover"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // conversation returns the two ends of a hand-over.

@@ -19,10 +19,10 @@ import (
 	"lewes/crypto/seal"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 var (

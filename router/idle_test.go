@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // BenchmarkIdleSession makes 200,000 sessions by handshakes, lets them rest, and

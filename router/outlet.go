@@ -3,8 +3,8 @@ package router
 import (
 	"net/netip"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
 )
 

@@ -14,9 +14,9 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"lewes/state"
-	"lewes/transport/path"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport/tcp"
-	"lewes/transport/wire"
 )
 
 // talker is a target that speaks when the test says so.

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 const (

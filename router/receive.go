@@ -6,8 +6,8 @@ import (
 
 	"lewes/crypto/seal"
 	"lewes/state"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // turnPacket handles one packet of this shard.

@@ -5,11 +5,11 @@ import (
 	"time"
 
 	"lewes/state"
-	"lewes/state/budget"
+	"lewes/state/path"
+	"lewes/state/ratelimit"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 const (
@@ -38,7 +38,7 @@ type Shard struct {
 	backlog    backlog
 	sessions   *state.Sessions
 	output     state.Output
-	resets     *budget.Table
+	resets     *ratelimit.Table
 
 	flows     int
 	lookups   int // of names, under way
@@ -95,7 +95,7 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 	if s.handshakes, err = state.NewHandshakes(now(), &mine); err != nil {
 		return nil, err
 	}
-	s.resets = budget.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
+	s.resets = ratelimit.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
 	s.alarm = time.AfterFunc(time.Hour, s.Tick)
 	s.down.init(&config.TCP, steer.Shards, now)
 	return s, nil

@@ -11,8 +11,8 @@ import (
 	"lewes/router/handover"
 	"lewes/state"
 	"lewes/state/snapshot"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // Bounds of what is read.

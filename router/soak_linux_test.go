@@ -23,12 +23,12 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
 	library "lewes/transport/client"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 var (

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"lewes/router/handover"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // A flow's last sign of life is a distance from now, like every time that is handed

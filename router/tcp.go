@@ -7,8 +7,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"lewes/state/wire"
 	"lewes/transport/tcp"
-	"lewes/transport/wire"
 )
 
 // answerRoom is what a connection may hold for its own answers, beside what waited

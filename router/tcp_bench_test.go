@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // BenchmarkTCP passes datagrams of 1000 bytes to a target over loopback, each over a

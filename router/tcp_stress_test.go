@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // TestManyOverTCP has clients send and poll side by side while some break their

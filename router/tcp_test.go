@@ -15,11 +15,11 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/tcp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // withTCP has a gateway serve TCP on any port of loopback.

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"lewes/state"
+	"lewes/state/path"
 	"lewes/state/snapshot"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // TestTurnTimes: each turn is in one bucket, the one that its time belongs to.

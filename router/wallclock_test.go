@@ -10,8 +10,8 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // clocked is a rig in which the system's clock can be set, looked at every second as

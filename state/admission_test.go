@@ -12,8 +12,8 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/kkt"
 	"lewes/crypto/seal"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // What a gateway does with a ClientHello (section 4): each test sends hellos of

@@ -14,8 +14,8 @@ import (
 	"lewes/crypto/kkt"
 	"lewes/crypto/seal"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // What a client makes of what a gateway, or somebody else, says in clear

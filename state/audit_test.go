@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"lewes/crypto/seal"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // fingerprint names a key: the tag of a fixed packet of the reserved level,

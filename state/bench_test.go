@@ -11,7 +11,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/crypto/seal"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // BenchmarkHandshake measures the gateway's whole side of a handshake with KKT,

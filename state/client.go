@@ -13,8 +13,8 @@ import (
 	"lewes/crypto/kkt"
 	"lewes/crypto/noise"
 	"lewes/crypto/seal"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // maxAttempts bounds the attempts that a client makes beside each other because

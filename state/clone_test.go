@@ -13,7 +13,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/crypto/seal"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // cloned returns a copy of v and of everything that it points to, so that

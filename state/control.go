@@ -3,8 +3,8 @@ package state
 import (
 	"time"
 
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // Control handles a message of the session's own that Generation.Open gave:

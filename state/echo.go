@@ -3,7 +3,7 @@ package state
 import (
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // echoes remembers the last Pings, to measure the round trip by their Pongs.

@@ -15,8 +15,8 @@ import (
 	"lewes/crypto/kdf"
 	"lewes/crypto/seal"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // exploreEnd is one end of the explored session, with nothing above it, and its

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // An exhaustive exploration of subsessions, of the code itself and not of a model

@@ -12,7 +12,7 @@ import (
 	"lewes/crypto/seal"
 	"lewes/state/parts"
 	"lewes/state/snapshot"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // Bounds of what is read.

@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"lewes/crypto/seal"
+	"lewes/state/path"
 	"lewes/state/replay"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // Generation is one set of keys of a session with the receiver index that names

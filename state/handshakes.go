@@ -8,10 +8,10 @@ import (
 	"lewes/crypto/cookie"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
-	"lewes/state/budget"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/ratelimit"
+	"lewes/state/wire"
 )
 
 // HandshakeStats counts what happened, for metrics.
@@ -65,12 +65,12 @@ type Handshakes struct {
 
 // budgets are those of one kind of source. What shows by a cookie, or by TCP, that
 // its address is its own has a budget that nobody who forges the address can use up.
-type budgets struct{ proved, plain *budget.Table }
+type budgets struct{ proved, plain *ratelimit.Table }
 
 func newBudgets(now time.Time, rate float64, burst int, seed uint64) budgets {
 	return budgets{
-		proved: budget.NewTable(now, rate, burst, seed),
-		plain:  budget.NewTable(now, rate, burst, seed+1),
+		proved: ratelimit.NewTable(now, rate, burst, seed),
+		plain:  ratelimit.NewTable(now, rate, burst, seed+1),
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"lewes/crypto/psq"
 	"lewes/crypto/seal"
 	"lewes/state/parts"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // maxAcks is the number of different Acks that an attempt keeps: all but one of

@@ -3,7 +3,7 @@ package state
 import (
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // keepaliveLooks is how often in a keepalive's time a client looks whether it has

@@ -13,7 +13,7 @@ import (
 	"lewes/crypto/noise"
 	"lewes/crypto/seal"
 	"lewes/state/parts"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // The key schedule against appendix A of PROTOCOL.md: one handshake and one

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // How a session stays, is doubted and ends (sections 2, 6 and 11).

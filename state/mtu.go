@@ -3,8 +3,8 @@ package state
 import (
 	"time"
 
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // A search for the largest packet that fits the path to the peer, by padded Pings

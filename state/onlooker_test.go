@@ -13,8 +13,8 @@ import (
 	"lewes/crypto/psq"
 	"lewes/crypto/seal"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // onlooker sees every packet at once and sends what it likes, as if it came from

@@ -1,6 +1,6 @@
 package state
 
-import "lewes/transport/path"
+import "lewes/state/path"
 
 // Packet is one LP packet to send and the path it goes by. The receiver of the
 // Packet owns Data.

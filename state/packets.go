@@ -3,10 +3,10 @@ package state
 import (
 	"lewes/crypto/cookie"
 	"lewes/state/parts"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
-// message is what every message of transport/wire can do.
+// message is what every message of state/wire can do.
 type message interface{ Append(dst []byte) []byte }
 
 // unsealed builds a packet up to its trailer, which is still zero.

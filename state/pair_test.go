@@ -13,8 +13,8 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // epoch is when simulated time begins.

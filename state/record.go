@@ -15,8 +15,8 @@ import (
 	"lewes/crypto/psq"
 	"lewes/crypto/seal"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 const (

@@ -11,8 +11,8 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/crypto/psq"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // A gateway's side of a handshake from Handshake 1 on (section 5).

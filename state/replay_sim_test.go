@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // captured is every packet that two ends sent, in order.

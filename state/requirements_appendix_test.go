@@ -13,7 +13,7 @@ import (
 	"lewes/crypto/noise"
 	"lewes/crypto/psq"
 	"lewes/crypto/seal"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // TestAppendixFromEndToEnd makes the handshake of appendix A with each KEM, every

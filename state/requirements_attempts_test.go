@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"lewes/crypto/kem"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // Hints that come one after the other (section 2).

@@ -8,8 +8,8 @@ import (
 
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // What a client sends first and a gateway under load or shutting down says to it

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // TestSpentKeysEndTheSessionAtOnce fails to open one packet too many: the session

@@ -3,7 +3,7 @@ package state
 import (
 	"testing"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // TestLatePongFromElsewhere delivers the Pong of a new address late, and from a

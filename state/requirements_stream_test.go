@@ -7,8 +7,8 @@ import (
 
 	"lewes/crypto/seal"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // Handshakes and subsessions over a transport that carries packets of any size in

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"lewes/state/parts"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // TestNumbersOfTheProtocol compares what the tests of this package go by with the

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // moved is an address that a client comes to have.

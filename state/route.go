@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 const (

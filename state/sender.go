@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 
 	"lewes/crypto/seal"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // MaxPackets is the number of packets that one key may seal (section 6). Long

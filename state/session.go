@@ -8,8 +8,8 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/noise"
 	"lewes/crypto/seal"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // Role says which end of a session this is.

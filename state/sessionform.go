@@ -8,7 +8,7 @@ import (
 	"lewes/crypto/seal"
 	"lewes/state/parts"
 	"lewes/state/snapshot"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // sessionForm is the version of the form in which sessions are written. A reader

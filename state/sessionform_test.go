@@ -11,10 +11,10 @@ import (
 
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
+	"lewes/state/path"
 	"lewes/state/replay"
 	"lewes/state/snapshot"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // written freezes all sessions of a gateway and writes them.

@@ -3,8 +3,8 @@ package state
 import (
 	"time"
 
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // maxSiblings bounds the records that one index may have, of different sources and

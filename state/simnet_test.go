@@ -12,8 +12,8 @@ import (
 
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 var (

@@ -11,9 +11,9 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/seal"
+	"lewes/state/path"
 	"lewes/state/replay"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // Snapshots of what an end knows. Two of them are equal, by ==, when nothing has

@@ -7,8 +7,8 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // How often KK1 and Ready go again (section 7).

@@ -7,8 +7,8 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // requestRetry is how often a gateway asks again for a subsession (section 7).

@@ -9,8 +9,8 @@ import (
 	"lewes/crypto/kdf"
 	"lewes/crypto/noise"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // The steps of a subsession one by one (section 7).

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // meddler stands between two ends. Before it lets a packet through it does

@@ -5,7 +5,7 @@ import (
 	"net"
 	"time"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // Packet is what a Conn reads or writes: one datagram, or a train of datagrams of

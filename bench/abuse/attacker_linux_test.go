@@ -23,8 +23,8 @@ import (
 	"lewes/crypto/seal"
 	"lewes/state"
 	"lewes/state/parts"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // attackerParams say whom to attack, and by which way.

@@ -19,10 +19,10 @@ import (
 	"lewes/bench/netns"
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
 	udpconn "lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 // loopback is what a gateway has in its configuration that everybody on this machine,

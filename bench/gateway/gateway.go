@@ -17,10 +17,10 @@ import (
 	"lewes/router/metrics"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // Params start a gateway as a worker.

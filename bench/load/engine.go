@@ -15,9 +15,9 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // tick is how often an engine looks at what is due when nothing comes.

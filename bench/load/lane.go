@@ -7,7 +7,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/seal"
 	"lewes/state"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // Overhead is what a payload's packet has more than the payload, in bytes.

@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport/tcp"
-	"lewes/transport/wire"
 )
 
 // pollWait is how long a Poll asks the gateway to wait, pollAgain how long the next

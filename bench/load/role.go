@@ -13,8 +13,8 @@ import (
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
 	"lewes/crypto/seal"
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )

@@ -10,8 +10,8 @@ import (
 	"os"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
 )
 

@@ -11,8 +11,8 @@ import (
 	"lewes/bench/load"
 	"lewes/bench/rawudp"
 	"lewes/crypto/seal"
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
 )
 

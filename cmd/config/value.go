@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"lewes/crypto/kem"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // What the text of a value can fail to be.

@@ -17,11 +17,11 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // crowd is many sessions with one gateway, each with a flow to one echo, behind a few

@@ -12,8 +12,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // TestDemo is README.md's first command: it works, it is quick, it says what it

@@ -15,11 +15,11 @@ import (
 	"lewes/crypto/kem"
 	"lewes/router"
 	"lewes/router/policy"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // demo is all parties: on this machine, in this process.

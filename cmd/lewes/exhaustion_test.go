@@ -25,9 +25,9 @@ import (
 	"lewes/crypto/kkt"
 	"lewes/crypto/seal"
 	"lewes/router/access"
+	"lewes/state/wire"
 	"lewes/transport/client"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // What happens when something runs out: memory, descriptors, ports, the disk. Each

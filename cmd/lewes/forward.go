@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"lewes/state/path"
 	"lewes/transport/client"
-	"lewes/transport/path"
 )
 
 func newForward() *cobra.Command {

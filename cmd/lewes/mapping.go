@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // mapping is one LOCAL=TARGET of forward.

@@ -12,11 +12,11 @@ import (
 
 	"go.uber.org/zap"
 
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
-	"lewes/transport/path"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 const (

@@ -15,8 +15,8 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"lewes/state/wire"
 	"lewes/transport/client"
-	"lewes/transport/wire"
 )
 
 // fakeFlow is a flow whose target is the test.

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport/client"
-	"lewes/transport/path"
 	"lewes/transport/uri"
 )
 

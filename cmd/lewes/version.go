@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // build is what is known about this binary.

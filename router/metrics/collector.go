@@ -6,9 +6,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lewes/router"
+	"lewes/state/wire"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
-	"lewes/transport/wire"
 )
 
 // drops is what the packets that were dropped are counted under.

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // Limits of the messages that are sent in parts (section 1).

@@ -10,7 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // feed adds parts in order and returns the messages that come together.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"lewes/crypto/kdf"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // MaxData is the number of message bytes that fit one part of a handshake or

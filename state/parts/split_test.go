@@ -6,7 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // pattern is a message of n bytes in which every part looks different.

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"time"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 var (

@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 var epoch = time.Unix(1_800_000_000, 0)

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // never is how the zero time is written.

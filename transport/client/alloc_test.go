@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
-	"lewes/transport/wire"
 )
 
 // valve is a Conn that on demand sends nothing more, and receives what it is given.

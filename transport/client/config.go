@@ -14,11 +14,11 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // Defaults of Config.

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
-	"lewes/transport/wire"
 )
 
 // connected runs f with a session and a flow on it.

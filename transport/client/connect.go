@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 const (

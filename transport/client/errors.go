@@ -11,10 +11,10 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 var (

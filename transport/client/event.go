@@ -5,7 +5,7 @@ import (
 	"sync"
 
 	"lewes/crypto/identity"
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // EventKind says what happened to a session.

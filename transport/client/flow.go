@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // openingTime is how long a flow names its target in every datagram, unless an

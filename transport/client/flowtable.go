@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 func destinationNumber(n int) destination {

@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"lewes/crypto/cookie"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 func macOf(g *gateway) *cookie.MAC1Key { return cookie.NewMAC1Key(g.identity.Public()) }

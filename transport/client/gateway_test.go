@@ -14,10 +14,10 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // gateway is the other end: what a gateway is to its clients, without sockets to

@@ -10,8 +10,8 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/seal"
 	"lewes/state"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // longAgo ends a read at once.

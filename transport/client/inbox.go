@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // Info says what a session is at the moment.

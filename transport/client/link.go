@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // errDown is why a link that has ended, and was not yet replaced, sends nothing.

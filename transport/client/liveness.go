@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // pingAgain is how often a Ping goes again that has no answer yet.

@@ -10,9 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // network is a network in memory, for tests in a bubble of testing/synctest: its

@@ -3,8 +3,8 @@ package client
 import (
 	"sync"
 
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // outgoing is a packet on its way out, in a pooled buffer.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport/client"
-	"lewes/transport/wire"
 )
 
 func listening(t *testing.T, f func(t *testing.T, w *world, s *client.Session, p net.PacketConn)) {

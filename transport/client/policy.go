@@ -3,7 +3,7 @@ package client
 import (
 	"time"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // A client goes back to UDP by trying it from TCP, at growing intervals that leave

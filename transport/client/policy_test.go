@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // at0 is when tests of the policy begin.

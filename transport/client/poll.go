@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"lewes/state"
-	"lewes/transport/path"
-	"lewes/transport/wire"
+	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 const (

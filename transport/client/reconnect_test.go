@@ -12,9 +12,9 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
-	"lewes/transport/wire"
 )
 
 // A gateway that lost its memory says Reset: the session is made anew beside the old

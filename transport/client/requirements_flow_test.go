@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // TestLastIDWaits leaves one id to be had and opens flows to two targets in turn.

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport/client"
-	"lewes/transport/wire"
 )
 
 // TestTargetForThreeSeconds sends on a flow to a target that never answers, just

@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // faultInterval is how often writers look into errors of the underlay.

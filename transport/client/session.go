@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"lewes/crypto/cookie"
-	"lewes/transport/path"
+	"lewes/state/path"
 	"lewes/transport/uri"
 )
 

@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
 	"lewes/transport/client"
-	"lewes/transport/path"
 	"lewes/transport/tcp"
 )
 

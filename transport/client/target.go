@@ -9,7 +9,7 @@ import (
 	"strconv"
 
 	"lewes/crypto/identity"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // NameAddr is the address of a target by its name, which the gateway resolves.

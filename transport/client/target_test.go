@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"testing"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // What is taken for an address goes over the wire as the same address, and means

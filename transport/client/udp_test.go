@@ -10,11 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
 	"lewes/transport/udp"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // udpGateway starts a gateway on a socket of its own.

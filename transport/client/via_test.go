@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/state/wire"
 	"lewes/transport/client"
 	"lewes/transport/uri"
-	"lewes/transport/wire"
 )
 
 // through runs f with a session to gateway 1 through n entries, the nearest first.

@@ -7,10 +7,10 @@ import (
 	"time"
 
 	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
 	"lewes/transport/tcp"
-	"lewes/transport/wire"
 )
 
 // linger is how long a way that is not used any more is listened on: packets may be

@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // inWorldOfTwo is inWorld with a gateway that listens on TCP as well.

@@ -8,8 +8,8 @@ import (
 	"os"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 const (

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // soon is a time that a test may wait for.

@@ -12,9 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // Defaults of Options.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/wire"
 )
 
 // answering runs a Listener that answers each packet with as many copies as its

@@ -9,7 +9,7 @@ import (
 	"os"
 	"syscall"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // dialError gives what went wrong with a connection its name, and leaves out the

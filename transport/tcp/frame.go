@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // lengthSize is the size of the length before each packet: u32, big-endian.

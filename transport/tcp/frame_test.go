@@ -8,7 +8,7 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // FuzzFrame reads a frame from any bytes, in pieces of any size: what comes is what a

@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // waiting is how many packets wait for an Intake's reader before connections do.

@@ -13,9 +13,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -3,7 +3,7 @@ package tcp
 import (
 	"sync"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // stripes spreads the table's lock.

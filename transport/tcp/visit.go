@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/path"
-	"lewes/transport/wire"
 )
 
 // visit is one accepted connection, from its packet to its last answer. Its own

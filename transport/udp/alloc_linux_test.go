@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // Both directions, over sockets, in steady state.

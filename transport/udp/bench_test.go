@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // benchModes are what is compared: what the kernel does for us, then less of it.

@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // Conn is a UDP socket as a transport.Conn. Listen and Dial make it.

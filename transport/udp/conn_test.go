@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // modes are the ways that this package moves datagrams; each behaves like the

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // openFiles returns how many descriptors this process has.

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"syscall"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // ErrTarget: the address to connect to names no host or no port.

@@ -6,8 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // cpu returns the processor time that this process has used.

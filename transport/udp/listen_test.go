@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 func TestListenBindsBothFamiliesOnOnePort(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // namespace is a network namespace that one thread lives in: sockets that are made

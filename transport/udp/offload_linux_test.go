@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 func needGSO(t testing.TB) {

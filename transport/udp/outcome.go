@@ -6,8 +6,8 @@ import (
 	"syscall"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // maxMessages bounds what one call sends at most.

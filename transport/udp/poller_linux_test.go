@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // gathering is a Handler that keeps what it is given.

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // portable is the batcher for every system: golang.org/x/net, no offload. Where the

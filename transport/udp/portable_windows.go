@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/windows"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // portable is the batcher for Windows, where golang.org/x/net has no batches: one

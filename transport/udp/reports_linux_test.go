@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // However many errors come while nobody reads, they leave room for datagrams.

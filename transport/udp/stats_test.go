@@ -3,7 +3,7 @@ package udp
 import (
 	"testing"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 func TestBuckets(t *testing.T) {

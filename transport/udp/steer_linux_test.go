@@ -12,8 +12,8 @@ import (
 	"golang.org/x/net/bpf"
 	"pgregory.net/rapid"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // packetWith is as short as a packet gets, with a receiver index in its header.

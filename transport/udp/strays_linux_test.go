@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"lewes/transport/path"
+	"lewes/state/path"
 )
 
 // What strangers sent between bind and connect is not the peer's. A socket is bound

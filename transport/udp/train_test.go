@@ -7,8 +7,8 @@ import (
 
 	"pgregory.net/rapid"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 // drawBatch makes batches in which trains occur often: few paths, few lengths.

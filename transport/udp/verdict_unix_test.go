@@ -9,8 +9,8 @@ import (
 
 	"pgregory.net/rapid"
 
+	"lewes/state/path"
 	"lewes/transport"
-	"lewes/transport/path"
 )
 
 var errnos = []syscall.Errno{

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"lewes/crypto/identity"
-	"lewes/transport/wire"
+	"lewes/state/wire"
 )
 
 // Scheme is the URI scheme, without "://".

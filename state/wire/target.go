@@ -3,9 +3,9 @@ package wire
 import (
 	"bytes"
 	"encoding/binary"
-	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // TargetKind says what a target's address is, section 8.
@@ -101,7 +101,10 @@ func (t *Target) String() string {
 	if t.Kind() != TargetName {
 		host = t.Addr.String()
 	}
-	return net.JoinHostPort(host, strconv.Itoa(int(t.Port)))
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + strconv.Itoa(int(t.Port))
 }
 
 // Append appends the target to dst. One that Check refuses is written so that
