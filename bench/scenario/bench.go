@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"lewes/bench/e2e/netns"
 	"lewes/bench/gateway"
 	"lewes/bench/load"
 	"lewes/bench/machine"
-	"lewes/bench/netns"
 	"lewes/bench/operations"
 	"lewes/bench/relay"
 	"lewes/bench/report"

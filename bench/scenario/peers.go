@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
-	"lewes/bench/netns"
 	"lewes/bench/peer"
 	"lewes/bench/report"
 	"lewes/bench/sink"

@@ -1,10 +1,10 @@
-// Package abuse has the tests of a gateway that is misused: flooded with what it must
+// Package flood has the tests of a gateway that is misused: flooded with what it must
 // not do much about, and run out of what it needs. The gateway is the real program in a
 // process of its own.
 //
-//	go test ./bench/abuse -v                         # two minutes, as root
-//	go test ./bench/abuse -v -run Flood              # floods, each beside as much plain garbage
-//	go test ./bench/abuse -v -run Exhaustion
+//	go test ./bench/flood -v                         # two minutes, as root
+//	go test ./bench/flood -v -run Flood              # floods, each beside as much plain garbage
+//	go test ./bench/flood -v -run Exhaustion
 //
 // What goes on for as long as anybody likes is in other packages:
 //
@@ -13,4 +13,4 @@
 //
 // Floods come from raw sockets on a machine of package netns, with sources that are made
 // up where that is the point of them. Nothing of it leaves the machine.
-package abuse
+package flood

@@ -1,6 +1,6 @@
 //go:build linux
 
-package abuse
+package flood
 
 import (
 	"os"
@@ -8,15 +8,15 @@ import (
 	"time"
 
 	"lewes/bench/built"
+	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
-	"lewes/bench/netns"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
 	_ "lewes/router" // a change of which, or below it, makes an earlier result worthless
 )
 
 const (
-	roleVar = "LEWES_TEST_ABUSE"
+	roleVar = "LEWES_TEST_FLOOD"
 	// patience bounds every wait for what is not to be measured.
 	patience = 30 * time.Second
 )

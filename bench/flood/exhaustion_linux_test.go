@@ -1,4 +1,4 @@
-package abuse
+package flood
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/bench/netns"
+	"lewes/bench/e2e/netns"
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
 	"lewes/state/wire"

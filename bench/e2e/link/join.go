@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 
-	"lewes/bench/netns"
+	"lewes/bench/e2e/netns"
 )
 
 const (

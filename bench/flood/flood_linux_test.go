@@ -1,4 +1,4 @@
-package abuse
+package flood
 
 import (
 	"context"
@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
-	"lewes/bench/netns"
 	"lewes/bench/pace"
 	"lewes/bench/sink"
 	"lewes/bench/worker"

@@ -1,4 +1,4 @@
-package world
+package e2e
 
 import (
 	"bufio"
@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/bench/e2e/netns"
 	"lewes/bench/measure"
-	"lewes/bench/netns"
 	"lewes/transport/uri"
 )
 

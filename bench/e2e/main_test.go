@@ -1,4 +1,4 @@
-package world
+package e2e
 
 import (
 	"flag"
@@ -8,14 +8,14 @@ import (
 	"time"
 
 	"lewes/bench/built"
-	"lewes/bench/netns"
+	"lewes/bench/e2e/netns"
 	"lewes/bench/worker"
 )
 
 var long = flag.Bool("world.long", false, "take the times of the real world: minutes, not seconds")
 
 const (
-	roleVar = "LEWES_TEST_WORLD"
+	roleVar = "LEWES_TEST_E2E"
 	// patience bounds every wait for what is not to be measured.
 	patience = 30 * time.Second
 )

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package world
+package e2e
 
 import "os/exec"
 

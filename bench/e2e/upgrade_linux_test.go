@@ -1,4 +1,4 @@
-package world
+package e2e
 
 import (
 	"os"
@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"lewes/bench/link"
+	"lewes/bench/e2e/link"
 	"lewes/bench/measure"
 )
 

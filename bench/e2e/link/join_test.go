@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
-	"lewes/bench/netns"
 	"lewes/bench/pace"
 	"lewes/bench/sink"
 	"lewes/bench/worker"

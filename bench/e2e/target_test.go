@@ -1,4 +1,4 @@
-package world
+package e2e
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package world
+package e2e
 
 import (
 	"context"
@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"lewes/bench/link"
+	"lewes/bench/e2e/link"
+	"lewes/bench/e2e/netns"
 	"lewes/bench/measure"
-	"lewes/bench/netns"
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
 	"lewes/router/access"
