@@ -27,7 +27,7 @@ import (
 	"lewes/state/wire"
 )
 
-// attackerParams say whom to attack, and by which way.
+// attackerParams are the addresses and the identity of the gateway.
 type attackerParams struct {
 	Four, Six netip.AddrPort
 	Identity  identity.PublicKey
@@ -35,26 +35,25 @@ type attackerParams struct {
 	Own []netip.Addr
 }
 
-// attack says what to send.
+// attack describes one flood.
 type attack struct {
 	Kind string        `json:"kind"`
-	Rate float64       `json:"rate"` // datagrams a second, of connections or handshakes where it is of those
+	Rate float64       `json:"rate"` // datagrams, connections or handshakes a second
 	For  time.Duration `json:"for"`
 	Size int           `json:"size"` // of garbage
-	// Spoiled makes plain garbage of what would be sent, which then costs the attacker
-	// as much and the gateway as little as can be.
+	// Spoiled replaces each packet by garbage, which costs the attacker as much and the
+	// gateway as little as possible.
 	Spoiled bool `json:"spoiled"`
 }
 
-// capture says how many datagrams to look at, the longest that is of interest, and how
-// long to wait for them.
+// capture bounds a capture: number of datagrams, bytes kept of each, and time.
 type capture struct {
 	Datagrams int
 	Segment   int
 	For       time.Duration
 }
 
-// attacker does what a gateway has to bear. Its calls are "attack", "capture" and "learn".
+// attacker floods a gateway. Its calls are "attack", "capture" and "learn".
 type attacker struct {
 	attackerParams
 	raw    *rawSocket
@@ -79,7 +78,7 @@ var attackerRole = worker.Start(func(_ context.Context, p attackerParams) (*work
 	}}, nil
 })
 
-// learn makes a handshake of its own, which brings the gateway's KEM key.
+// learn performs a handshake to learn the gateway's KEM key.
 func (a *attacker) learn() error {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(a.Four))
 	if err != nil {
@@ -101,7 +100,7 @@ func (a *attacker) learn() error {
 	var buffer [2048]byte
 	for c.Err() == nil && c.Session() == nil {
 		for _, p := range out.Packets {
-			_, _ = conn.Write(p.Data) // what is lost goes again
+			_, _ = conn.Write(p.Data) // the client retransmits
 		}
 		out.Reset()
 		if err := conn.SetReadDeadline(c.Deadline()); err != nil {
@@ -117,7 +116,7 @@ func (a *attacker) learn() error {
 	return c.Err()
 }
 
-// capture keeps what it sees go to the gateway.
+// capture records datagrams to the gateway.
 func (a *attacker) capture(ctx context.Context, c capture) (int, error) {
 	s, err := openSniffer(a.Four.Port())
 	if err != nil {
@@ -137,7 +136,7 @@ func (a *attacker) capture(ctx context.Context, c capture) (int, error) {
 	return len(a.seen), nil
 }
 
-// attack attacks for a while and returns what it has sent.
+// attack runs a flood and returns the number of packets sent.
 func (a *attacker) attack(ctx context.Context, p attack) (pace.Result, error) {
 	makers := map[string]func() (from netip.AddrPort, payload []byte){
 		"garbage":          a.garbage(p.Size),
@@ -175,20 +174,19 @@ func (a *attacker) attack(ctx context.Context, p attack) (pace.Result, error) {
 	})
 }
 
-// spoofed is one of a million sources, each in a /64 of its own.
+// spoofed returns one of a million sources, each in its own /64.
 func (a *attacker) spoofed() netip.AddrPort {
 	b := [16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}
 	binary.BigEndian.PutUint32(b[4:], 0xa000_0000|a.random.Uint32N(1<<20))
 	return netip.AddrPortFrom(netip.AddrFrom16(b), uint16(1024+a.random.IntN(60_000)))
 }
 
-// foreign is one of a hundred IPv4 addresses that somebody else has.
+// foreign returns one of a hundred IPv4 addresses that are not the attacker's.
 func (a *attacker) foreign(n int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(128 + n)}), uint16(1024+a.random.IntN(60_000)))
 }
 
-// garbage is what no gateway looks at twice: a level that there is not, in the first
-// bytes.
+// garbage returns packets of an undefined level, which the gateway drops first.
 func (a *attacker) garbage(size int) func() (netip.AddrPort, []byte) {
 	p := make([]byte, size)
 	_, _ = crand.Read(p) // never fails
@@ -196,14 +194,14 @@ func (a *attacker) garbage(size int) func() (netip.AddrPort, []byte) {
 	return func() (netip.AddrPort, []byte) { return a.spoofed(), p }
 }
 
-// spoil returns a copy of a packet with a level that there is not.
+// spoil returns a copy of a packet with an undefined level.
 func (a *attacker) spoil(payload []byte) []byte {
 	p := bytes.Clone(payload)
 	p[11] = 0xff
 	return p
 }
 
-// hello makes a hello of an index of its own.
+// hello makes a hello with a fresh index.
 func (a *attacker) hello() []byte {
 	a.index++
 	commitment := kdf.Hash(binary.LittleEndian.AppendUint32(nil, a.index))
@@ -228,7 +226,7 @@ func (a *attacker) hellos() (netip.AddrPort, []byte) {
 	return a.foreign(0), a.hello()
 }
 
-// garbageForKnown looks like the next data of sessions that exist.
+// garbageForKnown returns forgeries of the next data packets of existing sessions.
 func (a *attacker) garbageForKnown(size int) func() (netip.AddrPort, []byte) {
 	p := make([]byte, size)
 	_, _ = crand.Read(p)
@@ -251,7 +249,7 @@ func (a *attacker) garbageForUnknown(size int) func() (netip.AddrPort, []byte) {
 	}
 }
 
-// replays are what was seen on the wire, from where it came, or from elsewhere.
+// replays returns captured packets, from their source or from another one.
 func (a *attacker) replays() (netip.AddrPort, []byte) {
 	s := a.seen[a.random.IntN(len(a.seen))]
 	if a.random.IntN(2) == 0 {
@@ -260,9 +258,9 @@ func (a *attacker) replays() (netip.AddrPort, []byte) {
 	return s.from, s.payload
 }
 
-// badCiphertexts makes handshakes from sockets of its own, with the cookie where one is
-// asked for, and in each four Handshake 1 that open up to the KEM ciphertext, which is
-// noise. The rate is about that of the datagrams, of which a handshake has nine.
+// badCiphertexts performs handshakes from its own sockets, with a cookie when asked, each with
+// four Handshake 1 that decrypt up to the KEM ciphertext, which is random. The rate is that of
+// datagrams, of which a handshake has nine.
 func (a *attacker) badCiphertexts(ctx context.Context, p attack) (pace.Result, error) {
 	static, err := a.Identity.X25519()
 	if err != nil {
@@ -316,7 +314,7 @@ type forger struct {
 	spoiled bool
 }
 
-// write sends a packet, or the garbage that it makes.
+// write sends a packet, or its spoiled copy.
 func (f *forger) write(p []byte) error {
 	if f.spoiled {
 		p = f.spoil(p)
@@ -325,8 +323,8 @@ func (f *forger) write(p []byte) error {
 	return err
 }
 
-// handshake sends a hello, with a cookie if need be, and the forgeries. It returns how
-// many datagrams it has sent.
+// handshake sends a hello, with a cookie when asked, and the forgeries. It returns the number
+// of datagrams sent.
 func (f *forger) handshake() (sent uint64, err error) {
 	ephemeral, err := noise.GenerateKeyPair(crand.Reader)
 	if err != nil {
@@ -363,7 +361,7 @@ func (f *forger) handshake() (sent uint64, err error) {
 	return sent, nil
 }
 
-// answer waits a moment for an answer to the hello under way.
+// answer waits 100 ms for an answer to the current hello.
 func (f *forger) answer() (wire.Type, []byte) {
 	var buffer [2048]byte
 	if f.conn.SetReadDeadline(time.Now().Add(100*time.Millisecond)) != nil {

@@ -13,14 +13,13 @@ import (
 )
 
 const (
-	// tcpSources are the addresses that connections come from: few, so that the bound
-	// of each is reached.
+	// tcpSources is the number of source addresses: few, so that each reaches its bound.
 	tcpSources = 5
-	// mostConnections bounds those that the attacker has open.
+	// mostConnections bounds the attacker's open connections.
 	mostConnections = 2000
 )
 
-// manners are what connections do once they stand, until the gateway closes them.
+// manners are the behaviours of connections until the gateway closes them.
 var manners = map[string]func(net.Conn){
 	"silent connections": func(net.Conn) {},
 	"slow connections": func(c net.Conn) {
@@ -35,12 +34,11 @@ var manners = map[string]func(net.Conn){
 	},
 	"connections of a huge length": func(c net.Conn) {
 		packet := binary.BigEndian.AppendUint32(nil, 0xffff_ffff)
-		_, _ = c.Write(append(packet, make([]byte, 4096)...)) // it may be closed by then
+		_, _ = c.Write(append(packet, make([]byte, 4096)...)) // the gateway may have closed it
 	},
 }
 
-// connect opens connections at a rate, and gives up those that are still open in the
-// end.
+// connect opens connections at a rate, and closes the remaining ones at the end.
 func (a *attacker) connect(ctx context.Context, p attack, manner func(net.Conn)) (pace.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
@@ -59,12 +57,12 @@ func (a *attacker) connect(ctx context.Context, p attack, manner func(net.Conn))
 				dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
 				conn, err := dialer.DialContext(ctx, "tcp", to.String())
 				if err != nil {
-					return // the gateway, or the system, has too many
+					return // a bound of the gateway or the system
 				}
 				defer conn.Close()
 				defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 				manner(conn)
-				_, _ = io.Copy(io.Discard, conn) // until it is closed
+				_, _ = io.Copy(io.Discard, conn) // until the gateway closes it
 			})
 		}
 		return n, nil

@@ -25,8 +25,8 @@ import (
 	udpconn "lewes/transport/udp"
 )
 
-// loopback is what a gateway has in its configuration that everybody on this machine,
-// and nobody else, can reach, and whose targets are here too.
+// loopback is the configuration of a gateway that is reachable on loopback only and whose
+// clients may send to targets there.
 const loopback = `[listen]
 addresses = ["127.0.0.1"]
 port = 0
@@ -38,12 +38,12 @@ allow = ["127.0.0.1"]
 listen = "127.0.0.1:0"
 `
 
-// local does things here, or on a machine of a test.
+// local runs functions in this network namespace, or in one of a test's machines.
 type local func(func() error) error
 
 var here local = func(f func() error) error { return f() }
 
-// echo answers every datagram until the test ends.
+// echo starts a target that echoes every datagram until the test ends.
 func (do local) echo(t *testing.T) string {
 	t.Helper()
 	var conn *net.UDPConn
@@ -61,7 +61,7 @@ func (do local) echo(t *testing.T) string {
 			if err != nil {
 				return
 			}
-			_, _ = conn.WriteToUDPAddrPort(buffer[:n], from) // a lost answer shows as one
+			_, _ = conn.WriteToUDPAddrPort(buffer[:n], from) // a lost echo is sent for again
 		}
 	}()
 	return conn.LocalAddr().String()
@@ -91,13 +91,13 @@ func (do local) dial(t *testing.T, g *gateway) *client.Session {
 	return s
 }
 
-// figures reads a gateway's metrics.
-func (do local) figures(t *testing.T, g *gateway) map[string]float64 {
+// metrics reads a gateway's metrics.
+func (do local) metrics(t *testing.T, g *gateway) map[string]float64 {
 	t.Helper()
-	_, at, _ := strings.Cut(g.said(), `{"url": "`)
+	_, at, _ := strings.Cut(g.output(), `{"url": "`)
 	at, _, found := strings.Cut(at, `"`)
 	if !found {
-		t.Fatal("the gateway gives no metrics")
+		t.Fatal("the gateway logged no metrics URL")
 	}
 	c := http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -118,10 +118,10 @@ func (do local) figures(t *testing.T, g *gateway) map[string]float64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return parseFigures(string(page))
+	return parseMetrics(string(page))
 }
 
-// flow opens a flow and sends on it until an answer comes, or the gateway says why not.
+// flow opens a flow and sends on it until an echo or an error of the gateway arrives.
 func flow(t *testing.T, s *client.Session, target string) (net.Conn, error) {
 	t.Helper()
 	conn, err := s.DialContext(t.Context(), "udp", target)
@@ -143,17 +143,17 @@ func flow(t *testing.T, s *client.Session, target string) (net.Conn, error) {
 			return nil, err
 		}
 	}
-	t.Fatal("neither an answer nor a reason")
+	t.Fatal("neither an echo nor an error")
 	return nil, nil
 }
 
-// exhaust opens flows until the gateway refuses one, looks that those before go on,
-// closes one, and opens another in its place. most bounds the flows.
+// exhaust opens flows until the gateway refuses one, checks that the others still work,
+// closes two, and opens another in their place. most bounds the flows.
 func exhaust(t *testing.T, do local, g *gateway, most int) {
 	t.Helper()
 	target := do.echo(t)
 	s := do.dial(t, g)
-	refused := do.figures(t, g)["lewes_flows_refused_total"]
+	refused := do.metrics(t, g)["lewes_flows_refused_total"]
 	var flows []net.Conn
 	var failed *client.FlowError
 	for failed == nil {
@@ -165,7 +165,7 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 			flows = append(flows, conn)
 		}
 		if len(flows) > most {
-			t.Fatalf("%d flows are open, and there should be no more than %d", len(flows), most)
+			t.Fatalf("%d flows are open, want at most %d", len(flows), most)
 		}
 	}
 	t.Logf("%d flows were opened, then: %v", len(flows), failed)
@@ -175,7 +175,7 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 	buffer := make([]byte, 64)
 	for i, conn := range flows {
 		for again := 0; ; again++ {
-			if _, err := conn.Write([]byte("still here")); err != nil {
+			if _, err := conn.Write([]byte("again")); err != nil {
 				t.Fatal(err)
 			}
 			if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
@@ -184,7 +184,7 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 			if _, err := conn.Read(buffer); err == nil {
 				break
 			} else if again == 10 {
-				t.Fatalf("flow %d does not go on: %v", i, err)
+				t.Fatalf("flow %d stopped working: %v", i, err)
 			}
 		}
 	}
@@ -206,27 +206,29 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 	for _, conn := range flows[2:] {
 		_ = conn.Close()
 	}
-	if n := do.figures(t, g)["lewes_flows_refused_total"] - refused; n < 1 {
+	if n := do.metrics(t, g)["lewes_flows_refused_total"] - refused; n < 1 {
 		t.Errorf("%.0f flows were counted as refused", n)
 	}
 	g.alive()
 }
 
-// TestExhaustionOfDescriptors gives a gateway few descriptors: flows that need one more
-// are refused, sessions need none.
+// TestExhaustionOfDescriptors runs a gateway with few descriptors: it refuses flows beyond
+// them; sessions need none.
 func TestExhaustionOfDescriptors(t *testing.T) {
+	t.Parallel()
 	const limit = 48
 	g := startGateway(t, where{wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}}, loopback)
 	exhaust(t, here, g, limit)
 	g.end()
 }
 
-// TestExhaustionOfConnections holds so many TCP connections that the gateway has no
-// descriptor for another: those on UDP do not notice, and what waits is served after.
+// TestExhaustionOfConnections holds so many TCP connections that the gateway has no descriptor
+// for another: sessions over UDP are unaffected, and the waiting connections are served later.
 func TestExhaustionOfConnections(t *testing.T) {
+	t.Parallel()
 	const limit = 48
 	g := startGateway(t, where{wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}}, loopback)
-	before := here.figures(t, g)
+	before := here.metrics(t, g)
 	s := here.dial(t, g)
 	at := net.JoinHostPort("127.0.0.1", fmt.Sprint(g.uri.TCPPort))
 	for range limit {
@@ -242,13 +244,13 @@ func TestExhaustionOfConnections(t *testing.T) {
 	if _, err := here.dial(t, g).Ping(t.Context()); err != nil {
 		t.Errorf("a new session over UDP: %v", err)
 	}
-	// The gateway closes who says nothing, so everybody has his turn.
+	// The gateway closes silent connections, so every one is accepted in the end.
 	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		f := here.figures(t, g)
+		f := here.metrics(t, g)
 		errs := f["lewes_tcp_accept_errors_total"] - before["lewes_tcp_accept_errors_total"]
 		served := f["lewes_tcp_accepted_connections_total"] - before["lewes_tcp_accepted_connections_total"]
 		if f["lewes_tcp_connections"] == 0 && served >= limit && errs > 0 {
-			t.Logf("%.0f connections were served, and %.0f times there was no descriptor for one", served, errs)
+			t.Logf("%.0f connections served, %.0f accept errors", served, errs)
 			break
 		}
 		if time.Now().After(deadline) {
@@ -261,6 +263,7 @@ func TestExhaustionOfConnections(t *testing.T) {
 
 // TestExhaustionOfPorts runs a gateway on a machine that has few ephemeral ports.
 func TestExhaustionOfPorts(t *testing.T) {
+	t.Parallel()
 	m, err := netns.New(t.Context(), launcher())
 	if errors.Is(err, worker.ErrNoNamespaces) || errors.Is(err, netns.ErrNoIP) {
 		t.Skip(err)
@@ -274,16 +277,16 @@ func TestExhaustionOfPorts(t *testing.T) {
 	if err := m.Do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
 	}); err != nil {
-		t.Skipf("the machine's ports cannot be made few: %v", err)
+		t.Skipf("cannot narrow the port range: %v", err)
 	}
 	exhaust(t, m.Do, g, ports)
 	g.end()
 }
 
-// TestExhaustionOfTheDisk fills the disk before something is written: the program says
-// so, leaves nothing half written and what was there as it was, and does its work once
-// there is room.
+// TestExhaustionOfTheDisk fills the disk before a file is written: the program reports it,
+// leaves no partial file, keeps the old one, and succeeds once there is room.
 func TestExhaustionOfTheDisk(t *testing.T) {
+	t.Parallel()
 	if out, err := exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=64k none "+t.TempDir()).CombinedOutput(); err != nil {
 		t.Skipf("no file system can be mounted here: %v: %s", err, out)
 	}
@@ -294,16 +297,15 @@ func TestExhaustionOfTheDisk(t *testing.T) {
 	id := key.Public().String()
 	for _, row := range []struct {
 		name   string
-		before string // while there is room
-		run    string // when there is none, and again when there is
+		before string // with room
+		run    string // on the full disk, and again with room
 		kept   string // a file that must be as it was when run fails
 	}{
 		{"identity", "", `"$lewes" keygen key`, ""},
 		{"identity of a gateway", "", `printf 'listen.addresses = ["127.0.0.1"]\nlisten.port = 0\ntcp.port = 0\n' >"$other"/config; timeout -s TERM 2 "$lewes" gateway --state state --config "$other"/config`, ""},
 		{"first client", "mkdir state", `"$lewes" clients add --state state ` + id, ""},
 		{"another client", `mkdir state; "$lewes" clients add --state state ` + id + ` first`, `"$lewes" clients add --state state ` + otherIdentity(t) + " second", "state/clients"},
-		{"client that goes", `mkdir state; "$lewes" clients add --state state ` + id + ` first; "$lewes" clients add --state state ` + otherIdentity(t) + " second", `"$lewes" clients remove --state state second`, "state/clients"},
-		{"results of a bench", "", `"$lewes" bench --quick --scenario idle --sessions 100 --peers none --json results.json`, ""},
+		{"removed client", `mkdir state; "$lewes" clients add --state state ` + id + ` first; "$lewes" clients add --state state ` + otherIdentity(t) + " second", `"$lewes" clients remove --state state second`, "state/clients"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			script := `set -u
@@ -338,9 +340,9 @@ echo "== exit $?"
 				t.Errorf("on a full disk: %s", full)
 			}
 			if left != "" {
-				t.Errorf("it leaves behind: %s", left)
+				t.Errorf("left behind: %s", left)
 			}
-			if !strings.Contains(room, "== exit 0") && !strings.Contains(room, "== exit 124") { // a gateway goes on until it is ended
+			if !strings.Contains(room, "== exit 0") && !strings.Contains(room, "== exit 124") { // timeout ends a gateway
 				t.Errorf("with room: %s", room)
 			}
 		})

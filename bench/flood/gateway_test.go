@@ -30,16 +30,15 @@ type gateway struct {
 	log bytes.Buffer // standard output and standard error
 }
 
-// where says how a gateway is started.
+// where describes how a gateway is started.
 type where struct {
-	do    func(func() error) error // starts it, on a machine of its own for one; nil: here
+	do    func(func() error) error // runs the start, in a namespace for example; nil: here
 	wrap  []string                 // a program that starts it
 	env   []string
 	state string // its state folder; "": a new one
 }
 
-// startGateway starts a gateway that everybody may use; config is what its
-// configuration has beside that.
+// startGateway starts a gateway with open access. config is appended to its configuration.
 func startGateway(t *testing.T, w where, config string) *gateway {
 	t.Helper()
 	g, err := tryGateway(t, w, config)
@@ -49,7 +48,7 @@ func startGateway(t *testing.T, w where, config string) *gateway {
 	return g
 }
 
-// tryGateway is startGateway for one that may not start.
+// tryGateway is startGateway for a gateway that may fail to start.
 func tryGateway(t *testing.T, w where, config string) (*gateway, error) {
 	t.Helper()
 	if w.state == "" {
@@ -89,26 +88,26 @@ func tryGateway(t *testing.T, w where, config string) (*gateway, error) {
 	t.Cleanup(func() {
 		g.kill()
 		if t.Failed() {
-			t.Logf("the gateway said:\n%s", shorten(g.said()))
+			t.Logf("output of the gateway:\n%s", shorten(g.output()))
 		}
 	})
-	for deadline := time.Now().Add(patience); !strings.Contains(g.said(), "  ready  "); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(g.output(), "  ready  "); time.Sleep(time.Millisecond) {
 		select {
 		case <-g.done:
-			return g, fmt.Errorf("the gateway does not start: %s", g.said())
+			return g, fmt.Errorf("the gateway did not start: %s", g.output())
 		default:
 		}
 		if time.Now().After(deadline) {
-			return g, fmt.Errorf("the gateway is not ready: %s", g.said())
+			return g, fmt.Errorf("the gateway is not ready: %s", g.output())
 		}
 	}
-	for line := range strings.Lines(g.said()) {
+	for line := range strings.Lines(g.output()) {
 		if strings.HasPrefix(line, "lewes://") {
 			g.uri, err = uri.Parse(strings.TrimSpace(line))
 			return g, err
 		}
 	}
-	return g, fmt.Errorf("the gateway names no URI: %s", g.said())
+	return g, fmt.Errorf("no URI in the output: %s", g.output())
 }
 
 // shorten keeps a long log readable.
@@ -120,20 +119,20 @@ func shorten(s string) string {
 	return s[:most/2] + "\n…\n" + s[len(s)-most/2:]
 }
 
-// said is all that it has written.
-func (g *gateway) said() string {
+// output returns what the gateway has written to standard output and error so far.
+func (g *gateway) output() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.log.String()
 }
 
-// kill ends it at once.
+// kill ends the process with SIGKILL.
 func (g *gateway) kill() {
 	_ = g.cmd.Process.Kill() // it may have ended by itself
 	<-g.done
 }
 
-// end asks it to end and looks whether it could do so in peace.
+// end stops the gateway by SIGTERM and checks its exit code.
 func (g *gateway) end() {
 	g.t.Helper()
 	g.alive()
@@ -143,29 +142,29 @@ func (g *gateway) end() {
 	select {
 	case <-g.done:
 	case <-time.After(patience):
-		g.t.Fatal("the gateway does not end")
+		g.t.Fatal("the gateway did not stop")
 	}
 	if code := g.cmd.ProcessState.ExitCode(); code != 0 {
 		g.t.Errorf("the gateway ended with exit code %d", code)
 	}
 }
 
-// alive fails the test if the gateway is not, or has panicked.
+// alive fails the test if the gateway has exited or panicked.
 func (g *gateway) alive() {
 	g.t.Helper()
 	select {
 	case <-g.done:
-		g.t.Fatal("the gateway has ended")
+		g.t.Fatal("the gateway exited")
 	default:
 	}
 	for _, bad := range []string{"panic", "fatal error", "DATA RACE"} {
-		if strings.Contains(g.said(), bad) {
-			g.t.Fatalf("the gateway said %q", bad)
+		if strings.Contains(g.output(), bad) {
+			g.t.Fatalf("the gateway printed %q", bad)
 		}
 	}
 }
 
-// descriptors counts what it has open.
+// descriptors returns the number of open descriptors.
 func (g *gateway) descriptors() int {
 	g.t.Helper()
 	entries, err := os.ReadDir("/proc/" + strconv.Itoa(g.cmd.Process.Pid) + "/fd")
@@ -175,9 +174,8 @@ func (g *gateway) descriptors() int {
 	return len(entries)
 }
 
-// parseFigures reads what a gateway's metrics page says: each series, with its labels
-// as they are written, and its value.
-func parseFigures(page string) map[string]float64 {
+// parseMetrics parses a metrics page into values by series name, labels included as written.
+func parseMetrics(page string) map[string]float64 {
 	all := make(map[string]float64)
 	for line := range strings.Lines(page) {
 		line = strings.TrimSpace(line)

@@ -3,6 +3,7 @@
 package flood
 
 import (
+	"flag"
 	"os"
 	"testing"
 	"time"
@@ -12,12 +13,14 @@ import (
 	"lewes/bench/load"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
-	_ "lewes/router" // a change of which, or below it, makes an earlier result worthless
+	_ "lewes/router" // so that a change of the gateway invalidates cached results
 )
+
+var long = flag.Bool("long", false, "measure throughput and handshake times too")
 
 const (
 	roleVar = "LEWES_TEST_FLOOD"
-	// patience bounds every wait for what is not to be measured.
+	// patience bounds every wait for an event.
 	patience = 30 * time.Second
 )
 
@@ -33,7 +36,7 @@ func TestMain(m *testing.M) {
 		"sink":         sink.Role,
 		"load":         load.Role,
 		"attacker":     attackerRole,
-		"visitor":      visitorRole,
+		"honest":       honestRole,
 	}); err != nil {
 		_, _ = os.Stderr.WriteString(err.Error())
 		os.Exit(1)

@@ -15,7 +15,7 @@ const (
 	udp        = 17
 )
 
-// rawSocket sends UDP datagrams from sources that it is told, whoever has them.
+// rawSocket sends UDP datagrams from any source address.
 type rawSocket struct {
 	four, six int
 	packet    [2048]byte
@@ -57,8 +57,7 @@ func (r *rawSocket) send(from, to netip.AddrPort, payload []byte) error {
 	copy(p[8:], source[:])
 	copy(p[24:], target[:])
 	putUDP(p[ipv6Header:], from, to, payload)
-	// The sum is of a pseudo header as well, which has both addresses, the length
-	// and the protocol.
+	// The checksum covers a pseudo header of both addresses, the length and the protocol.
 	sum := checksum(checksum(udp+uint32(udpHeader+len(payload)), p[8:40]), p[ipv6Header:])
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
@@ -99,13 +98,13 @@ func checksum(sum uint32, b []byte) uint32 {
 	return sum
 }
 
-// sniffed is a datagram that somebody on the wire has seen.
+// sniffed is a captured datagram.
 type sniffed struct {
 	from    netip.AddrPort
 	payload []byte
 }
 
-// sniffer sees what leaves a machine over IPv4 for one UDP port.
+// sniffer captures datagrams sent from this machine over IPv4 to one UDP port.
 type sniffer struct {
 	fd   int
 	port uint16
@@ -113,7 +112,7 @@ type sniffer struct {
 
 // openSniffer listens on every device.
 func openSniffer(port uint16) (*sniffer, error) {
-	// What leaves a machine is seen by sockets for all protocols only.
+	// Only sockets for all protocols receive outgoing packets.
 	network := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(network))
 	if err != nil {
@@ -127,8 +126,8 @@ func openSniffer(port uint16) (*sniffer, error) {
 
 func (s *sniffer) close() { _ = unix.Close(s.fd) }
 
-// next returns the next datagram, or nil after 100 ms without any. Of a train, which is
-// cut further down only, it is the first one, whose length is segment.
+// next returns the next datagram, or nil after 100 ms without one. Of a GSO train, which the
+// kernel has not segmented yet, it returns the first, of segment bytes.
 func (s *sniffer) next(segment int) *sniffed {
 	var frame [2048]byte
 	for {
