@@ -193,7 +193,7 @@ func (d *door) client(op byte, c *caller) {
 // begin begins a handshake of a client of its own, in place of an older one.
 func (d *door) begin(n int) {
 	d.made++
-	c := &caller{number: n, sessions: state.NewSessions(uint32(d.made))}
+	c := &caller{number: n, sessions: state.NewSessions()}
 	c.at = path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + n)}), uint16(1000*d.made))}
 	var err error
 	c.client, err = state.NewClient(d.now(), state.ClientConfig{

@@ -79,7 +79,7 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 		config:   config,
 		now:      now,
 		out:      out,
-		sessions: state.NewSessions(steer.Secret),
+		sessions: state.NewSessions(),
 		backlog:  backlog{most: config.maxBacklog()},
 		nexts:    make(map[identityKey]*nextGateway),
 		pumps:    pumps,

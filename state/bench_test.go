@@ -151,7 +151,7 @@ func BenchmarkSessionLookup(b *testing.B) {
 	generation := g.sessions.Find(c.session.Current().Index())
 	for _, size := range []uint32{1_000, 1_000_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			table := NewSessions(0x9E3779B9)
+			table := NewSessions()
 			order := make([]uint32, size)
 			for i := range order {
 				order[i] = mathrand.Uint32() | 1

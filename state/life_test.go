@@ -220,7 +220,7 @@ func TestCloseWhileRekeying(t *testing.T) {
 	reply, offer := s.reply, c.session.offer
 	s.Close(wire.CloseShuttingDown, strings.Repeat("ü", 100), &g.out)
 	converse(epoch, c, g)
-	if s.Phase() != Ended || c.session.Phase() != Ended || g.sessions.table.count != 0 {
+	if s.Phase() != Ended || c.session.Phase() != Ended || len(g.sessions.table) != 0 {
 		t.Errorf("gateway %v, client %v, %d indexes", s.Phase(), c.session.Phase(), g.sessions.table.count)
 	}
 	if reply.secrets != (subsessionSecrets{}) || offer.psk != [32]byte{} || offer.child == nil {

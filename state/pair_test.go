@@ -73,7 +73,7 @@ func gatewayConfig(t testing.TB, seed uint64) *GatewayConfig {
 
 func newGatewayEnd(t testing.TB, config *GatewayConfig) *gatewayEnd {
 	t.Helper()
-	g := &gatewayEnd{t: t, sessions: NewSessions(1), drops: map[string]int{}, nextIndex: 0x8000_0000}
+	g := &gatewayEnd{t: t, sessions: NewSessions(), drops: map[string]int{}, nextIndex: 0x8000_0000}
 	config.Taken = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	config.Session.NewIndex = func() uint32 { g.nextIndex++; return g.nextIndex }
 	var err error

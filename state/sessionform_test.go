@@ -394,7 +394,7 @@ func FuzzReadSession(f *testing.F) {
 			if err != nil {
 				return
 			}
-			table := NewSessions(1)
+			table := NewSessions()
 			if !table.Restore(s) {
 				return
 			}

@@ -5,26 +5,23 @@ import "time"
 // Sessions is a shard's table of sessions by receiver index. It has one owner and
 // no lock.
 type Sessions struct {
-	table  indexTable
+	table  map[uint32]*Generation // by receiver index
 	timers Deadlines[*Session]
 	count  int
 }
 
-// NewSessions returns an empty table. The secret is random: it keeps anyone from
-// choosing indexes that are slow to find.
-func NewSessions(secret uint32) *Sessions {
-	return &Sessions{table: newIndexTable(secret)}
-}
+// NewSessions returns an empty table.
+func NewSessions() *Sessions { return &Sessions{table: make(map[uint32]*Generation)} }
 
 // Len returns the number of sessions.
 func (t *Sessions) Len() int { return t.count }
 
 // Find returns the generation that an index names, or nil.
-func (t *Sessions) Find(index uint32) *Generation { return t.table.find(index) }
+func (t *Sessions) Find(index uint32) *Generation { return t.table[index] }
 
 // Add puts a new session in, under its first index.
 func (t *Sessions) Add(s *Session) {
-	t.table.put(s.current.index, s.current)
+	t.table[s.current.index] = s.current
 	t.count++
 	s.timer.Value = s
 	t.timers.Set(&s.timer, s.deadline)
@@ -41,7 +38,7 @@ func (t *Sessions) Restore(s *Session) bool {
 	if taken {
 		return false
 	}
-	s.eachGeneration(func(g *Generation) { t.table.put(g.index, g) })
+	s.eachGeneration(func(g *Generation) { t.table[g.index] = g })
 	t.Add(s)
 	return true
 }
@@ -58,10 +55,10 @@ func (t *Sessions) Touch(s *Session) {
 func (t *Sessions) Apply(e Event) {
 	switch e.Kind {
 	case IndexAdded:
-		t.table.put(e.Index, e.Generation)
+		t.table[e.Index] = e.Generation
 	case IndexRemoved:
-		if t.table.find(e.Index) == e.Generation {
-			t.table.remove(e.Index)
+		if t.table[e.Index] == e.Generation {
+			delete(t.table, e.Index)
 		}
 	case Closed:
 		t.timers.Set(&e.Session.timer, time.Time{})
@@ -81,10 +78,9 @@ func (t *Sessions) Next() time.Time { return t.timers.Next() }
 
 // All calls f for every session; f changes no table. It is for shutting down.
 func (t *Sessions) All(f func(*Session)) {
-	t.table.each(func(index uint32, g *Generation) bool {
+	for index, g := range t.table {
 		if s := g.session; s.current == g && g.index == index {
 			f(s)
 		}
-		return true
-	})
+	}
 }

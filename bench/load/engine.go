@@ -2,7 +2,6 @@ package load
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -57,10 +56,6 @@ type attempt struct {
 
 // newEngine starts the engine of a socket. Its identity is the client's.
 func newEngine(conn transport.Conn, gateway identity.PublicKey, client *identity.PrivateKey, suites seal.Suite, m *Meter, to path.Path) (*engine, error) {
-	var secret [4]byte
-	if _, err := rand.Read(secret[:]); err != nil {
-		return nil, err
-	}
 	e := &engine{
 		conn:  conn,
 		meter: m,
@@ -75,7 +70,7 @@ func newEngine(conn transport.Conn, gateway identity.PublicKey, client *identity
 		},
 		ended:    make(chan struct{}),
 		attempts: make(map[uint32]*attempt),
-		sessions: state.NewSessions(binary.LittleEndian.Uint32(secret[:])),
+		sessions: state.NewSessions(),
 	}
 	go e.run()
 	return e, nil

@@ -122,7 +122,7 @@ func (g *gateway) restart() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.sessions = state.NewSessions(1)
+	g.sessions = state.NewSessions()
 	config := &state.GatewayConfig{
 		Identity: g.identity,
 		KEMs:     kems,
