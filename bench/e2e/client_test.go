@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,7 @@ const (
 	mostDatagrams = 1 << 20
 )
 
-// clientParams say whom a client talks to.
+// clientParams are the gateways and the target of a client.
 type clientParams struct {
 	Gateway   uri.Gateway
 	Via       []uri.Gateway
@@ -31,10 +32,10 @@ type clientParams struct {
 	Keepalive time.Duration
 }
 
-// dialled is when a session was asked for, and when it stood.
+// dialled is when a dial began, and when the session was established.
 type dialled struct{ Began, Stood int64 }
 
-// noticed is an Event of the client, and when it came.
+// noticed is an Event of the client and its time.
 type noticed struct {
 	At   int64
 	Kind string
@@ -42,7 +43,7 @@ type noticed struct {
 	Why  string
 }
 
-// state is what the client says of itself.
+// condition is the client's Info and Stats.
 type condition struct {
 	Transport  string
 	Local      string
@@ -52,27 +53,27 @@ type condition struct {
 	Stats      client.Stats
 }
 
-// sending says what to send: so many datagrams a second of so many bytes, 0 as large as
-// they may be.
+// sending is a rate in datagrams a second and their size in bytes; size 0 is the largest that
+// the flow takes.
 type sending struct{ Rate, Size int }
 
-// traffic is what became of what was sent, by its numbers.
+// traffic is the fate of the datagrams sent, by their numbers.
 type traffic struct {
 	Sent []int64 // when
 	Back []int64 // when its echo came first; 0: never
-	// Changed counts echoes that are not what was sent, Again those that came once more.
+	// Changed counts modified echoes, Again repeated ones.
 	Changed, Again int
 	Refused        int // by Write
 }
 
-// runClient is a program that uses the library. Its calls are "dial", "send" which goes on
-// until "stop", "noticed" and "condition".
+// runClient is a program that uses the library. Its calls are "dial", "send" (until "stop"),
+// "noticed" and "condition".
 var runClient = worker.Start(func(_ context.Context, p clientParams) (*worker.Service, error) {
 	key, err := identity.Load(p.Identity)
 	if err != nil {
 		return nil, err
 	}
-	c := &traveller{params: p, key: key}
+	c := &endpoint{params: p, key: key}
 	return &worker.Service{
 		Result: worker.None{},
 		Close:  c.close,
@@ -86,7 +87,7 @@ var runClient = worker.Start(func(_ context.Context, p clientParams) (*worker.Se
 	}, nil
 })
 
-type traveller struct {
+type endpoint struct {
 	params  clientParams
 	key     *identity.PrivateKey
 	session *client.Session
@@ -102,7 +103,7 @@ type traveller struct {
 	traffic traffic
 }
 
-// hosts resolves names by a list.
+// hosts resolves names from a map.
 type hosts map[string][]netip.Addr
 
 func (h hosts) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
@@ -112,7 +113,7 @@ func (h hosts) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-func (c *traveller) dial(ctx context.Context) (d dialled, err error) {
+func (c *endpoint) dial(ctx context.Context) (d dialled, err error) {
 	config := client.Config{
 		Gateway:   c.params.Gateway,
 		Via:       c.params.Via,
@@ -136,15 +137,15 @@ func (c *traveller) dial(ctx context.Context) (d dialled, err error) {
 		net.Conn
 		MaxPayload() int
 	}); !ok {
-		return d, errors.New("a flow that does not say how much fits")
+		return d, errors.New("flow without MaxPayload")
 	}
 	c.running.Go(c.receive)
 	return d, c.awaitConnected(ctx)
 }
 
-// awaitConnected waits until the client was told that it is connected with each gateway, so
-// that what it is told later is about what happens then.
-func (c *traveller) awaitConnected(ctx context.Context) error {
+// awaitConnected waits for the Connected event of each gateway, so that later events are about
+// what the test does.
+func (c *endpoint) awaitConnected(ctx context.Context) error {
 	for len(c.events()) < 1+len(c.params.Via) {
 		select {
 		case <-time.After(time.Millisecond):
@@ -155,7 +156,7 @@ func (c *traveller) awaitConnected(ctx context.Context) error {
 	return nil
 }
 
-func (c *traveller) note(e client.Event) {
+func (c *endpoint) note(e client.Event) {
 	n := noticed{At: measure.Now(), Kind: e.Kind.String(), To: e.To.String(), Why: e.Reason}
 	if e.Err != nil {
 		n.Why = e.Err.Error()
@@ -165,13 +166,13 @@ func (c *traveller) note(e client.Event) {
 	c.noticed = append(c.noticed, n)
 }
 
-func (c *traveller) events() []noticed {
+func (c *endpoint) events() []noticed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]noticed(nil), c.noticed...)
 }
 
-func (c *traveller) condition() condition {
+func (c *endpoint) condition() condition {
 	info := c.session.Info()
 	return condition{
 		Transport:  info.Transport.String(),
@@ -183,8 +184,8 @@ func (c *traveller) condition() condition {
 	}
 }
 
-// receive notes the echoes until the flow is closed.
-func (c *traveller) receive() {
+// receive records echoes until the flow is closed.
+func (c *endpoint) receive() {
 	buffer := make([]byte, 2048)
 	for {
 		n, err := c.conn.Read(buffer)
@@ -193,13 +194,13 @@ func (c *traveller) receive() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			continue // the gateway says that the target is unreachable just now
+			continue // the target is unreachable for the moment
 		}
-		c.came(buffer[:n], now)
+		c.record(buffer[:n], now)
 	}
 }
 
-func (c *traveller) came(b []byte, now int64) {
+func (c *endpoint) record(b []byte, now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	number, ok := datagramNumber(b)
@@ -213,17 +214,17 @@ func (c *traveller) came(b []byte, now int64) {
 	}
 }
 
-func (c *traveller) send(s sending) error {
+func (c *endpoint) send(s sending) error {
 	if c.conn == nil {
-		return errors.New("nothing was dialled")
+		return errors.New("not dialled yet")
 	}
 	c.quit = make(chan struct{})
 	c.running.Go(func() { c.pace(s) })
 	return nil
 }
 
-// pace sends at a steady rate until told to stop.
-func (c *traveller) pace(s sending) {
+// pace sends at a steady rate until stop.
+func (c *endpoint) pace(s sending) {
 	tick := time.NewTicker(time.Second / time.Duration(s.Rate))
 	defer tick.Stop()
 	buffer := make([]byte, 2048)
@@ -256,12 +257,14 @@ func (c *traveller) pace(s sending) {
 	}
 }
 
-// stop ends the sending and returns what came of it, after waiting for late echoes.
-func (c *traveller) stop(linger time.Duration) traffic {
+// stop ends the sending and returns the outcome, once every echo has arrived or linger is over.
+func (c *endpoint) stop(linger time.Duration) traffic {
 	if c.quit != nil {
 		close(c.quit)
 		c.quit = nil
-		time.Sleep(linger)
+		for end := time.Now().Add(linger); c.outstanding() && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -270,7 +273,14 @@ func (c *traveller) stop(linger time.Duration) traffic {
 	return t
 }
 
-func (c *traveller) close() {
+// outstanding reports whether an echo has not arrived yet.
+func (c *endpoint) outstanding() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.traffic.Back, 0)
+}
+
+func (c *endpoint) close() {
 	c.stop(0)
 	if c.session != nil {
 		_ = c.session.Close()

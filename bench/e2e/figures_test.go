@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// figure is something that was measured, and what it has to be less than.
+// figure is a measured time and its target, which no test asserts: the machine may be busy.
 type figure struct {
-	what  string
-	took  time.Duration
-	below time.Duration // 0: nobody asks
+	what   string
+	took   time.Duration
+	target time.Duration
 }
 
-// figureTable is all that the tests have measured.
+// figureTable collects the figures of all tests.
 type figureTable struct {
 	mu   sync.Mutex
 	rows []figure
@@ -26,16 +26,13 @@ type figureTable struct {
 
 var figures figureTable
 
-// add notes a figure, and fails the test where it is too large.
-func (f *figureTable) add(t *testing.T, what string, took, below time.Duration) {
+// add records a figure.
+func (f *figureTable) add(t *testing.T, what string, took, target time.Duration) {
 	t.Helper()
 	f.mu.Lock()
-	f.rows = append(f.rows, figure{what, took, below})
+	f.rows = append(f.rows, figure{what, took, target})
 	f.mu.Unlock()
 	t.Logf("%s: %v", what, took.Round(time.Millisecond))
-	if below > 0 && took >= below {
-		t.Errorf("%s: %v, which is not less than %v", what, took, below)
-	}
 }
 
 func (f *figureTable) print(w io.Writer) {
@@ -44,13 +41,9 @@ func (f *figureTable) print(w io.Writer) {
 	}
 	slices.SortFunc(f.rows, func(a, b figure) int { return strings.Compare(a.what, b.what) })
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "\nfigure\tmeasured\tless than\n%s\t%s\t%s\n", strings.Repeat("-", 6), strings.Repeat("-", 8), strings.Repeat("-", 9))
+	fmt.Fprintf(table, "\nfigure\tmeasured\ttarget\n%s\t%s\t%s\n", strings.Repeat("-", 6), strings.Repeat("-", 8), strings.Repeat("-", 6))
 	for _, r := range f.rows {
-		below := ""
-		if r.below > 0 {
-			below = r.below.String()
-		}
-		fmt.Fprintf(table, "%s\t%v\t%s\n", r.what, r.took.Round(time.Millisecond), below)
+		fmt.Fprintf(table, "%s\t%v\t%v\n", r.what, r.took.Round(time.Millisecond), r.target)
 	}
-	_ = table.Flush() // there is nobody left to tell
+	_ = table.Flush() // an error of standard output
 }

@@ -12,15 +12,15 @@ import (
 	"lewes/bench/worker"
 )
 
-var long = flag.Bool("world.long", false, "take the times of the real world: minutes, not seconds")
+var long = flag.Bool("long", false, "use outages of minutes instead of seconds")
 
 const (
 	roleVar = "LEWES_TEST_E2E"
-	// patience bounds every wait for what is not to be measured.
-	patience = 30 * time.Second
+	// patience bounds every wait for an event.
+	patience = 45 * time.Second
 )
 
-// program is the path of the real program, built once.
+// program is the path of the real program, which is built once.
 var program string
 
 func TestMain(m *testing.M) {
@@ -34,9 +34,9 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) int {
-	// The tests wait for most of their time, so that more of them fit beside each other than
-	// there are processors. The command line may say otherwise.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	// The tests mostly wait, so more of them run side by side than there are processors. The
+	// command line overrides this.
+	if err := flag.Set("test.parallel", "10"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -50,7 +50,7 @@ func launcher() worker.Launcher {
 	return worker.Launcher{Path: os.Args[0], Env: []string{roleVar + "=1"}}
 }
 
-// scaled is a time of the real world, or a shorter one that shows the same.
+// scaled returns real with -long, short without.
 func scaled(real, short time.Duration) time.Duration {
 	if *long {
 		return real

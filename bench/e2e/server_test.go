@@ -17,23 +17,23 @@ import (
 	"lewes/transport/uri"
 )
 
-// server is a gateway process, which may be killed and started again.
+// server is a gateway process that can be killed and restarted.
 type server struct {
 	t       *testing.T
 	machine *netns.Machine
 	dir     string
 	gateway uri.Gateway // as clients know it
 
-	process *os.Process   // that serves; nil: none does
-	done    chan struct{} // nothing is left of it, nor of who served before
+	process *os.Process   // nil: not running
+	done    chan struct{} // closed when the process and its predecessors have exited
 
 	mu    sync.Mutex
 	lines []string
-	came  chan struct{} // something was logged
+	came  chan struct{} // signals new lines
 }
 
-// newServer prepares a gateway: config is what its configuration has beside what all
-// have, clients the file that lists who may use it.
+// newServer prepares a gateway. config is appended to the common configuration, clients is the
+// client list.
 func newServer(t *testing.T, m *netns.Machine, config, clients string) *server {
 	t.Helper()
 	s := &server{t: t, machine: m, dir: t.TempDir(), came: make(chan struct{}, 1)}
@@ -47,7 +47,7 @@ func newServer(t *testing.T, m *netns.Machine, config, clients string) *server {
 
 func (s *server) file() string { return filepath.Join(s.dir, "gateway.toml") }
 
-// start starts the process and returns when it was ready.
+// start starts the process, waits until it is ready, and returns that time.
 func (s *server) start() (ready int64) {
 	s.t.Helper()
 	cmd := exec.Command(program, "gateway", "--config", s.file())
@@ -84,8 +84,8 @@ func (s *server) start() (ready int64) {
 	return ready
 }
 
-// launch starts the process from a thread that waits until all is done: it does not outlive
-// that thread, so that nothing is left of a test that is killed.
+// launch starts the process from a thread that lives as long as it: the process is killed when
+// the thread ends, so a killed test leaves nothing behind.
 func (s *server) launch(cmd *exec.Cmd, done <-chan struct{}) error {
 	endWithThread(cmd)
 	started := make(chan error, 2)
@@ -114,14 +114,14 @@ func (s *server) read(from io.Reader) {
 	}
 }
 
-// logged returns how many lines there are so far.
+// logged returns the number of lines so far.
 func (s *server) logged() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.lines)
 }
 
-// await waits for a line with a text in it, or that begins with it.
+// await waits for a line that contains or begins with a text.
 func (s *server) await(from int, text string) string {
 	s.t.Helper()
 	timeout := time.After(patience)
@@ -137,7 +137,7 @@ func (s *server) await(from int, text string) string {
 		select {
 		case <-s.came:
 		case <-s.done:
-			s.t.Fatalf("the gateway has ended:\n%s", s.log())
+			s.t.Fatalf("the gateway exited:\n%s", s.log())
 		case <-timeout:
 			s.t.Fatalf("no %q within %v:\n%s", text, patience, s.log())
 		}
@@ -150,7 +150,7 @@ func (s *server) log() string {
 	return strings.Join(s.lines, "\n")
 }
 
-// kill ends the process without a word to anybody.
+// kill ends the process with SIGKILL.
 func (s *server) kill() {
 	if s.process == nil {
 		return
@@ -159,10 +159,10 @@ func (s *server) kill() {
 	select {
 	case <-s.done:
 	case <-time.After(patience):
-		s.t.Errorf("something of the gateway is left %v after it was killed", patience)
+		s.t.Errorf("the gateway still runs %v after SIGKILL", patience)
 	}
 	s.process = nil
 	if s.t.Failed() {
-		s.t.Logf("the gateway said:\n%s", s.log())
+		s.t.Logf("output of the gateway:\n%s", s.log())
 	}
 }

@@ -13,19 +13,18 @@ import (
 
 const targetRole = "target"
 
-// targetParams say where a target is.
+// targetParams is the address of a target.
 type targetParams struct{ At netip.AddrPort }
 
-// heard is what came to a target.
+// heard is what a target received.
 type heard struct {
-	At      []int64 // when each number came first, by measure.Now; 0: never
-	Again   int     // datagrams that came once more
-	Changed int     // datagrams that were not what was sent
+	At      []int64 // when each number arrived first, by measure.Now; 0: never
+	Again   int     // repeated datagrams
+	Changed int     // modified datagrams
 }
 
-// runTarget is a program far behind the gateway that sends back what it gets. The call
-// "heard" says what came, "push" makes it send so many datagrams a second from then on to
-// who sent last.
+// runTarget is an echo target behind the gateway. Its calls are "heard", and "push", which makes
+// it send datagrams at a rate to its last sender.
 var runTarget = worker.Start(func(_ context.Context, p targetParams) (*worker.Service, error) {
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(p.At))
 	if err != nil {
@@ -57,10 +56,10 @@ type echo struct {
 
 	mu   sync.Mutex
 	got  heard
-	last netip.AddrPort // who sent last
+	last netip.AddrPort // the last sender
 }
 
-// push sends at a steady rate until the end.
+// push sends at a steady rate until the test ends.
 func (t *echo) push(rate int) {
 	tick := time.NewTicker(time.Second / time.Duration(rate))
 	defer tick.Stop()
@@ -75,7 +74,7 @@ func (t *echo) push(rate int) {
 		t.mu.Lock()
 		to := t.last
 		t.mu.Unlock()
-		_, _ = t.conn.WriteToUDPAddrPort(b, to) // loss is for the test to see
+		_, _ = t.conn.WriteToUDPAddrPort(b, to) // the test sees a loss
 	}
 }
 
@@ -87,7 +86,7 @@ func (t *echo) run() {
 			return
 		}
 		t.note(buffer[:n], measure.Now(), from)
-		_, _ = t.conn.WriteToUDPAddrPort(buffer[:n], from) // loss is for the test to see
+		_, _ = t.conn.WriteToUDPAddrPort(buffer[:n], from) // the test sees a loss
 	}
 }
 

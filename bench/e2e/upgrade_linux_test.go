@@ -35,22 +35,22 @@ func (s *server) upgrade() {
 	s.await(from, "  ready  ")
 }
 
-// TestGatewayIsUpgraded: nobody notices, over neither transport.
+// TestGatewayIsUpgraded: no datagram is lost and the session stays, over both transports.
 func TestGatewayIsUpgraded(t *testing.T) {
 	t.Parallel()
 	for what, faults := range map[string]link.Faults{"UDP": {}, "TCP": noUDP} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t)
+			s := newTopology(t)
 			s.link.Both(faults)
 			begun(s, steady)
 			from := measure.Now()
 			s.gateway.upgrade()
 			s.awaitReceived(100)
 			to := measure.Now()
-			a := s.stop()
+			a := s.stopAfter(patience / 2)
 			s.log(a, from)
-			s.saw(from)
+			s.sameSession()
 			figures.add(t, "upgrade under "+what+": longest time without a datagram", a.gap(from, to), time.Second)
 			if sent, _, back := a.count(from, a.last()); sent != back {
 				t.Errorf("%d of %d datagrams were lost", sent-back, sent)
