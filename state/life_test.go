@@ -221,7 +221,7 @@ func TestCloseWhileRekeying(t *testing.T) {
 	s.Close(wire.CloseShuttingDown, strings.Repeat("ü", 100), &g.out)
 	converse(epoch, c, g)
 	if s.Phase() != Ended || c.session.Phase() != Ended || len(g.sessions.table) != 0 {
-		t.Errorf("gateway %v, client %v, %d indexes", s.Phase(), c.session.Phase(), g.sessions.table.count)
+		t.Errorf("gateway %v, client %v, %d indexes", s.Phase(), c.session.Phase(), len(g.sessions.table))
 	}
 	if reply.secrets != (subsessionSecrets{}) || offer.psk != [32]byte{} || offer.child == nil {
 		t.Error("what was to make a child is not wiped")

@@ -317,7 +317,7 @@ type gatewayShot struct {
 
 func shootGateway(g *gatewayEnd) (s gatewayShot) {
 	s = gatewayShot{
-		records: g.handshakes.Len(), sessions: g.sessions.Len(), indexes: g.sessions.table.count, session: shootSession(g.only()),
+		records: g.handshakes.Len(), sessions: g.sessions.Len(), indexes: len(g.sessions.table), session: shootSession(g.only()),
 		data: len(g.data), closed: len(g.closed), opened: g.handshakes.Stats.Opened, established: g.handshakes.Stats.Established,
 	}
 	if len(g.handshakes.records) == 1 {
