@@ -276,7 +276,7 @@ func TestNothingWaitsForGood(t *testing.T) {
 	// It returns to UDP: what waits follows it.
 	l.conn = dialLive(t, 3, loopback(g)).conn
 	l.got = nil
-	l.session.Move(time.Now(), path.Path{Peer: loopback(g)}, &l.out)
+	l.session.SetPath(time.Now(), path.Path{Peer: loopback(g)}, &l.out)
 	l.session.Ping(time.Now(), wire.MinPingPacket, &l.out)
 	if !l.until(func() bool { return len(l.got) == 2 }) || fmt.Sprint(l.got) != "[one two]" {
 		t.Fatalf("after the return came %q", l.got)

@@ -44,14 +44,14 @@ func (s *Shard) turnGreeting(now time.Time, packet []byte, from path.Path) {
 	case h.Level == wire.LevelHandshake:
 		s.turnHandshake(now, h.ReceiverIdx, packet, from)
 	case s.closing:
-		s.count(s.handshakes.Refuse(now, packet, from, &s.output))
+		s.count(s.handshakes.RejectShutdown(now, packet, from, &s.output))
 	default:
-		s.count(s.handshakes.Clear(now, packet, from, &s.output))
+		s.count(s.handshakes.HandleClear(now, packet, from, &s.output))
 	}
 }
 
 // turnSealed handles a packet of an established session.
-func (s *Shard) turnSealed(now time.Time, g *state.Generation, packet []byte, from path.Path) {
+func (s *Shard) turnSealed(now time.Time, g *state.KeySet, packet []byte, from path.Path) {
 	s.backlog.lastOne = now
 	session := g.Session()
 	t, content, err := g.Open(now, packet, from, &s.output)
@@ -73,7 +73,7 @@ func (s *Shard) turnSealed(now time.Time, g *state.Generation, packet []byte, fr
 	}
 }
 
-func (s *Shard) turnMessage(now time.Time, session *state.Session, g *state.Generation, t wire.Type, content []byte, from path.Path) {
+func (s *Shard) turnMessage(now time.Time, session *state.Session, g *state.KeySet, t wire.Type, content []byte, from path.Path) {
 	switch t {
 	case wire.TypeEncryptedData:
 		s.turnData(now, session.User.(*client), content)
@@ -94,7 +94,7 @@ func (s *Shard) turnHandshake(now time.Time, index uint32, packet []byte, from p
 		s.turnUnknown(now, index, packet, from)
 		return
 	}
-	session, early, err := s.handshakes.Sealed(now, packet, &s.output)
+	session, early, err := s.handshakes.HandleHandshake3(now, packet, &s.output)
 	s.count(err)
 	if session == nil {
 		if g := s.sessions.Find(index); err == nil && g != nil && from.SameSource(g.Session().Path()) {
@@ -114,7 +114,7 @@ func (s *Shard) turnHandshake(now time.Time, index uint32, packet []byte, from p
 // its sender learns by a Reset that nobody knows it.
 func (s *Shard) turnUnknown(now time.Time, index uint32, packet []byte, from path.Path) {
 	if s.handshakes.Has(index) {
-		s.count(s.handshakes.Keep(packet, from))
+		s.count(s.handshakes.BufferEarly(packet, from))
 		return
 	}
 	s.counters.Unknown++
@@ -136,7 +136,7 @@ func (s *Shard) count(err error) {
 		s.counters.Replayed++
 	case errors.Is(err, seal.ErrOpen), errors.Is(err, state.ErrMAC1):
 		s.counters.Forged++
-	case errors.Is(err, state.ErrMisplaced), errors.Is(err, state.ErrLevel), errors.Is(err, state.ErrStale):
+	case errors.Is(err, state.ErrUnexpectedMessage), errors.Is(err, state.ErrWrongLevel), errors.Is(err, state.ErrStale):
 		s.counters.Misplaced++
 	default:
 		s.counters.Refused++

@@ -34,7 +34,7 @@ type Shard struct {
 	closing    bool
 	paused     bool // nothing is read: not from clients, not from targets
 	gone       bool // it is closed, or all of it is a successor's
-	handshakes *state.Handshakes
+	handshakes *state.ResponderTable
 	backlog    backlog
 	sessions   *state.Sessions
 	output     state.Output
@@ -87,12 +87,12 @@ func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayC
 		maxDatagram: int(config.Terms.MaxDatagram),
 	}
 	mine := *handshake
-	mine.Taken = func(index uint32) bool { return s.sessions.Find(index) != nil }
+	mine.IndexInUse = func(index uint32) bool { return s.sessions.Find(index) != nil }
 	mine.Full = func() bool { return s.full() || s.shortOfMemory(handshake.Full) }
-	mine.Delay = s.backlog.delay
+	mine.QueueDelay = s.backlog.delay
 	mine.Session.NewIndex = s.newIndex
 	var err error
-	if s.handshakes, err = state.NewHandshakes(now(), &mine); err != nil {
+	if s.handshakes, err = state.NewResponderTable(now(), &mine); err != nil {
 		return nil, err
 	}
 	s.resets = ratelimit.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
@@ -163,7 +163,7 @@ func (s *Shard) turnForesee(batch []transport.Packet) {
 	if len(batch) < 2 {
 		return
 	}
-	var found [batchSize]*state.Generation
+	var found [batchSize]*state.KeySet
 	n := 0
 	for i := range batch[:min(len(batch), batchSize)] {
 		if index, ok := wire.ReceiverIdx(batch[i].Data); ok {
@@ -173,7 +173,7 @@ func (s *Shard) turnForesee(batch []transport.Packet) {
 		}
 	}
 	for _, g := range found[:n] {
-		s.foreseen += g.Foresee()
+		s.foreseen += g.Prefetch()
 	}
 }
 

@@ -172,7 +172,7 @@ func TestFirstReasonAnswers(t *testing.T) {
 func TestShuttingDown(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	packet := g.helloPacket(goodHello(epoch, 7))
-	g.handshakes.Refuse(epoch, packet, clientAt, &g.out)
+	g.handshakes.RejectShutdown(epoch, packet, clientAt, &g.out)
 	sent := g.take()
 	if len(sent) != 1 {
 		t.Fatalf("%d answers", len(sent))
@@ -184,7 +184,7 @@ func TestShuttingDown(t *testing.T) {
 	damaged := bytes.Clone(packet)
 	damaged[500] ^= 1
 	for _, p := range [][]byte{damaged, packet[:900], g.kktPacket(goodHello(epoch, 7)), nil} {
-		g.handshakes.Refuse(epoch, p, clientAt, &g.out)
+		g.handshakes.RejectShutdown(epoch, p, clientAt, &g.out)
 	}
 	if n := len(g.take()); n != 0 || g.handshakes.Len() != 0 {
 		t.Errorf("%d answers to what is no good hello, %d records", n, g.handshakes.Len())
@@ -416,7 +416,7 @@ func TestCookies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := gatewayConfig(t, 1)
-			config.MaxRecords, config.Burst = 10, 2
+			config.MaxHandshakes, config.Burst = 10, 2
 			g := newGatewayEnd(t, config)
 			crowd(config, g)
 			kept := g.handshakes.Len()
@@ -552,7 +552,7 @@ func TestBusyNamesTheTime(t *testing.T) {
 	delay := time.Duration(0)
 	config := gatewayConfig(t, 1)
 	config.Rate, config.Burst = 0.7, 2
-	config.Delay = func() time.Duration { return delay }
+	config.QueueDelay = func() time.Duration { return delay }
 	g := newGatewayEnd(t, config)
 	for n := range uint32(2) {
 		if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, 10+n)), clientAt); a.kind != wire.TypeAck {

@@ -81,7 +81,7 @@ func TestCollisionMakesAnAttempt(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	c := newClientEnd(t, epoch, clientConfig(2))
 	first := hellos(t, c.out.Packets)[0]
-	g.handshakes.config.Taken = func(index uint32) bool { return index == first.ReceiverIdx }
+	g.handshakes.config.IndexInUse = func(index uint32) bool { return index == first.ReceiverIdx }
 	converse(epoch, c, g)
 	if c.session == nil || len(c.client.attempts) != 2 {
 		t.Fatalf("%d attempts, session %v", len(c.client.attempts), c.session)
@@ -334,7 +334,7 @@ func TestForgedHints(t *testing.T) {
 		if flights > 40 {
 			t.Errorf("a forger made the client send %d times", flights)
 		}
-		g.handshakes.config.Taken = nil
+		g.handshakes.config.IndexInUse = nil
 		c.tick(now.Add(time.Second))
 		converse(now.Add(time.Second), c, g)
 		if c.session == nil {

@@ -78,7 +78,7 @@ func (a *audit) learnSession(direction int, s *Session) {
 	}
 }
 
-func (a *audit) learnGeneration(direction int, g *Generation) {
+func (a *audit) learnGeneration(direction int, g *KeySet) {
 	if g == nil {
 		return
 	}

@@ -155,7 +155,7 @@ func BenchmarkSessionLookup(b *testing.B) {
 			order := make([]uint32, size)
 			for i := range order {
 				order[i] = mathrand.Uint32() | 1
-				table.Apply(Event{Kind: IndexAdded, Index: order[i], Generation: generation})
+				table.Apply(Event{Kind: IndexAdded, Index: order[i], KeySet: generation})
 			}
 			mathrand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 			next := 0

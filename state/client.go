@@ -275,40 +275,40 @@ func (c *Client) fail(now time.Time, cause error) {
 		furthest = max(furthest, i.phase())
 	}
 	c.err = &HandshakeError{
-		Gateway:  c.config.Gateway,
-		Over:     c.config.Path.Transport,
-		Reached:  furthest,
-		Answered: !c.progress.Answered.IsZero(),
-		After:    now.Sub(c.started),
-		Reject:   c.heard.reject,
-		RejectAt: c.heard.rejectAt,
-		Busy:     c.heard.busy,
-		Taken:    c.heard.collision,
-		Unproved: c.heard.unproved,
-		Cause:    cause,
+		Gateway:         c.config.Gateway,
+		Transport:       c.config.Path.Transport,
+		Phase:           furthest,
+		Answered:        !c.progress.Answered.IsZero(),
+		Elapsed:         now.Sub(c.started),
+		Reject:          c.heard.reject,
+		RejectAt:        c.heard.rejectAt,
+		Busy:            c.heard.busy,
+		IndexTaken:      c.heard.collision,
+		BadKKTSignature: c.heard.unproved,
+		Cause:           cause,
 	}
 	c.drop()
 }
 
 // HandshakeError says how far a handshake came and what was heard last.
 type HandshakeError struct {
-	Gateway  identity.PublicKey
-	Over     path.Transport
-	Reached  Phase // the furthest that an attempt came
-	Answered bool  // something came that knew the gateway's key
-	After    time.Duration
-	Reject   *wire.Reject // the last word in clear, where it was one of these
-	RejectAt time.Time    // when it came, by this side's clock
-	Busy     *wire.Busy
-	Taken    bool  // the last word was a Collision
-	Unproved bool  // a KKT response came that the identity did not sign
-	Cause    error // what made it fail before its time was up
+	Gateway         identity.PublicKey
+	Transport       path.Transport
+	Phase           Phase // the furthest that an attempt came
+	Answered        bool  // something came that knew the gateway's key
+	Elapsed         time.Duration
+	Reject          *wire.Reject // the last word in clear, where it was one of these
+	RejectAt        time.Time    // when it came, by this side's clock
+	Busy            *wire.Busy
+	IndexTaken      bool  // the last word was a Collision
+	BadKKTSignature bool  // a KKT response came that the identity did not sign
+	Cause           error // what made it fail before its time was up
 }
 
 func (e *HandshakeError) Unwrap() error { return e.Cause }
 
 func (e *HandshakeError) Error() string {
-	after := e.After.Round(100 * time.Millisecond)
+	after := e.Elapsed.Round(100 * time.Millisecond)
 	switch {
 	case e.Cause != nil:
 		return fmt.Sprintf("handshake with %s failed: %v", e.Gateway, e.Cause)
@@ -319,16 +319,16 @@ func (e *HandshakeError) Error() string {
 		return fmt.Sprintf("the gateway refused within %s: %s%s", after, e.Reject.Code, detail(e.Reject.Detail))
 	case e.Busy != nil:
 		return fmt.Sprintf("the gateway was busy for %s and says to come back in %s", after, time.Duration(e.Busy.RetryAfterMillis)*time.Millisecond)
-	case e.Taken:
+	case e.IndexTaken:
 		return fmt.Sprintf("the gateway said within %s that the handshake's index was taken, each time that another was tried: somebody on the way sends copies of this machine's packets first, or forges the answer; try again, from another network if need be", after)
-	case e.Unproved:
+	case e.BadKKTSignature:
 		return fmt.Sprintf("the gateway did not prove that it is %s: its key exchange was not signed by that identity; check the URI", e.Gateway)
-	case e.Answered && e.Reached == Handshaking:
+	case e.Answered && e.Phase == Handshaking:
 		return fmt.Sprintf("the gateway answered the hello but not the handshake within %s: it does not list this client's identity, or packets of 700 bytes are lost on the way", after)
 	case e.Answered:
 		return fmt.Sprintf("the gateway answered the hello but its key exchange did not arrive whole within %s: packets are lost on the way", after)
 	}
-	return fmt.Sprintf("nobody there proved to be %s within %s: the gateway is down, %s is blocked on the way, or another identity than the one in the URI answers at this address (it then stays silent)", e.Gateway, after, strings.ToUpper(e.Over.String()))
+	return fmt.Sprintf("nobody there proved to be %s within %s: the gateway is down, %s is blocked on the way, or another identity than the one in the URI answers at this address (it then stays silent)", e.Gateway, after, strings.ToUpper(e.Transport.String()))
 }
 
 func detail(d wire.Detail) string {

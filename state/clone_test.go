@@ -215,4 +215,4 @@ func TestCloneGoesOn(t *testing.T) {
 }
 
 // seals reports whether a generation's sending key is still there.
-func seals(g *Generation) bool { return g.sender.key.Seal(make([]byte, seal.Overhead)) }
+func seals(g *KeySet) bool { return g.sender.key.Seal(make([]byte, seal.Overhead)) }

@@ -10,7 +10,7 @@ import (
 // Control handles a message of the session's own that Generation.Open gave:
 // everything but flows, registrations and polls. from is the path on which it
 // came. An error says that the message was dropped; the session stays.
-func (s *Session) Control(now time.Time, g *Generation, t wire.Type, content []byte, from path.Path, out *Output) error {
+func (s *Session) Control(now time.Time, g *KeySet, t wire.Type, content []byte, from path.Path, out *Output) error {
 	if s.closed {
 		return ErrClosed
 	}
@@ -39,7 +39,7 @@ func (s *Session) Control(now time.Time, g *Generation, t wire.Type, content []b
 	case wire.TypeSubsessionAbort:
 		return s.handleAbort(g, content, out)
 	}
-	return ErrMisplaced
+	return ErrUnexpectedMessage
 }
 
 func (s *Session) handlePing(content []byte, from path.Path, out *Output) error {
@@ -79,7 +79,7 @@ func (s *Session) handleClose(content []byte, out *Output) error {
 
 // handleAck is the gateway's answer to Handshake 3, to Ready, and to a packet on
 // a demoted generation.
-func (s *Session) handleAck(g *Generation, content []byte, out *Output) error {
+func (s *Session) handleAck(g *KeySet, content []byte, out *Output) error {
 	a, err := wire.ParseFinalAck(content)
 	if err != nil {
 		return err
@@ -91,9 +91,9 @@ func (s *Session) handleAck(g *Generation, content []byte, out *Output) error {
 	first := s.terms == Terms{}
 	s.terms = termsOf(&a)
 	if first {
-		out.event(Event{Kind: Confirmed, Session: s, Generation: g, Index: g.index})
+		out.event(Event{Kind: Confirmed, Session: s, KeySet: g, Index: g.index})
 	}
-	s.plan()
+	s.reschedule()
 	return nil
 }
 

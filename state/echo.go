@@ -80,7 +80,7 @@ const doubtPings = 3
 // have proved. Any authentic packet ends the doubt; if none comes within
 // max(300 ms, four round trips), there is a Silent event. While it doubts
 // already, nothing happens.
-func (s *Session) Doubt(now time.Time, out *Output) {
+func (s *Session) CheckLiveness(now time.Time, out *Output) {
 	if s.closed || s.doubt != nil {
 		return
 	}
@@ -88,7 +88,7 @@ func (s *Session) Doubt(now time.Time, out *Output) {
 	s.doubt = &doubt{left: doubtPings, next: now, step: within / doubtPings}
 	s.suspectSize(now)
 	s.tickDoubt(now, out)
-	s.plan()
+	s.reschedule()
 }
 
 func (s *Session) tickDoubt(now time.Time, out *Output) {
@@ -98,7 +98,7 @@ func (s *Session) tickDoubt(now time.Time, out *Output) {
 	}
 	if d.left == 0 {
 		s.doubt = nil
-		out.event(Event{Kind: Silent, Session: s})
+		out.event(Event{Kind: PeerUnresponsive, Session: s})
 		return
 	}
 	d.left--
@@ -122,7 +122,7 @@ func (s *Session) tickConfirm(now time.Time, out *Output) {
 	}
 	if !now.Before(c.until) {
 		if s.confirm = nil; !c.proved {
-			s.end(ErrNoAnswer, out)
+			s.end(ErrUnconfirmed, out)
 		}
 		return
 	}

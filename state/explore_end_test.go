@@ -25,7 +25,7 @@ import (
 type exploreEnd struct {
 	session *Session
 	now     time.Time     // by this end's clock
-	table   []*Generation // those that an index names
+	table   []*KeySet     // those that an index names
 	books   []exploreBook // one of each key set that the end ever had
 	made    [][32]byte    // HASH of the KK1 or KK2 Noise message made, by generation
 	offered []uint8       // indexes proposed so far, by generation
@@ -33,7 +33,7 @@ type exploreEnd struct {
 
 // exploreBook says what was done under one key set.
 type exploreBook struct {
-	generation *Generation // nil once it is forgotten
+	generation *KeySet // nil once it is forgotten
 	index      uint32
 	number     uint32
 	send       fingerprint
@@ -62,7 +62,7 @@ func (e *exploreEnd) book(index uint32) *exploreBook {
 	return nil
 }
 
-func (e *exploreEnd) find(index uint32) *Generation {
+func (e *exploreEnd) find(index uint32) *KeySet {
 	for _, g := range e.table {
 		if g.index == index {
 			return g
@@ -167,7 +167,7 @@ func (m *exploreModel) newExploreEnds() (client, gateway *exploreEnd) {
 		c.Static.Private, c.Static.Public = testIdentity(seed).X25519()
 		configs[role] = c
 	}
-	first := firstSecrets{keys: newKeySet(&[32]byte{1}), exporter: [32]byte{2}, seed: [32]byte{3}}
+	first := firstSecrets{keys: deriveTransportKeys(&[32]byte{1}), exporter: [32]byte{2}, seed: [32]byte{3}}
 	end := func(role, peer Role, at path.Path, identity byte) *exploreEnd {
 		s := newSession(epoch, configs[role], &sessionSeed{
 			role:       role,
@@ -198,7 +198,7 @@ func (m *exploreModel) newIndex() uint32 {
 
 // learn begins to keep books of a generation. Keys that were there before are
 // the same book: their sequences must not begin again.
-func (e *exploreEnd) learn(g *Generation) {
+func (e *exploreEnd) learn(g *KeySet) {
 	e.table = append(e.table, g)
 	f, _ := fingerprintOf(g.sender.key)
 	for i := range e.books {
@@ -210,8 +210,8 @@ func (e *exploreEnd) learn(g *Generation) {
 	e.books = append(e.books, exploreBook{generation: g, index: g.index, number: g.number, send: f})
 }
 
-func (e *exploreEnd) forget(g *Generation) {
-	e.table = slices.DeleteFunc(e.table, func(x *Generation) bool { return x == g })
+func (e *exploreEnd) forget(g *KeySet) {
+	e.table = slices.DeleteFunc(e.table, func(x *KeySet) bool { return x == g })
 	for i := range e.books {
 		if e.books[i].generation == g {
 			e.books[i].generation = nil
@@ -288,11 +288,11 @@ func (r *exploreRun) event(event exploreEvent) {
 		s.Rekey(e.now, &r.out)
 	case exploreRefuse:
 		e.book(s.offer.child.index).refused = true
-		if !s.RefuseIndex(e.now, &r.out) {
+		if !s.RejectIndex(e.now, &r.out) {
 			r.fail("an index that is announced cannot be refused")
 		}
 	case exploreAsk:
-		s.AskForSubsession(e.now, &r.out)
+		s.RequestRekey(e.now, &r.out)
 		if len(r.out.Packets) != 1 {
 			r.fail("the gateway does not ask for new keys (R7.6)")
 		}
@@ -316,7 +316,7 @@ func (r *exploreRun) event(event exploreEvent) {
 	case exploreDeliver:
 		r.deliver(&r.packets[event.packet])
 	case exploreDoubt:
-		s.Doubt(e.now, &r.out)
+		s.CheckLiveness(e.now, &r.out)
 	case exploreAge:
 		r.lost = true
 		r.age()
@@ -488,11 +488,11 @@ func (r *exploreRun) settle() {
 	for _, event := range r.out.Events {
 		switch event.Kind {
 		case IndexAdded:
-			e.learn(event.Generation)
-			known = append(known, event.Generation)
+			e.learn(event.KeySet)
+			known = append(known, event.KeySet)
 		case IndexRemoved:
-			e.forget(event.Generation)
-		case Silent:
+			e.forget(event.KeySet)
+		case PeerUnresponsive:
 			r.fail("the client takes the session for lost")
 		case Closed:
 			r.fail("the session ended: %v", event.Reason)
@@ -505,7 +505,7 @@ func (r *exploreRun) settle() {
 }
 
 // messages returns what the parts that were sent name, by message id.
-func (r *exploreRun) messages(known []*Generation) map[[4]byte]exploreTopic {
+func (r *exploreRun) messages(known []*KeySet) map[[4]byte]exploreTopic {
 	topics := map[[4]byte]exploreTopic{}
 	var waiting parts.Assembler
 	waiting.Limit = parts.MaxHandshake
@@ -561,7 +561,7 @@ func (r *exploreRun) made(kind wire.Type, message []byte) (topic exploreTopic) {
 
 // peek opens a packet with the keys of the end that sealed it: both ends' are in
 // the same process.
-func (r *exploreRun) peek(packet []byte, known []*Generation) (wire.Type, []byte) {
+func (r *exploreRun) peek(packet []byte, known []*KeySet) (wire.Type, []byte) {
 	index := binary.LittleEndian.Uint32(packet)
 	for _, g := range known {
 		if g.index != index {
@@ -580,7 +580,7 @@ func (r *exploreRun) peek(packet []byte, known []*Generation) (wire.Type, []byte
 }
 
 // sent enters a packet in the books and among the packets of the exploration.
-func (r *exploreRun) sent(data []byte, known []*Generation, messages map[[4]byte]exploreTopic) {
+func (r *exploreRun) sent(data []byte, known []*KeySet, messages map[[4]byte]exploreTopic) {
 	s := r.end.session
 	h, err := wire.ParseHeader(data)
 	if err != nil {
@@ -778,7 +778,7 @@ func (l *exploreLocal) putIndex(index uint32) {
 	l.put(slot)
 }
 
-func (l *exploreLocal) putChild(g *Generation) {
+func (l *exploreLocal) putChild(g *KeySet) {
 	if g == nil {
 		l.put(0)
 		return
@@ -837,7 +837,7 @@ func TestExploreKnowsWhatItCompares(t *testing.T) {
 	}{
 		{reflect.TypeFor[subsessionOffer](), "generation keys kk psk message answer secrets child refused never tries next sealed"},
 		{reflect.TypeFor[subsessionReply](), "question answered kk1 noise secrets child"},
-		{reflect.TypeFor[Generation](), "session number index sender receive binding window failed started lastOpened readOnly"},
+		{reflect.TypeFor[KeySet](), "session number index sender receive binding window failed started lastOpened readOnly"},
 	} {
 		for i := range known.of.NumField() {
 			if name := known.of.Field(i).Name; !slices.Contains(strings.Fields(known.fields), name) {

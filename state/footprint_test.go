@@ -14,7 +14,7 @@ func TestSessionKeepsToItsSizeClass(t *testing.T) {
 		size, most uintptr
 	}{
 		{"Session", unsafe.Sizeof(Session{}), 576 - header},
-		{"Generation", unsafe.Sizeof(Generation{}), 160},
+		{"Generation", unsafe.Sizeof(KeySet{}), 160},
 		{"waypoint", unsafe.Sizeof(waypoint{}), 96},
 	} {
 		if row.size > row.most {

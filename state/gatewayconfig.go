@@ -17,7 +17,7 @@ type GatewayConfig struct {
 	Tolerance time.Duration
 	// Wall returns the time that clients' times are compared with, and that they are
 	// told, at a time of the clock that all else goes by. nil means the same.
-	Wall func(now time.Time) time.Time
+	WallClock func(now time.Time) time.Time
 	// Admit says who may have a session; nil admits everybody. It is asked once
 	// the client has proved its identity to hold the credential.
 	Admit func(identity.PublicKey) bool
@@ -25,21 +25,21 @@ type GatewayConfig struct {
 	// handshakes have a budget of their own. May be nil.
 	Trusted func(netip.Addr) bool
 	// Taken says which receiver indexes name sessions or are otherwise in use.
-	Taken func(uint32) bool
+	IndexInUse func(uint32) bool
 	// Full says that no session may be added; hellos are then answered Busy. May
 	// be nil.
 	Full func() bool
 	// Delay says how long a packet of a handshake that comes now is going to wait
 	// before it is looked at; no Busy names less. May be nil.
-	Delay func() time.Duration
+	QueueDelay func() time.Duration
 
-	MaxRecords    int           // 0 means 65,536
-	RecordTTL     time.Duration // 0 means 90 s
-	MaxEarlyBytes int           // 0 means 64 MiB
-	TriesASecond  int           // of Handshake 1, above which cookies are asked for; 0 means 500
-	Rate          float64       // handshakes a second and source; 0 means 20
-	Burst         int           // 0 means 40
-	TrustedRate   float64       // for gateways of the directory; 0 means 1,000
+	MaxHandshakes   int           // 0 means 65,536
+	HandshakeTTL    time.Duration // 0 means 90 s
+	MaxEarlyBytes   int           // 0 means 64 MiB
+	CookieThreshold int           // of Handshake 1, above which cookies are asked for; 0 means 500
+	Rate            float64       // handshakes a second and source; 0 means 20
+	Burst           int           // 0 means 40
+	TrustedRate     float64       // for gateways of the directory; 0 means 1,000
 
 	Session SessionConfig
 }
@@ -47,16 +47,16 @@ type GatewayConfig struct {
 func (c *GatewayConfig) tolerance() time.Duration { return or(c.Tolerance, 30*time.Second) }
 
 func (c *GatewayConfig) wall(now time.Time) time.Time {
-	if c.Wall == nil {
+	if c.WallClock == nil {
 		return now
 	}
-	return c.Wall(now)
+	return c.WallClock(now)
 }
 
 func (c *GatewayConfig) maxEarlyBytes() int       { return or(c.MaxEarlyBytes, 64<<20) }
-func (c *GatewayConfig) maxRecords() int          { return or(c.MaxRecords, 1<<16) }
-func (c *GatewayConfig) recordTTL() time.Duration { return or(c.RecordTTL, 90*time.Second) }
-func (c *GatewayConfig) triesASecond() int        { return or(c.TriesASecond, 500) }
+func (c *GatewayConfig) maxRecords() int          { return or(c.MaxHandshakes, 1<<16) }
+func (c *GatewayConfig) recordTTL() time.Duration { return or(c.HandshakeTTL, 90*time.Second) }
+func (c *GatewayConfig) triesASecond() int        { return or(c.CookieThreshold, 500) }
 
 // or returns v, or the default where v is zero.
 func or[T comparable](v, byDefault T) T {

@@ -96,7 +96,7 @@ func readPairs(r *snapshot.Reader) map[kem.ID]*kem.KeyPair {
 // learns by a Reset, within a round trip, to begin anew. So does one whose final Ack
 // was lost, and finds its session there. Of the records that a flood leaves, only the
 // newest go along: what clients still wait for is among these.
-func (h *Handshakes) Write(w *snapshot.Writer) {
+func (h *ResponderTable) Write(w *snapshot.Writer) {
 	secrets := h.jar.Secrets()
 	defer secrets.Wipe()
 	w.Time(secrets.Start)
@@ -116,7 +116,7 @@ func (h *Handshakes) Write(w *snapshot.Writer) {
 // newest returns the records that go along, oldest first: those that came last, as
 // far as they take no more than so many bytes, and of these that failed only what
 // there is room for behind those that wait.
-func (h *Handshakes) newest(bytes int) (records []*record) {
+func (h *ResponderTable) newest(bytes int) (records []*record) {
 	for _, queue := range []*list.List{h.waiting, h.failed} {
 		for e := queue.Back(); e != nil; e = e.Prev() {
 			r := e.Value.(*record)
@@ -132,7 +132,7 @@ func (h *Handshakes) newest(bytes int) (records []*record) {
 
 // Read takes over what Write wrote. Records whose KEM key is not there any more, and
 // those beyond the bound, are left out.
-func (h *Handshakes) Read(r *snapshot.Reader) error {
+func (h *ResponderTable) Read(r *snapshot.Reader) error {
 	secrets := cookie.Secrets{Start: r.Time()}
 	defer secrets.Wipe()
 	for _, to := range []**[32]byte{&secrets.Present, &secrets.Last} {
@@ -175,7 +175,7 @@ func (r *record) write(w *snapshot.Writer) {
 	w.Blob(r.response)
 }
 
-func (h *Handshakes) readRecord(from *snapshot.Reader) (r *record, until time.Time) {
+func (h *ResponderTable) readRecord(from *snapshot.Reader) (r *record, until time.Time) {
 	r = &record{store: h, index: from.Uint32(), assembler: parts.Assembler{Limit: parts.MaxHandshake}}
 	from.Fixed(r.hello[:])
 	from.Fixed(r.salt[:])

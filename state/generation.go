@@ -13,7 +13,7 @@ import (
 // Generation is one set of keys of a session with the receiver index that names
 // it: generation 0 comes from the handshake, each later one from a subsession.
 // Only the owner of the session uses it.
-type Generation struct {
+type KeySet struct {
 	session *Session
 	number  uint32
 	index   uint32
@@ -28,12 +28,12 @@ type Generation struct {
 	readOnly   bool // demoted: opens, does not seal
 }
 
-func newGeneration(s *Session, number, index uint32, keys *keySet) *Generation {
+func newKeySet(s *Session, number, index uint32, keys *transportKeys) *KeySet {
 	send, receive := &keys.c2g, &keys.g2c
 	if s.role == RoleGateway {
 		send, receive = receive, send
 	}
-	return &Generation{
+	return &KeySet{
 		session: s,
 		number:  number,
 		index:   index,
@@ -45,8 +45,8 @@ func newGeneration(s *Session, number, index uint32, keys *keySet) *Generation {
 
 // Foresee reads what the next packet of the generation needs first, so that it is in the
 // processor's cache by then. What it returns says nothing.
-func (g *Generation) Foresee() uint64 {
-	n := g.failed + uint64(g.session.suite) + uint64(g.session.restAt.Nanosecond())
+func (g *KeySet) Prefetch() uint64 {
+	n := g.failed + uint64(g.session.suite) + uint64(g.session.compactAt.Nanosecond())
 	if g.receive.IsExpanded() {
 		n++
 	}
@@ -54,13 +54,13 @@ func (g *Generation) Foresee() uint64 {
 }
 
 // Session returns the session that the generation belongs to.
-func (g *Generation) Session() *Session { return g.session }
+func (g *KeySet) Session() *Session { return g.session }
 
 // Number returns the generation's number, which counts from 0.
-func (g *Generation) Number() uint32 { return g.number }
+func (g *KeySet) Number() uint32 { return g.number }
 
 // Index returns the receiver index that names the generation.
-func (g *Generation) Index() uint32 { return g.index }
+func (g *KeySet) Index() uint32 { return g.index }
 
 // Open opens a packet of level 0 that bears the generation's index, in place: it
 // checks the replay window, opens, marks, and then lets the session learn from
@@ -71,13 +71,13 @@ func (g *Generation) Index() uint32 { return g.index }
 // Errors: those of state/replay, seal.ErrOpen, those of wire.ParseBody, ErrLevel,
 // ErrMisplaced, ErrClosed. After an error before the tag held, nothing has
 // changed but the count of failures.
-func (g *Generation) Open(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
+func (g *KeySet) Open(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
 	h, err := wire.ParseHeader(packet)
 	if err != nil {
 		return 0, nil, err
 	}
 	if h.Level != wire.LevelTransport || h.ReceiverIdx != g.index {
-		return 0, nil, ErrLevel
+		return 0, nil, ErrWrongLevel
 	}
 	if err := g.window.Check(h.Sequence); err != nil {
 		return 0, nil, err
@@ -96,29 +96,29 @@ func (g *Generation) Open(now time.Time, packet []byte, from path.Path, out *Out
 		return 0, nil, err
 	}
 	if !t.Allowed(wire.LevelTransport, s.role.receives()) {
-		return 0, nil, ErrMisplaced
+		return 0, nil, ErrUnexpectedMessage
 	}
 	return t, content, nil
 }
 
 // worn reports whether the keys have done so much that new ones are due.
-func (g *Generation) worn(limit uint64) bool {
+func (g *KeySet) needsRekey(limit uint64) bool {
 	return g.sender.Sealed() >= limit || g.failed >= limit
 }
 
 // spent reports whether the keys may not be used any more.
-func (g *Generation) spent() bool {
+func (g *KeySet) exhausted() bool {
 	return g.sender.Sealed() >= MaxPackets || g.failed >= MaxPackets
 }
 
 // rest gives back what only a session in use needs.
-func (g *Generation) rest() {
-	g.window.Rest()
-	g.sender.key.Rest()
-	g.receive.Rest()
+func (g *KeySet) compact() {
+	g.window.Compact()
+	g.sender.key.Compact()
+	g.receive.Compact()
 }
 
-func (g *Generation) wipe() {
+func (g *KeySet) wipe() {
 	g.sender.key.Wipe()
 	g.receive.Wipe()
 	clear(g.binding[:])

@@ -42,7 +42,7 @@ func (s *HandshakeStats) Add(o *HandshakeStats) {
 
 // Handshakes is a gateway shard's store of handshake records and answers every
 // packet of a handshake. It has one owner and no lock.
-type Handshakes struct {
+type ResponderTable struct {
 	config  *GatewayConfig
 	mac     *cookie.MAC1Key
 	jar     *cookie.Jar
@@ -75,7 +75,7 @@ func newBudgets(now time.Time, rate float64, burst int, seed uint64) budgets {
 }
 
 // NewHandshakes returns an empty store.
-func NewHandshakes(now time.Time, config *GatewayConfig) (*Handshakes, error) {
+func NewResponderTable(now time.Time, config *GatewayConfig) (*ResponderTable, error) {
 	private, public := config.Identity.X25519()
 	config.Session.Static.Private, config.Session.Static.Public = private, public
 	seed, err := randomIndex(config.Session.Rand)
@@ -84,7 +84,7 @@ func NewHandshakes(now time.Time, config *GatewayConfig) (*Handshakes, error) {
 	}
 	rate, burst := or(config.Rate, 20), or(config.Burst, 40)
 	trusted := or(config.TrustedRate, 1000)
-	return &Handshakes{
+	return &ResponderTable{
 		config:   config,
 		mac:      cookie.NewMAC1Key(config.Identity.Public()),
 		jar:      cookie.NewJar(config.Session.Rand),
@@ -100,20 +100,20 @@ func NewHandshakes(now time.Time, config *GatewayConfig) (*Handshakes, error) {
 
 // SessionConfig returns the configuration of the sessions that come of handshakes,
 // for those that are read.
-func (h *Handshakes) SessionConfig() *SessionConfig { return &h.config.Session }
+func (h *ResponderTable) SessionConfig() *SessionConfig { return &h.config.Session }
 
 // Len returns the number of records.
-func (h *Handshakes) Len() int { return h.count }
+func (h *ResponderTable) Len() int { return h.count }
 
 // Has reports whether an index names a record.
-func (h *Handshakes) Has(index uint32) bool { return h.records[index] != nil }
+func (h *ResponderTable) Has(index uint32) bool { return h.records[index] != nil }
 
 // MAC1 returns the key of clear packets' trailers.
-func (h *Handshakes) MAC1() *cookie.MAC1Key { return h.mac }
+func (h *ResponderTable) MAC1() *cookie.MAC1Key { return h.mac }
 
 // Clear handles a packet of level 2. The caller has checked its size; MAC1 is
 // checked here, before anything else. An error says that nothing was answered.
-func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Output) error {
+func (h *ResponderTable) HandleClear(now time.Time, packet []byte, from path.Path, out *Output) error {
 	t, content, err := h.readClear(now, packet, from, out)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (h *Handshakes) Clear(now time.Time, packet []byte, from path.Path, out *Ou
 
 // readClear returns what is in a packet of level 2. It answers a hello of another
 // version; nothing else is.
-func (h *Handshakes) readClear(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
+func (h *ResponderTable) readClear(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
 	if !h.mac.Verify(packet) {
 		return 0, nil, ErrMAC1
 	}
@@ -145,7 +145,7 @@ func (h *Handshakes) readClear(now time.Time, packet []byte, from path.Path, out
 		return 0, nil, err
 	}
 	if !header.Allows(t, wire.ToGateway) {
-		return 0, nil, ErrMisplaced
+		return 0, nil, ErrUnexpectedMessage
 	}
 	return t, content, nil
 }
@@ -158,7 +158,7 @@ func readHello(packet, content []byte, from path.Path) (wire.ClientHello, error)
 	return wire.ParseClientHello(content)
 }
 
-func (h *Handshakes) countFirst(opened bool, err error) {
+func (h *ResponderTable) countFirst(opened bool, err error) {
 	switch {
 	case opened:
 		h.Stats.Opened++
@@ -176,7 +176,7 @@ func short(packet []byte, from path.Path) bool {
 
 // Sealed handles a packet of level 1, Handshake 3. It returns the session that it
 // makes, with the transport packets that came before it, in their order.
-func (h *Handshakes) Sealed(now time.Time, packet []byte, out *Output) (*Session, []Packet, error) {
+func (h *ResponderTable) HandleHandshake3(now time.Time, packet []byte, out *Output) (*Session, []Packet, error) {
 	index, _ := wire.ReceiverIdx(packet)
 	err := error(ErrStale)
 	for r := h.records[index]; r != nil; r = r.sibling {
@@ -195,12 +195,12 @@ func (h *Handshakes) Sealed(now time.Time, packet []byte, out *Output) (*Session
 }
 
 // Keep holds a transport packet for a session whose Handshake 3 is on its way.
-func (h *Handshakes) Keep(packet []byte, from path.Path) error {
+func (h *ResponderTable) BufferEarly(packet []byte, from path.Path) error {
 	index, _ := wire.ReceiverIdx(packet)
 	err := error(ErrStale)
 	for r := h.records[index]; r != nil; r = r.sibling {
 		if !r.from(from) {
-			err = ErrSource
+			err = ErrWrongSource
 		} else if err = r.keep(packet, from); err == nil {
 			return nil
 		}
@@ -209,13 +209,13 @@ func (h *Handshakes) Keep(packet []byte, from path.Path) error {
 }
 
 // Tick forgets records whose time is up.
-func (h *Handshakes) Tick(now time.Time) {
+func (h *ResponderTable) Tick(now time.Time) {
 	for h.TickOne(now) {
 	}
 }
 
 // TickOne is Tick for one record, and reports whether there was one.
-func (h *Handshakes) TickOne(now time.Time) bool {
+func (h *ResponderTable) TickOne(now time.Time) bool {
 	r, ok := h.timers.Pop(now)
 	if !ok {
 		return false
@@ -228,11 +228,11 @@ func (h *Handshakes) TickOne(now time.Time) bool {
 }
 
 // Next returns when Tick has something to do; zero means never.
-func (h *Handshakes) Next() time.Time { return h.timers.Next() }
+func (h *ResponderTable) Next() time.Time { return h.timers.Next() }
 
 // hello handles a ClientHello in the order of section 4, each step cheaper than
 // the next.
-func (h *Handshakes) hello(now time.Time, packet, content []byte, from path.Path, out *Output) error {
+func (h *ResponderTable) hello(now time.Time, packet, content []byte, from path.Path, out *Output) error {
 	hello, err := readHello(packet, content, from)
 	if err != nil {
 		return err
@@ -240,7 +240,7 @@ func (h *Handshakes) hello(now time.Time, packet, content []byte, from path.Path
 	h.Stats.Hellos++
 	if clockOff(h.config.wall(now), hello.Seconds()) > h.config.tolerance() {
 		h.reject(now, hello.ReceiverIdx, wire.RejectClock, from, out)
-		return ErrClock
+		return ErrClockSkew
 	}
 	if r := h.find(&hello, from); r != nil {
 		h.Stats.Repeated++
@@ -275,7 +275,7 @@ func clockOff(now time.Time, seconds uint64) time.Duration {
 }
 
 // choose returns the KEM key and the AEAD for a hello, or why there is none.
-func (h *Handshakes) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Suite, wire.RejectCode) {
+func (h *ResponderTable) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Suite, wire.RejectCode) {
 	if !h.config.KEMs.Offered(kem.ID(hello.KEM)) {
 		return nil, 0, wire.RejectKEM
 	}
@@ -292,7 +292,7 @@ func (h *Handshakes) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Suite, 
 }
 
 // load decides whether the hello has to come back later, or with a cookie.
-func (h *Handshakes) load(now time.Time, hello *wire.ClientHello, from path.Path) *wire.Busy {
+func (h *ResponderTable) load(now time.Time, hello *wire.ClientHello, from path.Path) *wire.Busy {
 	h.roll(now)
 	source := from.Peer.Addr()
 	if h.config.Full != nil && h.config.Full() {
@@ -321,7 +321,7 @@ func (h *Handshakes) load(now time.Time, hello *wire.ClientHello, from path.Path
 }
 
 // crowded reports whether every hello needs a cookie now.
-func (h *Handshakes) crowded() bool {
+func (h *ResponderTable) crowded() bool {
 	return h.count > h.config.maxRecords()/2 || max(h.tries, h.triesLast) > h.config.triesASecond()
 }
 
@@ -331,9 +331,9 @@ const fullWait = time.Second
 
 // busy says to come back after wait, or once what waits now has been worked off,
 // where that takes longer.
-func (h *Handshakes) busy(wait time.Duration) *wire.Busy {
-	if h.config.Delay != nil {
-		wait = max(wait, h.config.Delay())
+func (h *ResponderTable) busy(wait time.Duration) *wire.Busy {
+	if h.config.QueueDelay != nil {
+		wait = max(wait, h.config.QueueDelay())
 	}
 	return &wire.Busy{RetryAfterMillis: millis(wait)}
 }
@@ -341,7 +341,7 @@ func (h *Handshakes) busy(wait time.Duration) *wire.Busy {
 func millis(d time.Duration) uint32 { return uint32((d + time.Millisecond - 1) / time.Millisecond) }
 
 // roll starts a new second of counting tries.
-func (h *Handshakes) roll(now time.Time) {
+func (h *ResponderTable) roll(now time.Time) {
 	if second := now.Unix(); second != h.second {
 		h.triesLast = 0
 		if second == h.second+1 {
@@ -351,10 +351,10 @@ func (h *Handshakes) roll(now time.Time) {
 	}
 }
 
-func (h *Handshakes) triedFirst() { h.tries++ }
+func (h *ResponderTable) triedFirst() { h.tries++ }
 
 // open stores a record and answers with its Ack.
-func (h *Handshakes) open(now time.Time, hello *wire.ClientHello, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
+func (h *ResponderTable) open(now time.Time, hello *wire.ClientHello, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
 	if h.count >= h.config.maxRecords() {
 		h.evict()
 	}
@@ -381,7 +381,7 @@ func (h *Handshakes) open(now time.Time, hello *wire.ClientHello, pair *kem.KeyP
 }
 
 // store adds a record that waits for Handshake 1.
-func (h *Handshakes) store(r *record, until time.Time) {
+func (h *ResponderTable) store(r *record, until time.Time) {
 	r.timer.Value = r
 	r.sibling = h.records[r.index]
 	h.records[r.index] = r
@@ -391,7 +391,7 @@ func (h *Handshakes) store(r *record, until time.Time) {
 }
 
 // requeue moves a record to the end of another queue.
-func (h *Handshakes) requeue(r *record, to *list.List) {
+func (h *ResponderTable) requeue(r *record, to *list.List) {
 	if r.place != nil {
 		r.queue.Remove(r.place)
 	}
@@ -399,7 +399,7 @@ func (h *Handshakes) requeue(r *record, to *list.List) {
 }
 
 // evict makes room: failed records go first, then idle ones, then the oldest.
-func (h *Handshakes) evict() {
+func (h *ResponderTable) evict() {
 	for _, queue := range []*list.List{h.failed, h.done, h.waiting, h.opened} {
 		if oldest := queue.Front(); oldest != nil {
 			h.Stats.Evicted++
@@ -409,7 +409,7 @@ func (h *Handshakes) evict() {
 	}
 }
 
-func (h *Handshakes) remove(r *record) {
+func (h *ResponderTable) remove(r *record) {
 	h.timers.Set(&r.timer, time.Time{})
 	r.queue.Remove(r.place)
 	r.takeEarly()
@@ -427,7 +427,7 @@ func (h *Handshakes) remove(r *record) {
 	}
 }
 
-func (h *Handshakes) reject(now time.Time, index uint32, code wire.RejectCode, to path.Path, out *Output) {
+func (h *ResponderTable) reject(now time.Time, index uint32, code wire.RejectCode, to path.Path, out *Output) {
 	h.Stats.Rejects[code]++
 	m := wire.Reject{Code: code, GatewaySeconds: uint64(h.config.wall(now).Unix())}
 	out.send(to, clearPacket(h.mac, index, wire.TypeReject, &m))
@@ -435,7 +435,7 @@ func (h *Handshakes) reject(now time.Time, index uint32, code wire.RejectCode, t
 
 // rejectVersion answers a hello of another version, which has the receiver_index
 // where this version has it.
-func (h *Handshakes) rejectVersion(now time.Time, packet []byte, from path.Path, out *Output) error {
+func (h *ResponderTable) rejectVersion(now time.Time, packet []byte, from path.Path, out *Output) error {
 	header, err := wire.ParseHeader(packet)
 	if err != nil || header.ReceiverIdx != 0 || short(packet, from) {
 		return wire.ErrVersion
@@ -447,7 +447,7 @@ func (h *Handshakes) rejectVersion(now time.Time, packet []byte, from path.Path,
 
 // Refuse handles a packet of level 2 while the gateway shuts down: a hello that is
 // one gets a Reject, everything else is dropped.
-func (h *Handshakes) Refuse(now time.Time, packet []byte, from path.Path, out *Output) error {
+func (h *ResponderTable) RejectShutdown(now time.Time, packet []byte, from path.Path, out *Output) error {
 	t, content, err := h.readClear(now, packet, from, out)
 	if err != nil {
 		return err
@@ -464,6 +464,6 @@ func (h *Handshakes) Refuse(now time.Time, packet []byte, from path.Path, out *O
 }
 
 // Reset builds a Reset for an index that nobody knows (section 11).
-func (h *Handshakes) Reset(index uint32) []byte {
+func (h *ResponderTable) Reset(index uint32) []byte {
 	return clearPacket(h.mac, index, wire.TypeReset, &wire.Reset{})
 }

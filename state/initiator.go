@@ -189,14 +189,14 @@ func (i *initiator) handle(now time.Time, h wire.Header, packet []byte, out *Out
 	case wire.LevelHandshake:
 		return advice{}, i.handleReply(now, packet, out)
 	case wire.LevelTransport: // no gateway has keys for one yet
-		return advice{}, ErrLevel
+		return advice{}, ErrWrongLevel
 	}
 	t, content, err := wire.ParseBody(wire.Body(packet))
 	if err != nil {
 		return advice{}, err
 	}
 	if !t.Allowed(wire.LevelClear, wire.ToClient) {
-		return advice{}, ErrMisplaced
+		return advice{}, ErrUnexpectedMessage
 	}
 	switch t {
 	case wire.TypeAck:
@@ -211,7 +211,7 @@ func (i *initiator) handle(now time.Time, h wire.Header, packet []byte, out *Out
 		r, err := wire.ParseReject(content)
 		return advice{reject: &r}, err
 	}
-	return advice{}, ErrMisplaced
+	return advice{}, ErrUnexpectedMessage
 }
 
 // advice is what a gateway says in clear.
@@ -401,7 +401,7 @@ func (i *initiator) finish(now time.Time, suite seal.Suite, psk, c2g *[32]byte, 
 	c := &confirmation{packet: packet, retry: backoff{rand: i.config.Rand}, until: now.Add(i.config.deadline())}
 	c.retry.start(now, i.config.RTT)
 	i.session.confirm = c
-	i.session.plan()
+	i.session.reschedule()
 	out.send(i.config.Path, append([]byte(nil), packet...))
 	i.wipe()
 	return nil
@@ -441,7 +441,7 @@ func handshakeMessage(body []byte, d wire.Direction) ([]byte, error) {
 		return nil, err
 	}
 	if t != wire.TypeHandshake || !t.Allowed(wire.LevelHandshake, d) {
-		return nil, ErrMisplaced
+		return nil, ErrUnexpectedMessage
 	}
 	part, err := wire.ParsePart(content)
 	if err != nil {

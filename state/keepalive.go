@@ -42,7 +42,7 @@ func (s *Session) SetKeepalive(now time.Time, longest time.Duration) {
 	q.longest = longest
 	if at := now.Add(longest / keepaliveLooks); at.Before(q.at) {
 		q.at = at
-		s.sooner(at)
+		s.scheduleAt(at)
 	}
 }
 
@@ -69,12 +69,12 @@ func (s *Session) tickKeepalive(now time.Time, out *Output) {
 	unanswered := q.pinged && q.unused < keepaliveLooks
 	switch {
 	case unheard && (unanswered || q.unused == 0):
-		s.Doubt(now, out)
+		s.CheckLiveness(now, out)
 		q.unused, q.pinged = 0, false
 	case q.unused >= looks:
 		s.Ping(now, wire.MinPingPacket, out)
 		q.unused, q.pinged = 0, true
-		out.event(Event{Kind: KeptAlive, Session: s})
+		out.event(Event{Kind: KeepaliveSent, Session: s})
 	}
 	q.sealed = s.current.sender.Sealed()
 	q.at = now.Add(q.longest / keepaliveLooks)

@@ -29,7 +29,7 @@ func runKeepalive(c *clientEnd, g *gatewayEnd, from, to time.Duration, deliver b
 		c.tick(now)
 		packets := c.take()
 		for _, e := range c.events {
-			if e.Kind == Silent {
+			if e.Kind == PeerUnresponsive {
 				silent = append(silent, at)
 			}
 		}

@@ -28,24 +28,24 @@ const (
 )
 
 // keySet is what the root of one generation gives.
-type keySet struct {
+type transportKeys struct {
 	c2g, g2c [32]byte // transport keys, by direction
 	binding  [32]byte
 }
 
-func newKeySet(root *[32]byte) keySet {
-	return keySet{
+func deriveTransportKeys(root *[32]byte) transportKeys {
+	return transportKeys{
 		c2g:     kdf.DeriveKey(contextTransportC2G, root[:]),
 		g2c:     kdf.DeriveKey(contextTransportG2C, root[:]),
 		binding: kdf.DeriveKey(contextBinding, root[:]),
 	}
 }
 
-func (k *keySet) wipe() { *k = keySet{} }
+func (k *transportKeys) wipe() { *k = transportKeys{} }
 
 // firstSecrets is what the handshake's root gives for the whole session.
 type firstSecrets struct {
-	keys     keySet
+	keys     transportKeys
 	exporter [32]byte
 	seed     [32]byte // of the first subsession
 }
@@ -57,7 +57,7 @@ func deriveFirst(split *noise.Split, psk, kpq *[32]byte) firstSecrets {
 	defer clear(psk[:])
 	defer split.Wipe()
 	return firstSecrets{
-		keys:     newKeySet(&root),
+		keys:     deriveTransportKeys(&root),
 		exporter: kdf.DeriveKey(contextExporter, root[:]),
 		seed:     kdf.DeriveKey(contextSubsessionSeed, kpq[:], root[:]),
 	}
@@ -71,12 +71,12 @@ type subsessionSecrets struct {
 	ss    [32]byte // of the ML-KEM-768 exchange inside
 }
 
-func (s *subsessionSecrets) child(index uint32) keySet {
+func (s *subsessionSecrets) child(index uint32) transportKeys {
 	var idx [4]byte
 	binary.LittleEndian.PutUint32(idx[:], index)
 	root := kdf.DeriveKey(contextRoot, s.split.InitiatorToResponder[:], s.split.ResponderToInitiator[:], s.psk[:], s.split.Hash[:], s.ss[:], idx[:])
 	defer clear(root[:])
-	return newKeySet(&root)
+	return deriveTransportKeys(&root)
 }
 
 func (s *subsessionSecrets) nextSeed(seed *[32]byte) [32]byte {

@@ -227,9 +227,9 @@ func TestAppendixSubsession(t *testing.T) {
 	}
 
 	// SubsessionReady is the first packet on the child.
-	session := &Session{role: RoleClient, suite: seal.AES256GCM, config: &SessionConfig{}, current: &Generation{}}
+	session := &Session{role: RoleClient, suite: seal.AES256GCM, config: &SessionConfig{}, current: &KeySet{}}
 	session.route.set(gatewayAt)
-	child := newGeneration(session, 1, 0x05060708, &keys)
+	child := newKeySet(session, 1, 0x05060708, &keys)
 	var out Output
 	session.sendOn(child, wire.TypeSubsessionReady, &wire.SubsessionReady{Generation: 1}, &out)
 	equalHex(t, "SubsessionReady", out.Packets[0].Data, "080706050000000000000000add639fd62db1024e67e9089b5b5508f49e93a97dd704f19da44")

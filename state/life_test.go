@@ -48,7 +48,7 @@ func TestIdleSessionsGo(t *testing.T) {
 		g.handle(end.Add(-time.Nanosecond), damaged, clientAt)
 		g.tick(end)
 		c.tick(end)
-		if g.sessions.Len() != 0 || g.sessions.Find(index) != nil || len(g.closed) != 1 || !errors.Is(g.closed[0], ErrIdle) {
+		if g.sessions.Len() != 0 || g.sessions.Find(index) != nil || len(g.closed) != 1 || !errors.Is(g.closed[0], ErrIdleTimeout) {
 			t.Errorf("ttl %v: the gateway has %d sessions, closed %v", ttl, g.sessions.Len(), g.closed)
 		}
 		if c.session.Phase() != Ended || !c.next().IsZero() {
@@ -73,15 +73,15 @@ func TestDoubt(t *testing.T) {
 		}
 		c.kinds()
 		within := max(300*time.Millisecond, 4*rtt)
-		c.session.Doubt(epoch, &c.out)
-		c.session.Doubt(epoch, &c.out) // once is enough
+		c.session.CheckLiveness(epoch, &c.out)
+		c.session.CheckLiveness(epoch, &c.out) // once is enough
 		pings, now := len(c.take()), epoch
 		for len(c.events) == 0 && now.Before(epoch.Add(time.Hour)) {
 			now = c.next()
 			c.tick(now)
 			pings += len(c.take())
 		}
-		if got := fmt.Sprint(c.kinds()); got != fmt.Sprint([]EventKind{Silent}) || pings != 3 {
+		if got := fmt.Sprint(c.kinds()); got != fmt.Sprint([]EventKind{PeerUnresponsive}) || pings != 3 {
 			t.Errorf("RTT %v: %d Pings and events %v", rtt, pings, got)
 		}
 		if silent := now.Sub(epoch); silent < within-time.Millisecond || silent > within+time.Millisecond {
@@ -91,7 +91,7 @@ func TestDoubt(t *testing.T) {
 			t.Error("a silent session is given up")
 		}
 		// Any authentic packet ends the doubt.
-		c.session.Doubt(now, &c.out)
+		c.session.CheckLiveness(now, &c.out)
 		c.take()
 		sendData(t, g.only(), &g.out, "here")
 		down(now.Add(within/2), c, g)
@@ -185,7 +185,7 @@ func TestCloseOnAnyKeys(t *testing.T) {
 		if g.sessions.Len() != 0 || s.Phase() != Ended || s.seed != [32]byte{} || s.exporter != [32]byte{} {
 			t.Error("the session is not ended, or not wiped")
 		}
-		for _, k := range []*Generation{s.current} {
+		for _, k := range []*KeySet{s.current} {
 			if _, ok := fingerprintOf(k.receive); ok {
 				t.Error("a key is left")
 			}
@@ -194,7 +194,7 @@ func TestCloseOnAnyKeys(t *testing.T) {
 			t.Errorf("a closed session sends: %v", err)
 		}
 		s.Tick(epoch.Add(time.Hour), &g.out)
-		s.AskForSubsession(epoch.Add(time.Hour), &g.out)
+		s.RequestRekey(epoch.Add(time.Hour), &g.out)
 		s.Close(wire.CloseDone, "again", &g.out)
 		if len(g.out.Packets)+len(g.out.Events) != 0 {
 			t.Error("a closed session goes on")

@@ -65,22 +65,22 @@ func (s *Session) Fits(n int) bool {
 
 // Unsearched reports whether a packet of n bytes is one that a search has to be begun
 // for: nobody knows yet whether it passes. It is safe for any goroutine.
-func (s *Session) Unsearched(n int) bool { return n > basePacket && s.maxPacket.Load() == 0 }
+func (s *Session) NeedsMTUProbe(n int) bool { return n > basePacket && s.maxPacket.Load() == 0 }
 
 // Look begins the search if a large packet was asked for and the peer's terms are known.
 // Where packets come in, the session looks by itself. Who only sends large ones has to
 // make it look: if the path drops them all, nothing ever comes in. Over TCP there is
 // nothing to find.
-func (s *Session) Look(now time.Time, out *Output) {
+func (s *Session) MaybeProbeMTU(now time.Time, out *Output) {
 	if s.mtu == nil && s.large.Load() && s.terms != (Terms{}) && s.Path().Transport == path.UDP {
-		s.Search(now, s.config.MaxPacket, out)
+		s.ProbeMTU(now, s.config.MaxPacket, out)
 	}
 }
 
 // Search begins to look for the largest packet that fits the path, at most
 // largest bytes, and at a client no more than the gateway takes. A search under
 // way goes on.
-func (s *Session) Search(now time.Time, largest int, out *Output) {
+func (s *Session) ProbeMTU(now time.Time, largest int, out *Output) {
 	if most := int(s.terms.MaxDatagram); s.role == RoleClient && most > 0 {
 		largest = min(largest, most)
 	}
@@ -90,7 +90,7 @@ func (s *Session) Search(now time.Time, largest int, out *Output) {
 	s.mtu = &mtu{largest: largest, fits: basePacket}
 	s.maxPacket.Store(uint32(largest))
 	s.probe(now, largest, out)
-	s.plan()
+	s.reschedule()
 }
 
 // TooLarge tells the session that the system refused a packet of size bytes: it
@@ -105,7 +105,7 @@ func (s *Session) TooLarge(now time.Time, size int, out *Output) {
 	}
 	m.raiseAt = now.Add(raiseEvery)
 	s.advanceSearch(now, out)
-	s.plan()
+	s.reschedule()
 }
 
 func (s *Session) probe(now time.Time, size int, out *Output) {
@@ -127,7 +127,7 @@ func (s *Session) probed(now time.Time, token *[8]byte, out *Output) {
 	}
 	m.fits = max(m.fits, m.size)
 	s.advanceSearch(now, out)
-	s.plan()
+	s.reschedule()
 }
 
 // advanceSearch tries the next larger size, or settles on what fits.
@@ -219,6 +219,6 @@ func (s *Session) restartSearch(now time.Time, out *Output) {
 	if m := s.mtu; m != nil {
 		largest := m.largest
 		s.mtu = nil
-		s.Search(now, largest, out)
+		s.ProbeMTU(now, largest, out)
 	}
 }

@@ -43,7 +43,7 @@ func runNarrow(c *clientEnd, g *gatewayEnd, now time.Time, d time.Duration, limi
 func TestSearchFindsWhatFits(t *testing.T) {
 	for _, limit := range []int{1500, 1452, 1451, 1400, 1372, 1333, 1280, 1232} {
 		c, g := established(t)
-		c.session.Search(epoch, 1452, &c.out)
+		c.session.ProbeMTU(epoch, 1452, &c.out)
 		if got := c.session.MaxPacket(); got != 1452 {
 			t.Errorf("before anything is known: %d, want 1452", got)
 		}
@@ -65,7 +65,7 @@ func TestSearchFindsWhatFits(t *testing.T) {
 func TestSearchFollowsAPathThatChanges(t *testing.T) {
 	c, g := established(t)
 	limit := 1500
-	c.session.Search(epoch, 1452, &c.out)
+	c.session.ProbeMTU(epoch, 1452, &c.out)
 	now := runNarrow(c, g, epoch, time.Second, &limit)
 	if got := c.session.MaxPacket(); got != 1452 {
 		t.Fatalf("%d, want 1452", got)
@@ -94,16 +94,16 @@ func TestSearchFollowsAPathThatChanges(t *testing.T) {
 func TestDoubtOfTheSize(t *testing.T) {
 	c, g := established(t)
 	limit := 1500
-	c.session.Search(epoch, 1452, &c.out)
+	c.session.ProbeMTU(epoch, 1452, &c.out)
 	now := runNarrow(c, g, epoch, time.Second, &limit)
 	limit = 1300
-	c.session.Doubt(now, &c.out)
+	c.session.CheckLiveness(now, &c.out)
 	runNarrow(c, g, now, 5*time.Second, &limit)
 	if got := c.session.MaxPacket(); got != 1280 {
 		t.Errorf("after a doubt on a path that narrowed to 1300: %d, want 1280", got)
 	}
 	for _, e := range c.out.Events {
-		if e.Kind == Silent {
+		if e.Kind == PeerUnresponsive {
 			t.Error("the session is taken to be silent")
 		}
 	}
@@ -112,7 +112,7 @@ func TestDoubtOfTheSize(t *testing.T) {
 func TestSystemsRefusalIsBelieved(t *testing.T) {
 	c, g := established(t)
 	limit := 1400
-	c.session.Search(epoch, 1452, &c.out)
+	c.session.ProbeMTU(epoch, 1452, &c.out)
 	c.session.TooLarge(epoch, 1452, &c.out)
 	if got := c.session.MaxPacket(); got != basePacket {
 		t.Errorf("after a refusal: %d, want %d until more is known", got, basePacket)
@@ -126,7 +126,7 @@ func TestSystemsRefusalIsBelieved(t *testing.T) {
 func TestSilentPathSaysNothingOfSizes(t *testing.T) {
 	c, g := established(t)
 	limit := 0
-	c.session.Search(epoch, 1452, &c.out)
+	c.session.ProbeMTU(epoch, 1452, &c.out)
 	runNarrow(c, g, epoch, 20*time.Second, &limit)
 	if got := c.session.MaxPacket(); got != 1452 {
 		t.Errorf("%d, want 1452", got)

@@ -45,18 +45,18 @@ const (
 	// Moved: the session's packets now go to another path.
 	Moved
 	// Silent: nothing authentic came after a doubt; the session is probably lost.
-	Silent
+	PeerUnresponsive
 	// Closed: the session has ended, for Event.Reason.
 	Closed
 	// KeptAlive: a client has sent a Ping because it had sent nothing for so long.
-	KeptAlive
+	KeepaliveSent
 )
 
 // Event is something that the owner of a session has to know.
 type Event struct {
-	Kind       EventKind
-	Session    *Session
-	Generation *Generation
-	Index      uint32
-	Reason     error
+	Kind    EventKind
+	Session *Session
+	KeySet  *KeySet
+	Index   uint32
+	Reason  error
 }

@@ -44,7 +44,7 @@ var (
 // came and routes packets as a shard does.
 type gatewayEnd struct {
 	t          testing.TB
-	handshakes *Handshakes
+	handshakes *ResponderTable
 	sessions   *Sessions
 	out        Output
 	data       []string // contents of EncryptedData
@@ -74,10 +74,10 @@ func gatewayConfig(t testing.TB, seed uint64) *GatewayConfig {
 func newGatewayEnd(t testing.TB, config *GatewayConfig) *gatewayEnd {
 	t.Helper()
 	g := &gatewayEnd{t: t, sessions: NewSessions(), drops: map[string]int{}, nextIndex: 0x8000_0000}
-	config.Taken = func(index uint32) bool { return g.sessions.Find(index) != nil }
+	config.IndexInUse = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	config.Session.NewIndex = func() uint32 { g.nextIndex++; return g.nextIndex }
 	var err error
-	if g.handshakes, err = NewHandshakes(epoch, config); err != nil {
+	if g.handshakes, err = NewResponderTable(epoch, config); err != nil {
 		t.Fatal(err)
 	}
 	return g
@@ -91,9 +91,9 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 	}
 	switch h.Level {
 	case wire.LevelClear:
-		g.drop(g.handshakes.Clear(now, packet, from, &g.out))
+		g.drop(g.handshakes.HandleClear(now, packet, from, &g.out))
 	case wire.LevelHandshake:
-		s, early, err := g.handshakes.Sealed(now, packet, &g.out)
+		s, early, err := g.handshakes.HandleHandshake3(now, packet, &g.out)
 		g.drop(err)
 		if s != nil {
 			g.sessions.Add(s)
@@ -104,7 +104,7 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 	case wire.LevelTransport:
 		generation := g.sessions.Find(h.ReceiverIdx)
 		if generation == nil {
-			g.drop(g.handshakes.Keep(packet, from))
+			g.drop(g.handshakes.BufferEarly(packet, from))
 			return
 		}
 		t, content, err := generation.Open(now, packet, from, &g.out)
@@ -160,7 +160,7 @@ type clientEnd struct {
 	t        testing.TB
 	client   *Client
 	session  *Session
-	byIndex  map[uint32]*Generation
+	byIndex  map[uint32]*KeySet
 	out      Output
 	data     []string
 	events   []Event
@@ -181,7 +181,7 @@ func clientConfig(seed uint64) ClientConfig {
 
 func newClientEnd(t testing.TB, now time.Time, config ClientConfig) *clientEnd {
 	t.Helper()
-	c := &clientEnd{t: t, drops: map[string]int{}, byIndex: map[uint32]*Generation{}}
+	c := &clientEnd{t: t, drops: map[string]int{}, byIndex: map[uint32]*KeySet{}}
 	var err error
 	if c.client, err = NewClient(now, config, &c.out); err != nil {
 		t.Fatal(err)
@@ -232,9 +232,9 @@ func (c *clientEnd) settle() {
 	for _, e := range c.out.Events {
 		switch e.Kind {
 		case IndexAdded:
-			c.byIndex[e.Index] = e.Generation
+			c.byIndex[e.Index] = e.KeySet
 		case IndexRemoved:
-			if c.byIndex[e.Index] == e.Generation {
+			if c.byIndex[e.Index] == e.KeySet {
 				delete(c.byIndex, e.Index)
 			}
 		case Confirmed:
@@ -391,7 +391,7 @@ func TestRefusedIndex(t *testing.T) {
 	}
 	c.take()
 	refused := c.session.offer.child.index
-	if !c.session.RefuseIndex(epoch, &c.out) {
+	if !c.session.RejectIndex(epoch, &c.out) {
 		t.Fatal("nothing to refuse")
 	}
 	converse(epoch, c, g)

@@ -31,7 +31,7 @@ const (
 // record is a gateway's side of one handshake: what it knows of a client between
 // its hello and its session.
 type record struct {
-	store   *Handshakes
+	store   *ResponderTable
 	index   uint32
 	hello   [wire.HelloSize]byte
 	salt    [32]byte
@@ -81,7 +81,7 @@ func (r *record) answer(to path.Path, out *Output, packets ...[]byte) error {
 		total += len(p)
 	}
 	if r.first == nil && r.source.Transport == path.UDP && r.out+total > r.in {
-		return ErrAmplify
+		return ErrAmplification
 	}
 	r.out += total
 	for _, p := range packets {
@@ -97,7 +97,7 @@ func (r *record) sendAck(to path.Path, out *Output) error {
 // handleKKT answers a KKT request; the response is computed once.
 func (r *record) handleKKT(content []byte, size int, from path.Path, out *Output) error {
 	if r.keyID != 0 {
-		return ErrMisplaced
+		return ErrUnexpectedMessage
 	}
 	frame, err := wire.KKTFrame(content)
 	if err != nil {
@@ -142,7 +142,7 @@ func (r *record) handleFirst(now time.Time, content []byte, from path.Path, out 
 	sum := kdf.Hash(message)
 	if r.first != nil {
 		if sum != *r.first {
-			return ErrRepeated
+			return ErrDuplicate
 		}
 		return r.answer(from, out, bytes.Clone(r.second))
 	}
@@ -171,10 +171,10 @@ func (r *record) openFirst(message []byte) ([]byte, error) {
 	}
 	commitment := kdf.Hash(e[:])
 	if !bytes.Equal(commitment[:saltCommitmentLength], r.salt[8:]) {
-		return nil, ErrSalt
+		return nil, ErrSaltMismatch
 	}
 	if r.keyID == 0 && r.response == nil {
-		return nil, ErrMisplaced
+		return nil, ErrUnexpectedMessage
 	}
 	if r.noise == nil {
 		identity := r.store.config.Identity.Public()
@@ -191,7 +191,7 @@ func (r *record) openFirst(message []byte) ([]byte, error) {
 func (r *record) charge(now time.Time) error {
 	last := &r.tried[r.tries%triesPerSecond]
 	if !last.IsZero() && now.Sub(*last) < time.Second {
-		return ErrRate
+		return ErrRateLimited
 	}
 	*last = now
 	r.tries++
@@ -206,7 +206,7 @@ func (r *record) accept(now time.Time, payload []byte) error {
 	}
 	config := r.store.config
 	if off := opened.Time.Sub(config.wall(now)).Abs(); off > config.tolerance() {
-		return ErrClock
+		return ErrClockSkew
 	}
 	if config.Admit != nil && !config.Admit(opened.Client) {
 		return fmt.Errorf("%w: %s", ErrNotListed, opened.Client)
@@ -244,7 +244,7 @@ func (r *record) accept(now time.Time, payload []byte) error {
 func (r *record) handleThird(now time.Time, packet []byte, out *Output) (*Session, error) {
 	if r.session != nil {
 		if !bytes.Equal(packet, r.third) {
-			return nil, ErrRepeated
+			return nil, ErrDuplicate
 		}
 		if r.session.closed {
 			return nil, ErrClosed
@@ -253,7 +253,7 @@ func (r *record) handleThird(now time.Time, packet []byte, out *Output) (*Sessio
 		return nil, nil
 	}
 	if r.first == nil {
-		return nil, ErrMisplaced
+		return nil, ErrUnexpectedMessage
 	}
 	body, err := r.receive.Open(bytes.Clone(packet))
 	if err != nil {
@@ -280,7 +280,7 @@ func (r *record) finish(now time.Time, body []byte) error {
 	}
 	if static != r.static {
 		r.store.remove(r) // the Noise state is spent
-		return ErrCredential
+		return ErrStaticMismatch
 	}
 	r.session = newSession(now, &r.store.config.Session, &sessionSeed{
 		role:       RoleGateway,
@@ -299,7 +299,7 @@ func (r *record) finish(now time.Time, body []byte) error {
 // keep holds a transport packet that came before Handshake 3.
 func (r *record) keep(packet []byte, from path.Path) error {
 	if r.first == nil || r.session != nil {
-		return ErrMisplaced
+		return ErrUnexpectedMessage
 	}
 	if len(r.early) == maxEarly || r.store.earlyBytes+len(packet) > r.store.config.maxEarlyBytes() {
 		return errEarlyFull

@@ -129,7 +129,7 @@ func TestForeignEphemeral(t *testing.T) {
 	_, m := firstWith(t, i, i.config.Session.Static, payload)
 	i.ephemeral = own
 	record := g.handshakes.records[i.index]
-	if got := g.sendFirst(epoch, i.index, m, clientAt); len(got) != 0 || g.drops[ErrSalt.Error()] != 1 {
+	if got := g.sendFirst(epoch, i.index, m, clientAt); len(got) != 0 || g.drops[ErrSaltMismatch.Error()] != 1 {
 		t.Errorf("%d answers, drops %v", len(got), g.drops)
 	}
 	// The Noise state, with the shared secret of e, is made when it is needed.
@@ -159,7 +159,7 @@ func TestTriesASecond(t *testing.T) {
 		_, m := firstWith(t, i, i.config.Session.Static, fmt.Appendf(nil, "opens, and is no PSQ message: %d", n))
 		g.sendFirst(epoch.Add(time.Duration(n)*100*time.Millisecond), i.index, m, clientAt)
 	}
-	if refused := g.drops[ErrRate.Error()]; refused != 3 {
+	if refused := g.drops[ErrRateLimited.Error()]; refused != 3 {
 		t.Errorf("of seven messages that opened within a second %d were refused, want 3; drops %v", refused, g.drops)
 	}
 	if got := g.sendFirst(epoch.Add(900*time.Millisecond), i.index, i.first, clientAt); len(got) != 0 {
@@ -278,7 +278,7 @@ func TestStaticOfSomebodyElse(t *testing.T) {
 		if (g.sessions.Len() == 1) != same {
 			t.Errorf("static key of the credential: %v; %d sessions; drops %v", same, g.sessions.Len(), g.drops)
 		}
-		if !same && g.drops[ErrCredential.Error()] != 1 {
+		if !same && g.drops[ErrStaticMismatch.Error()] != 1 {
 			t.Errorf("refused for another reason: %v", g.drops)
 		}
 	}
@@ -291,7 +291,7 @@ func TestEarlyPackets(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	early := wire.Finish(append(wire.Begin(nil, i.index, wire.LevelTransport, 0, wire.TypeEncryptedData), "junk"...))
 	g.handle(epoch, early, clientAt)
-	if g.drops[ErrMisplaced.Error()] != 1 {
+	if g.drops[ErrUnexpectedMessage.Error()] != 1 {
 		t.Errorf("a transport packet before Handshake 1 was kept: %v", g.drops)
 	}
 	c.take()
@@ -362,7 +362,7 @@ func TestEarlyBytesAreBounded(t *testing.T) {
 func TestRecordsExpire(t *testing.T) {
 	for _, ttl := range []time.Duration{0, 20 * time.Second} {
 		config := gatewayConfig(t, 1)
-		config.RecordTTL = ttl
+		config.HandshakeTTL = ttl
 		c, g, i := atFirst(t, config)
 		end := epoch.Add(or(ttl, 90*time.Second))
 		if next := g.handshakes.Next(); !next.Equal(end) {
@@ -392,7 +392,7 @@ func TestRecordsExpire(t *testing.T) {
 // Shows R12.1.
 func TestEviction(t *testing.T) {
 	config := gatewayConfig(t, 1)
-	config.MaxRecords = 10
+	config.MaxHandshakes = 10
 	g := newGatewayEnd(t, config)
 	now := epoch
 	// client goes through a handshake until its record is as it should be.

@@ -116,7 +116,7 @@ func rekeyUnderTraffic(t *testing.T, r *rekeys, seed uint64, generations uint32)
 	if r.ask > 0 {
 		var ask func()
 		ask = func() {
-			w.session().AskForSubsession(w.now, &w.gateway.out)
+			w.session().RequestRekey(w.now, &w.gateway.out)
 			w.after(r.ask, ask)
 		}
 		ask()
@@ -161,7 +161,7 @@ func rekeyUnderTraffic(t *testing.T, r *rekeys, seed uint64, generations uint32)
 // refuseIndexes plays an entry gateway that has given some of the new indexes to
 // other sessions: the client learns it a moment after it announced one.
 func refuseIndexes(w *world, percent int) {
-	decided := map[*Generation]bool{}
+	decided := map[*KeySet]bool{}
 	w.watch = func() {
 		o := w.client.session.offer
 		if o == nil || o.child == nil || decided[o.child] {
@@ -174,7 +174,7 @@ func refuseIndexes(w *world, percent int) {
 		}
 		w.after(time.Duration(w.rng.Int64N(int64(200*time.Millisecond))), func() {
 			if o := w.client.session.offer; o != nil && o.child == child {
-				w.client.session.RefuseIndex(w.now, &w.client.out)
+				w.client.session.RejectIndex(w.now, &w.client.out)
 			}
 		})
 	}

@@ -179,7 +179,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 		"key id":                   {changed(func(m *wire.ClientHello) { m.KEMKeyID = 99 }), wire.RejectShuttingDown},
 		"all that a hello may say": {changed(func(m *wire.ClientHello) { m.Salt[0], m.KEM, m.AEADOffer = 0xFF, 2, 0 }), wire.RejectShuttingDown},
 	} {
-		_ = g.handshakes.Refuse(epoch, c.packet, clientAt, &g.out)
+		_ = g.handshakes.RejectShutdown(epoch, c.packet, clientAt, &g.out)
 		got := wire.RejectCode(0)
 		for _, p := range g.take() {
 			_, body, err := wire.ParseBody(wire.Body(p.Data))
@@ -208,7 +208,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 // Shows R4.17, R4.21, R8.24.
 func TestDirectoryUnderLoad(t *testing.T) {
 	config := gatewayConfig(t, 1)
-	config.MaxRecords, config.Burst, config.TrustedRate = 10, 2, 6
+	config.MaxHandshakes, config.Burst, config.TrustedRate = 10, 2, 6
 	config.Trusted = func(a netip.Addr) bool { return a == stranger.Peer.Addr() }
 	g := newGatewayEnd(t, config)
 	for n := range uint32(6) {

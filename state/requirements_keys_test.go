@@ -17,7 +17,7 @@ func TestSpentKeysEndTheSessionAtOnce(t *testing.T) {
 		_, g := established(t)
 		s := g.only()
 		if underWay {
-			s.AskForSubsession(epoch, &g.out)
+			s.RequestRekey(epoch, &g.out)
 			g.take()
 		}
 		s.current.failed = MaxPackets - 2
@@ -36,7 +36,7 @@ func TestSpentKeysEndTheSessionAtOnce(t *testing.T) {
 				break
 			}
 		}
-		if len(g.closed) != 1 || g.closed[0] != ErrBound {
+		if len(g.closed) != 1 || g.closed[0] != ErrPacketLimit {
 			t.Errorf("closed for %v", g.closed)
 		}
 	}

@@ -22,9 +22,9 @@ func TestTriesOfAnySecond(t *testing.T) {
 			continue // the first second's tries come at its end
 		}
 		_, m := firstWith(t, i, i.config.Session.Static, fmt.Appendf(nil, "opens, and is no PSQ message: %v", at))
-		refused := g.drops[ErrRate.Error()]
+		refused := g.drops[ErrRateLimited.Error()]
 		g.sendFirst(epoch.Add(at), i.index, m, clientAt)
-		if g.drops[ErrRate.Error()] == refused {
+		if g.drops[ErrRateLimited.Error()] == refused {
 			processed = append(processed, at)
 		}
 	}

@@ -98,7 +98,7 @@ const (
 // follow lets the session learn from an authenticated packet where its peer is:
 // the newest packet decides (section 6). A client does not follow, it knows where
 // its gateway is.
-func (s *Session) follow(now time.Time, g *Generation, seq uint64, from path.Path, size int, out *Output) {
+func (s *Session) follow(now time.Time, g *KeySet, seq uint64, from path.Path, size int, out *Output) {
 	if s.role == RoleClient {
 		return
 	}
@@ -154,7 +154,7 @@ func (s *Session) tryPath(now time.Time, from path.Path, size int, out *Output) 
 	s.route.at.Store(next)
 	s.askBoth(now, out)
 	out.event(Event{Kind: Moved, Session: s})
-	s.sooner(t.next)
+	s.scheduleAt(t.next)
 }
 
 // askBoth sends a trial's two Pings.

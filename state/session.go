@@ -115,7 +115,7 @@ const (
 
 const (
 	// restAfter is how long a session is quiet before its expanded keys go.
-	restAfter = 30 * time.Second
+	compactAfter = 30 * time.Second
 	// ackInterval is the least time between two Acks that answer packets on a
 	// demoted generation.
 	ackInterval = 500 * time.Millisecond
@@ -141,8 +141,8 @@ type Session struct {
 	seed       [32]byte // of the next subsession
 	terms      Terms
 
-	current *Generation
-	demoted []*Generation
+	current *KeySet
+	demoted []*KeySet
 	sender  atomic.Pointer[Sender]
 	route   route
 	roaming roaming
@@ -162,7 +162,7 @@ type Session struct {
 
 	started      time.Time
 	lastOpened   time.Time
-	restAt       time.Time
+	compactAt    time.Time
 	demotedAckAt time.Time
 	deadline     time.Time // zero: never
 }
@@ -193,16 +193,16 @@ func newSession(now time.Time, config *SessionConfig, seed *sessionSeed) *Sessio
 		started:    now,
 		lastOpened: now,
 	}
-	s.current = newGeneration(s, 0, seed.index, &seed.first.keys)
+	s.current = newKeySet(s, 0, seed.index, &seed.first.keys)
 	s.current.started, s.current.lastOpened = now, now
 	seed.first = firstSecrets{}
 	s.sender.Store(s.current.sender)
 	s.route.set(seed.path)
-	s.restAt = now.Add(restAfter)
+	s.compactAt = now.Add(compactAfter)
 	if s.role == RoleClient && config.Keepalive > 0 {
 		s.keepQuiet(now, config.Keepalive)
 	}
-	s.plan()
+	s.reschedule()
 	return s
 }
 
@@ -227,7 +227,7 @@ func (s *Session) Terms() Terms { return s.terms }
 func (s *Session) Exporter() [32]byte { return s.exporter }
 
 // Current returns the generation on which the session sends.
-func (s *Session) Current() *Generation { return s.current }
+func (s *Session) Current() *KeySet { return s.current }
 
 // Sender returns the sealing half of the current generation. It is safe for any
 // goroutine; a caller takes it anew for every batch.
@@ -244,7 +244,7 @@ func (s *Session) Path() path.Path { return s.route.at.Load().path }
 // Move tells a client's session by which path its gateway is reached from now on.
 // Nothing else of the session changes; the round trip is measured anew, and so is
 // what the path takes.
-func (s *Session) Move(now time.Time, p path.Path, out *Output) {
+func (s *Session) SetPath(now time.Time, p path.Path, out *Output) {
 	from := s.Path()
 	s.route.set(p)
 	if s.closed || from.Transport == p.Transport && from.Peer.Addr() == p.Peer.Addr() {
@@ -279,15 +279,15 @@ func (s *Session) Phase() Phase {
 func (s *Session) Deadline() time.Time { return s.deadline }
 
 // opened is called with every packet whose tag held.
-func (s *Session) opened(now time.Time, g *Generation, seq uint64, from path.Path, size int, out *Output) {
+func (s *Session) opened(now time.Time, g *KeySet, seq uint64, from path.Path, size int, out *Output) {
 	s.lastOpened, g.lastOpened = now, now
 	s.doubt = nil
 	if s.confirm != nil {
 		s.confirm.proved = true
 	}
-	s.stir(now)
+	s.wake(now)
 	s.watchKeys(now)
-	s.Look(now, out)
+	s.MaybeProbeMTU(now, out)
 	if g != s.current {
 		s.openedElsewhere(now, g, out)
 	}
@@ -296,7 +296,7 @@ func (s *Session) opened(now time.Time, g *Generation, seq uint64, from path.Pat
 
 // openedElsewhere handles the first packet on a child, which proves it, and
 // packets on a demoted generation.
-func (s *Session) openedElsewhere(now time.Time, g *Generation, out *Output) {
+func (s *Session) openedElsewhere(now time.Time, g *KeySet, out *Output) {
 	if !g.readOnly {
 		s.promote(now, g, out)
 		return
@@ -308,7 +308,7 @@ func (s *Session) openedElsewhere(now time.Time, g *Generation, out *Output) {
 }
 
 // promote makes a proved child the current generation and demotes its parent.
-func (s *Session) promote(now time.Time, child *Generation, out *Output) {
+func (s *Session) promote(now time.Time, child *KeySet, out *Output) {
 	parent := s.current
 	parent.readOnly, parent.lastOpened = true, now
 	s.demoted = append(s.demoted, parent)
@@ -321,13 +321,13 @@ func (s *Session) promote(now time.Time, child *Generation, out *Output) {
 	s.sender.Store(child.sender)
 	s.endSubsession(child, out)
 	s.asked = time.Time{}
-	out.event(Event{Kind: Rekeyed, Session: s, Generation: child, Index: child.index})
-	s.plan()
+	out.event(Event{Kind: Rekeyed, Session: s, KeySet: child, Index: child.index})
+	s.reschedule()
 }
 
-func (s *Session) remove(g *Generation, out *Output) {
+func (s *Session) remove(g *KeySet, out *Output) {
 	g.wipe()
-	out.event(Event{Kind: IndexRemoved, Session: s, Generation: g, Index: g.index})
+	out.event(Event{Kind: IndexRemoved, Session: s, KeySet: g, Index: g.index})
 }
 
 // send seals a message of the session's own on its current keys.
@@ -335,7 +335,7 @@ func (s *Session) send(t wire.Type, m message, out *Output) {
 	s.sendOn(s.current, t, m, out)
 }
 
-func (s *Session) sendOn(g *Generation, t wire.Type, m message, out *Output) {
+func (s *Session) sendOn(g *KeySet, t wire.Type, m message, out *Output) {
 	p := unsealed(g.index, wire.LevelTransport, t, m)
 	if g.sender.Seal(p) == nil {
 		out.send(s.route.to(len(p)), p)

@@ -24,7 +24,7 @@ const skipAhead = 1024
 var (
 	// ErrForm says that a session was written in a form that this program does
 	// not know: by a newer one.
-	ErrForm = errors.New("state: session is written in a form that this program does not know")
+	ErrUnknownVersion = errors.New("state: session is written in a form that this program does not know")
 	// ErrNotFrozen says that a session would be written that may still seal.
 	ErrNotFrozen = errors.New("state: only a frozen gateway's session can be written")
 )
@@ -32,15 +32,15 @@ var (
 // Freeze makes a session seal nothing more, in whatever goroutine, until Thaw. Its
 // owner calls it before Write, and calls nothing else but Write, Thaw and Wipe
 // while the session is frozen.
-func (s *Session) Freeze() { s.eachGeneration(func(g *Generation) { g.sender.freeze() }) }
+func (s *Session) Freeze() { s.eachKeySet(func(g *KeySet) { g.sender.freeze() }) }
 
 // Thaw undoes Freeze: the session goes on as if nothing had been. It must not be
 // called once somebody else may have gone on with what was written.
-func (s *Session) Thaw() { s.eachGeneration(func(g *Generation) { g.sender.thaw() }) }
+func (s *Session) Thaw() { s.eachKeySet(func(g *KeySet) { g.sender.thaw() }) }
 
 // Wipe erases a frozen session's secrets, once somebody else has gone on with it.
 func (s *Session) Wipe() {
-	s.eachGeneration((*Generation).wipe)
+	s.eachKeySet((*KeySet).wipe)
 	if s.reply != nil {
 		s.reply.secrets.wipe()
 	}
@@ -51,7 +51,7 @@ func (s *Session) Wipe() {
 
 // eachGeneration calls f for each set of keys: the current, those demoted, and a
 // child that is not proved yet.
-func (s *Session) eachGeneration(f func(*Generation)) {
+func (s *Session) eachKeySet(f func(*KeySet)) {
 	f(s.current)
 	for _, g := range s.demoted {
 		f(g)
@@ -92,7 +92,7 @@ func (s *Session) Write(w *snapshot.Writer) error {
 	w.Time(s.asked)
 	w.Time(s.started)
 	w.Time(s.lastOpened)
-	w.Time(s.restAt)
+	w.Time(s.compactAt)
 	w.Time(s.demotedAckAt)
 	return nil
 }
@@ -101,7 +101,7 @@ func (s *Session) Write(w *snapshot.Writer) error {
 // package snapshot, is that of the Reader too. The caller wipes the bytes.
 func ReadSession(r *snapshot.Reader, config *SessionConfig) (*Session, error) {
 	if form := r.Uint8(); r.Err() == nil && form != sessionForm {
-		return nil, fmt.Errorf("%w: %d", ErrForm, form)
+		return nil, fmt.Errorf("%w: %d", ErrUnknownVersion, form)
 	}
 	s := &Session{config: config, role: RoleGateway}
 	r.Fixed(s.peer[:])
@@ -113,9 +113,9 @@ func ReadSession(r *snapshot.Reader, config *SessionConfig) (*Session, error) {
 	r.Fixed(s.exporter[:])
 	r.Fixed(s.seed[:])
 	s.terms.read(r)
-	s.current = readGeneration(r, s)
-	for range r.Count(maxDemoted, generationLeast) {
-		s.demoted = append(s.demoted, readGeneration(r, s))
+	s.current = readKeySet(r, s)
+	for range r.Count(maxDemoted, keySetLeast) {
+		s.demoted = append(s.demoted, readKeySet(r, s))
 	}
 	s.route.read(r)
 	s.roaming.read(r)
@@ -129,13 +129,13 @@ func ReadSession(r *snapshot.Reader, config *SessionConfig) (*Session, error) {
 	s.asked = r.Time()
 	s.started = r.Time()
 	s.lastOpened = r.Time()
-	s.restAt = r.Time()
+	s.compactAt = r.Time()
 	s.demotedAckAt = r.Time()
 	if r.Err() != nil {
 		return nil, r.Err()
 	}
 	s.sender.Store(s.current.sender)
-	s.plan()
+	s.reschedule()
 	return s, nil
 }
 
@@ -154,9 +154,9 @@ func (t *Terms) read(r *snapshot.Reader) {
 }
 
 // generationLeast is less than the length of any generation that is written.
-const generationLeast = 100
+const keySetLeast = 100
 
-func (g *Generation) write(w *snapshot.Writer) {
+func (g *KeySet) write(w *snapshot.Writer) {
 	var key [seal.KeySize]byte
 	defer clear(key[:])
 	w.Uint32(g.number)
@@ -174,8 +174,8 @@ func (g *Generation) write(w *snapshot.Writer) {
 	w.Bool(g.readOnly)
 }
 
-func readGeneration(r *snapshot.Reader, s *Session) *Generation {
-	var keys keySet
+func readKeySet(r *snapshot.Reader, s *Session) *KeySet {
+	var keys transportKeys
 	defer keys.wipe()
 	number, index, next := r.Uint32(), r.Uint32(), r.Uint64()
 	if index == 0 || next > 2*MaxPackets {
@@ -184,7 +184,7 @@ func readGeneration(r *snapshot.Reader, s *Session) *Generation {
 	r.Fixed(keys.g2c[:])
 	r.Fixed(keys.c2g[:])
 	r.Fixed(keys.binding[:])
-	g := newGeneration(s, number, index, &keys)
+	g := newKeySet(s, number, index, &keys)
 	g.sender.next.Store(next + skipAhead)
 	g.window.Read(r)
 	g.failed = r.Uint64()
@@ -273,7 +273,7 @@ func readReply(r *snapshot.Reader, s *Session) *subsessionReply {
 	a.secrets.split = readSplit(r)
 	r.Fixed(a.secrets.psk[:])
 	r.Fixed(a.secrets.ss[:])
-	a.child = readGeneration(r, s)
+	a.child = readKeySet(r, s)
 	return a
 }
 

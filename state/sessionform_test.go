@@ -104,7 +104,7 @@ func TestSessionGoesOnElsewhere(t *testing.T) {
 			g.take()
 		},
 		"subsession asked for": func(c *clientEnd, g *gatewayEnd) {
-			g.only().AskForSubsession(epoch, &g.out)
+			g.only().RequestRekey(epoch, &g.out)
 			g.take()
 		},
 		"half a question": func(c *clientEnd, g *gatewayEnd) {
@@ -118,12 +118,12 @@ func TestSessionGoesOnElsewhere(t *testing.T) {
 		},
 		"searching for the path's limit": func(c *clientEnd, g *gatewayEnd) {
 			g.only().Fits(1400)
-			g.only().Search(epoch, 1452, &g.out)
+			g.only().ProbeMTU(epoch, 1452, &g.out)
 			g.take()
 		},
 		"resting": func(c *clientEnd, g *gatewayEnd) {
 			checkExchange(t, epoch, c, g)
-			g.tick(epoch.Add(2 * restAfter))
+			g.tick(epoch.Add(2 * compactAfter))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestEveryFieldIsAccountedFor(t *testing.T) {
 		reflect.TypeFor[Session](): {"[User]", "[timer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "seed", "terms", "current",
 			"demoted", "[sender]", "route", "roaming", "[offer]", "reply", "asked", "[confirm]", "[doubt]", "echoes", "mtu", "maxPacket", "large", "started",
 			"lastOpened", "[quiet]", "restAt", "demotedAckAt", "[deadline]", "[closed]"},
-		reflect.TypeFor[Generation]():        {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "started", "lastOpened", "readOnly"},
+		reflect.TypeFor[KeySet]():            {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "started", "lastOpened", "readOnly"},
 		reflect.TypeFor[Sender]():            {"[index]", "key", "next"},
 		reflect.TypeFor[waypoint]():          {"path", "validated", "fallback", "budget"},
 		reflect.TypeFor[roaming]():           {"generation", "any", "sequence", "trial", "heldUntil"},
@@ -338,7 +338,7 @@ func TestFloodOfHandshakesFitsAFrame(t *testing.T) {
 // and whose cookie come from the predecessor.
 func TestCachedKeysAndCookiesStayGood(t *testing.T) {
 	config := gatewayConfig(t, 1)
-	config.TriesASecond = math.MaxInt
+	config.CookieThreshold = math.MaxInt
 	g := newGatewayEnd(t, config)
 	c := newClientEnd(t, epoch, clientConfig(2))
 	converse(epoch, c, g)
@@ -416,7 +416,7 @@ func FuzzReadSession(f *testing.F) {
 				keys.Find(kem.MLKEM768, 0)
 			}
 		default:
-			h, err := NewHandshakes(epoch, config)
+			h, err := NewResponderTable(epoch, config)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,19 +5,19 @@ import "time"
 // Sessions is a shard's table of sessions by receiver index. It has one owner and
 // no lock.
 type Sessions struct {
-	table  map[uint32]*Generation // by receiver index
+	table  map[uint32]*KeySet // by receiver index
 	timers Deadlines[*Session]
 	count  int
 }
 
 // NewSessions returns an empty table.
-func NewSessions() *Sessions { return &Sessions{table: make(map[uint32]*Generation)} }
+func NewSessions() *Sessions { return &Sessions{table: make(map[uint32]*KeySet)} }
 
 // Len returns the number of sessions.
 func (t *Sessions) Len() int { return t.count }
 
 // Find returns the generation that an index names, or nil.
-func (t *Sessions) Find(index uint32) *Generation { return t.table[index] }
+func (t *Sessions) Find(index uint32) *KeySet { return t.table[index] }
 
 // Add puts a new session in, under its first index.
 func (t *Sessions) Add(s *Session) {
@@ -31,14 +31,14 @@ func (t *Sessions) Add(s *Session) {
 // and changes nothing, if one of them names something already.
 func (t *Sessions) Restore(s *Session) bool {
 	taken, seen := false, make(map[uint32]bool)
-	s.eachGeneration(func(g *Generation) {
+	s.eachKeySet(func(g *KeySet) {
 		taken = taken || seen[g.index] || t.Find(g.index) != nil
 		seen[g.index] = true
 	})
 	if taken {
 		return false
 	}
-	s.eachGeneration(func(g *Generation) { t.table[g.index] = g })
+	s.eachKeySet(func(g *KeySet) { t.table[g.index] = g })
 	t.Add(s)
 	return true
 }
@@ -55,9 +55,9 @@ func (t *Sessions) Touch(s *Session) {
 func (t *Sessions) Apply(e Event) {
 	switch e.Kind {
 	case IndexAdded:
-		t.table[e.Index] = e.Generation
+		t.table[e.Index] = e.KeySet
 	case IndexRemoved:
-		if t.table[e.Index] == e.Generation {
+		if t.table[e.Index] == e.KeySet {
 			delete(t.table, e.Index)
 		}
 	case Closed:

@@ -15,12 +15,12 @@ const maxSiblings = 16
 
 // route gives a KKTRequest or a part of Handshake 1 to the records of its index and
 // source. There is more than one only where somebody forges hellos.
-func (h *Handshakes) route(now time.Time, t wire.Type, packet, content []byte, from path.Path, out *Output) error {
+func (h *ResponderTable) route(now time.Time, t wire.Type, packet, content []byte, from path.Path, out *Output) error {
 	index, _ := wire.ReceiverIdx(packet)
 	if h.records[index] == nil {
 		return ErrStale
 	}
-	err := error(ErrSource)
+	err := error(ErrWrongSource)
 	for r := h.records[index]; r != nil; r = r.sibling {
 		if !r.from(from) {
 			continue
@@ -38,7 +38,7 @@ func (h *Handshakes) route(now time.Time, t wire.Type, packet, content []byte, f
 }
 
 // routeFirst gives a part of Handshake 1 to a record.
-func (h *Handshakes) routeFirst(now time.Time, r *record, content []byte, size int, from path.Path, out *Output) error {
+func (h *ResponderTable) routeFirst(now time.Time, r *record, content []byte, size int, from path.Path, out *Output) error {
 	if r.first == nil && r.sibling == nil && h.records[r.index] == r {
 		r.in += size
 	}
@@ -49,7 +49,7 @@ func (h *Handshakes) routeFirst(now time.Time, r *record, content []byte, size i
 }
 
 // settle forgets the siblings of a record that has won their index.
-func (h *Handshakes) settle(winner *record) {
+func (h *ResponderTable) settle(winner *record) {
 	for r := h.records[winner.index]; r != nil; {
 		next := r.sibling
 		if r != winner {
@@ -60,7 +60,7 @@ func (h *Handshakes) settle(winner *record) {
 }
 
 // crowd returns how many records share an index.
-func (h *Handshakes) crowd(index uint32) (n int) {
+func (h *ResponderTable) crowd(index uint32) (n int) {
 	for r := h.records[index]; r != nil; r = r.sibling {
 		n++
 	}
@@ -68,7 +68,7 @@ func (h *Handshakes) crowd(index uint32) (n int) {
 }
 
 // find returns the record of a hello, or nil.
-func (h *Handshakes) find(hello *wire.ClientHello, from path.Path) *record {
+func (h *ResponderTable) find(hello *wire.ClientHello, from path.Path) *record {
 	for r := h.records[hello.ReceiverIdx]; r != nil; r = r.sibling {
 		if r.salt == hello.Salt && r.from(from) {
 			return r
@@ -79,7 +79,7 @@ func (h *Handshakes) find(hello *wire.ClientHello, from path.Path) *record {
 
 // taken reports whether a new hello may not have its index: a session has it, or
 // too many records want it.
-func (h *Handshakes) taken(index uint32) bool {
+func (h *ResponderTable) taken(index uint32) bool {
 	r := h.records[index]
-	return r != nil && (r.session != nil || h.crowd(index) == maxSiblings) || h.config.Taken != nil && h.config.Taken(index)
+	return r != nil && (r.session != nil || h.crowd(index) == maxSiblings) || h.config.IndexInUse != nil && h.config.IndexInUse(index)
 }

@@ -69,7 +69,7 @@ func shootWindow(w *replay.Window) (s windowShot) {
 	return s
 }
 
-func shootGeneration(g *Generation) (s generationShot) {
+func shootGeneration(g *KeySet) (s generationShot) {
 	if g == nil {
 		return s
 	}
@@ -165,7 +165,7 @@ func shootSession(x *Session) (s sessionShot) {
 		exporter: x.exporter, seed: x.seed, terms: x.terms,
 		current: shootGeneration(x.current),
 		asked:   x.asked,
-		times:   [6]time.Time{x.lastOpened, x.quietAt(), x.restAt, x.demotedAckAt, x.deadline},
+		times:   [6]time.Time{x.lastOpened, x.quietAt(), x.compactAt, x.demotedAckAt, x.deadline},
 		closed:  x.closed,
 
 		maxPacket: x.maxPacket.Load(),
@@ -379,7 +379,7 @@ func TestSnapshotSees(t *testing.T) {
 		{"a ping", func() { c.session.Ping(epoch, wire.MinPingPacket, &c.out); converse(epoch, c, g) }},
 		{"KK1", func() { c.session.Rekey(epoch, &c.out) }},
 		{"a subsession", func() { converse(epoch, c, g) }},
-		{"a request", func() { g.only().AskForSubsession(epoch, &g.out) }},
+		{"a request", func() { g.only().RequestRekey(epoch, &g.out) }},
 		{"a move", func() {
 			sendData(t, c.session, &c.out, "y")
 			for _, p := range c.take() {

@@ -31,9 +31,9 @@ type subsessionOffer struct {
 	answer  parts.Assembler
 	secrets *subsessionSecrets // nil until a KK2 was read
 
-	child   *Generation   // proposed by the gateway and accepted; Ready is sent on it
-	refused []*Generation // proposed and refused; one of them may be proved all the same
-	never   []uint32      // refused so long ago that their keys are gone
+	child   *KeySet   // proposed by the gateway and accepted; Ready is sent on it
+	refused []*KeySet // proposed and refused; one of them may be proved all the same
+	never   []uint32  // refused so long ago that their keys are gone
 
 	tries  int
 	next   time.Time
@@ -60,7 +60,7 @@ func (s *Session) Rekey(now time.Time, out *Output) {
 	}
 	s.offer = o
 	s.sendOffer(now, out)
-	s.plan()
+	s.reschedule()
 }
 
 func (s *Session) newOffer() (*subsessionOffer, error) {
@@ -113,7 +113,7 @@ func (s *Session) sendParts(t wire.Type, message []byte, out *Output) {
 
 // handleKK2 reads the gateway's answer, once, and takes the index that it
 // proposes unless that one was refused.
-func (s *Session) handleKK2(now time.Time, g *Generation, content []byte, from path.Path, out *Output) error {
+func (s *Session) handleKK2(now time.Time, g *KeySet, content []byte, from path.Path, out *Output) error {
 	o := s.offer
 	if o == nil || g != s.current {
 		return ErrStale
@@ -154,7 +154,7 @@ func (s *Session) handleKK2(now time.Time, g *Generation, content []byte, from p
 	s.accept(kk2.NewReceiverIdx, out)
 	o.tries = 0
 	s.sendOffer(now, out)
-	s.plan()
+	s.reschedule()
 	return nil
 }
 
@@ -181,14 +181,14 @@ func (s *Session) accept(index uint32, out *Output) {
 	o := s.offer
 	keys := o.secrets.child(index)
 	defer keys.wipe()
-	o.child = newGeneration(s, o.generation, index, &keys)
-	out.event(Event{Kind: IndexAdded, Session: s, Generation: o.child, Index: index})
+	o.child = newKeySet(s, o.generation, index, &keys)
+	out.event(Event{Kind: IndexAdded, Session: s, KeySet: o.child, Index: index})
 }
 
 // RefuseIndex tells a client's session that the index of the child that it
 // announces is taken on its way to the gateway (FlowClosed 6 from an entry). It
 // reports whether there was one to refuse.
-func (s *Session) RefuseIndex(now time.Time, out *Output) bool {
+func (s *Session) RejectIndex(now time.Time, out *Output) bool {
 	o := s.offer
 	if o == nil || o.child == nil || len(o.never) == maxNever {
 		return false
@@ -198,14 +198,14 @@ func (s *Session) RefuseIndex(now time.Time, out *Output) bool {
 	s.refuse(refused, out)
 	s.sendRefusal(refused.index, out)
 	o.tries, o.next = 0, now.Add(offerRetry)
-	s.plan()
+	s.reschedule()
 	return true
 }
 
 // refuse keeps the keys of a child that was refused, for a while: Ready may have
 // got through on it. Its index is refused for good, since its keys have sealed
 // Ready and must not begin again with sequence 0.
-func (s *Session) refuse(child *Generation, out *Output) {
+func (s *Session) refuse(child *KeySet, out *Output) {
 	o := s.offer
 	if len(o.refused) == maxRefused {
 		oldest := o.refused[0]
@@ -219,7 +219,7 @@ func (s *Session) refuse(child *Generation, out *Output) {
 // refuses reports whether an index was refused before.
 func (o *subsessionOffer) refuses(index uint32) bool {
 	return slices.Contains(o.never, index) ||
-		slices.ContainsFunc(o.refused, func(r *Generation) bool { return r.index == index })
+		slices.ContainsFunc(o.refused, func(r *KeySet) bool { return r.index == index })
 }
 
 func (s *Session) sendRefusal(index uint32, out *Output) {
@@ -241,7 +241,7 @@ func (s *Session) handleSubsessionRequest(now time.Time, out *Output) error {
 		return nil
 	}
 	s.sendOffer(now, out)
-	s.plan()
+	s.reschedule()
 	return nil
 }
 
@@ -279,7 +279,7 @@ func (s *Session) tickOffer(now time.Time, out *Output) {
 }
 
 // end wipes what made the child. proved is the child that was, or nil.
-func (o *subsessionOffer) end(s *Session, proved *Generation, out *Output) {
+func (o *subsessionOffer) end(s *Session, proved *KeySet, out *Output) {
 	if o.child != nil && o.child != proved {
 		s.remove(o.child, out)
 	}

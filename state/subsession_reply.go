@@ -23,11 +23,11 @@ type subsessionReply struct {
 	kk1      [32]byte // BLAKE3 of the KK1 that was answered
 	noise    []byte   // message 2, the same in every KK2
 	secrets  subsessionSecrets
-	child    *Generation
+	child    *KeySet
 }
 
 // handleKK1 answers a client's subsession: once by computing, then by repeating.
-func (s *Session) handleKK1(g *Generation, content []byte, from path.Path, out *Output) error {
+func (s *Session) handleKK1(g *KeySet, content []byte, from path.Path, out *Output) error {
 	if g != s.current {
 		return ErrStale
 	}
@@ -104,8 +104,8 @@ func (s *Session) propose(out *Output) {
 	index := s.config.NewIndex()
 	keys := r.secrets.child(index)
 	defer keys.wipe()
-	r.child = newGeneration(s, s.current.number+1, index, &keys)
-	out.event(Event{Kind: IndexAdded, Session: s, Generation: r.child, Index: index})
+	r.child = newKeySet(s, s.current.number+1, index, &keys)
+	out.event(Event{Kind: IndexAdded, Session: s, KeySet: r.child, Index: index})
 }
 
 func (s *Session) sendKK2(out *Output) {
@@ -116,7 +116,7 @@ func (s *Session) sendKK2(out *Output) {
 
 // handleAbort proposes another index when the client refuses the one that is
 // proposed now; every other abort changes nothing.
-func (s *Session) handleAbort(g *Generation, content []byte, out *Output) error {
+func (s *Session) handleAbort(g *KeySet, content []byte, out *Output) error {
 	a, err := wire.ParseSubsessionAbort(content)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (s *Session) handleAbort(g *Generation, content []byte, out *Output) error 
 }
 
 // handleReady answers the packet that proved the child, and its repetitions.
-func (s *Session) handleReady(g *Generation, content []byte, out *Output) error {
+func (s *Session) handleReady(g *KeySet, content []byte, out *Output) error {
 	ready, err := wire.ParseSubsessionReady(content)
 	if err != nil {
 		return err
@@ -147,13 +147,13 @@ func (s *Session) handleReady(g *Generation, content []byte, out *Output) error 
 }
 
 // AskForSubsession makes a gateway ask its client for new keys until KK1 comes.
-func (s *Session) AskForSubsession(now time.Time, out *Output) {
+func (s *Session) RequestRekey(now time.Time, out *Output) {
 	if s.closed || s.role != RoleGateway || !s.asked.IsZero() || s.reply != nil && s.reply.answered {
 		return
 	}
 	s.asked = now
 	s.tickRequest(now, out)
-	s.plan()
+	s.reschedule()
 }
 
 func (s *Session) tickRequest(now time.Time, out *Output) {
@@ -164,7 +164,7 @@ func (s *Session) tickRequest(now time.Time, out *Output) {
 	s.send(wire.TypeSubsessionRequest, &wire.SubsessionRequest{}, out)
 }
 
-func (r *subsessionReply) end(s *Session, proved *Generation, out *Output) {
+func (r *subsessionReply) end(s *Session, proved *KeySet, out *Output) {
 	if r.child != nil && r.child != proved {
 		s.remove(r.child, out)
 	}
@@ -173,7 +173,7 @@ func (r *subsessionReply) end(s *Session, proved *Generation, out *Output) {
 
 // endSubsession wipes what made a child, now that it is proved or the session
 // ends, and moves the seed on.
-func (s *Session) endSubsession(proved *Generation, out *Output) {
+func (s *Session) endSubsession(proved *KeySet, out *Output) {
 	if o := s.offer; o != nil {
 		if proved != nil {
 			s.seed = o.secrets.nextSeed(&s.seed)

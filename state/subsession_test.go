@@ -59,8 +59,8 @@ func openedBy(t testing.TB, receiver *Session, packet []byte) (index uint32, kin
 	return 0, 0, nil
 }
 
-func generationsOf(s *Session) []*Generation {
-	all := append([]*Generation{s.current}, s.demoted...)
+func generationsOf(s *Session) []*KeySet {
+	all := append([]*KeySet{s.current}, s.demoted...)
 	if o := s.offer; o != nil {
 		all = append(all, o.refused...)
 		if o.child != nil {
@@ -148,7 +148,7 @@ func TestRepeatedSubsessionMessages(t *testing.T) {
 	}
 	// A request makes it go at once.
 	now = epoch.Add(100 * time.Second)
-	s.AskForSubsession(now, &g.out)
+	s.RequestRekey(now, &g.out)
 	down(now, c, g)
 	p := c.take()
 	if again := joinedMessage(t, s, p, wire.TypeSubsessionKK1); !bytes.Equal(again, kk1) {
@@ -199,8 +199,8 @@ func TestRepeatedSubsessionMessages(t *testing.T) {
 func TestSubsessionRequests(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
-	s.AskForSubsession(epoch, &g.out)
-	s.AskForSubsession(epoch, &g.out)
+	s.RequestRekey(epoch, &g.out)
+	s.RequestRekey(epoch, &g.out)
 	g.sessions.Touch(s)
 	sends := []time.Duration{}
 	for at := time.Duration(0); at < 21*time.Second; at += 500 * time.Millisecond {
@@ -411,7 +411,7 @@ func TestWhatMadeAChildIsWiped(t *testing.T) {
 func TestAborts(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
-	abort := func(on *Generation, generation uint32, reason wire.AbortReason, index uint32) int {
+	abort := func(on *KeySet, generation uint32, reason wire.AbortReason, index uint32) int {
 		var out Output
 		c.session.sendOn(on, wire.TypeSubsessionAbort, &wire.SubsessionAbort{Generation: generation, Reason: reason, NewReceiverIdx: index}, &out)
 		g.handle(epoch, out.Packets[0].Data, clientAt)
@@ -448,7 +448,7 @@ func TestAborts(t *testing.T) {
 	if now := shootSession(c.session).offer; now != wanted {
 		t.Errorf("an Abort 2 changed the client's %s", difference(wanted, now))
 	}
-	c.session.RefuseIndex(epoch, &c.out)
+	c.session.RejectIndex(epoch, &c.out)
 	up(epoch, c, g)
 	if n := down(epoch, c, g); n != 2 || s.reply.child.index == proposed {
 		t.Errorf("the right Abort: %d answers, index %#x after %#x", n, s.reply.child.index, proposed)
@@ -511,10 +511,10 @@ func TestRefusesForGood(t *testing.T) {
 			c.handle(epoch, p.Data, gatewayAt)
 		}
 		see(c.take(), false) // Ready is lost
-		if !c.session.RefuseIndex(epoch, &c.out) {
+		if !c.session.RejectIndex(epoch, &c.out) {
 			t.Fatalf("index %d was not refused", n)
 		}
-		if c.session.RefuseIndex(epoch, &c.out) {
+		if c.session.RejectIndex(epoch, &c.out) {
 			t.Fatalf("index %d was refused twice", n)
 		}
 		p = c.take()
@@ -555,7 +555,7 @@ func TestRefusedTooLate(t *testing.T) {
 	index := c.session.offer.child.index
 	up(epoch, c, g) // Ready
 	ack := g.take() // is on its way
-	if !c.session.RefuseIndex(epoch, &c.out) {
+	if !c.session.RejectIndex(epoch, &c.out) {
 		t.Fatal("nothing to refuse")
 	}
 	for _, p := range ack {
@@ -591,11 +591,11 @@ func TestForgottenParent(t *testing.T) {
 			t.Fatal("the gateway still has the parent")
 		}
 		if refuse {
-			c.session.RefuseIndex(now, &c.out)
+			c.session.RejectIndex(now, &c.out)
 		}
 		c.take()
 		c.kinds()
-		c.session.Doubt(now, &c.out)
+		c.session.CheckLiveness(now, &c.out)
 		converse(now, c, g)
 		for at := now; at.Before(now.Add(time.Second)); at = at.Add(50 * time.Millisecond) {
 			c.tick(at)
@@ -710,9 +710,9 @@ func TestPacketLimits(t *testing.T) {
 	if DefaultRekeyPackets != 1<<28 || MaxPackets != 1<<34 {
 		t.Fatalf("limits are %d and %d", DefaultRekeyPackets, MaxPackets)
 	}
-	wear := map[string]func(g *Generation, n uint64){
-		"sealed":         func(g *Generation, n uint64) { g.sender.next.Store(n) },
-		"failed to open": func(g *Generation, n uint64) { g.failed = n },
+	wear := map[string]func(g *KeySet, n uint64){
+		"sealed":         func(g *KeySet, n uint64) { g.sender.next.Store(n) },
+		"failed to open": func(g *KeySet, n uint64) { g.failed = n },
 	}
 	for name, wear := range wear {
 		// The client starts a subsession.
@@ -746,7 +746,7 @@ func TestPacketLimits(t *testing.T) {
 		sendData(t, c.session, &c.out, "any packet")
 		up(epoch, c, g)
 		g.tick(epoch)
-		if g.sessions.Len() != 0 || len(g.closed) != 1 || g.closed[0] != ErrBound {
+		if g.sessions.Len() != 0 || len(g.closed) != 1 || g.closed[0] != ErrPacketLimit {
 			t.Errorf("gateway, %s: %d sessions after 2^34 packets, %v", name, g.sessions.Len(), g.closed)
 		}
 		c, _ = established(t)

@@ -108,7 +108,7 @@ func converseMeddled(t *testing.T, seed uint64, meddle func(m *meddler, s sighti
 	m.deliver()
 	talk()
 	m.now = m.now.Add(time.Second)
-	g.only().AskForSubsession(m.now, &g.out)
+	g.only().RequestRekey(m.now, &g.out)
 	m.deliver()
 	talk()
 	if c, s := m.client.session.current.number, g.only().current.number; c != 2 || s != 2 {

@@ -25,8 +25,8 @@ func (s *Session) Tick(now time.Time, out *Output) {
 	s.tickDoubt(now, out)
 	s.tickSearch(now, out)
 	s.tickKeepalive(now, out)
-	s.tickRest(now)
-	s.plan()
+	s.tickCompact(now)
+	s.reschedule()
 }
 
 // tickLife ends a session that was idle for too long, or whose keys are spent.
@@ -34,11 +34,11 @@ func (s *Session) tickLife(now time.Time, out *Output) {
 	switch {
 	case s.idleAt().IsZero():
 	case !now.Before(s.idleAt()):
-		s.end(ErrIdle, out)
+		s.end(ErrIdleTimeout, out)
 		return
 	}
-	if s.current.spent() {
-		s.end(ErrBound, out)
+	if s.current.exhausted() {
+		s.end(ErrPacketLimit, out)
 	}
 }
 
@@ -68,10 +68,10 @@ func (s *Session) tickDemoted(now time.Time, out *Output) {
 // tickKeys starts a subsession when the keys are old or have done too much; a
 // gateway asks for one.
 func (s *Session) tickKeys(now time.Time, out *Output) {
-	worn := s.current.worn(s.rekeyPackets())
+	worn := s.current.needsRekey(s.rekeyPackets())
 	if s.role == RoleGateway {
 		if worn {
-			s.AskForSubsession(now, out)
+			s.RequestRekey(now, out)
 		}
 		return
 	}
@@ -90,77 +90,77 @@ func (s *Session) rekeyAt() time.Time {
 // watchKeys makes sure that worn and spent keys are seen at once and not at the
 // next tick.
 func (s *Session) watchKeys(now time.Time) {
-	if s.current.spent() || s.offer == nil && s.reply == nil && s.asked.IsZero() && s.current.worn(s.rekeyPackets()) {
-		s.sooner(now)
+	if s.current.exhausted() || s.offer == nil && s.reply == nil && s.asked.IsZero() && s.current.needsRekey(s.rekeyPackets()) {
+		s.scheduleAt(now)
 	}
 }
 
 // tickRest lets the expanded keys of a quiet session go.
-func (s *Session) tickRest(now time.Time) {
-	if s.restAt.IsZero() || now.Before(s.restAt) {
+func (s *Session) tickCompact(now time.Time) {
+	if s.compactAt.IsZero() || now.Before(s.compactAt) {
 		return
 	}
-	quietSince := s.lastOpened.Add(restAfter)
+	quietSince := s.lastOpened.Add(compactAfter)
 	if now.Before(quietSince) {
-		s.restAt = quietSince
+		s.compactAt = quietSince
 		return
 	}
-	s.current.rest()
+	s.current.compact()
 	for _, g := range s.demoted {
-		g.rest()
+		g.compact()
 	}
-	s.restAt = time.Time{}
+	s.compactAt = time.Time{}
 }
 
 // stir undoes a rest: a session that is used has to be looked at again.
-func (s *Session) stir(now time.Time) {
-	if s.restAt.IsZero() {
-		s.restAt = now.Add(restAfter)
-		s.sooner(s.restAt)
+func (s *Session) wake(now time.Time) {
+	if s.compactAt.IsZero() {
+		s.compactAt = now.Add(compactAfter)
+		s.scheduleAt(s.compactAt)
 	}
 }
 
 // sooner makes sure that the session is ticked at at.
-func (s *Session) sooner(at time.Time) {
+func (s *Session) scheduleAt(at time.Time) {
 	if s.deadline.IsZero() || at.Before(s.deadline) {
 		s.deadline = at
 	}
 }
 
 // plan sets the deadline to the earliest thing that may be due.
-func (s *Session) plan() {
+func (s *Session) reschedule() {
 	if s.closed {
 		return
 	}
 	s.deadline = time.Time{}
-	for _, at := range [...]time.Time{s.idleAt(), s.quietAt(), s.restAt, s.asked} {
+	for _, at := range [...]time.Time{s.idleAt(), s.quietAt(), s.compactAt, s.asked} {
 		if !at.IsZero() {
-			s.sooner(at)
+			s.scheduleAt(at)
 		}
 	}
 	if at := s.rekeyAt(); !at.IsZero() && s.offer == nil {
-		s.sooner(at)
+		s.scheduleAt(at)
 	}
 	for _, g := range s.demoted {
-		s.sooner(g.lastOpened.Add(s.demotedTTL()))
+		s.scheduleAt(g.lastOpened.Add(s.demotedTTL()))
 	}
 	if t := s.roaming.trial; t != nil {
-		s.sooner(t.deadline)
+		s.scheduleAt(t.deadline)
 		if !s.route.at.Load().validated {
-			s.sooner(t.next)
+			s.scheduleAt(t.next)
 		}
 	}
 	if s.offer != nil {
-		s.sooner(s.offer.next)
+		s.scheduleAt(s.offer.next)
 	}
 	if s.doubt != nil {
-		s.sooner(s.doubt.next)
+		s.scheduleAt(s.doubt.next)
 	}
 	if s.mtu != nil {
-		s.sooner(s.mtu.next)
+		s.scheduleAt(s.mtu.next)
 	}
 	if s.confirm != nil {
-		s.sooner(s.confirm.retry.at)
-		s.sooner(s.confirm.until)
+		s.scheduleAt(s.confirm.retry.at)
+		s.scheduleAt(s.confirm.until)
 	}
 }

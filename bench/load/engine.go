@@ -149,7 +149,7 @@ func (e *engine) packet(now time.Time, packet []byte, counted bool) {
 }
 
 // opened handles a packet of a session.
-func (e *engine) opened(now time.Time, g *state.Generation, packet []byte, counted bool) {
+func (e *engine) opened(now time.Time, g *state.KeySet, packet []byte, counted bool) {
 	s := g.Session()
 	t, body, err := g.Open(now, packet, path.Path{}, &e.out)
 	switch {
@@ -317,6 +317,6 @@ var forgotten any = new(struct{ _ byte })
 // established.
 func (e *engine) forget(s *state.Session) {
 	s.User = forgotten
-	e.sessions.Apply(state.Event{Kind: state.IndexRemoved, Session: s, Generation: s.Current(), Index: s.Current().Index()})
+	e.sessions.Apply(state.Event{Kind: state.IndexRemoved, Session: s, KeySet: s.Current(), Index: s.Current().Index()})
 	e.sessions.Apply(state.Event{Kind: state.Closed, Session: s})
 }

@@ -53,7 +53,7 @@ type crowdEngine struct {
 type crowdMember struct {
 	client  *state.Client
 	session *state.Session
-	live    map[uint32]*state.Generation
+	live    map[uint32]*state.KeySet
 	open    bool // the flow is: its echo has answered
 	ended   bool
 }
@@ -160,7 +160,7 @@ func (e *crowdEngine) begin(gateway identity.PublicKey, id *identity.PrivateKey,
 		e.crowd.t.Error(err)
 		return
 	}
-	m := &crowdMember{client: client, live: make(map[uint32]*state.Generation)}
+	m := &crowdMember{client: client, live: make(map[uint32]*state.KeySet)}
 	e.members = append(e.members, m)
 	for _, p := range e.out.Packets { // the hello: its index is in its content
 		e.byIndex[binary.LittleEndian.Uint32(p.Data[18:])] = m
@@ -246,7 +246,7 @@ func (e *crowdEngine) handle(now time.Time, packet []byte) {
 	}
 }
 
-func (e *crowdEngine) opened(now time.Time, m *crowdMember, g *state.Generation, packet []byte) {
+func (e *crowdEngine) opened(now time.Time, m *crowdMember, g *state.KeySet, packet []byte) {
 	c := e.crowd
 	if g == nil {
 		c.stray.Add(1)
@@ -283,7 +283,7 @@ func (e *crowdEngine) settle(m *crowdMember) {
 	for _, event := range e.out.Events {
 		switch event.Kind {
 		case state.IndexAdded:
-			m.live[event.Index] = event.Generation
+			m.live[event.Index] = event.KeySet
 			e.byIndex[event.Index] = m
 		case state.IndexRemoved:
 			delete(m.live, event.Index)

@@ -202,7 +202,7 @@ func (p *probe) failedStep(err error, resolver *timedResolver) string {
 		return stepEntry
 	case !errors.As(err, &handshake) || !handshake.Answered || handshake.Reject != nil || handshake.Busy != nil:
 		return stepHello
-	case handshake.Reached < state.Handshaking:
+	case handshake.Phase < state.Handshaking:
 		return stepKey
 	}
 	return stepHandshake

@@ -128,7 +128,7 @@ func machineName() string {
 // it.
 func explain(err error, c *client.Config) error {
 	var handshake *state.HandshakeError
-	if !errors.As(err, &handshake) || handshake.Reached != state.Handshaking || handshake.Reject != nil || handshake.Busy != nil || handshake.Cause != nil {
+	if !errors.As(err, &handshake) || handshake.Phase != state.Handshaking || handshake.Reject != nil || handshake.Busy != nil || handshake.Cause != nil {
 		return err
 	}
 	id := c.Identity

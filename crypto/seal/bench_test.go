@@ -61,7 +61,7 @@ func BenchmarkWake(b *testing.B) {
 			packet := make([]byte, seal.Overhead)
 			b.ReportAllocs()
 			for b.Loop() {
-				k.Rest()
+				k.Compact()
 				k.Seal(packet)
 			}
 		})

@@ -104,7 +104,7 @@ func (k *Key) Secret(secret *[KeySize]byte) bool {
 
 // Rest forgets the expanded cipher and keeps the 32 bytes, for a session that
 // is idle. The next packet expands the key again.
-func (k *Key) Rest() { k.cipher.Store(nil) }
+func (k *Key) Compact() { k.cipher.Store(nil) }
 
 // Wipe overwrites the key. From then on Seal returns false and Open ErrOpen; a
 // packet that another goroutine is sealing or opening at this moment is still

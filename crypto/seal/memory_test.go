@@ -25,7 +25,7 @@ func TestKeyAtRestIsSmall(t *testing.T) {
 		if k.cipher.Load() == nil {
 			t.Errorf("%v: a key in use is not expanded", s)
 		}
-		k.Rest()
+		k.Compact()
 		if k.cipher.Load() != nil {
 			t.Errorf("%v: a key at rest is expanded", s)
 		}
@@ -39,7 +39,7 @@ func TestKeyAtRestIsSmall(t *testing.T) {
 // hold of the cipher inside and looks at its memory.
 func TestDroppedCipherIsErased(t *testing.T) {
 	for _, s := range []Suite{ChaCha20Poly1305, AES256GCM} {
-		for name, drop := range map[string]func(*Key){"Rest": (*Key).Rest, "Wipe": (*Key).Wipe} {
+		for name, drop := range map[string]func(*Key){"Rest": (*Key).Compact, "Wipe": (*Key).Wipe} {
 			k := NewKey(s, &[32]byte{1})
 			if !k.Seal(make([]byte, 64)) {
 				t.Fatal("not sealed")

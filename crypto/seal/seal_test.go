@@ -219,7 +219,7 @@ func TestConcurrentUse(t *testing.T) {
 					case <-done:
 						return
 					default:
-						k.Rest()
+						k.Compact()
 						runtime.GC()
 					}
 				}
@@ -238,7 +238,7 @@ func TestWipe(t *testing.T) {
 			packet := make([]byte, 100)
 			k.Seal(packet)
 			if rested {
-				k.Rest()
+				k.Compact()
 			}
 			k.Wipe()
 			if _, err := k.Open(bytes.Clone(packet)); !errors.Is(err, seal.ErrOpen) {
@@ -247,7 +247,7 @@ func TestWipe(t *testing.T) {
 			if k.Seal(make([]byte, 100)) {
 				t.Errorf("%v: a wiped key seals", s)
 			}
-			k.Rest()
+			k.Compact()
 			k.Wipe()
 			if k.Seal(make([]byte, 100)) {
 				t.Errorf("%v: Rest brought a wiped key back", s)

@@ -60,7 +60,7 @@ func (w *Window) Mark(seq uint64) {
 // Rest gives the bitmap's memory back. From then on no number up to the highest
 // is taken, seen or not: the caller rests a window only when nothing has come for
 // longer than any packet travels.
-func (w *Window) Rest() {
+func (w *Window) Compact() {
 	w.floor, w.ring = w.next, nil
 }
 

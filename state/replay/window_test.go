@@ -59,7 +59,7 @@ func TestWindowAgreesWithModel(t *testing.T) {
 				rapid.SampledFrom([]int64{-Size, -Size + 1, Size - 1, Size, Size + 1, 64, -64}),
 			).Draw(t, "step")
 			if rapid.IntRange(0, 50).Draw(t, "rest") == 0 {
-				w.Rest()
+				w.Compact()
 				m.rest()
 			}
 			seq := at + uint64(step)
@@ -121,7 +121,7 @@ func TestRestKeepsEveryReplayOut(t *testing.T) {
 	for _, seq := range []uint64{0, 1, 3, 70} {
 		w.Mark(seq)
 	}
-	w.Rest()
+	w.Compact()
 	for seq := range uint64(71) {
 		if w.Check(seq) == nil {
 			t.Fatalf("Check(%d) took a number that Rest has forgotten", seq)

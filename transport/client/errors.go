@@ -246,7 +246,7 @@ func reached(err error) int {
 	case !errors.As(err, &h):
 		return 0
 	case h.Answered:
-		return 2 + int(h.Reached)
+		return 2 + int(h.Phase)
 	}
 	return 1
 }

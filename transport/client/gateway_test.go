@@ -33,7 +33,7 @@ type gateway struct {
 
 	mu        sync.Mutex
 	config    *state.GatewayConfig
-	hands     *state.Handshakes
+	hands     *state.ResponderTable
 	sessions  *state.Sessions
 	out       state.Output
 	flows     map[flowKey]wire.Target
@@ -133,12 +133,12 @@ func (g *gateway) restart() {
 		config.Admit = g.config.Admit
 		config.Session.Terms = g.config.Session.Terms
 	}
-	config.Taken = func(index uint32) bool { return g.sessions.Find(index) != nil }
+	config.IndexInUse = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	g.config = config
 	g.flows = make(map[flowKey]wire.Target)
 	g.tcp = downstream{}
 	g.claims = make(map[uint32]claim)
-	if g.hands, err = state.NewHandshakes(time.Now(), config); err != nil {
+	if g.hands, err = state.NewResponderTable(time.Now(), config); err != nil {
 		g.t.Fatal(err)
 	}
 }
@@ -222,9 +222,9 @@ func (g *gateway) packet(now time.Time, p []byte, from path.Path) {
 	switch h.Level {
 	case wire.LevelClear:
 		g.countHello(p)
-		_ = g.hands.Clear(now, p, from, &g.out)
+		_ = g.hands.HandleClear(now, p, from, &g.out)
 	case wire.LevelHandshake:
-		s, early, _ := g.hands.Sealed(now, p, &g.out)
+		s, early, _ := g.hands.HandleHandshake3(now, p, &g.out)
 		if s != nil {
 			g.sessions.Add(s)
 			for _, e := range early {
@@ -252,7 +252,7 @@ func (g *gateway) countHello(p []byte) {
 func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path) {
 	generation := g.sessions.Find(h.ReceiverIdx)
 	if generation == nil {
-		if g.hands.Keep(p, from) != nil && len(p) >= wire.MinPingPacket {
+		if g.hands.BufferEarly(p, from) != nil && len(p) >= wire.MinPingPacket {
 			g.out.Packets = append(g.out.Packets, state.Packet{Data: g.hands.Reset(h.ReceiverIdx), Path: from})
 		}
 		return

@@ -30,7 +30,7 @@ type link struct {
 	mu      sync.Mutex
 	client  *state.Client  // while the handshake is under way
 	session *state.Session // set before anybody else knows the link, and never changed
-	byIndex map[uint32]*state.Generation
+	byIndex map[uint32]*state.KeySet
 	out     state.Output
 	sending []transport.Packet
 	changed chan struct{}                    // closed, and another made, at each event
@@ -63,7 +63,7 @@ type link struct {
 func newLink(s *Session, w *way) *link {
 	l := &link{
 		s:         s,
-		byIndex:   make(map[uint32]*state.Generation),
+		byIndex:   make(map[uint32]*state.KeySet),
 		changed:   make(chan struct{}),
 		pongs:     make(map[[8]byte]chan<- struct{}),
 		keepalive: s.lastKeepalive(),
@@ -100,14 +100,14 @@ func (l *link) rang() {
 func (l *link) saidLost(now time.Time) {
 	if l.ended == nil && !l.forgotten {
 		l.told = true
-		l.session.Doubt(now, &l.out)
+		l.session.CheckLiveness(now, &l.out)
 	}
 }
 
 // doubt asks the gateway for a sign of life, unless it is known to give none.
 func (l *link) doubt(now time.Time) {
 	if l.session != nil && l.ended == nil && l.silent.IsZero() && (l.policy.search == nil || !l.policy.search.broken) {
-		l.session.Doubt(now, &l.out)
+		l.session.CheckLiveness(now, &l.out)
 	}
 }
 
@@ -139,19 +139,19 @@ func (l *link) settle(now time.Time) {
 func (l *link) follow(now time.Time, e state.Event) {
 	switch e.Kind {
 	case state.IndexAdded:
-		l.byIndex[e.Index] = e.Generation
+		l.byIndex[e.Index] = e.KeySet
 	case state.IndexRemoved:
-		if l.byIndex[e.Index] == e.Generation {
+		if l.byIndex[e.Index] == e.KeySet {
 			delete(l.byIndex, e.Index)
 		}
 	case state.Confirmed:
 		l.session.Ping(now, wire.MinPingPacket, &l.out) // measures the round trip
 	case state.Rekeyed:
 		l.s.count.rekeys.Add(1)
-		l.s.tell(Event{Kind: Rekeyed, Generation: e.Generation.Number()})
-	case state.Silent:
+		l.s.tell(Event{Kind: Rekeyed, Generation: e.KeySet.Number()})
+	case state.PeerUnresponsive:
 		l.isSilent(now)
-	case state.KeptAlive:
+	case state.KeepaliveSent:
 		l.keptAlive(now)
 	case state.Closed:
 		if l.ended == nil {
@@ -301,7 +301,7 @@ func (l *link) forwardRefused(now time.Time, refused *FlowError) {
 	case wire.FlowIndexCollision:
 		// Where no index is announced, the entry means the one in use, or says
 		// again what is refused already: Pings tell which.
-		if l.session != nil && l.ended == nil && !l.session.RefuseIndex(now, &l.out) {
+		if l.session != nil && l.ended == nil && !l.session.RejectIndex(now, &l.out) {
 			l.saidLost(now)
 		}
 	case wire.FlowUnreachable:

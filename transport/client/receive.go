@@ -136,7 +136,7 @@ func (l *link) accept(now time.Time, w *way, p []byte, from path.Path) error {
 }
 
 // message handles what an opened packet holds.
-func (l *link) message(now time.Time, g *state.Generation, t wire.Type, content []byte, from path.Path) error {
+func (l *link) message(now time.Time, g *state.KeySet, t wire.Type, content []byte, from path.Path) error {
 	switch t {
 	case wire.TypeEncryptedData:
 		m, err := wire.ParseEncryptedData(content)
@@ -179,7 +179,7 @@ func (l *link) deliver(now time.Time, id uint16, forward bool, payload []byte) e
 		return state.ErrStale
 	}
 	if f.to.forward() != forward {
-		return state.ErrMisplaced
+		return state.ErrUnexpectedMessage
 	}
 	f.receive(l, now, payload)
 	return nil

@@ -187,7 +187,7 @@ func (s *Session) connectBeside(l *link, p *pauses) (*link, error) {
 	if before.forgotten {
 		p.reset = p.beside
 	}
-	_ = l.with(func(now time.Time) { l.session.Doubt(now, &l.out) })
+	_ = l.with(func(now time.Time) { l.session.CheckLiveness(now, &l.out) })
 	type made struct {
 		link *link
 		err  error
@@ -268,7 +268,7 @@ func (s *Session) awaitSign(l *link) {
 			s.finish(&EndedError{s.gateway.Identity, ErrSilent})
 			return
 		}
-		_ = l.with(func(now time.Time) { l.session.Doubt(now, &l.out) })
+		_ = l.with(func(now time.Time) { l.session.CheckLiveness(now, &l.out) })
 	}
 }
 

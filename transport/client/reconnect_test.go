@@ -277,7 +277,7 @@ func TestUnconfirmedSession(t *testing.T) {
 		defer w.closes(s)
 		began := time.Now()
 		<-s.Done()
-		if err := s.Err(); !errors.Is(err, state.ErrNoAnswer) || time.Since(began) > 11*time.Second {
+		if err := s.Err(); !errors.Is(err, state.ErrUnconfirmed) || time.Since(began) > 11*time.Second {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
 	})

@@ -27,7 +27,7 @@ func (l *link) write(p *outgoing) error {
 	}
 	l.sent()
 	w := l.way.Load()
-	if w.path.Transport == path.UDP && l.session.Unsearched(len(p.data)) {
+	if w.path.Transport == path.UDP && l.session.NeedsMTUProbe(len(p.data)) {
 		l.search(len(p.data))
 	}
 	p.batch[0] = transport.Packet{Data: p.data, Path: w.path}
@@ -46,7 +46,7 @@ func (l *link) write(p *outgoing) error {
 func (l *link) search(size int) {
 	_ = l.with(func(now time.Time) {
 		l.session.Fits(size)
-		l.session.Look(now, &l.out)
+		l.session.MaybeProbeMTU(now, &l.out)
 	})
 }
 

@@ -214,7 +214,7 @@ func (l *link) move(now time.Time, w *way) {
 	l.s.count.expired.Add(old.expired())
 	why, acts := l.policy.moved(now, w.path.Transport)
 	l.way.Store(w)
-	l.session.Move(now, w.path, &l.out)
+	l.session.SetPath(now, w.path, &l.out)
 	l.session.Ping(now, wire.MinPingPacket, &l.out) // measures the round trip
 	l.act(now, acts)
 	l.polls = polls{}
