@@ -1,7 +1,6 @@
-// Package link is a network that misbehaves: it joins two machines of package netns and
-// carries IP packets between them, in this process, as badly as it is told. What it
-// does not carry, it drops without a word, as the worst of networks do; it counts all
-// that it does.
+// Package link is a faulty network: it joins two machines of package netns and carries IP packets
+// between them in user space, with losses, delays, reordering, corruption, a smaller MTU, filters
+// and a NAT. It drops packets silently and counts everything.
 //
 //	l, err := link.Join(ctx, link.End{Machine: client, Addrs: …}, link.End{Machine: gateway, Addrs: …}, seed)
 //	defer l.Close()
@@ -9,14 +8,10 @@
 //	l.Set(link.A, link.Faults{Block: []link.Match{{Protocol: link.UDP}}})
 //	l.Both(link.Faults{Down: true})
 //
-// Each end is a TUN device. The kernels on both sides see a plain device without
-// offloads: what they send has its checksums, what they receive they check. So a bit
-// that the link turns is dropped by the kernel's checksum, and with Faults.Repair, which
-// corrects the checksum, reaches the program.
+// Each end is a TUN device without offloads, so the kernels on both sides compute and verify
+// checksums: a bit flipped by the link is dropped by the kernel's checksum, and reaches the program
+// with Faults.Repair, which corrects the checksum.
 //
-// A link can be a NAT as well (Translate): the machine at end A is then known at B by
-// another address and port, until Rebind makes it forget.
-//
-// What chance decides comes from the seed, for each direction in the order of its
-// packets: the same packets meet the same fate again.
+// Random decisions come from the seed, for each direction in the order of its packets, so the same
+// packets meet the same faults again.
 package link

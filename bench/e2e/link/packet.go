@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Where the fields of the headers are.
+// Offsets and sizes of header fields, in bytes.
 const (
 	ipv4Checksum = 10
 	ipv4Source   = 12
@@ -18,7 +18,7 @@ const (
 	tcpHeader    = 20
 )
 
-// packet is an IP packet in a buffer that is used again.
+// packet is an IP packet in a pooled buffer.
 type packet struct {
 	size int
 	buf  [MaxMTU]byte
@@ -26,18 +26,18 @@ type packet struct {
 
 func (p *packet) data() []byte { return p.buf[:p.size] }
 
-// header is what the link knows of a packet.
+// header holds the parsed fields of a packet.
 type header struct {
-	version   int // 4 or 6; 0: nothing to look into
+	version   int // 4 or 6; 0: not IP
 	protocol  uint8
-	transport int  // where the transport's header begins
-	ports     bool // it has ports, and all of UDP's or TCP's header
-	checksum  int  // where the transport's is
-	payload   int  // where the transport's begins
+	transport int  // offset of the transport header
+	ports     bool // a complete UDP or TCP header is present
+	checksum  int  // offset of the transport checksum
+	payload   int  // offset of the transport payload
 }
 
-// parse looks into an IP packet. Later fragments and IPv6 packets with extension headers
-// have no ports that it could find.
+// parse parses an IP packet. Later fragments and IPv6 packets with extension headers have no
+// ports.
 func parse(b []byte) (h header) {
 	switch {
 	case len(b) >= ipv4Header && b[0]>>4 == 4:
@@ -59,7 +59,7 @@ func parse(b []byte) (h header) {
 	return h
 }
 
-// place is one of the two ends of a packet.
+// place selects the source or destination fields.
 type place int
 
 const (
@@ -74,7 +74,7 @@ func (h *header) addr(w place) (at, size int) {
 	return ipv6Source + 16*int(w), 16
 }
 
-// port returns a packet's port; it has some.
+// port returns a port of a packet that has ports.
 func (h *header) port(b []byte, w place) uint16 {
 	return binary.BigEndian.Uint16(b[h.transport+2*int(w):])
 }
@@ -86,8 +86,8 @@ func (h *header) endpoint(b []byte, w place) netip.AddrPort {
 	return netip.AddrPortFrom(a, h.port(b, w))
 }
 
-// setEndpoint changes an address, of the same family, and a port, with the checksums
-// that cover them.
+// setEndpoint replaces an address by one of the same family, and a port, and updates the
+// checksums.
 func (h *header) setEndpoint(b []byte, w place, to netip.AddrPort) {
 	at, size := h.addr(w)
 	if h.version == 4 {
@@ -101,10 +101,10 @@ func (h *header) setEndpoint(b []byte, w place, to netip.AddrPort) {
 	copy(b[h.transport+2*int(w):], port[:])
 }
 
-// cover makes the transport's checksum right for bytes that are about to change.
+// cover updates the transport checksum for bytes that are about to change.
 func (h *header) cover(b []byte, at int, to []byte) {
 	if h.protocol == UDP && binary.BigEndian.Uint16(b[h.checksum:]) == 0 {
-		return // sent without one
+		return // sent without a checksum
 	}
 	adjust(b, h.checksum, at, to)
 	if h.protocol == UDP && binary.BigEndian.Uint16(b[h.checksum:]) == 0 {
@@ -112,8 +112,8 @@ func (h *header) cover(b []byte, at int, to []byte) {
 	}
 }
 
-// adjust makes an Internet checksum right for bytes that are about to change, an even
-// number of them in an even place (RFC 1624): one that was wrong stays so.
+// adjust updates an Internet checksum for an even number of bytes at an even offset that are
+// about to change (RFC 1624). A wrong checksum stays wrong.
 func adjust(b []byte, checksum, at int, to []byte) {
 	sum := uint32(^binary.BigEndian.Uint16(b[checksum:]))
 	for i := 0; i < len(to); i += 2 {
@@ -125,9 +125,9 @@ func adjust(b []byte, checksum, at int, to []byte) {
 	binary.BigEndian.PutUint16(b[checksum:], ^uint16(sum))
 }
 
-// turn turns one bit of the payload, by its number. With repair the checksum is made
-// right. It reports whether there was a payload.
-func (h *header) turn(b []byte, bit uint64, repair bool) bool {
+// flip flips one bit of the payload, and corrects the checksum with repair. It reports whether
+// there was a payload.
+func (h *header) flip(b []byte, bit uint64, repair bool) bool {
 	if !h.ports || h.payload >= len(b) {
 		return false
 	}

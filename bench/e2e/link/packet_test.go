@@ -151,7 +151,7 @@ func TestTurnedBits(t *testing.T) {
 						was := datagram(protocol, ends[0], ends[1], size)
 						b := append([]byte(nil), was...)
 						h := parse(b)
-						if !h.turn(b, random.Uint64(), repair) {
+						if !h.flip(b, random.Uint64(), repair) {
 							t.Fatal("nothing was turned")
 						}
 						different := 0
@@ -169,7 +169,7 @@ func TestTurnedBits(t *testing.T) {
 		}
 	}
 	empty := datagram(UDP, inside4, far4, 0)
-	if h := parse(empty); h.turn(empty, 5, false) {
+	if h := parse(empty); h.flip(empty, 5, false) {
 		t.Error("a bit of nothing was turned")
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTUN makes a TUN device in the network that the calling thread is in. It lasts until it
-// is closed. No header comes before the packets (IFF_NO_PI), and no offload is claimed,
-// so that the kernel sends whole packets with their checksums.
+// openTUN creates a TUN device in the network namespace of the calling thread. It exists until it
+// is closed. Packets have no extra header (IFF_NO_PI), and no offload is enabled, so the kernel
+// sends whole packets with checksums.
 func openTUN(name string) (Device, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -11,9 +11,8 @@ import (
 	"lewes/bench/worker"
 )
 
-// Do calls f on a thread that is in the machine: sockets that f makes, devices that it
-// opens and processes that it starts belong there, whoever uses them afterwards.
-// Goroutines that f starts do not.
+// Do calls f on a thread in the machine's namespace: sockets, devices and processes that f creates
+// belong to it. Goroutines that f starts do not.
 func (m *Machine) Do(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -27,7 +26,7 @@ func (m *Machine) Do(f func() error) error {
 	return <-done
 }
 
-// enter puts the thread into the machine.
+// enter moves the thread into the machine's namespace.
 func (m *Machine) enter() error {
 	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", m.Worker.PID()))
 	if err != nil {

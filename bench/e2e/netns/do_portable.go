@@ -4,5 +4,5 @@ package netns
 
 import "lewes/bench/worker"
 
-// Do calls f in the machine, which there is none of on this system.
+// Do fails: this system has no network namespaces.
 func (m *Machine) Do(func() error) error { return worker.ErrNoNamespaces }

@@ -15,8 +15,7 @@ import (
 	"lewes/bench/worker"
 )
 
-// Role keeps a namespace alive and sets it up. The call is "ip", with the arguments of the
-// program of that name.
+// Role keeps a namespace alive and configures it. Its call "ip" runs the program of that name.
 var Role = worker.Start(func(context.Context, worker.None) (*worker.Service, error) {
 	return &worker.Service{
 		Result: worker.None{},
@@ -26,10 +25,10 @@ var Role = worker.Start(func(context.Context, worker.None) (*worker.Service, err
 	}, nil
 })
 
-// RoleName is the name by which a program has Role.
+// RoleName is the name under which a program registers Role.
 const RoleName = "network"
 
-// ErrNoIP means that the program that sets networks up is not there.
+// ErrNoIP means that the program ip is missing.
 var ErrNoIP = errors.New("the program ip (of iproute2) is not installed")
 
 func ip(ctx context.Context, args []string) error {
@@ -42,12 +41,12 @@ func ip(ctx context.Context, args []string) error {
 
 // Machine is a namespace.
 type Machine struct {
-	Worker *worker.Process // who keeps it
-	Addr   netip.Addr      // of one of a Pair: its address on the wire between them
+	Worker *worker.Process // keeps the namespace alive
+	Addr   netip.Addr      // in a Pair: the address on the wire
 }
 
-// New makes a machine that has a loopback device and nothing else. The error wraps
-// worker.ErrNoNamespaces, or ErrNoIP, where that is why it cannot.
+// New creates a machine with a loopback device only. The error wraps worker.ErrNoNamespaces or
+// ErrNoIP where one of these is the reason.
 func New(ctx context.Context, l worker.Launcher) (*Machine, error) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		return nil, ErrNoIP
@@ -64,8 +63,8 @@ func New(ctx context.Context, l worker.Launcher) (*Machine, error) {
 	return m, nil
 }
 
-// Join joins two machines by a pair of virtual Ethernet devices, which are called by name
-// and 0 or 1, with the addresses that each is to have. It returns when the wire carries.
+// Join joins two machines by a veth pair, named name+"0" and name+"1", with the given addresses.
+// It returns once the wire carries packets.
 func Join(ctx context.Context, a, b *Machine, name string, ofA, ofB []netip.Prefix) error {
 	err := a.IP(ctx, "link", "add", name+"0", "type", "veth", "peer", "name", name+"1", "netns", strconv.Itoa(b.Worker.PID()))
 	if err != nil {
@@ -86,9 +85,9 @@ func Join(ctx context.Context, a, b *Machine, name string, ofA, ofB []netip.Pref
 	return nil
 }
 
-// Up gives a device addresses and switches it on. It returns when they are of use: nobody
-// is asked whether he has them, but it takes the kernel a moment after the device is up
-// to take what comes for one of IPv6.
+// Up assigns addresses to a device and enables it. It returns once the addresses are usable:
+// there is no duplicate address detection, but the kernel accepts IPv6 packets only a moment
+// after the device is up.
 func (m *Machine) Up(ctx context.Context, device string, addrs ...netip.Prefix) error {
 	for _, a := range addrs {
 		args := []string{"addr", "add", a.String(), "dev", device}
@@ -111,13 +110,12 @@ func (m *Machine) Up(ctx context.Context, device string, addrs ...netip.Prefix) 
 }
 
 const (
-	// patience is how long an address may take to be of use, and again when it is tried
-	// once more.
-	patience = 10 * time.Second
-	again    = 10 * time.Millisecond
+	// patience is how long an address may take to become usable, retry the interval of attempts.
+	patience = 30 * time.Second
+	retry    = 10 * time.Millisecond
 )
 
-// awaitAddr waits until the machine takes datagrams for one of its addresses.
+// awaitAddr waits until the machine accepts datagrams to one of its addresses.
 func (m *Machine) awaitAddr(ctx context.Context, a netip.Addr) error {
 	at, err := m.listen(ctx, a)
 	if err != nil {
@@ -127,8 +125,8 @@ func (m *Machine) awaitAddr(ctx context.Context, a netip.Addr) error {
 	return reach(ctx, at, at)
 }
 
-// awaitWay waits until datagrams come from an address of one machine to one of another. The
-// first ones may find the wire not ready, or nobody who says where the address is.
+// awaitWay waits until datagrams pass from an address of one machine to one of another. The first
+// ones may be lost before the wire is ready or the neighbour is resolved.
 func awaitWay(ctx context.Context, a, b *Machine, from, to netip.Addr) error {
 	far, err := b.listen(ctx, to)
 	if err != nil {
@@ -143,7 +141,7 @@ func awaitWay(ctx context.Context, a, b *Machine, from, to netip.Addr) error {
 	return reach(ctx, near, far)
 }
 
-// listen makes a socket in the machine, as soon as that has the address.
+// listen opens a socket in the machine once it has the address.
 func (m *Machine) listen(ctx context.Context, a netip.Addr) (conn *net.UDPConn, err error) {
 	err = insist(ctx, a, func() error {
 		return m.Do(func() (err error) {
@@ -161,7 +159,7 @@ func reach(ctx context.Context, from, to *net.UDPConn) error {
 		if _, err := from.WriteToUDPAddrPort([]byte{1}, at); err != nil {
 			return err
 		}
-		if err := to.SetReadDeadline(time.Now().Add(again)); err != nil {
+		if err := to.SetReadDeadline(time.Now().Add(retry)); err != nil {
 			return err
 		}
 		_, err := to.Read(make([]byte, 1))
@@ -169,7 +167,7 @@ func reach(ctx context.Context, from, to *net.UDPConn) error {
 	})
 }
 
-// insist calls f until it does not fail.
+// insist calls f until it succeeds.
 func insist(ctx context.Context, a netip.Addr, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -179,20 +177,20 @@ func insist(ctx context.Context, a netip.Addr, f func() error) error {
 			return nil
 		}
 		select {
-		case <-time.After(again):
+		case <-time.After(retry):
 		case <-ctx.Done():
-			return fmt.Errorf("address %s is of no use: %w", a, err)
+			return fmt.Errorf("address %s is not usable: %w", a, err)
 		}
 	}
 }
 
-// Pair is two machines and a wire.
+// Pair is two machines joined by a wire.
 type Pair [2]*Machine
 
 // Wire is the network between the machines.
 var Wire = netip.MustParsePrefix("192.0.2.0/24")
 
-// NewPair makes two machines. Its errors are those of New.
+// NewPair creates two machines. Its errors are those of New.
 func NewPair(ctx context.Context, l worker.Launcher) (*Pair, error) {
 	p := new(Pair)
 	if err := p.set(ctx, l); err != nil {
@@ -202,7 +200,7 @@ func NewPair(ctx context.Context, l worker.Launcher) (*Pair, error) {
 	return p, nil
 }
 
-// set sets the machines up.
+// set creates and joins the machines.
 func (p *Pair) set(ctx context.Context, l worker.Launcher) (err error) {
 	var on [2][]netip.Prefix
 	addr := Wire.Addr()
@@ -222,13 +220,13 @@ func (m *Machine) IP(ctx context.Context, args ...string) error {
 	return m.Worker.Call(ctx, "ip", args, nil)
 }
 
-// Where says how to run a worker in the machine.
+// Where places a worker in the machine.
 func (m *Machine) Where() worker.Where { return worker.Where{In: m.Worker} }
 
-// Close lets go of the machine. Workers in it are stopped before.
+// Close releases the machine. Its workers must have been stopped.
 func (m *Machine) Close() { m.Worker.Stop() }
 
-// Close lets go of the machines.
+// Close releases the machines.
 func (p *Pair) Close() {
 	for _, m := range p {
 		if m != nil {

@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// way is one direction of a link.
-type way struct {
+// direction is one direction of a link.
+type direction struct {
 	link      *Link
 	direction Direction
 	from, to  Device
 	faults    atomic.Pointer[Faults]
 	counts    counts
-	random    *rand.Rand // the reader's alone
+	random    *rand.Rand // used by the reader only
 
 	mu      sync.Mutex
 	waiting queue
 	order   uint64
-	wake    chan struct{} // something waits that is due sooner than all before
+	wake    chan struct{} // the earliest due time has changed
 }
 
-// counts are Counts while they are counted.
+// counts are the atomic counters behind Counts.
 type counts struct {
 	sent, lost, down, tooLarge, blocked, unmapped, overflowed, carried atomic.Uint64
 	duplicated, corrupted, reordered, refused                          atomic.Uint64
@@ -39,16 +39,16 @@ func (c *counts) read() Counts {
 	}
 }
 
-func newWay(l *Link, d Direction, from, to Device, seed uint64) *way {
-	w := &way{link: l, direction: d, from: from, to: to, random: rand.New(rand.NewPCG(seed, uint64(d))), wake: make(chan struct{}, 1)}
+func newDirection(l *Link, d Direction, from, to Device, seed uint64) *direction {
+	w := &direction{link: l, direction: d, from: from, to: to, random: rand.New(rand.NewPCG(seed, uint64(d))), wake: make(chan struct{}, 1)}
 	w.faults.Store(&noFaults)
 	return w
 }
 
 var packets = sync.Pool{New: func() any { return new(packet) }}
 
-// read takes what the machine sends until the link ends.
-func (w *way) read() {
+// read forwards the machine's packets until the link is closed.
+func (w *direction) read() {
 	for {
 		p := packets.Get().(*packet)
 		n, err := w.from.Read(p.buf[:])
@@ -56,7 +56,7 @@ func (w *way) read() {
 			if errors.Is(err, os.ErrClosed) || w.ended() {
 				return
 			}
-			w.pause(time.Millisecond, nil) // a device that was switched off
+			w.pause(time.Millisecond, nil) // the device is down
 			continue
 		}
 		p.size = n
@@ -64,7 +64,7 @@ func (w *way) read() {
 	}
 }
 
-func (w *way) ended() bool {
+func (w *direction) ended() bool {
 	select {
 	case <-w.link.quit:
 		return true
@@ -73,11 +73,11 @@ func (w *way) ended() bool {
 	}
 }
 
-// chance is true for a share of its calls.
-func (w *way) chance(share float64) bool { return share > 0 && w.random.Float64() < share }
+// chance returns true for a share of its calls.
+func (w *direction) chance(share float64) bool { return share > 0 && w.random.Float64() < share }
 
-// take decides what becomes of a packet.
-func (w *way) take(now time.Time, p *packet) {
+// take applies the faults to a packet.
+func (w *direction) take(now time.Time, p *packet) {
 	w.counts.sent.Add(1)
 	f := w.faults.Load()
 	h := parse(p.data())
@@ -86,7 +86,7 @@ func (w *way) take(now time.Time, p *packet) {
 		packets.Put(p)
 		return
 	}
-	if w.chance(f.Corrupt) && h.turn(p.data(), w.random.Uint64(), f.Repair) {
+	if w.chance(f.Corrupt) && h.flip(p.data(), w.random.Uint64(), f.Repair) {
 		w.counts.corrupted.Add(1)
 	}
 	if w.chance(f.Duplicate) {
@@ -102,9 +102,9 @@ func (w *way) take(now time.Time, p *packet) {
 	}
 }
 
-// drops returns the count of those that a packet is dropped with, or nil. What goes on has
-// been through the NAT.
-func (w *way) drops(f *Faults, h *header, b []byte) *atomic.Uint64 {
+// drops returns the counter of the reason why a packet is dropped, or nil. Packets that pass have
+// been translated by the NAT.
+func (w *direction) drops(f *Faults, h *header, b []byte) *atomic.Uint64 {
 	switch {
 	case f.Down:
 		return &w.counts.down
@@ -121,7 +121,7 @@ func (w *way) drops(f *Faults, h *header, b []byte) *atomic.Uint64 {
 	return nil
 }
 
-func (w *way) blocks(f *Faults, h *header, b []byte) bool {
+func (w *direction) blocks(f *Faults, h *header, b []byte) bool {
 	var near, far uint16
 	if h.ports {
 		near, far = h.port(b, source), h.port(b, destination)
@@ -137,8 +137,8 @@ func (w *way) blocks(f *Faults, h *header, b []byte) bool {
 	return false
 }
 
-// delay returns how long a packet has to wait.
-func (w *way) delay(f *Faults) time.Duration {
+// delay returns the delay of a packet.
+func (w *direction) delay(f *Faults) time.Duration {
 	if w.chance(f.Reorder) {
 		w.counts.reordered.Add(1)
 		return 0
@@ -150,9 +150,8 @@ func (w *way) delay(f *Faults) time.Duration {
 	return max(d, 0)
 }
 
-// carry hands a packet over when its time has come. It reports whether there was room for
-// it to wait.
-func (w *way) carry(now time.Time, delay time.Duration, p *packet) bool {
+// carry delivers a packet after its delay. It returns false if too many packets are delayed.
+func (w *direction) carry(now time.Time, delay time.Duration, p *packet) bool {
 	if delay == 0 {
 		w.hand(p)
 		return true
@@ -174,8 +173,8 @@ func (w *way) carry(now time.Time, delay time.Duration, p *packet) bool {
 	return true
 }
 
-// deliver hands over what has waited, until the link ends.
-func (w *way) deliver() {
+// deliver delivers delayed packets until the link is closed.
+func (w *direction) deliver() {
 	for !w.ended() {
 		p, wait := w.due(time.Now())
 		if p != nil {
@@ -186,8 +185,8 @@ func (w *way) deliver() {
 	}
 }
 
-// pause waits for so long, until woken, or until the link ends.
-func (w *way) pause(d time.Duration, woken <-chan struct{}) {
+// pause waits for a time, for woken, or for the end of the link.
+func (w *direction) pause(d time.Duration, woken <-chan struct{}) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -197,11 +196,11 @@ func (w *way) pause(d time.Duration, woken <-chan struct{}) {
 	}
 }
 
-// forever is longer than any link lives.
+// forever is longer than the life of a link.
 const forever = 24 * time.Hour
 
-// due returns a packet whose time has come, or how long there is none.
-func (w *way) due(now time.Time) (*packet, time.Duration) {
+// due returns a packet that is due, or the time until the next one.
+func (w *direction) due(now time.Time) (*packet, time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.waiting) == 0 {
@@ -213,22 +212,22 @@ func (w *way) due(now time.Time) (*packet, time.Duration) {
 	return heap.Pop(&w.waiting).(held).packet, 0
 }
 
-// hand gives a packet to the other machine.
-func (w *way) hand(p *packet) {
+// hand writes a packet to the other machine's device.
+func (w *direction) hand(p *packet) {
 	if _, err := w.to.Write(p.data()); err != nil {
 		w.counts.refused.Add(1)
 	}
 	packets.Put(p)
 }
 
-// held is a packet that waits. Of those that are due at one moment the earlier goes first.
+// held is a delayed packet. Packets due at the same time keep their order.
 type held struct {
 	at     time.Time
 	order  uint64
 	packet *packet
 }
 
-// queue is a heap of them, the next due first.
+// queue is a heap of held packets, the next due first.
 type queue []held
 
 func (q queue) Len() int      { return len(q) }
