@@ -1,27 +1,22 @@
 package router
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"lewes/router/handover"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/wire"
-	"lewes/transport"
 )
 
 // conversation returns the two ends of a hand-over.
@@ -286,138 +281,6 @@ func TestStreamsAreHandedOver(t *testing.T) {
 	}
 	if waited == 0 {
 		t.Error("what waited for the sessions is lost")
-	}
-}
-
-// TestGatewayIsStored leaves a gateway to a process that starts later, as a service
-// manager keeps it: datagrams that come in between are answered then.
-func TestGatewayIsStored(t *testing.T) {
-	ignore := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
-	g, target := started(t, withTCP)
-	clients := liveSessions(t, g, 5, target)
-	files := openFiles(t)
-	for round := range 2 {
-		var stored bytes.Buffer
-		var kept []*os.File
-		err := g.Store(&stored, duplicates(&kept))
-		if err != nil {
-			t.Fatal(err)
-		}
-		g.Close()
-		for _, c := range clients {
-			c.got = nil
-			c.send(t, &wire.EncryptedData{FlowID: 1, Payload: []byte("between")})
-			for _, p := range c.out.Packets {
-				_, _ = c.conn.WriteBatch([]transport.Packet{{Data: p.Data}})
-			}
-			c.out.Reset()
-		}
-		config := g.config
-		config.Egress = nil
-		slices.Reverse(kept)
-		if g, err = Restore(t.Context(), config, storedBytes{&stored, nil}, kept, time.Minute); err != nil {
-			t.Fatal(err)
-		}
-		for i, c := range clients {
-			if !c.until(func() bool { return len(c.got) > 0 }) || c.got[0] != "between" {
-				t.Fatalf("round %d: what came in between is lost: %q", round, c.got)
-			}
-			c.goesOn(t, fmt.Sprint("round ", round, " client ", i))
-		}
-		if got := openFiles(t); got != files {
-			t.Errorf("round %d: %d files are open, %d before", round, got, files)
-		}
-	}
-	for _, c := range clients {
-		_ = c.conn.Close()
-	}
-	g.Shutdown()
-}
-
-// TestStoredIsGoneBeforeItIsUsed: a gateway that cannot make sure that nobody else goes
-// on with the same keys does not go on with them.
-func TestStoredIsGoneBeforeItIsUsed(t *testing.T) {
-	g, target := started(t, nil)
-	c := liveSessions(t, g, 1, target)[0]
-	var stored bytes.Buffer
-	var kept []*os.File
-	if err := g.Store(&stored, duplicates(&kept)); err != nil {
-		t.Fatal(err)
-	}
-	g.Close()
-	config := g.config
-	config.Egress = nil
-	stuck := errors.New("it cannot be emptied")
-	next, err := Restore(t.Context(), config, storedBytes{&stored, stuck}, kept, time.Minute)
-	if err == nil {
-		t.Cleanup(next.Close)
-	}
-	if !errors.Is(err, stuck) {
-		t.Errorf("went on: %v", err)
-	}
-	c.got = nil
-	c.send(t, &wire.EncryptedData{FlowID: 1, Payload: []byte("x")})
-	if c.until(func() bool { return len(c.got) > 0 }) {
-		t.Error("something was sealed")
-	}
-}
-
-// storedBytes is what Restore reads from memory; emptied is what comes of emptying it.
-type storedBytes struct {
-	io.Reader
-	emptied error
-}
-
-func (s storedBytes) Truncate(int64) error { return s.emptied }
-
-// duplicates keeps descriptors as a service manager does.
-func duplicates(kept *[]*os.File) func([]int) error {
-	return func(fds []int) error {
-		for _, fd := range fds {
-			again, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			*kept = append(*kept, os.NewFile(uintptr(again), "kept"))
-		}
-		return nil
-	}
-}
-
-// TestStoredTooLongAgo: nothing is made of what is too old or cut short, and no file
-// stays open.
-func TestStoredTooLongAgo(t *testing.T) {
-	g, target := started(t, nil)
-	liveSessions(t, g, 2, target)
-	var stored bytes.Buffer
-	if err := g.Store(&stored, func([]int) error { return errors.New("no room") }); err == nil {
-		t.Fatal("stored without its sockets")
-	}
-	stored.Reset()
-	if err := g.Store(&stored, func([]int) error { return nil }); err != nil {
-		t.Fatal(err)
-	}
-	config := g.config
-	config.Egress = nil
-	if _, err := Restore(t.Context(), config, storedBytes{bytes.NewReader(stored.Bytes()), nil}, nil, 0); !errors.Is(err, ErrStale) {
-		t.Errorf("too old: %v", err)
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	if _, err := Restore(t.Context(), config, storedBytes{bytes.NewReader(stored.Bytes()), nil}, []*os.File{r}, time.Minute); err == nil {
-		t.Error("a gateway without sockets")
-	}
-	if _, err := r.Stat(); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("a file that is of no use is still open: %v", err)
-	}
-	for n := range stored.Len() / 64 {
-		if _, err := Restore(t.Context(), config, storedBytes{bytes.NewReader(stored.Bytes()[:n*64]), nil}, nil, time.Minute); err == nil {
-			t.Fatalf("a gateway of %d bytes", n*64)
-		}
 	}
 }
 

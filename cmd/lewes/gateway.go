@@ -11,7 +11,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,12 +35,6 @@ const (
 	// directoryPatience is how long the names of other gateways may take to resolve
 	// before this one is ready without them.
 	directoryPatience = 5 * time.Second
-	// keptPatience is for how long sessions are worth going on with that nobody
-	// serves.
-	keptPatience = 30 * time.Second
-	// releasePatience is how long systemd may take to close sockets that it kept.
-	releasePatience = 3 * time.Second
-	releasePause    = 50 * time.Millisecond
 )
 
 func newGateway() *cobra.Command {
@@ -71,7 +64,6 @@ Nobody may use it before you list them: see lewes clients --help.`,
 	dir := cmd.Flags().String("state", "", "the state `folder`, whatever the configuration says")
 	offloads := newOffloadFlags(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "print the URIs as one line of JSON")
-	keep := cmd.Flags().Bool("keep-sessions", false, "when it is told to end, leave sockets and sessions with systemd (FileDescriptorStoreMax=) for the next start within 30 s")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		asked, stop := wishes()
 		defer stop()
@@ -88,7 +80,6 @@ Nobody may use it before you list them: see lewes clients --help.`,
 				return c, offloads.apply(&c.Listen)
 			},
 			asked: asked,
-			keep:  *keep,
 			from:  from,
 			ready: func(a *advertisement) error { return a.print(cmd.OutOrStdout(), *asJSON) },
 		}
@@ -103,7 +94,6 @@ Nobody may use it before you list them: see lewes clients --help.`,
 type gatewayProcess struct {
 	load  func() (*config.Config, error)
 	asked wished
-	keep  bool           // sessions outlive this process
 	from  *handover.Conn // nil: this gateway succeeds no other
 	ready func(*advertisement) error
 
@@ -200,15 +190,6 @@ func (p *gatewayProcess) run(ctx context.Context) error {
 	if err := notify("STOPPING=1"); err != nil {
 		log.Warn(err.Error())
 	}
-	if p.keep && err == nil {
-		sessions := g.Stats().Sessions
-		err := leave(g)
-		if err == nil {
-			log.Info("left sockets and sessions with systemd for the next start", zap.Uint64("sessions", sessions))
-			return nil
-		}
-		log.Warn("sessions cannot be kept for the next start, and end", zap.Error(err))
-	}
 	log.Info("stopped", zap.Int("sessions_closed", g.Shutdown()))
 	return err
 }
@@ -216,7 +197,7 @@ func (p *gatewayProcess) run(ctx context.Context) error {
 // serve starts the gateway, or takes it over. The files are what came along.
 func (p *gatewayProcess) serve(ctx context.Context, settings router.Config) (g *router.Gateway, inherited map[string]*os.File, err error) {
 	if p.from == nil {
-		g, err = p.restoreOrStart(ctx, settings)
+		g, err = router.Start(settings)
 		return g, nil, err
 	}
 	if g, inherited, err = router.TakeOver(ctx, settings, p.from); err != nil {
@@ -224,38 +205,6 @@ func (p *gatewayProcess) serve(ctx context.Context, settings router.Config) (g *
 		p.from = nil // it was told
 	}
 	return g, inherited, err
-}
-
-// restoreOrStart goes on with what the last process of the service has left, or, if
-// there is nothing or it is of no use, starts anew.
-func (p *gatewayProcess) restoreOrStart(ctx context.Context, settings router.Config) (*router.Gateway, error) {
-	state, sockets, err := keptFiles()
-	if err != nil {
-		p.log.Warn("what systemd kept cannot be taken from it", zap.Error(err))
-	}
-	if state != nil {
-		defer state.Close()
-		defer state.Truncate(0) // it holds the keys of all sessions
-		if _, err = state.Seek(0, io.SeekStart); err == nil {
-			var g *router.Gateway
-			if g, err = router.Restore(ctx, settings, state, sockets, keptPatience); err == nil {
-				p.log.Info("went on with what systemd kept", zap.Uint64("sessions", g.Stats().Sessions))
-				return g, nil
-			}
-		}
-		p.log.Warn("what systemd kept is of no use; sessions begin anew", zap.Error(err))
-	}
-	if state == nil {
-		for _, socket := range sockets {
-			_ = socket.Close()
-		}
-	}
-	g, err := router.Start(settings)
-	for end := time.Now().Add(releasePatience); len(sockets) > 0 && errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
-		time.Sleep(releasePause) // systemd has yet to close its own
-		g, err = router.Start(settings)
-	}
-	return g, err
 }
 
 // announce tells everybody that the gateway serves.

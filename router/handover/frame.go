@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 )
 
@@ -77,41 +76,4 @@ func parseHeader(b []byte) (kind Kind, files, payload int, err error) {
 		return 0, 0, 0, fmt.Errorf("%w: %d bytes with %d descriptors", ErrFrame, n, b[5])
 	}
 	return Kind(b[4]), int(b[5]), int(n), nil
-}
-
-// Write writes a frame without descriptors to a file.
-func Write(w io.Writer, kind Kind, payload []byte) error {
-	if len(payload) > MaxPayload {
-		return fmt.Errorf("handover: writing %v: %w: %d bytes", kind, ErrFrame, len(payload))
-	}
-	if _, err := w.Write(AppendHeader(make([]byte, 0, headerSize), kind, 0, len(payload))); err != nil {
-		return fmt.Errorf("handover: writing %v: %w", kind, err)
-	}
-	if _, err := w.Write(payload); err != nil {
-		return fmt.Errorf("handover: writing %v: %w", kind, err)
-	}
-	return nil
-}
-
-// Read reads a frame that Write wrote. io.EOF says that there is no more.
-func Read(r io.Reader) (Frame, error) {
-	var header [headerSize]byte
-	if _, err := io.ReadFull(r, header[:]); err == io.EOF {
-		return Frame{}, io.EOF
-	} else if err != nil {
-		return Frame{}, fmt.Errorf("handover: reading: %w", err)
-	}
-	kind, files, size, err := parseHeader(header[:])
-	if err == nil && files > 0 {
-		err = fmt.Errorf("%w: descriptors in a file", ErrFrame)
-	}
-	if err != nil {
-		return Frame{}, err
-	}
-	f := Frame{Kind: kind, Payload: make([]byte, size)}
-	if _, err := io.ReadFull(r, f.Payload); err != nil {
-		f.Close()
-		return Frame{}, fmt.Errorf("handover: reading %v: %w", kind, err)
-	}
-	return f, nil
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"syscall"
 
 	"lewes/transport"
 )
@@ -123,15 +122,6 @@ func inheritConn(pc net.PacketConn, o *Options, connected bool) (*Conn, error) {
 // Cookie returns the number by which the system knows the socket, in whatever
 // process: no other has it until the next start of the machine. Linux only.
 func (c *Conn) Cookie() (uint64, error) { return cookieOf(c.raw) }
-
-// CookieOf is Conn.Cookie for any socket.
-func CookieOf(socket syscall.Conn) (uint64, error) {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	return cookieOf(raw)
-}
 
 // Descriptors calls f with the descriptors of conns, which stay open until it
 // returns; those of closed ones are left out. f must not close them. It is how
