@@ -29,9 +29,9 @@ func (s *Shard) turnPacket(now time.Time, packet []byte, from path.Path) {
 		return
 	}
 	if g := s.sessions.Find(h.ReceiverIdx); g != nil {
-		s.turnSealed(now, g, packet, from)
+		s.turnSealed(now, g, h, packet, from)
 	} else {
-		s.turnUnknown(now, h.ReceiverIdx, packet, from)
+		s.turnUnknown(now, h, packet, from)
 	}
 }
 
@@ -42,19 +42,19 @@ func (s *Shard) turnGreeting(now time.Time, packet []byte, from path.Path) {
 	case err != nil:
 		s.counters.Malformed++
 	case h.Level == wire.LevelHandshake:
-		s.turnHandshake(now, h.ReceiverIdx, packet, from)
+		s.turnHandshake(now, h, packet, from)
 	case s.closing:
-		s.count(s.handshakes.RejectShutdown(now, packet, from, &s.output))
+		s.count(s.handshakes.RejectShutdown(now, h, packet, from, &s.output))
 	default:
-		s.count(s.handshakes.HandleClear(now, packet, from, &s.output))
+		s.count(s.handshakes.HandleClear(now, h, packet, from, &s.output))
 	}
 }
 
 // turnSealed handles a packet of an established session.
-func (s *Shard) turnSealed(now time.Time, g *state.KeySet, packet []byte, from path.Path) {
+func (s *Shard) turnSealed(now time.Time, g *state.KeySet, h wire.Header, packet []byte, from path.Path) {
 	s.backlog.lastOne = now
 	session := g.Session()
-	t, content, err := g.Open(now, packet, from, &s.output)
+	t, content, err := g.OpenParsed(now, h, packet, from, &s.output)
 	var wait time.Duration
 	switch {
 	case err != nil:
@@ -89,15 +89,15 @@ func (s *Shard) turnMessage(now time.Time, session *state.Session, g *state.KeyS
 }
 
 // turnHandshake handles Handshake 3, and the packets that overtook it.
-func (s *Shard) turnHandshake(now time.Time, index uint32, packet []byte, from path.Path) {
-	if !s.handshakes.Has(index) {
-		s.turnUnknown(now, index, packet, from)
+func (s *Shard) turnHandshake(now time.Time, h wire.Header, packet []byte, from path.Path) {
+	if !s.handshakes.Has(h.ReceiverIdx) {
+		s.turnUnknown(now, h, packet, from)
 		return
 	}
-	session, early, err := s.handshakes.HandleHandshake3(now, packet, &s.output)
+	session, early, err := s.handshakes.HandleHandshake3(now, h, packet, &s.output)
 	s.count(err)
 	if session == nil {
-		if g := s.sessions.Find(index); err == nil && g != nil && from.SameSource(g.Session().Path()) {
+		if g := s.sessions.Find(h.ReceiverIdx); err == nil && g != nil && from.SameSource(g.Session().Path()) {
 			s.turnVisit(g.Session(), from, 0) // a copy; its Ack is repeated
 		}
 		return
@@ -112,9 +112,10 @@ func (s *Shard) turnHandshake(now time.Time, index uint32, packet []byte, from p
 
 // turnUnknown handles a sealed packet of no session: it waits for Handshake 3, or
 // its sender learns by a Reset that nobody knows it.
-func (s *Shard) turnUnknown(now time.Time, index uint32, packet []byte, from path.Path) {
+func (s *Shard) turnUnknown(now time.Time, h wire.Header, packet []byte, from path.Path) {
+	index := h.ReceiverIdx
 	if s.handshakes.Has(index) {
-		s.count(s.handshakes.BufferEarly(packet, from))
+		s.count(s.handshakes.BufferEarly(h, packet, from))
 		return
 	}
 	s.counters.Unknown++

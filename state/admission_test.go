@@ -172,7 +172,7 @@ func TestFirstReasonAnswers(t *testing.T) {
 func TestShuttingDown(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	packet := g.helloPacket(goodHello(epoch, 7))
-	g.handshakes.RejectShutdown(epoch, packet, clientAt, &g.out)
+	g.handshakes.RejectShutdown(epoch, headerOf(packet), packet, clientAt, &g.out)
 	sent := g.take()
 	if len(sent) != 1 {
 		t.Fatalf("%d answers", len(sent))
@@ -184,7 +184,7 @@ func TestShuttingDown(t *testing.T) {
 	damaged := bytes.Clone(packet)
 	damaged[500] ^= 1
 	for _, p := range [][]byte{damaged, packet[:900], g.kktPacket(goodHello(epoch, 7)), nil} {
-		g.handshakes.RejectShutdown(epoch, p, clientAt, &g.out)
+		g.handshakes.RejectShutdown(epoch, headerOf(p), p, clientAt, &g.out)
 	}
 	if n := len(g.take()); n != 0 || g.handshakes.Len() != 0 {
 		t.Errorf("%d answers to what is no good hello, %d records", n, g.handshakes.Len())

@@ -76,6 +76,11 @@ func (g *KeySet) Open(now time.Time, packet []byte, from path.Path, out *Output)
 	if err != nil {
 		return 0, nil, err
 	}
+	return g.OpenParsed(now, h, packet, from, out)
+}
+
+// OpenParsed is Open for a packet whose header the caller has parsed.
+func (g *KeySet) OpenParsed(now time.Time, h wire.Header, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
 	if h.Level != wire.LevelTransport || h.ReceiverIdx != g.index {
 		return 0, nil, ErrWrongLevel
 	}

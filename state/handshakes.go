@@ -113,8 +113,8 @@ func (h *ResponderTable) MAC1() *cookie.MAC1Key { return h.mac }
 
 // Clear handles a packet of level 2. The caller has checked its size; MAC1 is
 // checked here, before anything else. An error says that nothing was answered.
-func (h *ResponderTable) HandleClear(now time.Time, packet []byte, from path.Path, out *Output) error {
-	t, content, err := h.readClear(now, packet, from, out)
+func (h *ResponderTable) HandleClear(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) error {
+	t, content, err := h.readClear(now, header, packet, from, out)
 	if err != nil {
 		return err
 	}
@@ -124,23 +124,19 @@ func (h *ResponderTable) HandleClear(now time.Time, packet []byte, from path.Pat
 	if t == wire.TypeKKTRequest && short(packet, from) {
 		return wire.ErrShort
 	}
-	return h.route(now, t, packet, content, from, out)
+	return h.route(now, header, t, packet, content, from, out)
 }
 
 // readClear returns what is in a packet of level 2. It answers a hello of another
 // version; nothing else is.
-func (h *ResponderTable) readClear(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
+func (h *ResponderTable) readClear(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
 	if !h.mac.Verify(packet) {
 		return 0, nil, ErrMAC1
 	}
 	t, content, err := wire.ParseBody(wire.Body(packet))
 	if errors.Is(err, wire.ErrVersion) {
-		return 0, nil, h.rejectVersion(now, packet, from, out)
+		return 0, nil, h.rejectVersion(now, header, packet, from, out)
 	}
-	if err != nil {
-		return 0, nil, err
-	}
-	header, err := wire.ParseHeader(packet)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -176,10 +172,9 @@ func short(packet []byte, from path.Path) bool {
 
 // Sealed handles a packet of level 1, Handshake 3. It returns the session that it
 // makes, with the transport packets that came before it, in their order.
-func (h *ResponderTable) HandleHandshake3(now time.Time, packet []byte, out *Output) (*Session, []Packet, error) {
-	index, _ := wire.ReceiverIdx(packet)
+func (h *ResponderTable) HandleHandshake3(now time.Time, header wire.Header, packet []byte, out *Output) (*Session, []Packet, error) {
 	err := error(ErrStale)
-	for r := h.records[index]; r != nil; r = r.sibling {
+	for r := h.records[header.ReceiverIdx]; r != nil; r = r.sibling {
 		var s *Session
 		if s, err = r.handleThird(now, packet, out); s != nil {
 			h.Stats.Established++
@@ -195,10 +190,9 @@ func (h *ResponderTable) HandleHandshake3(now time.Time, packet []byte, out *Out
 }
 
 // Keep holds a transport packet for a session whose Handshake 3 is on its way.
-func (h *ResponderTable) BufferEarly(packet []byte, from path.Path) error {
-	index, _ := wire.ReceiverIdx(packet)
+func (h *ResponderTable) BufferEarly(header wire.Header, packet []byte, from path.Path) error {
 	err := error(ErrStale)
-	for r := h.records[index]; r != nil; r = r.sibling {
+	for r := h.records[header.ReceiverIdx]; r != nil; r = r.sibling {
 		if !r.from(from) {
 			err = ErrWrongSource
 		} else if err = r.keep(packet, from); err == nil {
@@ -435,9 +429,8 @@ func (h *ResponderTable) reject(now time.Time, index uint32, code wire.RejectCod
 
 // rejectVersion answers a hello of another version, which has the receiver_index
 // where this version has it.
-func (h *ResponderTable) rejectVersion(now time.Time, packet []byte, from path.Path, out *Output) error {
-	header, err := wire.ParseHeader(packet)
-	if err != nil || header.ReceiverIdx != 0 || short(packet, from) {
+func (h *ResponderTable) rejectVersion(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) error {
+	if header.ReceiverIdx != 0 || short(packet, from) {
 		return wire.ErrVersion
 	}
 	index, _ := wire.ReceiverIdx(packet)
@@ -447,8 +440,8 @@ func (h *ResponderTable) rejectVersion(now time.Time, packet []byte, from path.P
 
 // Refuse handles a packet of level 2 while the gateway shuts down: a hello that is
 // one gets a Reject, everything else is dropped.
-func (h *ResponderTable) RejectShutdown(now time.Time, packet []byte, from path.Path, out *Output) error {
-	t, content, err := h.readClear(now, packet, from, out)
+func (h *ResponderTable) RejectShutdown(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) error {
+	t, content, err := h.readClear(now, header, packet, from, out)
 	if err != nil {
 		return err
 	}

@@ -91,9 +91,9 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 	}
 	switch h.Level {
 	case wire.LevelClear:
-		g.drop(g.handshakes.HandleClear(now, packet, from, &g.out))
+		g.drop(g.handshakes.HandleClear(now, h, packet, from, &g.out))
 	case wire.LevelHandshake:
-		s, early, err := g.handshakes.HandleHandshake3(now, packet, &g.out)
+		s, early, err := g.handshakes.HandleHandshake3(now, h, packet, &g.out)
 		g.drop(err)
 		if s != nil {
 			g.sessions.Add(s)
@@ -104,10 +104,10 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 	case wire.LevelTransport:
 		generation := g.sessions.Find(h.ReceiverIdx)
 		if generation == nil {
-			g.drop(g.handshakes.BufferEarly(packet, from))
+			g.drop(g.handshakes.BufferEarly(h, packet, from))
 			return
 		}
-		t, content, err := generation.Open(now, packet, from, &g.out)
+		t, content, err := generation.OpenParsed(now, h, packet, from, &g.out)
 		if err != nil {
 			g.drop(err)
 		} else if t == wire.TypeEncryptedData {
@@ -205,7 +205,7 @@ func (c *clientEnd) handle(now time.Time, packet []byte, from path.Path) {
 		c.drop(ErrStale)
 		return
 	}
-	t, content, err := generation.Open(now, packet, from, &c.out)
+	t, content, err := generation.OpenParsed(now, h, packet, from, &c.out)
 	if err != nil {
 		c.drop(err)
 	} else if t == wire.TypeEncryptedData {
@@ -413,4 +413,10 @@ func TestCloseEndsBothEnds(t *testing.T) {
 	if g.sessions.Find(c.session.Current().Index()) != nil {
 		t.Error("the gateway's index still names a session")
 	}
+}
+
+// headerOf returns the header of a packet that has one, or the zero Header.
+func headerOf(packet []byte) wire.Header {
+	h, _ := wire.ParseHeader(packet)
+	return h
 }

@@ -205,7 +205,7 @@ func TestEveryFieldIsAccountedFor(t *testing.T) {
 	for of, want := range map[reflect.Type][]string{
 		reflect.TypeFor[Session](): {"[User]", "[timer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "seed", "terms", "current",
 			"demoted", "[sender]", "route", "roaming", "[offer]", "reply", "asked", "[confirm]", "[doubt]", "echoes", "mtu", "maxPacket", "large", "started",
-			"lastOpened", "[quiet]", "restAt", "demotedAckAt", "[deadline]", "[closed]"},
+			"lastOpened", "[quiet]", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
 		reflect.TypeFor[KeySet]():            {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "started", "lastOpened", "readOnly"},
 		reflect.TypeFor[Sender]():            {"[index]", "key", "next"},
 		reflect.TypeFor[waypoint]():          {"path", "validated", "fallback", "budget"},

@@ -15,8 +15,8 @@ const maxSiblings = 16
 
 // route gives a KKTRequest or a part of Handshake 1 to the records of its index and
 // source. There is more than one only where somebody forges hellos.
-func (h *ResponderTable) route(now time.Time, t wire.Type, packet, content []byte, from path.Path, out *Output) error {
-	index, _ := wire.ReceiverIdx(packet)
+func (h *ResponderTable) route(now time.Time, header wire.Header, t wire.Type, packet, content []byte, from path.Path, out *Output) error {
+	index := header.ReceiverIdx
 	if h.records[index] == nil {
 		return ErrStale
 	}

@@ -222,9 +222,9 @@ func (g *gateway) packet(now time.Time, p []byte, from path.Path) {
 	switch h.Level {
 	case wire.LevelClear:
 		g.countHello(p)
-		_ = g.hands.HandleClear(now, p, from, &g.out)
+		_ = g.hands.HandleClear(now, h, p, from, &g.out)
 	case wire.LevelHandshake:
-		s, early, _ := g.hands.HandleHandshake3(now, p, &g.out)
+		s, early, _ := g.hands.HandleHandshake3(now, h, p, &g.out)
 		if s != nil {
 			g.sessions.Add(s)
 			for _, e := range early {
@@ -252,13 +252,13 @@ func (g *gateway) countHello(p []byte) {
 func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path) {
 	generation := g.sessions.Find(h.ReceiverIdx)
 	if generation == nil {
-		if g.hands.BufferEarly(p, from) != nil && len(p) >= wire.MinPingPacket {
+		if g.hands.BufferEarly(h, p, from) != nil && len(p) >= wire.MinPingPacket {
 			g.out.Packets = append(g.out.Packets, state.Packet{Data: g.hands.Reset(h.ReceiverIdx), Path: from})
 		}
 		return
 	}
 	s := generation.Session()
-	t, content, err := generation.Open(now, p, from, &g.out)
+	t, content, err := generation.OpenParsed(now, h, p, from, &g.out)
 	if err == nil {
 		switch t {
 		case wire.TypeEncryptedData:

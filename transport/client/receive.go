@@ -116,7 +116,7 @@ func (l *link) accept(now time.Time, w *way, p []byte, from path.Path) error {
 		if g == nil {
 			return state.ErrStale
 		}
-		t, content, err := g.Open(now, p, from, &l.out)
+		t, content, err := g.OpenParsed(now, h, p, from, &l.out)
 		if err != nil {
 			return err
 		}
