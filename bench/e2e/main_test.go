@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"lewes/bench/built"
 	"lewes/bench/e2e/netns"
 	"lewes/bench/worker"
 )
@@ -40,7 +39,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	code := built.Test(m, &program)
+	code := worker.RunTests(m, &program)
 	figures.print(os.Stdout)
 	return code
 }

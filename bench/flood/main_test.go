@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"lewes/bench/built"
 	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
 	"lewes/bench/sink"
@@ -29,7 +28,7 @@ var program string
 
 func TestMain(m *testing.M) {
 	if os.Getenv(roleVar) == "" {
-		os.Exit(built.Test(m, &program))
+		os.Exit(worker.RunTests(m, &program))
 	}
 	if err := worker.Main(map[string]worker.Role{
 		netns.RoleName: netns.Role,

@@ -194,8 +194,8 @@ func (l *layer) allows(dir, imported string) bool {
 	switch {
 	case within(imported, "cmd"):
 		return within(dir, "cmd")
-	case within(imported, "bench"): // it is a command as well
-		return within(dir, "bench") || within(dir, "cmd") // until the bench is a program of its own
+	case within(imported, "bench"): // a command as well
+		return within(dir, "bench")
 	}
 	for _, may := range l.may {
 		prefix, below := strings.CutSuffix(may, "...")
@@ -320,9 +320,10 @@ func TestArchitectureRules(t *testing.T) {
 		name: "cmd is imported",
 		files: map[string]string{
 			"router/doc.go":    doc + "import _ \"lewes/cmd/config\"\n",
-			"router/a_test.go": "package p\nimport _ \"lewes/cmd/config\"\nimport _ \"lewes/bench/pace\"\n",
+			"router/a_test.go": "package p\nimport _ \"lewes/cmd/config\"\nimport _ \"lewes/bench/load\"\n",
+			"cmd/x/doc.go":     doc + "import _ \"lewes/bench/load\"\n",
 		},
-		want: []string{"a_test.go:2:8: router may not import cmd/config", "a_test.go:3:8: router may not import bench/pace", "doc.go:3:8: router may not import cmd/config"},
+		want: []string{"cmd/x may not import bench/load", "a_test.go:2:8: router may not import cmd/config", "a_test.go:3:8: router may not import bench/load", "doc.go:3:8: router may not import cmd/config"},
 	}, {
 		name: "state looks around",
 		files: map[string]string{

@@ -63,7 +63,7 @@ sends, and out to the target.`,
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newBench(), newClients(), newConfig(), newDemo(), newForward(), newGateway(), newKeygen(), newProbe(), newVersion())
+	root.AddCommand(newClients(), newConfig(), newDemo(), newForward(), newGateway(), newKeygen(), newProbe(), newVersion())
 	return root
 }
 

@@ -1,19 +1,15 @@
-// Package built builds the real program for tests that run it as it is, in processes of its
-// own.
-package built
+package worker
 
 import (
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"testing"
 )
 
-// Test builds the program, runs the tests of m with the program's path in file, and returns
-// their exit code. It is what a TestMain is made of: the program is built once, and gone
-// when the tests are done.
-func Test(m *testing.M, file *string) int {
+// RunTests builds cmd/lewes, stores the path of the program in file, runs the tests, and
+// returns their exit code. The program is removed afterwards.
+func RunTests(m interface{ Run() int }, file *string) int {
 	dir, err := os.MkdirTemp("", "lewes-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -24,7 +20,7 @@ func Test(m *testing.M, file *string) int {
 	build := exec.Command("go", "build", "-o", *file, "lewes/cmd/lewes")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the program:", err)
+		fmt.Fprintln(os.Stderr, "build lewes:", err)
 		return 1
 	}
 	return m.Run()
