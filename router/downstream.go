@@ -12,7 +12,7 @@ import (
 	"lewes/transport"
 )
 
-// streams is how answers leave over TCP: a *tcp.Intake.
+// streams is how answers leave over TCP: a *tcp.ShardListener.
 type streams interface {
 	transport.Conn
 	// End closes the connection of a path once its answers are out.

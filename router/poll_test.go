@@ -134,8 +134,8 @@ func TestPoll(t *testing.T) {
 			t.Errorf("a Poll of %v got %q after %v", row.wait, got, took)
 		}
 	}
-	if s := g.TCP(); s.HoldsEnded != 2 {
-		t.Errorf("%d Polls in vain", s.HoldsEnded)
+	if s := g.TCP(); s.HoldTimeouts != 2 {
+		t.Errorf("%d Polls in vain", s.HoldTimeouts)
 	}
 	if s := g.Stats(); s.Polls != 5 || s.Moves != 0 || s.Held != 0 {
 		t.Errorf("counted %+v", s)

@@ -46,8 +46,8 @@ func (g *Gateway) listenTCP(ctx context.Context, inherited []*net.TCPListener) {
 	}
 	g.tcp = listener
 	for i, s := range g.shards {
-		s.down.out = listener.Intakes[i]
-		g.feeds = append(g.feeds, feed{s, listener.Intakes[i]})
+		s.down.out = listener.Shards[i]
+		g.feeds = append(g.feeds, feed{s, listener.Shards[i]})
 	}
 }
 

@@ -262,7 +262,7 @@ func (m messages) handedOverSince(before messages) float64 {
 	return float64(m.handedOver-before.handedOver) / float64(m.datagrams-before.datagrams)
 }
 
-func (m messages) add(l *udp.Lane) messages {
+func (m messages) add(l *udp.Traffic) messages {
 	m.datagrams += l.Packets
 	for _, n := range l.Segments {
 		m.messages += n

@@ -133,7 +133,7 @@ func (s sender) tcp(r *router.Stats, t tcp.Stats) {
 	s.counter("tcp_bytes_total", "Bytes of packets that passed TCP connections.", t.Sent.Bytes, "direction", "send")
 	s.counter("polls_total", "Polls of sessions.", r.Polls)
 	s.counter("polls_replaced_total", "Polls that a newer one of their session replaced.", r.PollsReplaced)
-	s.counter("polls_in_vain_total", "Polls that nothing came for.", t.HoldsEnded)
+	s.counter("polls_in_vain_total", "Polls that nothing came for.", t.HoldTimeouts)
 	s.gauge("tcp_waiting_bytes", "Bytes that wait for sessions on TCP.", r.Held)
 	s.counter("dropped_packets_total", drops, r.HeldFull, "reason", "tcp_max_waiting")
 	s.counter("dropped_packets_total", drops, r.HeldOld, "reason", "tcp_waiting_age")
@@ -177,7 +177,7 @@ func (s sender) socket(side string, u *udp.Stats) {
 	s.counter("socket_gso_fallbacks_total", "Sockets on which segmentation offload failed.", u.GSOFallbacks, "side", side)
 }
 
-func (s sender) lane(side, direction string, l *udp.Lane) {
+func (s sender) lane(side, direction string, l *udp.Traffic) {
 	s.counter("socket_datagrams_total", "Datagrams that passed sockets.", l.Packets, "side", side, "direction", direction)
 	s.counter("socket_bytes_total", "Bytes that passed sockets.", l.Bytes, "side", side, "direction", direction)
 	var messages uint64

@@ -31,7 +31,7 @@ func (figures) Stats() router.Stats {
 }
 
 func (figures) Traffic() (clients, egress udp.Stats) {
-	clients.Received = udp.Lane{Packets: 12, Calls: 3}
+	clients.Received = udp.Traffic{Packets: 12, Calls: 3}
 	clients.Received.Batch[0], clients.Received.Batch[3], clients.Received.Segments[0] = 1, 2, 15
 	clients.KernelDrops = 9
 	return clients, egress
@@ -40,7 +40,7 @@ func (figures) Traffic() (clients, egress udp.Stats) {
 func (figures) TCP() tcp.Stats { return tcp.Stats{Open: 8} }
 
 func (figures) Sockets() []router.Socket {
-	return []router.Socket{{Addr: netip.MustParseAddrPort("0.0.0.0:51264"), ReceiveBuffer: udp.Buffer{Asked: 4 << 20, Granted: 425984}, GRO: udp.Offload{On: true}}}
+	return []router.Socket{{Addr: netip.MustParseAddrPort("0.0.0.0:51264"), ReceiveBuffer: udp.Buffer{Requested: 4 << 20, Granted: 425984}, GRO: udp.Offload{On: true}}}
 }
 
 func TestFiguresAreShown(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"lewes/transport/tcp"
 )
 
-// streams is what a gateway listens on for TCP: a *tcp.Intake, or a memListener.
+// streams is what a gateway listens on for TCP: a *tcp.ShardListener, or a memListener.
 type streams interface {
 	transport.Conn
 	End(path.Path)

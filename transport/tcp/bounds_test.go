@@ -58,7 +58,7 @@ func TestLengths(t *testing.T) {
 	}
 	for _, n := range []int{wire.MinPacket, wire.MaxTCPPacket} {
 		send(t, dialTo(t, l), packetOf(n, 1))
-		if p := readOne(t, l.Intakes[0]); len(p.Data) != n {
+		if p := readOne(t, l.Shards[0]); len(p.Data) != n {
 			t.Errorf("of %d bytes came %d", n, len(p.Data))
 		}
 	}
@@ -97,7 +97,7 @@ func TestSlowSender(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if p := readOne(t, l.Intakes[0]); !bytes.Equal(p.Data, frame[lengthSize:]) {
+	if p := readOne(t, l.Shards[0]); !bytes.Equal(p.Data, frame[lengthSize:]) {
 		t.Error("what came byte by byte is another packet")
 	}
 	for _, sent := range []int{1, 3, lengthSize, lengthSize + 1, len(frame) - 1} {
@@ -121,12 +121,12 @@ func TestSilence(t *testing.T) {
 	start := time.Now()
 	idle, unanswered, late := dialTo(t, l), dialTo(t, l), dialTo(t, l)
 	send(t, unanswered, packetOf(100, 1))
-	readOne(t, l.Intakes[0])
+	readOne(t, l.Shards[0])
 	go func() {
 		time.Sleep(700 * time.Millisecond)
 		_, _ = late.Write(appendFrame(nil, packetOf(100, 2)))
 	}()
-	readOne(t, l.Intakes[0])
+	readOne(t, l.Shards[0])
 	a, b, c := closedAfter(t, idle, start), closedAfter(t, unanswered, start), closedAfter(t, late, start)
 	for _, d := range []time.Duration{a, b, c} {
 		within(t, "silence", d, time.Second)
@@ -156,12 +156,12 @@ func TestHalfClosed(t *testing.T) {
 	conn := dialTo(t, l)
 	send(t, conn, packetOf(100, 1))
 	_ = conn.CloseWrite()
-	p := readOne(t, l.Intakes[0])
+	p := readOne(t, l.Shards[0])
 	time.Sleep(20 * time.Millisecond)
-	if _, err := l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(40, 2), Path: p.Path}}); err != nil {
+	if _, err := l.Shards[0].WriteBatch([]transport.Packet{{Data: packetOf(40, 2), Path: p.Path}}); err != nil {
 		t.Fatal(err)
 	}
-	l.Intakes[0].End(p.Path)
+	l.Shards[0].End(p.Path)
 	if got := frames(t, conn); len(got) != 1 || len(got[0]) != 40 {
 		t.Errorf("%d answers came", len(got))
 	}
@@ -183,15 +183,15 @@ func TestBrokenOff(t *testing.T) {
 	}
 	conn := dialTo(t, l)
 	send(t, conn, frame[lengthSize:])
-	p := readOne(t, l.Intakes[0])
+	p := readOne(t, l.Shards[0])
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
 	// Answers to it are written until the system says that nobody is there.
 	for range 3 {
-		_, _ = l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(60_000, 2), Path: p.Path}})
+		_, _ = l.Shards[0].WriteBatch([]transport.Packet{{Data: packetOf(60_000, 2), Path: p.Path}})
 		time.Sleep(10 * time.Millisecond)
 	}
-	l.Intakes[0].End(p.Path)
+	l.Shards[0].End(p.Path)
 	eventually(t, "gone", func() bool { return l.Stats().Open == 0 })
 	if used := l.receiving.used.Load(); used != int64(classes[1]) { // the reader has the last packet yet
 		t.Errorf("%d bytes are still held", used)
@@ -249,14 +249,14 @@ func TestSourceBound(t *testing.T) {
 	refused(t, 2, l)
 	other := from(3)
 	send(t, other, packetOf(50, 1))
-	readOne(t, l.Intakes[0])
+	readOne(t, l.Shards[0])
 	if s := l.Stats(); s.RefusedSource != 1 || s.Accepted != 65 {
 		t.Errorf("counted %+v", s)
 	}
 	_ = open[0].Close()
 	eventually(t, "one gone", func() bool { return l.Stats().Open == 64 })
 	send(t, from(2), packetOf(51, 1))
-	if p := readOne(t, l.Intakes[0]); len(p.Data) != 51 {
+	if p := readOne(t, l.Shards[0]); len(p.Data) != 51 {
 		t.Error("a place that is free again is not given")
 	}
 }
@@ -281,7 +281,7 @@ func TestConnectionBound(t *testing.T) {
 	_ = open[0].Close()
 	eventually(t, "one gone", func() bool { return l.Stats().Open == 4 })
 	send(t, dialTo(t, l), packetOf(51, 1))
-	readOne(t, l.Intakes[0])
+	readOne(t, l.Shards[0])
 }
 
 func TestSourceOf(t *testing.T) {
@@ -364,14 +364,14 @@ func TestSlowReader(t *testing.T) {
 	conn := dialTo(t, l)
 	_ = conn.SetReadBuffer(4 << 10)
 	send(t, conn, packetOf(50, 1))
-	p := readOne(t, l.Intakes[0])
+	p := readOne(t, l.Shards[0])
 	start := time.Now()
 	for range 200 {
-		if _, err := l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(60_000, 2), Path: p.Path}}); err != nil {
+		if _, err := l.Shards[0].WriteBatch([]transport.Packet{{Data: packetOf(60_000, 2), Path: p.Path}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l.Intakes[0].End(p.Path)
+	l.Shards[0].End(p.Path)
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("writing to a peer that does not read took %v", took)
 	}
@@ -384,7 +384,7 @@ func TestAnswerBound(t *testing.T) {
 	l := listening(t, func(c *Config) { c.MaxAnswer = 3000 })
 	conn := dialTo(t, l)
 	send(t, conn, packetOf(50, 1))
-	p := readOne(t, l.Intakes[0])
+	p := readOne(t, l.Shards[0])
 	v := l.table.find(p.Path)
 	v.mu.Lock() // so that nothing of it is sent meanwhile
 	var queued int
@@ -394,7 +394,7 @@ func TestAnswerBound(t *testing.T) {
 	if queued != 3 {
 		t.Errorf("%d packets of 1000 bytes fit 3000", queued)
 	}
-	n, err := l.Intakes[0].WriteBatch([]transport.Packet{
+	n, err := l.Shards[0].WriteBatch([]transport.Packet{
 		{Data: packetOf(10, 1), Path: p.Path},
 		{Data: packetOf(50, 2), Path: p.Path},
 	})
@@ -402,7 +402,7 @@ func TestAnswerBound(t *testing.T) {
 	if n != 0 || !errors.As(err, &failed) || failed.Index != 0 || failed.Failed != 2 || !errors.Is(err, transport.ErrTooLarge) {
 		t.Errorf("of no packet and one behind it %d were taken: %v", n, err)
 	}
-	l.Intakes[0].End(p.Path)
+	l.Shards[0].End(p.Path)
 	if got := frames(t, conn); len(got) != 3 {
 		t.Errorf("%d answers came", len(got))
 	}
@@ -413,16 +413,16 @@ func TestHold(t *testing.T) {
 	l := listening(t, func(c *Config) { c.ReceiveTimeout = 50 * time.Millisecond })
 	conn := dialTo(t, l)
 	send(t, conn, packetOf(50, 1))
-	p := readOne(t, l.Intakes[0])
-	if !l.Intakes[0].Hold(p.Path, time.Minute) || !l.Intakes[0].Hold(p.Path, soon) {
+	p := readOne(t, l.Shards[0])
+	if !l.Shards[0].Hold(p.Path, time.Minute) || !l.Shards[0].Hold(p.Path, soon) {
 		t.Fatal("the connection is not there")
 	}
 	start := time.Now()
 	within(t, "held", closedAfter(t, conn, start), soon)
-	if l.Intakes[0].Hold(p.Path, time.Minute) {
+	if l.Shards[0].Hold(p.Path, time.Minute) {
 		t.Error("a connection that is closed is held")
 	}
-	eventually(t, "counted", func() bool { s := l.Stats(); return s.HoldsEnded == 1 && s.Unanswered == 0 })
+	eventually(t, "counted", func() bool { s := l.Stats(); return s.HoldTimeouts == 1 && s.Unanswered == 0 })
 }
 
 // TestCloseSendsWhatIsWritten ends a listener with answers queued, connections idle and
@@ -431,12 +431,12 @@ func TestCloseSendsWhatIsWritten(t *testing.T) {
 	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
 	answered, idle, half, held := dialTo(t, l), dialTo(t, l), dialTo(t, l), dialTo(t, l)
 	send(t, answered, packetOf(50, 1))
-	p := readOne(t, l.Intakes[0])
+	p := readOne(t, l.Shards[0])
 	send(t, held, packetOf(50, 1))
-	l.Intakes[0].Hold(readOne(t, l.Intakes[0]).Path, time.Minute)
+	l.Shards[0].Hold(readOne(t, l.Shards[0]).Path, time.Minute)
 	_, _ = half.Write(appendFrame(nil, packetOf(5000, 1))[:3000])
 	eventually(t, "all accepted", func() bool { return l.Stats().Open == 4 })
-	if _, err := l.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(60, 2), Path: p.Path}}); err != nil {
+	if _, err := l.Shards[0].WriteBatch([]transport.Packet{{Data: packetOf(60, 2), Path: p.Path}}); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
@@ -450,7 +450,7 @@ func TestCloseSendsWhatIsWritten(t *testing.T) {
 	for _, conn := range []net.Conn{idle, half, held} {
 		closedAfter(t, conn, start)
 	}
-	if _, err := l.Intakes[0].ReadBatch(make([]transport.Packet, 1)); !errors.Is(err, net.ErrClosed) {
+	if _, err := l.Shards[0].ReadBatch(make([]transport.Packet, 1)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("reading from what is closed: %v", err)
 	}
 	if _, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(l.Groups[0].Addr)); err == nil {
@@ -461,7 +461,7 @@ func TestCloseSendsWhatIsWritten(t *testing.T) {
 // TestReadDeadline is what transport.Conn says of it.
 func TestReadDeadline(t *testing.T) {
 	l := listening(t, nil)
-	i, batch := l.Intakes[0], make([]transport.Packet, 4)
+	i, batch := l.Shards[0], make([]transport.Packet, 4)
 	for range 3 {
 		_ = i.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 		for range 2 {

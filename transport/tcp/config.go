@@ -31,7 +31,7 @@ type Config struct {
 	// that are not in Addrs.
 	Inherited []*net.TCPListener
 
-	// Shards is how many Intakes there are, at least 1. Where the system spreads
+	// Shards is how many shard listeners there are, at least 1. Where the system spreads
 	// connections over sockets (Linux), each address has as many.
 	Shards int
 	// Steer names the shard that a packet is for, from 0; nil means the first. It

@@ -32,17 +32,17 @@ const (
 const closeTime = 300 * time.Millisecond
 
 var (
-	// ErrTarget: the address to connect to names no host or no port.
-	ErrTarget = errors.New("tcp: target needs an address and a port")
+	// ErrInvalidTarget: the address to connect to names no host or no port.
+	ErrInvalidTarget = errors.New("tcp: target needs an address and a port")
 	// ErrAborted: the gateway broke the connection off instead of answering: it has
 	// too many, in all or of this address.
 	ErrAborted = errors.New("tcp: the connection was broken off")
 	// ErrTimeout: the gateway did not let the connection in, or did not end it, in
 	// time.
 	ErrTimeout = errors.New("tcp: no answer in time")
-	// ErrExpired: the packet had waited for a connection for Options.QueueTime, or
+	// ErrQueueTimeout: the packet had waited for a connection for Options.QueueTime, or
 	// had to give way to newer ones.
-	ErrExpired = errors.New("tcp: waited too long for a connection")
+	ErrQueueTimeout = errors.New("tcp: waited too long for a connection")
 )
 
 // Options are the bounds of a Conn. Zero values mean the defaults.
@@ -103,7 +103,7 @@ var _ transport.Conn = (*Conn)(nil)
 func Dial(to netip.AddrPort, o Options) (*Conn, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	if !to.IsValid() || to.Port() == 0 || to.Addr().IsUnspecified() {
-		return nil, fmt.Errorf("%w, got %s", ErrTarget, to)
+		return nil, fmt.Errorf("%w, got %s", ErrInvalidTarget, to)
 	}
 	o.fill()
 	c := &Conn{
@@ -125,7 +125,7 @@ func Dial(to netip.AddrPort, o Options) (*Conn, error) {
 
 // ReadBatch is that of transport.Conn. An error that is not about the Conn tells of
 // one connection: transport.ErrRefused, ErrUnreachable or ErrDenied, ErrTimeout,
-// ErrAborted, or ErrLength where what came was no packet.
+// ErrAborted, or ErrBadLength where what came was no packet.
 func (c *Conn) ReadBatch(p []transport.Packet) (int, error) {
 	for i, b := range c.given {
 		b.free()
@@ -180,7 +180,7 @@ func (c *Conn) write(p *transport.Packet) error {
 // Send queues one packet that the gateway may answer only after wait. ended, which
 // may be nil, is called once, from another goroutine, when the packet's connection is
 // over: with the number of answers that came on it, and with nil where the gateway
-// closed it in order, else ErrExpired, an error of ReadBatch, or net.ErrClosed.
+// closed it in order, else ErrQueueTimeout, an error of ReadBatch, or net.ErrClosed.
 func (c *Conn) Send(packet []byte, wait time.Duration, ended func(answers int, err error)) error {
 	return c.enqueue(packet, wait, ended)
 }
@@ -208,7 +208,7 @@ func (c *Conn) enqueue(packet []byte, wait time.Duration, ended func(int, error)
 	}
 	if full {
 		c.counters.dropped.Add(1)
-		c.workers.Go(func() { dropped.end(0, ErrExpired) }) // the caller may hold what ended wants
+		c.workers.Go(func() { dropped.end(0, ErrQueueTimeout) }) // the caller may hold what ended wants
 	}
 	c.mu.Unlock()
 	return nil
@@ -234,7 +234,7 @@ func (c *Conn) carry(x *exchange) {
 	if time.Since(x.queued) >= c.options.QueueTime {
 		c.left()
 		c.counters.dropped.Add(1)
-		x.end(0, ErrExpired)
+		x.end(0, ErrQueueTimeout)
 		return
 	}
 	conn, err := c.connect(x)

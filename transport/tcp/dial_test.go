@@ -23,15 +23,15 @@ func answering(t testing.TB, change func(*Config)) *Listener {
 	done.Go(func() {
 		batch := make([]transport.Packet, 32)
 		for {
-			n, err := l.Intakes[0].ReadBatch(batch)
+			n, err := l.Shards[0].ReadBatch(batch)
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
 			for _, p := range batch[:n] {
 				for range int(p.Data[1]) {
-					_, _ = l.Intakes[0].WriteBatch([]transport.Packet{p})
+					_, _ = l.Shards[0].WriteBatch([]transport.Packet{p})
 				}
-				l.Intakes[0].End(p.Path)
+				l.Shards[0].End(p.Path)
 			}
 		}
 	})
@@ -195,8 +195,8 @@ func TestDialErrors(t *testing.T) {
 		"broken off":       {func(conn net.Conn) { _ = conn.(*net.TCPConn).SetLinger(0) }, ErrAborted},
 		"half an answer":   {func(conn net.Conn) { _, _ = conn.Write([]byte{0, 0, 0, 50, 1, 2}) }, ErrAborted},
 		"half a length":    {func(conn net.Conn) { _, _ = conn.Write([]byte{0, 0}) }, ErrAborted},
-		"a length of none": {func(conn net.Conn) { _, _ = conn.Write([]byte{0, 0, 0, 33}) }, ErrLength},
-		"a huge length":    {func(conn net.Conn) { _, _ = conn.Write([]byte{255, 255, 255, 255, 0}) }, ErrLength},
+		"a length of none": {func(conn net.Conn) { _, _ = conn.Write([]byte{0, 0, 0, 33}) }, ErrBadLength},
+		"a huge length":    {func(conn net.Conn) { _, _ = conn.Write([]byte{255, 255, 255, 255, 0}) }, ErrBadLength},
 	} {
 		behave.Store(&row.behave)
 		give(t, c, packetOf(40, 1))
@@ -211,7 +211,7 @@ func TestDialErrors(t *testing.T) {
 		t.Errorf("nobody there: %v", err)
 	}
 	for _, to := range []string{"0.0.0.0:1", "127.0.0.1:0"} {
-		if _, err := Dial(netip.MustParseAddrPort(to), Options{}); !errors.Is(err, ErrTarget) {
+		if _, err := Dial(netip.MustParseAddrPort(to), Options{}); !errors.Is(err, ErrInvalidTarget) {
 			t.Errorf("%s: %v", to, err)
 		}
 	}
@@ -228,12 +228,12 @@ func TestDialBounds(t *testing.T) {
 		batch := make([]transport.Packet, 32)
 		<-release
 		for {
-			n, err := l.Intakes[0].ReadBatch(batch)
+			n, err := l.Shards[0].ReadBatch(batch)
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
 			for _, p := range batch[:n] {
-				l.Intakes[0].End(p.Path)
+				l.Shards[0].End(p.Path)
 			}
 		}
 	})
@@ -241,7 +241,7 @@ func TestDialBounds(t *testing.T) {
 	var ended, expired atomic.Int64
 	for range packets {
 		err := c.Send(packetOf(40, 1), 0, func(_ int, err error) {
-			if errors.Is(err, ErrExpired) {
+			if errors.Is(err, ErrQueueTimeout) {
 				expired.Add(1)
 			}
 			ended.Add(1)
@@ -274,7 +274,7 @@ func TestDialDropsTheOld(t *testing.T) {
 	if err := <-errs; !errors.Is(err, ErrTimeout) {
 		t.Errorf("the first: %v", err)
 	}
-	if err := <-errs; !errors.Is(err, ErrExpired) {
+	if err := <-errs; !errors.Is(err, ErrQueueTimeout) {
 		t.Errorf("the second: %v", err)
 	}
 }
@@ -291,14 +291,14 @@ func TestDialClose(t *testing.T) {
 	})
 	polled := make(chan error, 1)
 	_ = c.Send(packetOf(36, 1), time.Minute, func(_ int, err error) { polled <- err })
-	readOne(t, l.Intakes[0])
+	readOne(t, l.Shards[0])
 	give(t, c, packetOf(44, 2))
 	var closers sync.WaitGroup // of which none cuts the other short
 	for range 3 {
 		closers.Go(func() { _ = c.Close() })
 	}
 	closers.Wait()
-	if p := readOne(t, l.Intakes[0]); len(p.Data) != 44 {
+	if p := readOne(t, l.Shards[0]); len(p.Data) != 44 {
 		t.Errorf("%d bytes came last", len(p.Data))
 	}
 	if err := <-polled; !errors.Is(err, net.ErrClosed) {
@@ -357,7 +357,7 @@ func FuzzAnswers(f *testing.F) {
 		}()
 		got, err := c.receive(near)
 		_ = near.Close()
-		if got != len(want) || bad != errors.Is(err, ErrLength) {
+		if got != len(want) || bad != errors.Is(err, ErrBadLength) {
 			t.Fatalf("%d packets of %d, %v", got, len(want), err)
 		}
 		for _, w := range want {

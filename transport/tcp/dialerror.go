@@ -18,7 +18,7 @@ func dialError(to netip.AddrPort, err error) error {
 	var errno syscall.Errno
 	var timeout net.Error
 	switch {
-	case errors.Is(err, ErrLength):
+	case errors.Is(err, ErrBadLength):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = fmt.Errorf("%w: in the middle of an answer", ErrAborted)

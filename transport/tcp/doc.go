@@ -2,19 +2,19 @@
 // each (section 10 of PROTOCOL.md): a length and a packet from the client, then any
 // number of the same from the gateway, then its close.
 //
-// Listen binds the gateway's port. A Listener has an Intake for each shard, which is
+// Listen binds the gateway's port. A Listener has an ShardListener for each shard, which is
 // a transport.Conn: ReadBatch gives the packets that Config.Steer sends to the shard,
 // each with the number of its connection in its Path, and WriteBatch answers on that
-// connection, whichever Intake is asked:
+// connection, whichever ShardListener is asked:
 //
 //	l, err := tcp.Listen(ctx, tcp.Config{Port: 41264, Shards: 2, Steer: owner})
 //	if err != nil {
 //		return err // no address could be bound
 //	}
-//	n, err := l.Intakes[shard].ReadBatch(batch)
+//	n, err := l.Shards[shard].ReadBatch(batch)
 //	...
-//	l.Intakes[shard].WriteBatch(answers) // to batch[i].Path
-//	l.Intakes[shard].End(batch[i].Path)  // that was all: closed once it is out
+//	l.Shards[shard].WriteBatch(answers) // to batch[i].Path
+//	l.Shards[shard].End(batch[i].Path)  // that was all: closed once it is out
 //
 // # How long a connection lives
 //

@@ -116,13 +116,13 @@ func fewDescriptors(t *testing.T) {
 	go func() {
 		batch := make([]transport.Packet, 4)
 		for {
-			n, err := l.Intakes[0].ReadBatch(batch)
+			n, err := l.Shards[0].ReadBatch(batch)
 			if err != nil {
 				return
 			}
-			_, _ = l.Intakes[0].WriteBatch(batch[:n])
+			_, _ = l.Shards[0].WriteBatch(batch[:n])
 			for i := range batch[:n] {
-				l.Intakes[0].End(batch[i].Path)
+				l.Shards[0].End(batch[i].Path)
 			}
 		}
 	}()

@@ -35,7 +35,7 @@ func FuzzFrame(f *testing.F) {
 		}
 		n, err := lengthOf(&head)
 		announced := binary.BigEndian.Uint32(head[:])
-		if good := announced >= 34 && announced <= 65_535; good != (err == nil) || err != nil && !errors.Is(err, ErrLength) {
+		if good := announced >= 34 && announced <= 65_535; good != (err == nil) || err != nil && !errors.Is(err, ErrBadLength) {
 			t.Fatalf("length %d: %v", announced, err)
 		}
 		if err != nil {

@@ -28,11 +28,11 @@ func TestShards(t *testing.T) {
 		packet := packetOf(50, 0)
 		packet[0], packet[4] = byte(n%3), byte(n)
 		send(t, conn, packet)
-		p := readOne(t, l.Intakes[n%3])
+		p := readOne(t, l.Shards[n%3])
 		if p.Data[4] != byte(n) {
 			t.Fatalf("packet %d came in the place of %d", p.Data[4], n)
 		}
-		other := l.Intakes[(n+1)%3] // any of them answers
+		other := l.Shards[(n+1)%3] // any of them answers
 		if _, err := other.WriteBatch([]transport.Packet{p}); err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +43,7 @@ func TestShards(t *testing.T) {
 	}
 	packet := packetOf(50, 0xff) // a shard that there is not
 	send(t, dialTo(t, l), packet)
-	readOne(t, l.Intakes[0])
+	readOne(t, l.Shards[0])
 }
 
 // TestSecondListener fails, with one listener and with several.
@@ -51,7 +51,7 @@ func TestSecondListener(t *testing.T) {
 	for _, shards := range []int{1, 2} {
 		l := listening(t, func(c *Config) { c.Shards = shards })
 		_, err := Listen(context.Background(), Config{Addrs: []netip.AddrPort{l.Groups[0].Addr}, Shards: shards})
-		var bind *BindError
+		var bind *transport.BindError
 		if !errors.As(err, &bind) || !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "another gateway?") {
 			t.Errorf("%d shards: a second listener on the same port: %v", shards, err)
 		}
@@ -81,7 +81,7 @@ func TestBothFamilies(t *testing.T) {
 			t.Fatal(err)
 		}
 		send(t, conn, packetOf(40, 1))
-		if p := readOne(t, l.Intakes[0]); p.Path.Peer.Addr() != host || p.Path.Local != host {
+		if p := readOne(t, l.Shards[0]); p.Path.Peer.Addr() != host || p.Path.Local != host {
 			t.Errorf("path %#v", p.Path)
 		}
 		_ = conn.Close()
@@ -117,7 +117,7 @@ func TestInherited(t *testing.T) {
 	}
 	old := dialTo(t, first)
 	send(t, old, packetOf(40, 1))
-	p := readOne(t, first.Intakes[0])
+	p := readOne(t, first.Shards[0])
 	first.stopAccepting()
 	between := dialTo(t, first)
 	send(t, between, packetOf(41, 1))
@@ -130,13 +130,13 @@ func TestInherited(t *testing.T) {
 	if len(second.Groups) != 1 || second.Groups[0].Addr != first.Groups[0].Addr || len(second.Groups[0].Listeners) != len(handed) {
 		t.Errorf("groups %v", second.Groups)
 	}
-	if p := readOne(t, second.Intakes[0]); len(p.Data) != 41 {
+	if p := readOne(t, second.Shards[0]); len(p.Data) != 41 {
 		t.Error("a connection that came in between is lost")
 	}
-	if _, err := first.Intakes[0].WriteBatch([]transport.Packet{{Data: packetOf(42, 1), Path: p.Path}}); err != nil {
+	if _, err := first.Shards[0].WriteBatch([]transport.Packet{{Data: packetOf(42, 1), Path: p.Path}}); err != nil {
 		t.Fatal(err)
 	}
-	first.Intakes[0].End(p.Path)
+	first.Shards[0].End(p.Path)
 	if got := frames(t, old); len(got) != 1 {
 		t.Errorf("%d answers to a connection that was there", len(got))
 	}

@@ -10,11 +10,11 @@ import (
 	"lewes/transport"
 )
 
-// waiting is how many packets wait for an Intake's reader before connections do.
+// waiting is how many packets wait for an ShardListener's reader before connections do.
 const waiting = 128
 
-// Intake is one shard's share of a Listener. It is a transport.Conn.
-type Intake struct {
+// ShardListener is one shard's share of a Listener. It is a transport.Conn.
+type ShardListener struct {
 	listener *Listener
 	arrivals chan arrival
 	closed   chan struct{}
@@ -23,8 +23,8 @@ type Intake struct {
 	deadline deadline
 }
 
-func newIntake(l *Listener) *Intake {
-	return &Intake{
+func newShardListener(l *Listener) *ShardListener {
+	return &ShardListener{
 		listener: l,
 		arrivals: make(chan arrival, waiting),
 		closed:   make(chan struct{}),
@@ -35,7 +35,7 @@ func newIntake(l *Listener) *Intake {
 // ReadBatch waits for packets and returns those that are there, as transport.Conn
 // says. Each has the path of its connection, to which WriteBatch, Hold and End
 // refer.
-func (i *Intake) ReadBatch(p []transport.Packet) (int, error) {
+func (i *ShardListener) ReadBatch(p []transport.Packet) (int, error) {
 	for _, b := range i.given {
 		i.listener.receiving.give(b)
 	}
@@ -63,7 +63,7 @@ func (i *Intake) ReadBatch(p []transport.Packet) (int, error) {
 	return n, nil
 }
 
-func (i *Intake) take(p *transport.Packet, a arrival) {
+func (i *ShardListener) take(p *transport.Packet, a arrival) {
 	*p = transport.Packet{Data: a.packet.data, Path: a.path}
 	i.given = append(i.given, a.packet)
 }
@@ -71,10 +71,10 @@ func (i *Intake) take(p *transport.Packet, a arrival) {
 // WriteBatch queues the packets on the connections that their paths name and
 // returns how many were taken, as transport.Conn says. It never waits. Of packets
 // that follow each other on one path none is taken behind one that was not. The
-// reasons in a *transport.SendError are ErrGone, transport.ErrFull where the
+// reasons in a *transport.SendError are ErrConnClosed, transport.ErrFull where the
 // connection holds as much as it may, and transport.ErrTooLarge for what is no
 // packet.
-func (i *Intake) WriteBatch(p []transport.Packet) (int, error) {
+func (i *ShardListener) WriteBatch(p []transport.Packet) (int, error) {
 	sent := 0
 	var failed *transport.SendError
 	for at := 0; at < len(p); {
@@ -82,7 +82,7 @@ func (i *Intake) WriteBatch(p []transport.Packet) (int, error) {
 		for end < len(p) && p[end].Path.Conn == p[at].Path.Conn {
 			end++
 		}
-		n, err := 0, error(ErrGone)
+		n, err := 0, error(ErrConnClosed)
 		if v := i.listener.table.find(p[at].Path); v != nil {
 			n, err = v.put(p[at:end])
 		}
@@ -101,7 +101,7 @@ func (i *Intake) WriteBatch(p []transport.Packet) (int, error) {
 }
 
 // End closes the connection of a path once its answers are out.
-func (i *Intake) End(p path.Path) {
+func (i *ShardListener) End(p path.Path) {
 	if v := i.listener.table.find(p); v != nil {
 		v.mu.Lock()
 		v.ended = true
@@ -112,7 +112,7 @@ func (i *Intake) End(p path.Path) {
 
 // Hold lets the connection of a path live for d from now on, for an answer that is
 // to come yet, and reports whether it is still there.
-func (i *Intake) Hold(p path.Path, d time.Duration) bool {
+func (i *ShardListener) Hold(p path.Path, d time.Duration) bool {
 	v := i.listener.table.find(p)
 	if v == nil {
 		return false
@@ -128,19 +128,19 @@ func (i *Intake) Hold(p path.Path, d time.Duration) bool {
 }
 
 // SetReadDeadline is that of transport.Conn.
-func (i *Intake) SetReadDeadline(t time.Time) error {
+func (i *ShardListener) SetReadDeadline(t time.Time) error {
 	i.deadline.set(t)
 	return nil
 }
 
 // LocalAddr returns the first address that is listened on.
-func (i *Intake) LocalAddr() net.Addr {
+func (i *ShardListener) LocalAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(i.listener.Groups[0].Addr)
 }
 
-// Close ends a ReadBatch that waits. Packets that come for the Intake after it are
+// Close ends a ReadBatch that waits. Packets that come for the ShardListener after it are
 // dropped; the Listener goes on for the others.
-func (i *Intake) Close() error {
+func (i *ShardListener) Close() error {
 	i.once.Do(func() { close(i.closed) })
 	return nil
 }

@@ -15,12 +15,12 @@ import (
 
 // Listener is what Listen bound. Its connections end with Close.
 type Listener struct {
-	// Intakes has one for each shard.
-	Intakes []*Intake
+	// shard listeners has one for each shard.
+	Shards []*ShardListener
 	// Groups has an entry for each address that was bound, Failed one for each that
 	// was not.
 	Groups []Group
-	Failed []*BindError
+	Failed []*transport.BindError
 
 	config    Config
 	counters  counters
@@ -46,9 +46,6 @@ type Group struct {
 	// FastOpen says that a client may send its packet with its first segment.
 	FastOpen bool
 }
-
-// BindError says why an address could not be bound.
-type BindError = transport.BindError
 
 // Listen binds the addresses of config and accepts connections from then on. It
 // succeeds if one address could be bound or was inherited; Listener.Failed says which
@@ -78,7 +75,7 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 		return nil, transport.BindFailed(l.Failed)
 	}
 	for range config.Shards {
-		l.Intakes = append(l.Intakes, newIntake(l))
+		l.Shards = append(l.Shards, newShardListener(l))
 	}
 	l.startAccepting()
 	return l, nil
@@ -253,7 +250,7 @@ func (l *Listener) Close() error {
 		l.visits = nil
 	}
 	l.mu.Unlock()
-	for _, i := range l.Intakes {
+	for _, i := range l.Shards {
 		_ = i.Close()
 	}
 	l.serving.Wait()

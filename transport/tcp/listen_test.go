@@ -52,7 +52,7 @@ func dialTo(t testing.TB, l *Listener) *net.TCPConn {
 func packetOf(n int, fill byte) []byte { return bytes.Repeat([]byte{fill}, n) }
 
 // readOne waits for a packet.
-func readOne(t testing.TB, i *Intake) transport.Packet {
+func readOne(t testing.TB, i *ShardListener) transport.Packet {
 	t.Helper()
 	_ = i.SetReadDeadline(time.Now().Add(10 * time.Second))
 	batch := make([]transport.Packet, 1)
@@ -119,7 +119,7 @@ func TestOnePacketAndItsAnswers(t *testing.T) {
 			conn := dialTo(t, l)
 			packet := packetOf(size, byte(size))
 			send(t, conn, packet)
-			p := readOne(t, l.Intakes[0])
+			p := readOne(t, l.Shards[0])
 			if !bytes.Equal(p.Data, packet) {
 				t.Fatalf("%s: of %d bytes came %d, or others", at, size, len(p.Data))
 			}
@@ -131,15 +131,15 @@ func TestOnePacketAndItsAnswers(t *testing.T) {
 				{Data: packetOf(150, 2), Segment: 50, Path: p.Path},
 				{Data: packet, Path: p.Path},
 			}
-			if n, err := l.Intakes[0].WriteBatch(answers); n != 3 || err != nil {
+			if n, err := l.Shards[0].WriteBatch(answers); n != 3 || err != nil {
 				t.Fatalf("%d written: %v", n, err)
 			}
-			l.Intakes[0].End(p.Path)
+			l.Shards[0].End(p.Path)
 			got := frames(t, conn)
 			if len(got) != 5 || !bytes.Equal(got[0], answers[0].Data) || len(got[1])+len(got[2])+len(got[3]) != 150 || !bytes.Equal(got[4], packet) {
 				t.Fatalf("%s: %d answers came", at, len(got))
 			}
-			if n, err := l.Intakes[0].WriteBatch(answers); n != 0 || !errors.Is(err, ErrGone) {
+			if n, err := l.Shards[0].WriteBatch(answers); n != 0 || !errors.Is(err, ErrConnClosed) {
 				t.Errorf("to a closed connection %d were written: %v", n, err)
 			}
 		}

@@ -17,9 +17,9 @@ type Stats struct {
 	// Why connections ended before their packet was whole: its length was that of
 	// none, the time was up, the peer went away, or there was no memory for it.
 	BadLength, ReceiveTimeouts, Aborted, RefusedMemory uint64
-	// Unanswered counts connections whose packet drew no answer in time, HoldsEnded
+	// Unanswered counts connections whose packet drew no answer in time, HoldTimeouts
 	// those on which one was waited for in vain.
-	Unanswered, HoldsEnded uint64
+	Unanswered, HoldTimeouts uint64
 	// WriteTimeouts counts connections whose peer did not take its answers in
 	// time, WriteErrors those that broke under them.
 	WriteTimeouts, WriteErrors uint64
@@ -37,7 +37,7 @@ type counters struct {
 	open                                               atomic.Int64
 	accepted, refusedFull, refusedSource, acceptErrors atomic.Uint64
 	badLength, receiveTimeouts, aborted, refusedMemory atomic.Uint64
-	unanswered, holdsEnded, writeTimeouts, writeErrors atomic.Uint64
+	unanswered, holdTimeouts, writeTimeouts, writeErrors atomic.Uint64
 	received, sent                                     traffic
 }
 
@@ -64,7 +64,7 @@ func (l *Listener) Stats() Stats {
 		Aborted:         c.aborted.Load(),
 		RefusedMemory:   c.refusedMemory.Load(),
 		Unanswered:      c.unanswered.Load(),
-		HoldsEnded:      c.holdsEnded.Load(),
+		HoldTimeouts:      c.holdTimeouts.Load(),
 		WriteTimeouts:   c.writeTimeouts.Load(),
 		WriteErrors:     c.writeErrors.Load(),
 		Received:        c.received.load(),

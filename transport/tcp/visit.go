@@ -86,7 +86,7 @@ func (v *visit) receive() (*buffer, error) {
 // lost counts why a connection brought no packet.
 func (c *counters) lost(err error) {
 	switch {
-	case errors.Is(err, ErrLength):
+	case errors.Is(err, ErrBadLength):
 		c.badLength.Add(1)
 	case errors.Is(err, errMemory):
 		c.refusedMemory.Add(1)
@@ -101,16 +101,16 @@ func (c *counters) lost(err error) {
 func (v *visit) deliver(packet *buffer, timer *time.Timer) bool {
 	l := v.listener
 	shard := l.config.Steer(packet.data)
-	if shard < 0 || shard >= len(l.Intakes) {
+	if shard < 0 || shard >= len(l.Shards) {
 		shard = 0
 	}
-	intake := l.Intakes[shard]
+	to := l.Shards[shard]
 	select {
-	case intake.arrivals <- arrival{packet, v.path}:
+	case to.arrivals <- arrival{packet, v.path}:
 		return true
 	case <-timer.C:
 		l.counters.unanswered.Add(1)
-	case <-intake.closed:
+	case <-to.closed:
 	}
 	l.receiving.give(packet)
 	return false
@@ -175,7 +175,7 @@ func (v *visit) expired(now time.Time) bool {
 	}
 	v.gone = true
 	if held {
-		v.listener.counters.holdsEnded.Add(1)
+		v.listener.counters.holdTimeouts.Add(1)
 	} else {
 		v.listener.counters.unanswered.Add(1)
 	}
@@ -206,15 +206,15 @@ func (v *visit) discard() {
 	}
 }
 
-// ErrGone: the connection that the packet was for is closed.
-var ErrGone = errors.New("tcp: that connection is closed")
+// ErrConnClosed: the connection that the packet was for is closed.
+var ErrConnClosed = errors.New("tcp: that connection is closed")
 
 // put queues the packets until one does not fit, and returns how many were taken.
 func (v *visit) put(packets []transport.Packet) (taken int, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.gone || v.ended {
-		return 0, ErrGone
+		return 0, ErrConnClosed
 	}
 	for i := range packets {
 		if err := v.putOne(&packets[i]); err != nil {

@@ -102,9 +102,9 @@ func (c *Conn) tellOfSetup(s setup) {
 		{"receive", "net.core.rmem_max", s.receiveBuffer},
 		{"send", "net.core.wmem_max", s.sendBuffer},
 	} {
-		if b.Granted < b.Asked {
+		if b.Granted < b.Requested {
 			c.tell(BufferSmall, nil, fmt.Sprintf("%s buffer is %d bytes, %d wanted: bursts are dropped sooner; raise the system's limit (Linux: sysctl -w %s=%d)",
-				b.name, b.Granted, b.Asked, b.sysctl, b.Asked))
+				b.name, b.Granted, b.Requested, b.sysctl, b.Requested))
 		}
 	}
 	if s.mayFragment != nil {

@@ -353,8 +353,8 @@ func TestRefusalIsToldAndSurvived(t *testing.T) {
 				if _, err := c.ReadBatch(make([]transport.Packet, 4)); !errors.Is(err, transport.ErrRefused) {
 					t.Fatalf("reader got %v, want ErrRefused", err)
 				}
-				if n := c.Stats().Reported[Refused]; n != 1 {
-					t.Errorf("Reported[Refused] %d, want 1", n)
+				if n := c.Stats().AsyncErrors[Refused]; n != 1 {
+					t.Errorf("AsyncErrors[Refused] %d, want 1", n)
 				}
 
 				// The writer learns as well, and sends all the same.
@@ -549,12 +549,12 @@ func TestReadOfOneAtATimeLosesNothing(t *testing.T) {
 
 func TestDialRefusesTargetsThatAreNone(t *testing.T) {
 	for _, target := range []string{"0.0.0.0:53", "[::]:53", "127.0.0.1:0"} {
-		if c, err := Dial(netip.MustParseAddrPort(target), Options{}); !errors.Is(err, ErrTarget) {
-			t.Errorf("%s: %v, %v, want ErrTarget", target, c, err)
+		if c, err := Dial(netip.MustParseAddrPort(target), Options{}); !errors.Is(err, ErrInvalidTarget) {
+			t.Errorf("%s: %v, %v, want ErrInvalidTarget", target, c, err)
 		}
 	}
-	if c, err := Dial(netip.AddrPort{}, Options{}); !errors.Is(err, ErrTarget) {
-		t.Errorf("no target: %v, %v, want ErrTarget", c, err)
+	if c, err := Dial(netip.AddrPort{}, Options{}); !errors.Is(err, ErrInvalidTarget) {
+		t.Errorf("no target: %v, %v, want ErrInvalidTarget", c, err)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"lewes/state/path"
 )
 
-// ErrTarget: the address to connect to names no host or no port.
-var ErrTarget = errors.New("udp: target needs an address and a port")
+// ErrInvalidTarget: the address to connect to names no host or no port.
+var ErrInvalidTarget = errors.New("udp: target needs an address and a port")
 
 // Dial returns a socket connected to target: it receives from there only, and the
 // system reports on it when the target refuses what is sent (transport.ErrRefused). The
@@ -26,7 +26,7 @@ func Dial(target netip.AddrPort, o Options) (*Conn, error) {
 func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
 	if !target.IsValid() || target.Port() == 0 || target.Addr().IsUnspecified() {
-		return nil, fmt.Errorf("%w, got %s", ErrTarget, target)
+		return nil, fmt.Errorf("%w, got %s", ErrInvalidTarget, target)
 	}
 	network := "udp4"
 	if target.Addr().Is6() {

@@ -17,7 +17,7 @@ type Listener struct {
 	// Config.Addrs.
 	Groups []Group
 	// Failed has an entry for each address that was not.
-	Failed []*BindError
+	Failed []*transport.BindError
 }
 
 // Group is the sockets of one address.
@@ -30,9 +30,6 @@ type Group struct {
 	// it chooses by a hash of the addresses.
 	Steered bool
 }
-
-// BindError says why an address could not be bound.
-type BindError = transport.BindError
 
 // Shards returns how many shards have sockets.
 func (l *Listener) Shards() int {

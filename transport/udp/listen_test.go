@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"lewes/state/path"
+
+	"lewes/transport"
 )
 
 func TestListenBindsBothFamiliesOnOnePort(t *testing.T) {
@@ -72,7 +74,7 @@ func TestListenFailsWhereNothingBinds(t *testing.T) {
 			t.Errorf("%q does not name %s", err, want)
 		}
 	}
-	var b *BindError
+	var b *transport.BindError
 	if !errors.As(err, &b) {
 		t.Errorf("%v is no BindError", err)
 	}
@@ -94,7 +96,7 @@ func TestListenTakesPortWhereNoneIsNamed(t *testing.T) {
 	}
 }
 
-func TestBindErrorsSayWhatToDo(t *testing.T) {
+func TestBindErrorsIncludeARemedy(t *testing.T) {
 	addr := netip.MustParseAddrPort("192.0.2.1:51264")
 	for e, want := range map[syscall.Errno]string{
 		syscall.EADDRINUSE:    "choose another port",
@@ -102,7 +104,7 @@ func TestBindErrorsSayWhatToDo(t *testing.T) {
 		syscall.EADDRNOTAVAIL: "does not have the address",
 		syscall.EAFNOSUPPORT:  "address family",
 	} {
-		err := &BindError{Network: "udp", Addr: addr, Err: e}
+		err := &transport.BindError{Network: "udp", Addr: addr, Err: e}
 		if s := err.Error(); !strings.Contains(s, want) || !strings.Contains(s, addr.String()) {
 			t.Errorf("%q lacks %q or the address", s, want)
 		}

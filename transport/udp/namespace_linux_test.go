@@ -404,8 +404,8 @@ func TestRouterThatKnowsNoWayIsToldOf(t *testing.T) {
 			if err := nextError(t, c); !errors.Is(err, transport.ErrUnreachable) {
 				t.Errorf("%s: reader got %v, want ErrUnreachable", target, err)
 			}
-			if n := c.Stats().Reported[Unreachable]; n != 1 {
-				t.Errorf("%s: Reported[Unreachable] %d, want 1", target, n)
+			if n := c.Stats().AsyncErrors[Unreachable]; n != 1 {
+				t.Errorf("%s: AsyncErrors[Unreachable] %d, want 1", target, n)
 			}
 			// What is sent later is sent.
 			if n, err := c.WriteBatch(packetsOf(path.Path{}, 10, 20, 30)); n != 3 {

@@ -30,8 +30,8 @@ func TestReportsDoNotPileUp(t *testing.T) {
 		if taken != 3*rounds {
 			t.Errorf("%s: %d datagrams taken of %d", addr, taken, 3*rounds)
 		}
-		if s := c.Stats(); s.Reported[Refused] < rounds {
-			t.Errorf("%s: Reported[Refused] %d for %d refused datagrams", addr, s.Reported[Refused], taken)
+		if s := c.Stats(); s.AsyncErrors[Refused] < rounds {
+			t.Errorf("%s: AsyncErrors[Refused] %d for %d refused datagrams", addr, s.AsyncErrors[Refused], taken)
 		}
 		back, err := Listen(t.Context(), Config{Addrs: []netip.AddrPort{target}})
 		if err != nil {

@@ -61,9 +61,9 @@ func setBuffer(fd, opt, force, size int) Buffer {
 	}
 	granted, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, opt)
 	if err != nil {
-		return Buffer{Asked: size}
+		return Buffer{Requested: size}
 	}
-	return Buffer{Asked: size, Granted: granted / 2} // the kernel doubles it for its own needs
+	return Buffer{Requested: size, Granted: granted / 2} // the kernel doubles it for its own needs
 }
 
 // joinReceived switches UDP_GRO on.

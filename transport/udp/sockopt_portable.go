@@ -16,10 +16,10 @@ func Probe() Support { return Support{GSO: errLinuxOnly, GRO: errLinuxOnly} }
 func newBatcher(c *Conn, o *Options) (batcher, error) {
 	c.withoutGSO(errLinuxOnly.Error())
 	c.gro.Reason = errLinuxOnly.Error()
-	c.receiveBuffer = Buffer{Asked: bufferAsked(o.ReceiveBuffer)}
-	c.receiveBuffer.Granted = grant(c.udp.SetReadBuffer, c.receiveBuffer.Asked)
-	c.sendBuffer = Buffer{Asked: bufferAsked(o.SendBuffer)}
-	c.sendBuffer.Granted = grant(c.udp.SetWriteBuffer, c.sendBuffer.Asked)
+	c.receiveBuffer = Buffer{Requested: bufferAsked(o.ReceiveBuffer)}
+	c.receiveBuffer.Granted = grant(c.udp.SetReadBuffer, c.receiveBuffer.Requested)
+	c.sendBuffer = Buffer{Requested: bufferAsked(o.SendBuffer)}
+	c.sendBuffer.Granted = grant(c.udp.SetWriteBuffer, c.sendBuffer.Requested)
 	c.tellOfSetup(setup{receiveBuffer: c.receiveBuffer, sendBuffer: c.sendBuffer})
 	return newPortable(c, o)
 }

@@ -27,8 +27,8 @@ func bucket(n int) int {
 	return min(bits.Len(uint(n-1)), buckets-1)
 }
 
-// Lane is one direction's traffic.
-type Lane struct {
+// Traffic is one direction's traffic.
+type Traffic struct {
 	// Packets and Bytes count datagrams and their payload.
 	Packets, Bytes uint64
 	// Calls counts calls to the system, those that found nothing included.
@@ -47,23 +47,23 @@ type Offload struct {
 // Buffer is a socket buffer's size in bytes: what was asked for (0: nothing) and
 // what the system granted.
 type Buffer struct {
-	Asked, Granted int
+	Requested, Granted int
 }
 
 // Stats is a copy of what was counted.
 type Stats struct {
-	Received, Sent Lane
+	Received, Sent Traffic
 
 	// SendErrors counts datagrams that could not be sent.
 	SendErrors Errors
-	// Reported counts errors that the system reported, on reading or writing, about
+	// AsyncErrors counts errors that the system reported, on reading or writing, about
 	// datagrams sent before: a peer that refuses them, mostly.
-	Reported Errors
+	AsyncErrors Errors
 	// Truncated counts messages dropped because they did not fit the buffer.
 	Truncated uint64
-	// Strays counts messages dropped because they came from another than the peer that the
+	// UnexpectedSource counts messages dropped because they came from another than the peer that the
 	// socket is connected to: before it was.
-	Strays uint64
+	UnexpectedSource uint64
 	// KernelDrops counts datagrams that the kernel dropped because the receive
 	// buffer was full, as far as the packets that came after told.
 	KernelDrops uint64
@@ -83,9 +83,9 @@ type Stats struct {
 // Counters counts what one or several Conns do. The zero value is ready. Its use is
 // to sum over sockets that come and go.
 type Counters struct {
-	received lane
+	received trafficCounters
 	_        [64]byte // reader and writers on cache lines of their own
-	sent     lane
+	sent     trafficCounters
 	_        [64]byte
 
 	sendErrors, reported    [numKinds]atomic.Uint64
@@ -101,7 +101,7 @@ func (c *Counters) Stats() Stats {
 		Received:      c.received.load(),
 		Sent:          c.sent.load(),
 		Truncated:     c.truncated.Load(),
-		Strays:        c.strays.Load(),
+		UnexpectedSource:        c.strays.Load(),
 		KernelDrops:   c.kernelDrops.Load(),
 		GSOFallbacks:  c.gsoFallbacks.Load(),
 		GSOResent:     c.gsoResent.Load(),
@@ -109,18 +109,18 @@ func (c *Counters) Stats() Stats {
 	}
 	for k := range numKinds {
 		s.SendErrors[k] = c.sendErrors[k].Load()
-		s.Reported[k] = c.reported[k].Load()
+		s.AsyncErrors[k] = c.reported[k].Load()
 	}
 	return s
 }
 
-type lane struct {
+type trafficCounters struct {
 	packets, bytes, calls atomic.Uint64
 	batch, segments       [buckets]atomic.Uint64
 }
 
-func (l *lane) load() Lane {
-	v := Lane{Packets: l.packets.Load(), Bytes: l.bytes.Load(), Calls: l.calls.Load()}
+func (l *trafficCounters) load() Traffic {
+	v := Traffic{Packets: l.packets.Load(), Bytes: l.bytes.Load(), Calls: l.calls.Load()}
 	for i := range buckets {
 		v.Batch[i] = l.batch[i].Load()
 		v.Segments[i] = l.segments[i].Load()
@@ -143,7 +143,7 @@ func (t *tally) message(datagrams, bytes int) {
 }
 
 // flush adds t to l and empties it.
-func (t *tally) flush(l *lane) {
+func (t *tally) flush(l *trafficCounters) {
 	l.packets.Add(t.packets)
 	l.bytes.Add(t.bytes)
 	l.calls.Add(t.calls)

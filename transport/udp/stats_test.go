@@ -29,7 +29,7 @@ func TestStatsCountBothWays(t *testing.T) {
 		tx, rx := from.Stats().Sent, to.Stats().Received
 		for _, l := range []struct {
 			name string
-			Lane
+			Traffic
 		}{{"sent", tx}, {"received", rx}} {
 			if l.Packets != 7 || l.Bytes != 630 {
 				t.Errorf("%s: %d datagrams, %d bytes, want 7, 630", l.name, l.Packets, l.Bytes)

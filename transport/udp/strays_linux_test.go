@@ -41,7 +41,7 @@ func TestStrangersBeforeConnectAreNotHeard(t *testing.T) {
 			if got := tryCollect(t, c, 1, time.Millisecond); len(got) > 0 {
 				t.Errorf("heard %d bytes besides", len(got[0].data))
 			}
-			if n := c.Stats().Strays; n == 0 {
+			if n := c.Stats().UnexpectedSource; n == 0 {
 				t.Error("no stray was counted")
 			}
 		}
