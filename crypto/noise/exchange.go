@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 
 	flynn "github.com/flynn/noise"
+
+	"lewes/crypto/wipe"
 )
 
 // Errors of the handshakes. ErrLowOrder is another.
@@ -141,8 +144,8 @@ func (x *exchange) try(s step) ([]byte, *Split, error) {
 		ResponderToInitiator: toInitiator.UnsafeKey(),
 		Hash:                 [32]byte(x.state.ChannelBinding()),
 	}
-	erase(toResponder)
-	erase(toInitiator)
+	wipe.Deep(toResponder, libraryShared...)
+	wipe.Deep(toInitiator, libraryShared...)
 	x.peer = bytes.Clone(x.state.PeerStatic())
 	return out, split, nil
 }
@@ -170,10 +173,16 @@ func (x *exchange) build() error {
 	return nil
 }
 
+// libraryShared are the types in the library's states whose values are shared:
+// the suite, which wipes its own secrets, the random source, and the patterns.
+var libraryShared = []reflect.Type{
+	reflect.TypeFor[flynn.CipherSuite](), reflect.TypeFor[io.Reader](), reflect.TypeFor[[][]flynn.MessagePattern](),
+}
+
 // drop throws the library's state away.
 func (x *exchange) drop() {
 	if x.state != nil {
-		erase(x.state)
+		wipe.Deep(x.state, libraryShared...)
 		x.state = nil
 	}
 	x.suite.forgetCiphers()

@@ -6,6 +6,8 @@ import (
 	"io"
 
 	flynn "github.com/flynn/noise"
+
+	"lewes/crypto/wipe"
 )
 
 // suite is the cipher suite of one handshake: the library's ChaCha20-Poly1305
@@ -48,8 +50,8 @@ func (s *suite) Cipher(key [32]byte) flynn.Cipher {
 
 // forgetCiphers wipes the ciphers of a state that is thrown away.
 func (s *suite) forgetCiphers() {
-	for _, c := range s.ciphers {
-		erase(c)
+	for i := range s.ciphers {
+		wipe.Deep(&s.ciphers[i])
 	}
 	clear(s.ciphers)
 	s.ciphers = s.ciphers[:0]

@@ -1,98 +1,101 @@
+// Package wipe overwrites secrets that are no longer needed.
+//
+// Bytes is for secrets that a package holds itself. Deep is for keys that a
+// library keeps in a structure of its own and offers no way to erase: the round
+// keys of a cipher, the polynomials of an ML-KEM key, the state of a Noise
+// handshake. The tests check for each of those libraries that Deep reaches
+// everything.
+//
+// Copies on a stack or in a register are out of reach in Go. Wiping removes the
+// copies that would otherwise live as long as the heap object.
 package wipe
 
 import (
 	"reflect"
+	"slices"
 	"unsafe"
 )
 
 // Bytes sets every byte of b to zero.
 func Bytes(b []byte) { clear(b) }
 
-// Deep sets every number, and every array, slice or struct of numbers, that
-// can be reached from ptr to zero. It follows pointers, slices and interfaces
-// and leaves these themselves as they are, so the value keeps its shape and a
-// method called on it does not meet a nil pointer. Strings, maps, channels and
-// functions are left alone, and so is a value that stands in an interface
-// without a pointer: Go gives no hold of it.
+// Deep sets every number reachable from ptr to zero, slices up to their
+// capacity. It follows pointers, slices and interfaces and keeps these
+// themselves, so that a later method call does not meet a nil pointer. It skips
+// strings, maps, channels, functions, non-pointer values inside an interface,
+// and values of the types in shared.
 //
-// Nobody else may use what ptr reaches while Deep runs. It is an error of the
-// program, answered by a panic, to pass something that is not a pointer, and
-// the value must own all it points to: a table shared with others would be
-// zeroed for them too.
-func Deep(ptr any) {
+// The value must own everything it points to, except for the types in shared:
+// Deep would zero a shared table for its other users too. Nothing else may use
+// that memory while Deep runs. Deep panics if ptr is not a pointer.
+func Deep(ptr any, shared ...reflect.Type) {
 	v := reflect.ValueOf(ptr)
 	if v.Kind() != reflect.Pointer {
 		panic("wipe: Deep needs a pointer, not a " + v.Kind().String())
 	}
-	erase(v, make(map[unsafe.Pointer]bool))
+	e := eraser{shared, make(map[unsafe.Pointer]bool)}
+	e.erase(v)
 }
 
-// erase zeroes what v holds; seen are the pointers that were followed, so that
-// a cycle ends.
-func erase(v reflect.Value, seen map[unsafe.Pointer]bool) {
+type eraser struct {
+	shared  []reflect.Type
+	visited map[unsafe.Pointer]bool // pointers already followed, to end cycles
+}
+
+func (e *eraser) erase(v reflect.Value) {
+	t := v.Type()
+	if slices.Contains(e.shared, t) {
+		return
+	}
+	if numeric(t) {
+		if v.CanAddr() {
+			clear(unsafe.Slice((*byte)(v.Addr().UnsafePointer()), t.Size()))
+		}
+		return
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		if v.IsNil() || seen[v.UnsafePointer()] {
-			return
+		if p := v.UnsafePointer(); p != nil && !e.visited[p] {
+			e.visited[p] = true
+			e.erase(v.Elem())
 		}
-		seen[v.UnsafePointer()] = true
-		erase(v.Elem(), seen)
 	case reflect.Interface:
 		if !v.IsNil() {
-			erase(v.Elem(), seen)
+			e.erase(v.Elem())
 		}
 	case reflect.Slice:
-		if plain(v.Type().Elem()) {
-			clearBytes(v.UnsafePointer(), uintptr(v.Len())*v.Type().Elem().Size())
+		if v = v.Slice(0, v.Cap()); numeric(t.Elem()) {
+			clear(unsafe.Slice((*byte)(v.UnsafePointer()), uintptr(v.Len())*t.Elem().Size()))
 			return
 		}
 		for i := range v.Len() {
-			erase(v.Index(i), seen)
+			e.erase(v.Index(i))
 		}
-	case reflect.Struct, reflect.Array:
-		if plain(v.Type()) && v.CanAddr() {
-			clearBytes(v.Addr().UnsafePointer(), v.Type().Size())
-			return
+	case reflect.Array:
+		for i := range v.Len() {
+			e.erase(v.Index(i))
 		}
-		if v.Kind() == reflect.Array {
-			for i := range v.Len() {
-				erase(v.Index(i), seen)
-			}
-			return
-		}
+	case reflect.Struct:
 		for i := range v.NumField() {
-			erase(v.Field(i), seen)
-		}
-	default:
-		if plain(v.Type()) && v.CanAddr() {
-			clearBytes(v.Addr().UnsafePointer(), v.Type().Size())
+			e.erase(v.Field(i))
 		}
 	}
 }
 
-// plain tells whether a value of type t holds numbers only. Memory with
-// pointers in it must not be overwritten behind the garbage collector's back.
-func plain(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Bool,
-		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr,
-		reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128:
-		return true
+// numeric reports whether values of type t hold numbers only. Memory that
+// contains pointers must not be overwritten behind the garbage collector's back.
+func numeric(t reflect.Type) bool {
+	switch k := t.Kind(); k {
 	case reflect.Array:
-		return plain(t.Elem())
+		return numeric(t.Elem())
 	case reflect.Struct:
 		for i := range t.NumField() {
-			if !plain(t.Field(i).Type) {
+			if !numeric(t.Field(i).Type) {
 				return false
 			}
 		}
 		return true
 	default:
-		return false
+		return reflect.Bool <= k && k <= reflect.Complex128
 	}
-}
-
-func clearBytes(p unsafe.Pointer, size uintptr) {
-	clear(unsafe.Slice((*byte)(p), size))
 }
