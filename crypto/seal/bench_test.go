@@ -21,8 +21,8 @@ func BenchmarkSeal(b *testing.B) {
 	})
 }
 
-// A packet is opened in place, so each round begins by copying it: a few
-// nanoseconds that are part of the figure.
+// A packet is opened in place, so each round first copies it, which adds a few
+// nanoseconds to the figure.
 func BenchmarkOpen(b *testing.B) {
 	each(b, func(b *testing.B, k *seal.Key, packet []byte) {
 		k.Seal(packet)
@@ -36,7 +36,7 @@ func BenchmarkOpen(b *testing.B) {
 	})
 }
 
-// Sealing by all cores under one key shows that nothing is shared but reads.
+// Sealing on all cores under one key shows that only reads are shared.
 func BenchmarkSealParallel(b *testing.B) {
 	for _, s := range suites {
 		b.Run(s.String(), func(b *testing.B) {
@@ -53,7 +53,7 @@ func BenchmarkSealParallel(b *testing.B) {
 	}
 }
 
-// The price of the first packet after Rest, less that of the packet.
+// BenchmarkWake measures the first packet after Compact.
 func BenchmarkWake(b *testing.B) {
 	for _, s := range suites {
 		b.Run(s.String(), func(b *testing.B) {

@@ -1,6 +1,8 @@
 package seal
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -8,43 +10,43 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/crypto/chacha20poly1305"
+
 	"lewes/crypto/wipe"
 )
 
 const (
 	// HeaderSize is the length in bytes of a packet's header, which is
-	// authenticated and stays in clear.
+	// authenticated but not encrypted.
 	HeaderSize = 12
 
-	// TagSize is the length in bytes of the tag in which a packet ends.
+	// TagSize is the length in bytes of the tag at the end of a packet.
 	TagSize = 16
 
-	// Overhead is the length of the smallest packet that can be sealed: one
-	// with an empty body.
+	// Overhead is the length of a packet with an empty body, the smallest that
+	// can be sealed.
 	Overhead = HeaderSize + TagSize
 
 	// KeySize is the length of a key in bytes.
 	KeySize = 32
 )
 
-// ErrOpen means that a packet is not one that was sealed under this key: it
-// was damaged or forged, is too short, or belongs to another key; or that the
-// key is wiped.
+// ErrOpen means that a packet was not sealed under this key: it is damaged,
+// forged, too short, or belongs to another key. A wiped key returns it too.
 var ErrOpen = errors.New("packet does not open")
 
-// Key seals and opens the packets of one direction and level. All its methods
-// may be called by several goroutines at once. It must not be copied.
+// Key seals and opens the packets of one direction and level. It is safe for
+// concurrent use. It must not be copied.
 type Key struct {
-	cipher atomic.Pointer[expanded] // nil at rest, and once wiped
+	cipher atomic.Pointer[expanded] // nil when compacted or wiped
 
-	mu     sync.Mutex     // taken to expand and to wipe, not for a packet
-	secret *[KeySize]byte // behind a pointer, where printing a struct around the Key does not reach
-	suite  Suite          // 0 once wiped
+	mu     sync.Mutex     // guards expansion and wiping; not taken per packet
+	secret *[KeySize]byte // a pointer, so that printing an enclosing struct does not show it
+	suite  Suite          // 0 when wiped
 }
 
-// NewKey makes a Key of the 32 bytes at key, which it copies. With a suite
-// that is not Valid it returns a key that is wiped already: it seals and opens
-// nothing.
+// NewKey returns a Key with a copy of the 32 bytes at key. If the suite is not
+// Valid, the Key is already wiped: it seals and opens nothing.
 func NewKey(s Suite, key *[KeySize]byte) *Key {
 	if !s.Valid() {
 		return &Key{secret: new([KeySize]byte)}
@@ -53,11 +55,10 @@ func NewKey(s Suite, key *[KeySize]byte) *Key {
 	return &Key{secret: &secret, suite: s}
 }
 
-// Seal seals packet in place: 12 bytes of header, the body, and 16 bytes of
-// room in which the tag is written. It tells whether it did; it does not, and
-// the packet must not be sent, if the key is wiped or the packet is shorter
-// than Overhead. It allocates nothing where the cipher has assembly (see the
-// package comment).
+// Seal seals packet in place: a 12-byte header, the body, and 16 bytes of room
+// for the tag. It returns false, and the packet must not be sent, if the key is
+// wiped or the packet is shorter than Overhead. It does not allocate where the
+// cipher has assembly (see the package comment).
 func (k *Key) Seal(packet []byte) bool {
 	c := k.expanded()
 	if c == nil || len(packet) < Overhead {
@@ -67,13 +68,13 @@ func (k *Key) Seal(packet []byte) bool {
 	header, body := packet[:HeaderSize], packet[HeaderSize:len(packet)-TagSize]
 	c.aead.Seal(body[:0], n[:], body, header)
 	nonces.Put(n)
-	runtime.KeepAlive(c) // erased once unreachable: not before the packet is done
+	runtime.KeepAlive(c) // the cipher is erased once c is unreachable
 	return true
 }
 
-// Open opens packet in place and returns its body, which aliases packet. On
-// ErrOpen the bytes between header and tag are no longer those that came. It
-// allocates as little as Seal.
+// Open opens packet in place and returns its body, which aliases packet. After
+// ErrOpen the bytes between header and tag are undefined. It allocates as
+// little as Seal.
 func (k *Key) Open(packet []byte) (body []byte, err error) {
 	c := k.expanded()
 	if c == nil || len(packet) < Overhead {
@@ -90,8 +91,8 @@ func (k *Key) Open(packet []byte) (body []byte, err error) {
 	return body, nil
 }
 
-// Secret copies the key to secret, for a process that goes on in this one's place.
-// The caller wipes it. It reports false once the key was wiped.
+// Secret copies the key to secret, for a snapshot. The caller wipes it. It
+// returns false if the key is wiped.
 func (k *Key) Secret(secret *[KeySize]byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -102,13 +103,12 @@ func (k *Key) Secret(secret *[KeySize]byte) bool {
 	return true
 }
 
-// Rest forgets the expanded cipher and keeps the 32 bytes, for a session that
-// is idle. The next packet expands the key again.
+// Compact drops the expanded cipher of an idle session and keeps the 32 bytes.
+// The next packet expands the key again.
 func (k *Key) Compact() { k.cipher.Store(nil) }
 
-// Wipe overwrites the key. From then on Seal returns false and Open ErrOpen; a
-// packet that another goroutine is sealing or opening at this moment is still
-// finished under the key.
+// Wipe overwrites the key. From then on Seal returns false and Open ErrOpen. A
+// Seal or Open that is already running in another goroutine still completes.
 func (k *Key) Wipe() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -117,21 +117,22 @@ func (k *Key) Wipe() {
 	k.cipher.Store(nil)
 }
 
-// IsExpanded reports whether the next packet finds the cipher ready.
+// IsExpanded reports whether the cipher is ready for the next packet. It reads
+// the first words of the cipher and so pulls them into cache.
 func (k *Key) IsExpanded() bool {
 	c := k.cipher.Load()
 	return c != nil && c.aead != nil
 }
 
-// expanded returns nil if the key is wiped.
+// expanded returns the cipher, or nil if the key is wiped.
 func (k *Key) expanded() *expanded {
 	if c := k.cipher.Load(); c != nil {
 		return c
 	}
-	return k.wake()
+	return k.expand()
 }
 
-func (k *Key) wake() *expanded {
+func (k *Key) expand() *expanded {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.suite == 0 {
@@ -140,17 +141,55 @@ func (k *Key) wake() *expanded {
 	c := k.cipher.Load()
 	if c == nil {
 		c = expand(k.suite, k.secret)
+		c.eraseUnreachable()
 		k.cipher.Store(c)
 	}
 	return c
 }
 
-// nonces lends the twelve bytes of a nonce. On a goroutine's own stack they
-// would move to the heap with each packet, as the compiler cannot see that
-// what stands behind the interface cipher.AEAD keeps none of its arguments.
+// Format writes a fixed text for every verb, so that a key is never printed.
+func (k *Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "seal.Key(redacted)") }
+
+// expanded is a key ready for use. It is immutable, so goroutines may use it
+// while Compact or Wipe removes it from its Key. Only the garbage collector
+// knows when the last of them is done, so the collector erases it; users of
+// aead keep the expanded alive until they are done.
+type expanded struct{ aead cipher.AEAD }
+
+func expand(s Suite, key *[KeySize]byte) *expanded {
+	switch s {
+	case ChaCha20Poly1305:
+		return &expanded{must(chacha20poly1305.New(key[:]))}
+	case AES256GCM:
+		block := must(aes.NewCipher(key[:]))
+		defer wipe.Deep(block) // GCM works on a copy
+		return &expanded{must(cipher.NewGCM(block))}
+	default:
+		panic("seal: " + s.String() + " is not one suite")
+	}
+}
+
+// eraseUnreachable has the cipher overwritten once e is unreachable. A cleanup
+// costs about half as much as a finalizer here (BenchmarkDropKeys).
+func (e *expanded) eraseUnreachable() {
+	runtime.AddCleanup(e, func(aead cipher.AEAD) { wipe.Deep(aead) }, e.aead)
+}
+
+// must is for constructors that fail only for a wrong key or nonce length,
+// which the types here exclude.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic("seal: " + err.Error())
+	}
+	return v
+}
+
+// nonces holds nonces for reuse. On the stack of Seal and Open they would
+// escape to the heap with each packet, because the compiler cannot see that the
+// cipher.AEAD behind the interface keeps none of its arguments.
 var nonces = sync.Pool{New: func() any { return new(nonce) }}
 
-// nonce is eight counter bytes and four bytes that are never written.
+// nonce is eight counter bytes and four zero bytes.
 type nonce [12]byte
 
 func nonceOf(packet []byte) *nonce {
@@ -158,6 +197,3 @@ func nonceOf(packet []byte) *nonce {
 	copy(n[:8], packet[4:HeaderSize])
 	return n
 }
-
-// Format writes a fixed text for every verb: a key is never printed.
-func (k *Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "seal.Key(redacted)") }

@@ -18,8 +18,8 @@ import (
 
 var suites = []seal.Suite{seal.ChaCha20Poly1305, seal.AES256GCM}
 
-// The seal is version 1's for ChaCha20-Poly1305: the reference's packets open
-// and come out again byte for byte.
+// ChaCha20-Poly1305 seals as version 1 does: the reference packets open and are
+// sealed again byte for byte.
 //
 // Shows R1.7.
 func TestReferencePackets(t *testing.T) {
@@ -36,8 +36,8 @@ func TestReferencePackets(t *testing.T) {
 	})
 }
 
-// Packets that another implementation made, with both suites, all levels and
-// the ends of the sequence.
+// Packets from another implementation, with both suites, all levels and the ends
+// of the sequence.
 //
 // Shows R1.7.
 func TestIndependentPackets(t *testing.T) {
@@ -82,8 +82,8 @@ func TestRoundTrip(t *testing.T) {
 		header := rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "header")
 		body := rapid.SliceOfN(rapid.Byte(), 0, 2000).Draw(t, "body")
 
-		// The packet stands in a larger buffer, as in a batch: neither the
-		// bytes before nor those behind it may change.
+		// The packet lies in a larger buffer, as in a batch: the bytes around it
+		// must not change.
 		buffer := bytes.Repeat([]byte{0xee}, 32)
 		packet := append(append(append(buffer, header...), body...), make([]byte, 16)...)
 		packet = append(packet, bytes.Repeat([]byte{0xee}, 32)...)
@@ -103,7 +103,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatalf("opened to %x, %v", got, err)
 		}
 		if len(got) > 0 && &got[0] != &packet[12] {
-			t.Fatal("the body is not in the packet's place")
+			t.Fatal("the body does not alias the packet")
 		}
 		edge := bytes.Repeat([]byte{0xee}, 32)
 		if !bytes.Equal(buffer[:32], edge) || !bytes.Equal(buffer[len(buffer)-32:], edge) {
@@ -113,7 +113,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // Shows R1.8.
-func TestAnyFlippedBitFails(t *testing.T) {
+func TestOpenRejectsFlippedBit(t *testing.T) {
 	for _, s := range suites {
 		for _, size := range []int{seal.Overhead, 34, 100, 193} {
 			k := seal.NewKey(s, &[32]byte{1})
@@ -133,16 +133,16 @@ func TestAnyFlippedBitFails(t *testing.T) {
 	}
 }
 
-func TestAnotherKeyFails(t *testing.T) {
+func TestOpenRejectsOtherKey(t *testing.T) {
 	for _, s := range suites {
 		packet := make([]byte, 100)
 		seal.NewKey(s, &[32]byte{1}).Seal(packet)
 		for name, k := range map[string]*seal.Key{
-			"another key":          seal.NewKey(s, &[32]byte{1, 31: 0x80}),
-			"another suite":        seal.NewKey(seal.ChaCha20Poly1305^seal.AES256GCM^s, &[32]byte{1}),
-			"both suites":          seal.NewKey(seal.ChaCha20Poly1305|seal.AES256GCM, &[32]byte{1}),
-			"no suite":             seal.NewKey(0, &[32]byte{1}),
-			"a suite that is none": seal.NewKey(4, &[32]byte{1}),
+			"another key":      seal.NewKey(s, &[32]byte{1, 31: 0x80}),
+			"another suite":    seal.NewKey(seal.ChaCha20Poly1305^seal.AES256GCM^s, &[32]byte{1}),
+			"both suites":      seal.NewKey(seal.ChaCha20Poly1305|seal.AES256GCM, &[32]byte{1}),
+			"no suite":         seal.NewKey(0, &[32]byte{1}),
+			"an unknown suite": seal.NewKey(4, &[32]byte{1}),
 		} {
 			if _, err := k.Open(bytes.Clone(packet)); !errors.Is(err, seal.ErrOpen) {
 				t.Errorf("%v, %s: error %v", s, name, err)
@@ -151,7 +151,7 @@ func TestAnotherKeyFails(t *testing.T) {
 	}
 }
 
-func TestShortPackets(t *testing.T) {
+func TestShortPacketsAreRejected(t *testing.T) {
 	for _, s := range suites {
 		k := seal.NewKey(s, &[32]byte{1})
 		for n := range seal.Overhead {
@@ -165,8 +165,8 @@ func TestShortPackets(t *testing.T) {
 	}
 }
 
-// A nonce must not carry over anything of the packet before.
-func TestEachCounterHasItsOwnSeal(t *testing.T) {
+// A pooled nonce must keep nothing of the previous packet.
+func TestNonceFollowsCounter(t *testing.T) {
 	for _, s := range suites {
 		k := seal.NewKey(s, &[32]byte{1})
 		seen := map[string]uint64{}
@@ -182,8 +182,8 @@ func TestEachCounterHasItsOwnSeal(t *testing.T) {
 	}
 }
 
-// Many goroutines seal and open under one key while it is put to rest and
-// the collector erases what was dropped.
+// Many goroutines seal and open under one key while it is compacted and the
+// collector erases the dropped ciphers.
 func TestConcurrentUse(t *testing.T) {
 	for _, s := range suites {
 		t.Run(s.String(), func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 }
 
-func TestWipe(t *testing.T) {
+func TestWipedKeyRefusesPackets(t *testing.T) {
 	for _, s := range suites {
 		for _, rested := range []bool{false, true} {
 			k := seal.NewKey(s, &[32]byte{1})
@@ -250,15 +250,15 @@ func TestWipe(t *testing.T) {
 			k.Compact()
 			k.Wipe()
 			if k.Seal(make([]byte, 100)) {
-				t.Errorf("%v: Rest brought a wiped key back", s)
+				t.Errorf("%v: Compact revived a wiped key", s)
 			}
 		}
 	}
 }
 
-// A packet sealed while the key is wiped is sealed under the key, or not at
-// all: never under zeros.
-func TestWipeWhileSealing(t *testing.T) {
+// A packet sealed while the key is wiped is sealed under the key or not at all,
+// never under zeros.
+func TestWipeDuringSeal(t *testing.T) {
 	for _, s := range suites {
 		for range 50 {
 			k := seal.NewKey(s, &[32]byte{1})
@@ -294,7 +294,7 @@ func TestKeyIsCopied(t *testing.T) {
 	packet := make([]byte, 100)
 	k.Seal(packet)
 	if _, err := seal.NewKey(seal.ChaCha20Poly1305, &[32]byte{1}).Open(packet); err != nil {
-		t.Error("the key followed the caller's bytes")
+		t.Error("the key changed with the caller's bytes")
 	}
 }
 
@@ -367,7 +367,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(byte(0), []byte{})
 	f.Fuzz(func(t *testing.T, suite byte, packet []byte) {
 		k := seal.NewKey(seal.Suite(suite), &[32]byte{1})
-		came := bytes.Clone(packet)
+		original := bytes.Clone(packet)
 		body, err := k.Open(packet)
 		if err != nil {
 			return
@@ -375,8 +375,8 @@ func FuzzOpen(f *testing.F) {
 		if len(body) != len(packet)-seal.Overhead {
 			t.Fatalf("%d bytes of a packet of %d", len(body), len(packet))
 		}
-		if !k.Seal(packet) || !bytes.Equal(packet, came) {
-			t.Fatal("what opened is not what is sealed")
+		if !k.Seal(packet) || !bytes.Equal(packet, original) {
+			t.Fatal("sealing the opened packet gives other bytes")
 		}
 	})
 }

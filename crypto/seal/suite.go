@@ -15,9 +15,9 @@ const (
 	AES256GCM        Suite = 1 << 1 // offered where the CPU has instructions for it
 )
 
-// Offer returns the suites that this CPU should offer. Without instructions
-// for AES and for GHASH, AES-256-GCM is several times slower than
-// ChaCha20-Poly1305 and its time may depend on the key, so it is left out.
+// Offer returns the suites to offer on this CPU. Without instructions for AES
+// and GHASH, AES-256-GCM is several times slower than ChaCha20-Poly1305 and may
+// not run in constant time, so it is not offered.
 func Offer() Suite {
 	if fastAES() {
 		return ChaCha20Poly1305 | AES256GCM
@@ -32,10 +32,9 @@ func fastAES() bool {
 		cpu.PPC64.IsPOWER8
 }
 
-// Choose returns the suite for a session between a client that offers one set
-// and a gateway that has another: AES-256-GCM if both have it, else
-// ChaCha20-Poly1305 if both have that. It is false if they share none. Bits
-// that are not known are ignored.
+// Choose returns the suite for a session between a client's offer and a
+// gateway's own set: AES-256-GCM if both have it, else ChaCha20-Poly1305 if both
+// have that, else false. It ignores unknown bits.
 func Choose(offer, own Suite) (Suite, bool) {
 	both := offer & own
 	switch {
@@ -48,7 +47,7 @@ func Choose(offer, own Suite) (Suite, bool) {
 	}
 }
 
-// Valid tells whether s is exactly one suite that this package has.
+// Valid reports whether s is exactly one known suite.
 func (s Suite) Valid() bool { return s == ChaCha20Poly1305 || s == AES256GCM }
 
 // String returns the name of one suite, or the names in an offer.
