@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// What openssl genpkey -algorithm ed25519 wrote for the seed of RFC 8032,
+// The output of openssl genpkey -algorithm ed25519 for the seed of RFC 8032,
 // section 7.1, test 1.
 const opensslKey = `-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g
@@ -46,7 +46,7 @@ func TestSaveAndLoad(t *testing.T) {
 	}
 }
 
-func TestLoadKeyOfOpenSSL(t *testing.T) {
+func TestLoadOpenSSLKey(t *testing.T) {
 	path := write(t, opensslKey, 0o600)
 	key, err := Load(path)
 	if err != nil {
@@ -58,7 +58,7 @@ func TestLoadKeyOfOpenSSL(t *testing.T) {
 	}
 }
 
-func TestSaveOverwritesNothing(t *testing.T) {
+func TestSaveDoesNotOverwrite(t *testing.T) {
 	path := write(t, "what was here", 0o644)
 	err := FromSeed(&[32]byte{3}).Save(path)
 	if !errors.Is(err, ErrExists) || !errors.Is(err, fs.ErrExist) {
@@ -80,7 +80,7 @@ func TestSaveOverwritesNothing(t *testing.T) {
 	}
 }
 
-func TestSaveWhereNothingCanBe(t *testing.T) {
+func TestSaveToMissingDirectory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "no such folder", "identity.pem")
 	err := FromSeed(&[32]byte{3}).Save(path)
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
@@ -88,7 +88,7 @@ func TestSaveWhereNothingCanBe(t *testing.T) {
 	}
 }
 
-func TestLoadWantsPrivacy(t *testing.T) {
+func TestLoadRejectsPermissiveMode(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("file modes say nothing about access on Windows")
 	}
@@ -108,7 +108,7 @@ func TestLoadWantsPrivacy(t *testing.T) {
 	}
 }
 
-func TestLoadRefuses(t *testing.T) {
+func TestLoadRejectsOtherFiles(t *testing.T) {
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

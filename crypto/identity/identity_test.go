@@ -49,8 +49,8 @@ func TestSignAndVerify(t *testing.T) {
 	})
 }
 
-// A key is usable exactly if it decodes, encodes to itself again, and is not
-// killed by the cofactor: the definition, computed the slow way.
+// A key is usable if and only if it decodes, encodes to itself, and is not zero
+// times the cofactor.
 //
 // Shows R3.2.
 func TestUsableKeys(t *testing.T) {
@@ -94,7 +94,7 @@ func TestPublicKeyText(t *testing.T) {
 	})
 }
 
-func TestPublicKeyTextRefused(t *testing.T) {
+func TestInvalidPublicKeyTextIsRejected(t *testing.T) {
 	good := identity.FromSeed(&[32]byte{1}).Public().String()
 	for _, c := range []struct {
 		name, text string
@@ -125,7 +125,7 @@ func TestPublicKeyTextRefused(t *testing.T) {
 	}
 }
 
-// Whatever verb, wrapper or encoder is used, no part of the key is shown.
+// No verb, wrapper or encoder shows part of the key.
 func TestPrivateKeyIsNeverPrinted(t *testing.T) {
 	seed := [32]byte([]byte("0123456789abcdefghijklmnopqrstuv"))
 	key := identity.FromSeed(&seed)
@@ -183,7 +183,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-func TestWipe(t *testing.T) {
+func TestWipedKeyPanics(t *testing.T) {
 	key := identity.FromSeed(&[32]byte{1})
 	public := key.Public()
 	key.Wipe()

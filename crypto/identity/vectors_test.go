@@ -60,11 +60,11 @@ func TestConversionVectors(t *testing.T) {
 	})
 }
 
-// The reference takes every one of these that is a point at all. We take those
-// only that are canonical and not of low order.
+// The reference accepts every row that is a point; this package only those that
+// are canonical and not of low order.
 //
 // Shows R3.2.
-func TestOddPointVectors(t *testing.T) {
+func TestUnusualPointVectors(t *testing.T) {
 	vectors.Each(t, "kdf.json", func(t *testing.T, v rows) {
 		if len(v.Odd) == 0 {
 			t.Fatal("no rows")
@@ -104,9 +104,8 @@ func TestOddPointVectors(t *testing.T) {
 	})
 }
 
-// With a key of low order, a signature over anything can be made by anybody:
-// R = [S]B and any S.
-func TestWeakKeysVerifyNothing(t *testing.T) {
+// For a low-order key, R = [S]B with any S is a signature over any message.
+func TestWeakKeyVerifiesNothing(t *testing.T) {
 	identityPoint := identity.PublicKey{1}
 	sig := make([]byte, 64)
 	sig[0] = 1 // R = the neutral point, S = 0

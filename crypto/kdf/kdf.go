@@ -1,3 +1,14 @@
+// Package kdf holds the three uses of BLAKE3 in the Lewes Protocol: key
+// derivation with a context string, a short keyed MAC, and a plain hash (the
+// notation at the head of PROTOCOL.md).
+//
+//	tk := kdf.DeriveKey("lewes/2 transport c2g", root[:])
+//	tag := kdf.MAC(&key, header, body)
+//	sid := kdf.Hash(hello)
+//
+// All functions hash the concatenation of their parts, without lengths in
+// between. Where bytes could move from one part to the next, the caller adds the
+// length, as the protocol does with len32.
 package kdf
 
 import (
@@ -14,13 +25,13 @@ const (
 	MACSize = 16
 )
 
-// derivations keeps a hasher pool for each context. Contexts are the
-// protocol's own constants, so the map stays small.
+// derivations maps each context to its hasher pool. Contexts are constants of
+// the protocol, so the map stays small.
 var derivations sync.Map // string → *hasherPool
 
-// DeriveKey returns B3(context, parts...): BLAKE3's derive_key mode, 32 bytes.
-// The context is one of the protocol's own strings, never input from outside.
-// It keeps no copy of the parts.
+// DeriveKey returns B3(context, parts...): 32 bytes in BLAKE3's derive_key mode.
+// The context must be one of the protocol's strings, never external input.
+// DeriveKey keeps no copy of the parts.
 func DeriveKey(context string, parts ...[]byte) [HashSize]byte {
 	pool, ok := derivations.Load(context)
 	if !ok {
@@ -31,8 +42,8 @@ func DeriveKey(context string, parts ...[]byte) [HashSize]byte {
 	return pool.(*hasherPool).sum(parts)
 }
 
-// Hash returns the plain BLAKE3-256 of the parts, which must not be secret:
-// nothing is done to overwrite what the hasher held.
+// Hash returns the plain BLAKE3-256 of the parts. They must not be secret: the
+// hasher is not erased.
 func Hash(parts ...[]byte) (out [HashSize]byte) {
 	h := blake3.New()
 	for _, p := range parts {
@@ -42,18 +53,17 @@ func Hash(parts ...[]byte) (out [HashSize]byte) {
 	return out
 }
 
-// MAC returns keyed BLAKE3 of the parts, cut to its first 16 bytes. It is
-// compared with crypto/subtle, never with ==. Who uses one key often makes a
-// MACKey of it.
+// MAC returns keyed BLAKE3 of the parts, truncated to 16 bytes. Compare MACs
+// with crypto/subtle, never with ==. For frequent use of one key, make a MACKey.
 func MAC(key *[32]byte, parts ...[]byte) [MACSize]byte {
 	return NewMACKey(key).MAC(parts...)
 }
 
-// MACKey is a key for MAC made ready for many messages: each costs no memory.
-// It is safe for concurrent use.
+// MACKey is a prepared key for MAC, which then does not allocate. It is safe for
+// concurrent use.
 type MACKey struct{ pool hasherPool }
 
-// NewMACKey makes a MACKey of key, which it copies.
+// NewMACKey returns a MACKey with a copy of key.
 func NewMACKey(key *[32]byte) *MACKey {
 	k := *key
 	return &MACKey{hasherPool{make: func() *blake3.Hasher {
@@ -65,8 +75,38 @@ func NewMACKey(key *[32]byte) *MACKey {
 	}}}
 }
 
-// MAC returns what the function MAC returns for this key.
+// MAC returns the same as the function MAC for this key.
 func (k *MACKey) MAC(parts ...[]byte) [MACSize]byte {
 	full := k.pool.sum(parts)
 	return [MACSize]byte(full[:MACSize])
+}
+
+// hasherPool reuses hashers of one mode and key. A hasher takes 10 KB, most of
+// it an input buffer: too much to allocate for each 32-byte key, and to leave to
+// the garbage collector with key material in it.
+type hasherPool struct {
+	make func() *blake3.Hasher
+	free sync.Pool
+}
+
+// zeros overwrites a hasher's input buffer.
+var zeros [8192]byte
+
+func (p *hasherPool) sum(parts [][]byte) (out [HashSize]byte) {
+	h, _ := p.free.Get().(*blake3.Hasher)
+	if h == nil {
+		h = p.make()
+	}
+	n := 0
+	for _, part := range parts {
+		_, _ = h.Write(part) // a hash.Hash never fails
+		n += len(part)
+	}
+	h.Sum(out[:0])
+
+	h.Reset() // keeps the mode and the key
+	_, _ = h.Write(zeros[:min(n, len(zeros))])
+	h.Reset()
+	p.free.Put(h)
+	return out
 }

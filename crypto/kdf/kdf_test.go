@@ -1,4 +1,4 @@
-package kdf_test
+package kdf
 
 import (
 	"bytes"
@@ -6,9 +6,9 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"lewes/crypto/internal/vectors"
-	"lewes/crypto/kdf"
 
 	"github.com/zeebo/blake3"
 	"pgregory.net/rapid"
@@ -35,15 +35,15 @@ type rows struct {
 	} `json:"subsession"`
 }
 
-// The MAC is the first half of keyed BLAKE3, and a hash is the first 32 bytes
-// of the extendable output, so the rows for both show ours.
+// A MAC is the first half of keyed BLAKE3, and a hash is the first 32 bytes of
+// the extendable output, so these rows cover both.
 func TestReferenceVectors(t *testing.T) {
 	vectors.Each(t, "kdf.json", func(t *testing.T, v rows) {
 		if len(v.DeriveKey) == 0 || len(v.Keyed) == 0 || len(v.Subsession) == 0 {
 			t.Fatal("a table of the file is empty")
 		}
 		for _, r := range v.DeriveKey {
-			if got := kdf.DeriveKey(r.Context, r.Input); !bytes.Equal(got[:], r.Output) {
+			if got := DeriveKey(r.Context, r.Input); !bytes.Equal(got[:], r.Output) {
 				t.Errorf("DeriveKey(%q, %d bytes) = %x, want %x", r.Context, len(r.Input), got, r.Output)
 			}
 		}
@@ -55,14 +55,14 @@ func TestReferenceVectors(t *testing.T) {
 			if len(r.Input) != 0 && !bytes.Equal(input, r.Input) {
 				t.Fatalf("row of %d bytes: input is not the pattern", r.InputLen)
 			}
-			if got := kdf.MAC((*[32]byte)(r.Key), input); !bytes.Equal(got[:], r.Keyed[:kdf.MACSize]) {
-				t.Errorf("MAC of %d bytes = %x, want %x", r.InputLen, got, r.Keyed[:kdf.MACSize])
+			if got := MAC((*[32]byte)(r.Key), input); !bytes.Equal(got[:], r.Keyed[:MACSize]) {
+				t.Errorf("MAC of %d bytes = %x, want %x", r.InputLen, got, r.Keyed[:MACSize])
 			}
-			if got := kdf.NewMACKey((*[32]byte)(r.Key)).MAC(input); !bytes.Equal(got[:], r.Keyed[:kdf.MACSize]) {
-				t.Errorf("MACKey over %d bytes = %x, want %x", r.InputLen, got, r.Keyed[:kdf.MACSize])
+			if got := NewMACKey((*[32]byte)(r.Key)).MAC(input); !bytes.Equal(got[:], r.Keyed[:MACSize]) {
+				t.Errorf("MACKey over %d bytes = %x, want %x", r.InputLen, got, r.Keyed[:MACSize])
 			}
-			if got := kdf.Hash(input); !bytes.Equal(got[:], r.HashXOF[:kdf.HashSize]) {
-				t.Errorf("Hash of %d bytes = %x, want %x", r.InputLen, got, r.HashXOF[:kdf.HashSize])
+			if got := Hash(input); !bytes.Equal(got[:], r.HashXOF[:HashSize]) {
+				t.Errorf("Hash of %d bytes = %x, want %x", r.InputLen, got, r.HashXOF[:HashSize])
 			}
 		}
 		for _, r := range v.Subsession {
@@ -70,7 +70,7 @@ func TestReferenceVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := kdf.DeriveKey("lp-subsession-psk-v1", r.Secret, binary.LittleEndian.AppendUint64(nil, index))
+			got := DeriveKey("lp-subsession-psk-v1", r.Secret, binary.LittleEndian.AppendUint64(nil, index))
 			if !bytes.Equal(got[:], r.PSK) {
 				t.Errorf("subsession psk %d = %x, want %x", index, got, r.PSK)
 			}
@@ -78,40 +78,38 @@ func TestReferenceVectors(t *testing.T) {
 	})
 }
 
-// However an input is cut into parts, the result is that of the whole.
 func TestPartsAreConcatenated(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		parts := rapid.SliceOf(rapid.SliceOfN(rapid.Byte(), 0, 3000)).Draw(t, "parts")
 		whole := bytes.Join(parts, nil)
 		key := [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key"))
-		if kdf.Hash(parts...) != kdf.Hash(whole) {
+		if Hash(parts...) != Hash(whole) {
 			t.Fatal("Hash differs")
 		}
-		if kdf.MAC(&key, parts...) != kdf.MAC(&key, whole) {
+		if MAC(&key, parts...) != MAC(&key, whole) {
 			t.Fatal("MAC differs")
 		}
-		if kdf.DeriveKey("lewes/2 root", parts...) != kdf.DeriveKey("lewes/2 root", whole) {
+		if DeriveKey("lewes/2 root", parts...) != DeriveKey("lewes/2 root", whole) {
 			t.Fatal("DeriveKey differs")
 		}
 	})
 }
 
-// Reused hashers remember nothing of what went before: results do not depend
-// on the order of calls, on sizes before, or on goroutines beside.
-func TestReuse(t *testing.T) {
-	key := kdf.NewMACKey(&[32]byte{1})
+// Results do not depend on earlier calls, earlier sizes or concurrent use.
+func TestReusedHashersKeepNoState(t *testing.T) {
+	key := NewMACKey(&[32]byte{1})
 	input := bytes.Repeat([]byte("lewes"), 4000)
 	var group sync.WaitGroup
 	for g := range 4 {
 		group.Go(func() {
 			for i := range 200 {
 				part := input[:(i*7919+g*131)%len(input)]
-				if key.MAC(part) != kdf.MAC(&[32]byte{1}, part) {
+				if key.MAC(part) != MAC(&[32]byte{1}, part) {
 					t.Errorf("MACKey over %d bytes differs when it is used again", len(part))
 				}
 				var want [32]byte
 				blake3.DeriveKey("lewes/2 root", part, want[:])
-				if kdf.DeriveKey("lewes/2 root", part) != want {
+				if DeriveKey("lewes/2 root", part) != want {
 					t.Errorf("DeriveKey over %d bytes differs when it is used again", len(part))
 				}
 			}
@@ -120,35 +118,35 @@ func TestReuse(t *testing.T) {
 	group.Wait()
 }
 
-// The three uses never meet: no context, key or mode gives another's result.
-func TestUsesAreSeparate(t *testing.T) {
+// No context, key or mode gives the result of another.
+func TestModesAreSeparate(t *testing.T) {
 	input := []byte("the same input")
 	var key [32]byte
-	derived := kdf.DeriveKey("lewes/2 root", input)
-	other := kdf.DeriveKey("lewes/2 psk", input)
-	hash := kdf.Hash(input)
-	mac := kdf.MAC(&key, input)
+	derived := DeriveKey("lewes/2 root", input)
+	other := DeriveKey("lewes/2 psk", input)
+	hash := Hash(input)
+	mac := MAC(&key, input)
 	key[31] = 1
-	mac2 := kdf.MAC(&key, input)
+	mac2 := MAC(&key, input)
 	seen := map[string]bool{}
 	for _, b := range [][]byte{derived[:], other[:], hash[:], mac[:], mac2[:]} {
-		seen[string(b[:kdf.MACSize])] = true
+		seen[string(b[:MACSize])] = true
 	}
 	if len(seen) != 5 {
 		t.Fatalf("%d different results of 5", len(seen))
 	}
 }
 
-// A clear packet is hashed before anything is known of its sender, so the hash
-// of one must cost no memory.
-func TestAllocations(t *testing.T) {
+// Clear packets are hashed before the sender is known, so hashing must not
+// allocate.
+func TestHashingDoesNotAllocate(t *testing.T) {
 	packet := make([]byte, 1200)
-	key := kdf.NewMACKey(new([32]byte))
+	key := NewMACKey(new([32]byte))
 	var sink byte
 	for name, f := range map[string]func(){
-		"DeriveKey": func() { k := kdf.DeriveKey("lewes/2 mac1", packet[:32]); sink += k[0] },
+		"DeriveKey": func() { k := DeriveKey("lewes/2 mac1", packet[:32]); sink += k[0] },
 		"MACKey":    func() { m := key.MAC(packet[:12], packet[12:]); sink += m[0] },
-		"Hash":      func() { h := kdf.Hash(packet); sink += h[0] },
+		"Hash":      func() { h := Hash(packet); sink += h[0] },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s allocates %v times", name, n)
@@ -157,7 +155,7 @@ func TestAllocations(t *testing.T) {
 }
 
 func BenchmarkMAC(b *testing.B) {
-	key := kdf.NewMACKey(new([32]byte))
+	key := NewMACKey(new([32]byte))
 	for _, size := range []int{42, 1000, 1184} {
 		b.Run(strconv.Itoa(size), func(b *testing.B) {
 			packet := make([]byte, size)
@@ -174,6 +172,24 @@ func BenchmarkDeriveKey(b *testing.B) {
 	root := make([]byte, 32)
 	b.ReportAllocs()
 	for b.Loop() {
-		kdf.DeriveKey("lewes/2 transport c2g", root)
+		DeriveKey("lewes/2 transport c2g", root)
+	}
+}
+
+// A pooled hasher must not keep the input it hashed.
+func TestPooledHasherIsErased(t *testing.T) {
+	for _, size := range []int{32, 64, 100, 1024} {
+		var used *blake3.Hasher
+		pool := hasherPool{make: func() *blake3.Hasher {
+			used = blake3.NewDeriveKey("lewes/2 root")
+			return used
+		}}
+		secret := bytes.Repeat([]byte("0123456789abcdef"), (size+15)/16)[:size]
+		pool.sum([][]byte{secret[:size/2], secret[size/2:]})
+
+		memory := unsafe.Slice((*byte)(unsafe.Pointer(used)), unsafe.Sizeof(*used))
+		if bytes.Contains(memory, secret[:16]) || bytes.Contains(memory, secret[size-16:]) {
+			t.Errorf("part of a %d-byte input is left in the hasher", size)
+		}
 	}
 }

@@ -6,26 +6,26 @@ import (
 	"strings"
 )
 
-// ID names a key encapsulation mechanism, by the numbers of KKT.
+// ID is the number of a key encapsulation mechanism in KKT.
 type ID uint8
 
 const (
 	XWing    ID = 0   // X25519 and ML-KEM-768 together
 	MLKEM768 ID = 1   // the default
-	McEliece ID = 2   // reserved: named, never offered
+	McEliece ID = 2   // reserved, never offered
 	X25519   ID = 255 // no post-quantum protection: tests and reference vectors
 )
 
 var (
-	// ErrUnsupported means a mechanism that this package cannot compute.
+	// ErrUnsupported means that this package does not implement the mechanism.
 	ErrUnsupported = errors.New("KEM not supported")
 
-	// ErrUnknownName means a text that names no mechanism.
+	// ErrUnknownName means that a text is not the name of a mechanism.
 	ErrUnknownName = errors.New("unknown KEM")
 )
 
-// names in the order in which messages list them. The first name of a row is
-// the one that String gives.
+// names is in the order in which messages list them. String returns the first
+// name of a row.
 var names = []struct {
 	id    ID
 	names []string
@@ -46,9 +46,9 @@ func (id ID) String() string {
 	return fmt.Sprintf("KEM %d", uint8(id))
 }
 
-// ParseID reads a mechanism's name as a configuration spells it, in any case:
-// ML-KEM-768, X-Wing, X25519, and each without its hyphens. The error wraps
-// ErrUnknownName, or ErrUnsupported for Classic McEliece.
+// ParseID parses a mechanism's name, in any case: ML-KEM-768, X-Wing, X25519, and
+// each without hyphens. The error wraps ErrUnknownName, or ErrUnsupported for
+// Classic McEliece.
 func ParseID(name string) (ID, error) {
 	for _, row := range names {
 		for _, n := range row.names {
@@ -74,11 +74,11 @@ func supportedNames() string {
 	return strings.Join(list, ", ")
 }
 
-// Supported tells whether keys of this mechanism can be made and used.
+// Supported reports whether this package implements the mechanism.
 func (id ID) Supported() bool { return schemeOf(id) != nil }
 
-// PublicKeySize returns the length of a public key in bytes, 0 if the
-// mechanism is not supported.
+// PublicKeySize returns the length of a public key in bytes, or 0 if the
+// mechanism is unsupported.
 func (id ID) PublicKeySize() int {
 	if s := schemeOf(id); s != nil {
 		return s.publicKeySize
@@ -86,8 +86,8 @@ func (id ID) PublicKeySize() int {
 	return 0
 }
 
-// CiphertextSize returns the length of a ciphertext in bytes, 0 if the
-// mechanism is not supported.
+// CiphertextSize returns the length of a ciphertext in bytes, or 0 if the
+// mechanism is unsupported.
 func (id ID) CiphertextSize() int {
 	if s := schemeOf(id); s != nil {
 		return s.ciphertextSize

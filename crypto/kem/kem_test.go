@@ -52,9 +52,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// Whatever is changed in a ciphertext, the secret of its maker does not come
-// out of it, and nothing panics.
-func TestDamagedCiphertext(t *testing.T) {
+// A changed ciphertext never gives the original secret, and never panics.
+func TestDamagedCiphertextGivesOtherSecret(t *testing.T) {
 	for _, id := range all {
 		t.Run(id.String(), func(t *testing.T) {
 			pair, err := kem.Generate(id, rand.Reader)
@@ -86,7 +85,7 @@ func TestDamagedCiphertext(t *testing.T) {
 	}
 }
 
-func TestPublicKeyRefused(t *testing.T) {
+func TestInvalidPublicKeyIsRejected(t *testing.T) {
 	for _, id := range all {
 		for _, n := range []int{0, 1, id.PublicKeySize() - 1, id.PublicKeySize() + 1} {
 			if _, _, err := kem.Encapsulate(id, make([]byte, n), rand.Reader); !errors.Is(err, kem.ErrPublicKey) {
@@ -108,7 +107,7 @@ func TestPublicKeyRefused(t *testing.T) {
 	}
 }
 
-func TestUnsupported(t *testing.T) {
+func TestUnsupportedMechanism(t *testing.T) {
 	for _, id := range []kem.ID{kem.McEliece, 3, 254} {
 		if id.Supported() || id.PublicKeySize() != 0 || id.CiphertextSize() != 0 {
 			t.Errorf("%v has a size", id)
@@ -125,7 +124,7 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
-func TestSeedSize(t *testing.T) {
+func TestSeedOfWrongSize(t *testing.T) {
 	for id, want := range seedSize {
 		for n := range 130 {
 			_, err := kem.FromSeed(id, make([]byte, n))
@@ -136,8 +135,8 @@ func TestSeedSize(t *testing.T) {
 	}
 }
 
-// Where randomness runs out, no key or secret of fewer random bytes is made.
-func TestRandomnessRunsOut(t *testing.T) {
+// A failing random source gives an error, never a weaker key or secret.
+func TestRandomSourceFails(t *testing.T) {
 	for _, id := range all {
 		if _, err := kem.Generate(id, bytes.NewReader(make([]byte, seedSize[id]-1))); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("Generate(%v): error %v", id, err)
@@ -152,7 +151,7 @@ func TestRandomnessRunsOut(t *testing.T) {
 	}
 }
 
-func TestNames(t *testing.T) {
+func TestParseID(t *testing.T) {
 	for _, c := range []struct {
 		text string
 		id   kem.ID
@@ -183,7 +182,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestWipe(t *testing.T) {
+func TestWipedKeyPairDecapsulatesNothing(t *testing.T) {
 	for _, id := range all {
 		pair, err := kem.Generate(id, rand.Reader)
 		if err != nil {
@@ -274,9 +273,7 @@ func BenchmarkGenerate(b *testing.B) {
 	}
 }
 
-// TestSeedMakesThePairAgain takes a pair to another process, as a gateway's
-// successor does.
-func TestSeedMakesThePairAgain(t *testing.T) {
+func TestFromSeedRestoresKeyPair(t *testing.T) {
 	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing, kem.X25519} {
 		pair, err := kem.Generate(id, rand.Reader)
 		if err != nil {

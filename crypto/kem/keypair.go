@@ -12,43 +12,41 @@ import (
 	"lewes/crypto/wipe"
 )
 
-// SecretSize is the length of a shared secret in bytes, whatever the
-// mechanism.
+// SecretSize is the length of a shared secret in bytes, for every mechanism.
 const SecretSize = 32
 
 var (
-	// ErrPublicKey means a public key that has the wrong length or encodes no
+	// ErrPublicKey means that a public key has the wrong length or encodes no
 	// usable key.
 	ErrPublicKey = errors.New("unusable KEM public key")
 
-	// ErrCiphertext means a ciphertext that has the wrong length or encoding.
-	// A ciphertext that merely belongs to another key is no error with ML-KEM:
-	// it gives a secret that the peer does not have.
+	// ErrCiphertext means that a ciphertext has the wrong length or encoding. A
+	// ciphertext for another key is no error with ML-KEM: it gives a secret that
+	// the peer does not have.
 	ErrCiphertext = errors.New("unusable KEM ciphertext")
 
-	// ErrSeed means a seed of the wrong length, or one whose key id is 0.
+	// ErrSeed means that a seed has the wrong length, or that its key id is 0.
 	ErrSeed = errors.New("unusable KEM seed")
 
-	// ErrWiped means a key pair that was used after Wipe.
+	// ErrWiped means that a key pair was used after Wipe.
 	ErrWiped = errors.New("KEM key pair is wiped")
 )
 
-// KeyPair is a key pair of one mechanism. Its methods may be called by several
-// goroutines at once, Wipe included.
+// KeyPair is a key pair of one mechanism. It is safe for concurrent use, Wipe
+// included.
 type KeyPair struct {
 	id     ID
 	scheme *scheme
 	public []byte
 	keyID  uint32
 
-	mu      sync.RWMutex // held for writing by Wipe alone
-	private decapsulator // nil once wiped
-	seed    *[]byte      // that it was made from; behind a pointer, where printing does not reach
+	mu      sync.RWMutex // write-locked by Wipe only
+	private decapsulator // nil when wiped
+	seed    *[]byte      // a pointer, so that printing an enclosing struct does not show it
 }
 
 // Generate makes a key pair from rand. Its key id is never 0, which in a
-// ClientHello means that the client has no key: such a key is thrown away and
-// another is made.
+// ClientHello means that the client has no key: such a key is discarded.
 func Generate(id ID, rand io.Reader) (*KeyPair, error) {
 	return generate(id, rand, KeyID)
 }
@@ -70,7 +68,7 @@ func generate(id ID, rand io.Reader, keyID func(pk []byte) uint32) (*KeyPair, er
 	}
 }
 
-// FromSeed makes the key pair of a seed, which it copies: d ‖ z (64 bytes) for
+// FromSeed derives the key pair of a seed, which it copies: d ‖ z (64 bytes) for
 // ML-KEM-768, 32 bytes for X-Wing, the scalar before clamping for X25519.
 func FromSeed(id ID, seed []byte) (*KeyPair, error) {
 	s := schemeOf(id)
@@ -100,11 +98,11 @@ func (k *KeyPair) ID() ID { return k.id }
 // be modified.
 func (k *KeyPair) Public() []byte { return k.public }
 
-// KeyID returns the id by which a client names this key, never 0.
+// KeyID returns the id of this key in a ClientHello, never 0.
 func (k *KeyPair) KeyID() uint32 { return k.keyID }
 
-// Decapsulate returns the secret that ct holds for this key. The caller wipes
-// it. The errors are ErrCiphertext and ErrWiped.
+// Decapsulate returns the shared secret in ct. The caller wipes it. The errors
+// are ErrCiphertext and ErrWiped.
 func (k *KeyPair) Decapsulate(ct []byte) (ss [SecretSize]byte, err error) {
 	if len(ct) != k.scheme.ciphertextSize {
 		return ss, fmt.Errorf("kem: %w: %d bytes for %v, not %d", ErrCiphertext, len(ct), k.id, k.scheme.ciphertextSize)
@@ -120,9 +118,8 @@ func (k *KeyPair) Decapsulate(ct []byte) (ss [SecretSize]byte, err error) {
 	return ss, nil
 }
 
-// AppendSeed appends the secret that FromSeed makes the pair from again, for a
-// process that goes on in this one's place. The caller wipes it. It fails with
-// ErrWiped.
+// AppendSeed appends the seed for FromSeed to dst, for a snapshot. The caller
+// wipes it. The error is ErrWiped.
 func (k *KeyPair) AppendSeed(dst []byte) ([]byte, error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -132,8 +129,8 @@ func (k *KeyPair) AppendSeed(dst []byte) ([]byte, error) {
 	return append(dst, *k.seed...), nil
 }
 
-// Wipe waits for decapsulations that run and overwrites the private key. From
-// then on Decapsulate fails with ErrWiped; Public and KeyID go on working.
+// Wipe waits for running decapsulations and overwrites the private key. From
+// then on Decapsulate returns ErrWiped; Public and KeyID still work.
 func (k *KeyPair) Wipe() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -144,15 +141,15 @@ func (k *KeyPair) Wipe() {
 	}
 }
 
-// Format writes the mechanism and the key id, for every verb: a private key is
-// never printed.
+// Format writes the mechanism and the key id for every verb, so that a private
+// key is never printed.
 func (k *KeyPair) Format(s fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(s, "kem.KeyPair(%v %08x, redacted)", k.id, k.keyID)
 }
 
-// Encapsulate makes a secret for the owner of the public key pk, and the
-// ciphertext that brings it there. The caller owns both, and wipes the secret.
-// The errors are ErrPublicKey, ErrUnsupported and those of rand.
+// Encapsulate returns a shared secret and its ciphertext for the public key pk.
+// The caller wipes the secret. The errors are ErrPublicKey, ErrUnsupported and
+// those of rand.
 func Encapsulate(id ID, pk []byte, rand io.Reader) (ct []byte, ss [SecretSize]byte, err error) {
 	s := schemeOf(id)
 	if s == nil {

@@ -11,9 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The libraries' private keys have no erasure of their own; after Wipe, what
-// they encode to must be zeros.
-func TestWipeErasesTheLibrarysKey(t *testing.T) {
+// After Wipe the encoding of the library's private key is zero.
+func TestWipeErasesLibraryKey(t *testing.T) {
 	packed := func(p decapsulator) []byte {
 		switch k := p.(type) {
 		case *mlkem768Key:
@@ -45,10 +44,10 @@ func TestWipeErasesTheLibrarysKey(t *testing.T) {
 		}
 		pair.Wipe()
 		if after := packed(private); !bytes.Equal(after, make([]byte, len(after))) {
-			t.Errorf("%v: something is left of the key", id)
+			t.Errorf("%v: part of the key is left", id)
 		}
 		if got, err := private.decapsulate(ct); err == nil && got == ss {
-			t.Errorf("%v: what is left still decapsulates", id)
+			t.Errorf("%v: the wiped key still decapsulates", id)
 		}
 	}
 }
@@ -73,8 +72,7 @@ func TestKeyPairIsNeverPrinted(t *testing.T) {
 	}
 }
 
-// A key whose id is 0 cannot be found by trying, so the test says which id a
-// key has.
+// A key with id 0 cannot be found by trial, so the test chooses the ids.
 //
 // Shows R3.6.
 func TestKeyIDIsNeverZero(t *testing.T) {
@@ -99,8 +97,8 @@ func TestKeyIDIsNeverZero(t *testing.T) {
 	}
 }
 
-// usablePoint agrees with circl on what has low order, and with the
-// definition on what is canonical.
+// usablePoint agrees with circl on low order and with the definition on
+// canonical encoding.
 func TestUsablePoint(t *testing.T) {
 	scalar := x25519.Key{0: 8, 31: 64}
 	rapid.Check(t, func(t *rapid.T) {

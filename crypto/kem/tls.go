@@ -5,18 +5,18 @@ import (
 	"fmt"
 )
 
-// The TLS forms, in which PSQ hashes and sends the parts of a KEM (section 5
-// of PROTOCOL.md): one byte for the algorithm, and before an ML-KEM part its
-// length in the variable-length form of QUIC. The lengths are fixed, and only
-// their shortest form is taken, so each form is a fixed prefix and the raw
+// PSQ hashes and sends keys, ciphertexts and secrets in their TLS form (section 5
+// of PROTOCOL.md): one byte for the algorithm and, before an ML-KEM value, its
+// length as a QUIC variable-length integer. The lengths are fixed and only the
+// shortest encoding is accepted, so each form is a fixed prefix and the raw
 // bytes.
 
-// ErrTLSForm means bytes that do not begin with the TLS form of this
+// ErrTLSForm means that the bytes do not begin with the TLS form of this
 // mechanism's ciphertext.
 var ErrTLSForm = errors.New("not the TLS form of a KEM ciphertext")
 
-// AppendPublicKeyTLS appends the TLS form of a raw public key to dst. It
-// appends nothing for a mechanism that is not supported.
+// AppendPublicKeyTLS appends the TLS form of a raw public key to dst, nothing for
+// an unsupported mechanism.
 func AppendPublicKeyTLS(dst []byte, id ID, pk []byte) []byte {
 	s := schemeOf(id)
 	if s == nil {
@@ -25,8 +25,8 @@ func AppendPublicKeyTLS(dst []byte, id ID, pk []byte) []byte {
 	return append(append(dst, s.tlsPublicKey...), pk...)
 }
 
-// AppendCiphertextTLS appends the TLS form of a raw ciphertext to dst. It
-// appends nothing for a mechanism that is not supported.
+// AppendCiphertextTLS appends the TLS form of a raw ciphertext to dst, nothing
+// for an unsupported mechanism.
 func AppendCiphertextTLS(dst []byte, id ID, ct []byte) []byte {
 	s := schemeOf(id)
 	if s == nil {
@@ -35,8 +35,8 @@ func AppendCiphertextTLS(dst []byte, id ID, ct []byte) []byte {
 	return append(append(dst, s.tlsCiphertext...), ct...)
 }
 
-// AppendSecretTLS appends the TLS form of a shared secret, 33 bytes, to dst. It
-// appends nothing for a mechanism that is not supported.
+// AppendSecretTLS appends the TLS form of a shared secret, 33 bytes, to dst,
+// nothing for an unsupported mechanism.
 func AppendSecretTLS(dst []byte, id ID, ss *[SecretSize]byte) []byte {
 	s := schemeOf(id)
 	if s == nil {
@@ -45,9 +45,9 @@ func AppendSecretTLS(dst []byte, id ID, ss *[SecretSize]byte) []byte {
 	return append(append(dst, s.tlsSecret...), ss[:]...)
 }
 
-// CutCiphertextTLS takes the TLS form of a ciphertext of this mechanism from
-// the front of b: raw is the ciphertext, tls its whole TLS form, rest what
-// follows. All three alias b. The errors are ErrTLSForm and ErrUnsupported.
+// CutCiphertextTLS cuts the TLS form of a ciphertext from the front of b: raw is
+// the ciphertext, tls its whole TLS form, rest the remaining bytes. All three
+// alias b. The errors are ErrTLSForm and ErrUnsupported.
 func CutCiphertextTLS(id ID, b []byte) (raw, tls, rest []byte, err error) {
 	s := schemeOf(id)
 	if s == nil {

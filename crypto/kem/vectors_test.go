@@ -96,12 +96,11 @@ type points struct {
 	} `json:"x25519_odd_points"`
 }
 
-// Every row but the plain base point is of low order or not canonical: neither
-// as a public key nor as a ciphertext, neither alone nor within X-Wing, is one
-// of them taken.
+// Every row but the plain base point is of low order or not canonical, and is
+// rejected as a public key and as a ciphertext, alone and within X-Wing.
 //
 // Shows R3.3.
-func TestOddPointVectors(t *testing.T) {
+func TestUnusualPointVectors(t *testing.T) {
 	vectors.Each(t, "kdf.json", func(t *testing.T, v points) {
 		taken := 0
 		for _, r := range v.X25519 {
@@ -149,11 +148,11 @@ func TestOddPointVectors(t *testing.T) {
 	})
 }
 
-// seedSize in bytes, as PROTOCOL.md's sources have them.
+// seedSize is in bytes.
 var seedSize = map[kem.ID]int{kem.MLKEM768: 64, kem.XWing: 32, kem.X25519: 32}
 
-// A TLS form has one spelling: any other length form or algorithm is refused.
-func TestCutCiphertextTLSRefuses(t *testing.T) {
+// A TLS form has one encoding: other length forms and algorithms are rejected.
+func TestCutCiphertextTLSRejectsOtherForms(t *testing.T) {
 	ml := bytes.Repeat([]byte{1}, 1088)
 	xw := bytes.Repeat([]byte{1}, 1120)
 	x := bytes.Repeat([]byte{1}, 32)

@@ -7,31 +7,34 @@ import (
 	"lewes/crypto/kem"
 )
 
-// Errors of frames, for errors.Is. They come wrapped with what was read.
+// Errors of frames, for errors.Is.
 var (
-	// ErrSize says that a frame is not as long as its context calls for.
+	// ErrSize means that a frame's length does not match its context.
 	ErrSize = errors.New("KKT frame of the wrong length")
 
-	// ErrVersion says that a frame is not of KKT version 1.
+	// ErrVersion means that a frame is not of KKT version 1.
 	ErrVersion = errors.New("unknown KKT version")
 
-	// ErrContext says that a context has a role, mode, sequence or reserved
-	// byte that does not exist, or that is not the one that LP/2 has there.
+	// ErrContext means that a role, mode, sequence or reserved byte is undefined,
+	// or not the one that LP/2 uses.
 	ErrContext = errors.New("KKT context not allowed here")
 
-	// ErrSuite says that the KEM, hash, hash length or signature scheme is
-	// unknown, or not the one that was asked for.
+	// ErrSuite means that the KEM, hash, hash length or signature scheme is
+	// unknown, or not the requested one.
 	ErrSuite = errors.New("KKT cipher suite not allowed here")
 
-	// ErrStatus says that the frame reports a failure instead of bringing a
-	// key. For a response it comes as a *StatusError.
+	// ErrStatus means that the frame reports a failure and contains no key. A
+	// response returns it as a *StatusError.
 	ErrStatus = errors.New("KKT frame with a status")
 
-	// ErrSession says that a response belongs to another hello.
+	// ErrSession means that a response belongs to another hello.
 	ErrSession = errors.New("KKT response to another hello")
 
-	// ErrSignature says that the gateway did not sign this frame.
+	// ErrSignature means that the gateway did not sign this frame.
 	ErrSignature = errors.New("KKT signature does not verify")
+
+	// ErrPin means that a KEM public key is not the pinned one.
+	ErrPin = errors.New("KEM public key is not the pinned one")
 )
 
 const (
@@ -40,18 +43,23 @@ const (
 	contextSize   = 7
 	sessionSize   = 16
 	signatureSize = 64
+
+	defaultHashLength = 32
+	minHashLength     = 16
+
+	ed25519Scheme = 0 // the only signature scheme of KKT
 )
 
-// role says who sends a frame.
+// role is the sender's part in the exchange.
 type role uint8
 
 const (
 	initiator role = iota
 	responder
-	anonymous // an initiator who does not sign
+	anonymous // an initiator that does not sign
 )
 
-// mode says whose key is transferred.
+// mode selects the keys that are transferred.
 type mode uint8
 
 const (
@@ -59,10 +67,10 @@ const (
 	mutual             // both
 )
 
-// Status is what a frame says about the one before it.
+// Status is a frame's answer to the previous frame.
 type Status uint8
 
-// The statuses of KKT. LP/2 has no use for any but StatusOK.
+// The statuses of KKT. LP/2 uses StatusOK only.
 const (
 	StatusOK Status = iota
 	StatusBadRequest
@@ -87,14 +95,35 @@ func (s Status) String() string {
 	return fmt.Sprintf("status %d", uint8(s))
 }
 
-// StatusError is a response, with a good signature, by which a gateway says
-// that it does not answer the request. It matches ErrStatus.
+// StatusError is a response with a valid signature and a failure status. It
+// matches ErrStatus.
 type StatusError struct{ Status Status }
 
 func (e *StatusError) Error() string { return "the gateway answered KKT with: " + e.Status.String() }
 
 // Is reports whether target is ErrStatus.
 func (e *StatusError) Is(target error) bool { return target == ErrStatus }
+
+// Hash is a hash function of KKT, for the hash of a KEM public key.
+type Hash uint8
+
+// The hash functions by their numbers in a context. LP/2 uses BLAKE3 only.
+const (
+	BLAKE3   Hash = 0
+	SHAKE256 Hash = 1
+	SHAKE128 Hash = 2
+	SHA256   Hash = 3 // SHA3-256 in the reference
+)
+
+var hashNames = [...]string{"BLAKE3", "SHAKE256", "SHAKE128", "SHA-256"}
+
+// String returns the function's name in KKT.
+func (h Hash) String() string {
+	if int(h) < len(hashNames) {
+		return hashNames[h]
+	}
+	return fmt.Sprintf("hash %d", uint8(h))
+}
 
 // context is the first part of a frame. It has one encoding: two contexts are
 // equal if and only if their bytes are.
@@ -108,12 +137,12 @@ type context struct {
 	hashLength uint8 // in bytes; 0 on the wire is 32 here
 }
 
-// requestContext is the context of LP/2's request.
+// requestContext returns the context of LP/2's request.
 func requestContext(id kem.ID) context {
 	return context{role: anonymous, mode: oneWay, kem: id, hash: BLAKE3, hashLength: defaultHashLength}
 }
 
-// answer is the context of the response to a request with context c.
+// answer returns the context of the response to a request with context c.
 func (c context) answer() context {
 	c.sequence++
 	c.role = responder
@@ -132,10 +161,8 @@ func (c context) append(dst []byte) []byte {
 		0)
 }
 
-// ed25519Scheme is the only signature scheme that KKT has.
-const ed25519Scheme = 0
-
-// parseContext reads a context that KKT allows, whatever LP/2 makes of it.
+// parseContext parses a context that KKT allows, including those that LP/2 does
+// not use.
 func parseContext(b []byte) (context, error) {
 	if len(b) < contextSize {
 		return context{}, fmt.Errorf("%d bytes: %w", len(b), ErrSize)
@@ -180,7 +207,7 @@ func parseContext(b []byte) (context, error) {
 
 func knownKEM(id kem.ID) bool { return id.Supported() || id == kem.McEliece }
 
-// expect compares a context with the one that has to be there.
+// expect returns an error unless c equals want.
 func (c context) expect(want context) error {
 	switch {
 	case c.role != want.role:
@@ -201,11 +228,11 @@ func (c context) expect(want context) error {
 	return nil
 }
 
-// bodySize is the length of the body of a frame with this context: a key, or
-// nothing where the sender has none to give.
+// bodySize returns the length of the body of a frame with this context: that of
+// a key, or 0 if the sender transfers none.
 func (c context) bodySize() (int, error) {
-	brings := c.role == responder && c.status == StatusOK || c.role == initiator && c.mode == mutual
-	if !brings {
+	hasKey := c.role == responder && c.status == StatusOK || c.role == initiator && c.mode == mutual
+	if !hasKey {
 		return 0, nil
 	}
 	if !c.kem.Supported() {

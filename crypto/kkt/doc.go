@@ -1,5 +1,5 @@
 // Package kkt is the KEM key transfer of the Lewes Protocol (section 4 of
-// PROTOCOL.md): a client asks a gateway for its KEM public key, and gets it
+// PROTOCOL.md): a client requests a gateway's KEM public key and receives it
 // signed with the gateway's identity. The frames are those of KKT version 1.
 //
 //	request := kkt.AppendRequest(nil, kem.MLKEM768, session)            // client
@@ -7,8 +7,9 @@
 //	response := kkt.AppendResponse(nil, id, pair.Public(), session, key) // gateway
 //	pk, err := kkt.VerifyResponse(response, id, session, gateway)       // client
 //
-// The session id is the first 16 bytes of BLAKE3(hello). It is signed with the
-// rest of the frame, so a response belongs to one hello and the choice in it.
+// The session id is the first 16 bytes of BLAKE3(hello). The signature covers it
+// and the rest of the frame, which binds a response to one hello and its choice
+// of KEM.
 //
 // A frame is
 //
@@ -22,11 +23,11 @@
 //	bytes 2–5  KEM, hash, hash length (0 for 32), signature scheme
 //	byte 6   0
 //
-// KKT allows signed and mutual requests, other hashes and other hash lengths.
-// This package knows them, so that it can tell what it refuses; of requests it
-// takes the anonymous one-way kind alone, and of responses the one that belongs
-// to such a request. It also refuses what the reference implementation takes:
-// version 0, a status in a request, a reserved byte that is not zero, a second
-// spelling of the hash length, a response to another request, and a signature
-// that does not cover the very bytes of the frame.
+// KKT also defines signed and mutual requests, other hashes and other hash
+// lengths. This package parses them, for exact errors, but accepts only anonymous
+// one-way requests and the responses to them. It also rejects several frames that
+// the reference implementation accepts: version 0, a status in a request, a
+// reserved byte that is not zero, a second encoding of the hash length, a
+// response to another request, and a signature that does not cover the exact
+// bytes of the frame.
 package kkt

@@ -8,8 +8,8 @@ import (
 	"lewes/crypto/kem"
 )
 
-// FuzzParseRequest checks that whatever is taken as a request is what
-// AppendRequest makes.
+// FuzzParseRequest checks that every accepted request equals the output of
+// AppendRequest.
 func FuzzParseRequest(f *testing.F) {
 	for _, id := range append([]kem.ID{kem.McEliece, 3}, supported...) {
 		f.Add(AppendRequest(nil, id, testSession))
@@ -34,9 +34,8 @@ func FuzzParseRequest(f *testing.F) {
 	})
 }
 
-// FuzzVerifyResponse signs what it is given with the gateway's key and puts the
-// signature behind it, so that the checks behind the signature are reached too;
-// and gives the bytes as they are, which only the one response survives.
+// FuzzVerifyResponse checks the input as it is, and followed by the gateway's
+// signature over it, which reaches the checks behind the signature.
 func FuzzVerifyResponse(f *testing.F) {
 	good := AppendResponse(nil, kem.X25519, testKey(kem.X25519), testSession, testGateway)
 	f.Add(good[:len(good)-signatureSize])
@@ -67,7 +66,7 @@ func FuzzVerifyResponse(f *testing.F) {
 	})
 }
 
-// FuzzParseFrame checks the general reading of frames against the making.
+// FuzzParseFrame checks that appendFrame restores every parsed frame.
 func FuzzParseFrame(f *testing.F) {
 	f.Add(AppendRequest(nil, kem.X25519, testSession))
 	f.Add(AppendResponse(nil, kem.X25519, testKey(kem.X25519), testSession, testGateway))
@@ -83,4 +82,42 @@ func FuzzParseFrame(f *testing.F) {
 			t.Fatalf("%x was read as a frame, which is %x", b, again)
 		}
 	})
+}
+
+func BenchmarkAppendResponse(b *testing.B) {
+	for _, id := range supported {
+		b.Run(id.String(), func(b *testing.B) {
+			pk := testKey(id)
+			buf := make([]byte, 0, ResponseSize(id))
+			b.ReportAllocs()
+			for b.Loop() {
+				AppendResponse(buf, id, pk, testSession, testGateway)
+			}
+		})
+	}
+}
+
+func BenchmarkVerifyResponse(b *testing.B) {
+	for _, id := range supported {
+		b.Run(id.String(), func(b *testing.B) {
+			frame := AppendResponse(nil, id, testKey(id), testSession, testGateway)
+			gateway := testGateway.Public()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := VerifyResponse(frame, id, testSession, gateway); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkParseRequest(b *testing.B) {
+	frame := AppendRequest(nil, kem.MLKEM768, testSession)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := ParseRequest(frame); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

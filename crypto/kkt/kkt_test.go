@@ -2,6 +2,7 @@ package kkt
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"lewes/crypto/identity"
+	"lewes/crypto/kdf"
 	"lewes/crypto/kem"
 )
 
@@ -18,7 +20,7 @@ var (
 	supported   = []kem.ID{kem.MLKEM768, kem.XWing, kem.X25519}
 )
 
-// testKey is bytes as long as a key: KKT does not look into it.
+// testKey has the length of a key; KKT does not check its contents.
 func testKey(id kem.ID) []byte { return bytes.Repeat([]byte{0x5a}, id.PublicKeySize()) }
 
 // Shows R4.23.
@@ -45,7 +47,7 @@ func TestRequestRoundTrip(t *testing.T) {
 }
 
 // Shows R4.23.
-func TestRequestRefusals(t *testing.T) {
+func TestParseRequestRejectsOtherContexts(t *testing.T) {
 	for name, c := range map[string]struct {
 		at   int
 		to   byte
@@ -88,7 +90,7 @@ func TestResponseRoundTrip(t *testing.T) {
 			pk := testKey(id)
 			frame := AppendResponse([]byte("before"), id, pk, testSession, testGateway)[len("before"):]
 			if len(frame) != ResponseSize(id) {
-				t.Errorf("%d bytes, ResponseSize says %d", len(frame), ResponseSize(id))
+				t.Errorf("%d bytes, ResponseSize is %d", len(frame), ResponseSize(id))
 			}
 			got, err := VerifyResponse(frame, id, testSession, testGateway.Public())
 			if err != nil || !bytes.Equal(got, pk) {
@@ -119,7 +121,7 @@ func TestResponseRoundTrip(t *testing.T) {
 }
 
 // Shows R4.27.
-func TestResponseAnyChangeIsRefused(t *testing.T) {
+func TestVerifyResponseRejectsAnyChange(t *testing.T) {
 	frame := AppendResponse(nil, kem.X25519, testKey(kem.X25519), testSession, testGateway)
 	for n := range frame {
 		for bit := range 8 {
@@ -137,7 +139,7 @@ func TestResponseAnyChangeIsRefused(t *testing.T) {
 }
 
 // Shows R4.27.
-func TestStatusIsBelievedOnlySigned(t *testing.T) {
+func TestStatusNeedsSignature(t *testing.T) {
 	c := requestContext(kem.MLKEM768).answer()
 	for s := StatusBadRequest; s <= StatusTimeout; s++ {
 		c.status = s
@@ -148,18 +150,18 @@ func TestStatusIsBelievedOnlySigned(t *testing.T) {
 			t.Errorf("status %d: got %v", s, err)
 		}
 		if err != nil && !strings.Contains(err.Error(), s.String()) {
-			t.Errorf("the error does not say what the status is: %v", err)
+			t.Errorf("the error lacks the status: %v", err)
 		}
 		frame[len(frame)-1] ^= 1
 		_, err = VerifyResponse(frame, kem.MLKEM768, testSession, testGateway.Public())
 		wantError(t, "badly signed", err, ErrSignature)
 		if errors.Is(err, ErrStatus) {
-			t.Errorf("status %d: believed without a signature", s)
+			t.Errorf("status %d: accepted without a signature", s)
 		}
 	}
 }
 
-func TestAppendResponsePanicsOnAWrongKey(t *testing.T) {
+func TestAppendResponsePanicsOnWrongKeyLength(t *testing.T) {
 	for name, f := range map[string]func(){
 		"too short":        func() { AppendResponse(nil, kem.MLKEM768, make([]byte, 1183), testSession, testGateway) },
 		"Classic McEliece": func() { AppendResponse(nil, kem.McEliece, nil, testSession, testGateway) },
@@ -179,7 +181,7 @@ func TestContextHasOneEncoding(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := rapid.OneOf(
 			rapid.SliceOfN(rapid.Byte(), 0, 9),
-			rapid.Custom(func(t *rapid.T) []byte { // near to what is allowed
+			rapid.Custom(func(t *rapid.T) []byte { // close to a valid context
 				return []byte{
 					rapid.SampledFrom([]byte{0x10, 0x11, 0x1f, 0x00}).Draw(t, "version and sequence"),
 					rapid.Byte().Draw(t, "status, mode and role"),
@@ -204,10 +206,7 @@ func TestContextHasOneEncoding(t *testing.T) {
 // Shows R4.28.
 func TestVerifyPin(t *testing.T) {
 	pk := testKey(kem.MLKEM768)
-	pin, err := KeyHash(BLAKE3, 32, pk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pin := keyHash(BLAKE3, 32, pk)
 	if err := VerifyPin(pk, pin); err != nil {
 		t.Error(err)
 	}
@@ -219,18 +218,7 @@ func TestVerifyPin(t *testing.T) {
 	wantError(t, "another key", VerifyPin(pk[1:], pin), ErrPin)
 }
 
-func TestKeyHashBounds(t *testing.T) {
-	for _, h := range []Hash{BLAKE3, SHAKE256, SHAKE128, SHA256} {
-		for _, n := range []int{-1, 0, 15, 256, 1 << 30} {
-			_, err := KeyHash(h, n, nil)
-			wantError(t, h.String(), err, ErrHashLength)
-		}
-	}
-	_, err := KeyHash(4, 32, nil)
-	wantError(t, "an unknown hash", err, ErrSuite)
-}
-
-func TestNames(t *testing.T) {
+func TestHashAndStatusNames(t *testing.T) {
 	for got, want := range map[string]string{
 		BLAKE3.String(): "BLAKE3", SHA256.String(): "SHA-256", Hash(9).String(): "hash 9",
 		StatusOK.String(): "ok", StatusTimeout.String(): "timeout", Status(9).String(): "status 9",
@@ -238,5 +226,39 @@ func TestNames(t *testing.T) {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// TestAppendixA compares the frames with appendix A of PROTOCOL.md.
+//
+// Shows R4.25.
+func TestAppendixA(t *testing.T) {
+	gateway := identity.FromSeed((*[32]byte)(bytes.Repeat([]byte{0x11}, 32)))
+	kp, err := kem.FromSeed(kem.MLKEM768, bytes.Repeat([]byte{0x33}, 64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := func(what string, got []byte, want string) {
+		t.Helper()
+		if hex.EncodeToString(got) != want {
+			t.Errorf("%s is %x, want %s", what, got, want)
+		}
+	}
+	hello, err := hex.DecodeString("0403020100d2496b00000000ae7c35e07437e42466e5130c83f09586ed71c310e7c7f546030100000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := kdf.Hash(hello)
+	session := SessionID(hash[:])
+	same("request", AppendRequest(nil, kem.MLKEM768, session), "1002010000000075824a003b62b91ae9bfcbc674c1503d")
+	response := AppendResponse(nil, kem.MLKEM768, kp.Public(), session, gateway)
+	hash = kdf.Hash(response)
+	same("HASH(KKT response)", hash[:], "526623e0956ebe5803aab5a07d471f1d35b5f8fbaf46d76e9c123a41bd6a1c61")
+	pin, err := hex.DecodeString("16712d2ae6adae8bd4644498b287e0fa7322a75e810ea87b9e9e8d3c0ea7a6cd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := VerifyPin(kp.Public(), pin); err != nil {
+		t.Error(err)
 	}
 }

@@ -2,98 +2,65 @@ package noise
 
 import (
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
 
 	flynn "github.com/flynn/noise"
+
+	"lewes/crypto/internal/vectors"
 )
-
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
-func (h hexBytes) key() [32]byte { return [32]byte(h) }
 
 type vector struct {
 	ID                        string
 	Protocol                  string
-	Prologue                  hexBytes
-	InitiatorStaticPrivate    hexBytes `json:"initiator_static_private"`
-	InitiatorStaticPublic     hexBytes `json:"initiator_static_public"`
-	ResponderStaticPrivate    hexBytes `json:"responder_static_private"`
-	ResponderStaticPublic     hexBytes `json:"responder_static_public"`
-	InitiatorEphemeralPrivate hexBytes `json:"initiator_ephemeral_private"`
-	InitiatorEphemeralPublic  hexBytes `json:"initiator_ephemeral_public"`
-	ResponderEphemeralPrivate hexBytes `json:"responder_ephemeral_private"`
-	ResponderEphemeralPublic  hexBytes `json:"responder_ephemeral_public"`
-	PSK                       hexBytes
-	Handshake                 []struct{ Payload, Message hexBytes }
-	HandshakeHash             hexBytes `json:"handshake_hash"`
-	SplitInitiatorToResponder hexBytes `json:"split_initiator_to_responder"`
-	SplitResponderToInitiator hexBytes `json:"split_responder_to_initiator"`
+	Prologue                  vectors.Hex
+	InitiatorStaticPrivate    vectors.Hex `json:"initiator_static_private"`
+	InitiatorStaticPublic     vectors.Hex `json:"initiator_static_public"`
+	ResponderStaticPrivate    vectors.Hex `json:"responder_static_private"`
+	ResponderStaticPublic     vectors.Hex `json:"responder_static_public"`
+	InitiatorEphemeralPrivate vectors.Hex `json:"initiator_ephemeral_private"`
+	InitiatorEphemeralPublic  vectors.Hex `json:"initiator_ephemeral_public"`
+	ResponderEphemeralPrivate vectors.Hex `json:"responder_ephemeral_private"`
+	ResponderEphemeralPublic  vectors.Hex `json:"responder_ephemeral_public"`
+	PSK                       vectors.Hex
+	Handshake                 []struct{ Payload, Message vectors.Hex }
+	HandshakeHash             vectors.Hex `json:"handshake_hash"`
+	SplitInitiatorToResponder vectors.Hex `json:"split_initiator_to_responder"`
+	SplitResponderToInitiator vectors.Hex `json:"split_responder_to_initiator"`
 	Transport                 []struct {
 		From             string
 		Nonce            uint64
-		Payload, Message hexBytes
-	}
-}
-
-// eachVector runs test on the vectors kept here, and on all of the project's
-// where its folder is beside the module.
-func eachVector(t *testing.T, test func(*testing.T, vector)) {
-	for name, path := range map[string]string{
-		"kept":   filepath.Join("testdata", "noise.json"),
-		"shared": filepath.Join("..", "..", "..", "shared", "vectors", "noise.json"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			data, err := os.ReadFile(path)
-			if os.IsNotExist(err) && name == "shared" {
-				t.Skipf("no shared vectors beside the module: %v", err)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			var file struct{ Vectors []vector }
-			if err := json.Unmarshal(data, &file); err != nil {
-				t.Fatal(err)
-			}
-			if len(file.Vectors) == 0 {
-				t.Fatalf("%s holds no vectors", path)
-			}
-			for _, v := range file.Vectors {
-				t.Run(v.ID, func(t *testing.T) { test(t, v) })
-			}
-		})
+		Payload, Message vectors.Hex
 	}
 }
 
 // Shows R5.11.
 func TestVectors(t *testing.T) {
-	eachVector(t, func(t *testing.T, v vector) {
-		switch v.Protocol {
-		case "Noise_XKpsk3_25519_ChaChaPoly_SHA256":
-			checkXK(t, v)
-		case "Noise_KKpsk0_25519_ChaChaPoly_SHA256":
-			checkKK(t, v)
-		default:
-			t.Fatalf("unknown protocol %s", v.Protocol)
+	vectors.Each(t, "noise.json", func(t *testing.T, list []vector) {
+		if len(list) == 0 {
+			t.Fatal("no vectors")
+		}
+		for _, v := range list {
+			t.Run(v.ID, func(t *testing.T) {
+				switch v.Protocol {
+				case "Noise_XKpsk3_25519_ChaChaPoly_SHA256":
+					checkXK(t, v)
+				case "Noise_KKpsk0_25519_ChaChaPoly_SHA256":
+					checkKK(t, v)
+				default:
+					t.Fatalf("unknown protocol %s", v.Protocol)
+				}
+			})
 		}
 	})
 }
 
-// pairs returns the four key pairs, public keys computed and compared.
+// pairs returns the four key pairs, after comparing the public keys.
 func (v *vector) pairs(t *testing.T) (is, ie, rs, re KeyPair) {
 	t.Helper()
-	pair := func(private, public hexBytes) KeyPair {
-		k := KeyPairFrom(private.key())
-		if k.Public != public.key() {
+	pair := func(private, public vectors.Hex) KeyPair {
+		k := KeyPairFrom([32]byte(private))
+		if k.Public != [32]byte(public) {
 			t.Fatalf("public key of %x is %x, want %x", private, k.Public, public)
 		}
 		return k
@@ -106,7 +73,7 @@ func (v *vector) pairs(t *testing.T) (is, ie, rs, re KeyPair) {
 
 func checkXK(t *testing.T, v vector) {
 	is, ie, rs, re := v.pairs(t)
-	psk := v.PSK.key()
+	psk := [32]byte(v.PSK)
 	m := v.Handshake
 	i := NewXKInitiator(v.Prologue, is, ie, rs.Public)
 	r := NewXKResponder(v.Prologue, rs)
@@ -131,8 +98,8 @@ func checkXK(t *testing.T, v vector) {
 		return
 	}
 
-	// LP/2 has no payload in message 3: the bytes still have to agree, and the
-	// responder refuses them.
+	// LP/2 has no payload in message 3: the responder rejects it, but the bytes
+	// must agree.
 	if _, _, err := r.ReadMessage3(&psk, m[2].Message); !errors.Is(err, ErrSize) {
 		t.Errorf("message 3 with a payload: got %v, want ErrSize", err)
 	}
@@ -148,7 +115,7 @@ func checkXK(t *testing.T, v vector) {
 
 func checkKK(t *testing.T, v vector) {
 	is, ie, rs, re := v.pairs(t)
-	psk := v.PSK.key()
+	psk := [32]byte(v.PSK)
 	m := v.Handshake
 	i := NewKKInitiator(v.Prologue, is, ie, rs.Public, &psk)
 	r := NewKKResponder(v.Prologue, rs, is.Public, &psk)
@@ -168,13 +135,13 @@ func (v *vector) checkSplit(t *testing.T, s *Split) {
 	if s == nil {
 		t.Fatal("no split")
 	}
-	if s.Hash != v.HandshakeHash.key() {
+	if s.Hash != [32]byte(v.HandshakeHash) {
 		t.Errorf("handshake hash %x, want %x", s.Hash, v.HandshakeHash)
 	}
-	if s.InitiatorToResponder != v.SplitInitiatorToResponder.key() {
+	if s.InitiatorToResponder != [32]byte(v.SplitInitiatorToResponder) {
 		t.Errorf("key to the responder %x, want %x", s.InitiatorToResponder, v.SplitInitiatorToResponder)
 	}
-	if s.ResponderToInitiator != v.SplitResponderToInitiator.key() {
+	if s.ResponderToInitiator != [32]byte(v.SplitResponderToInitiator) {
 		t.Errorf("key to the initiator %x, want %x", s.ResponderToInitiator, v.SplitResponderToInitiator)
 	}
 	for _, m := range v.Transport {
@@ -188,28 +155,18 @@ func (v *vector) checkSplit(t *testing.T, s *Split) {
 	}
 }
 
-func wrote(t *testing.T, want []byte) func([]byte, error) {
-	t.Helper()
-	return func(got []byte, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, want) {
-			t.Fatalf("wrote %x, want %x", got, want)
-		}
-	}
-}
+func wrote(t *testing.T, want []byte) func([]byte, error) { return returned(t, "wrote", want) }
 
-func read(t *testing.T, want []byte) func([]byte, error) {
-	t.Helper()
+func read(t *testing.T, want []byte) func([]byte, error) { return returned(t, "read", want) }
+
+func returned(t *testing.T, verb string, want []byte) func([]byte, error) {
 	return func(got []byte, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, want) {
-			t.Fatalf("read %x, want %x", got, want)
+			t.Fatalf("%s %x, want %x", verb, got, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"lewes/crypto/internal/vectors"
 	"lewes/crypto/kem"
 )
 
@@ -18,7 +19,7 @@ func FuzzRespond(f *testing.F) {
 		f.Add(append(bytes.Clone(exchanges[n].msg), 0))
 	}
 	f.Add([]byte{})
-	for _, row := range readVectors(f, keptVectors).Negative {
+	for _, row := range vectors.OwnFile[vectorFile](f, "psq_v1.json").Negative {
 		f.Add([]byte(row.InitiatorMsg))
 	}
 	f.Fuzz(func(t *testing.T, msg []byte) {

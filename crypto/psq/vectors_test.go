@@ -2,26 +2,16 @@ package psq
 
 import (
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/cloudflare/circl/kem/mlkem/mlkem768"
 
 	"lewes/crypto/identity"
+	"lewes/crypto/internal/vectors"
 	"lewes/crypto/kem"
 )
-
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
 
 type vectorFile struct {
 	Vectors  []vector
@@ -31,40 +21,40 @@ type vectorFile struct {
 type vector struct {
 	ID           string
 	KEM          string
-	ClientSeed   hexBytes `json:"client_ed25519_seed"`
-	ClientPublic hexBytes `json:"client_ed25519_public"`
-	KEMSeed      hexBytes `json:"kem_seed"`
-	KEMPublic    hexBytes `json:"kem_public_key"`
-	Randomness   hexBytes `json:"encaps_randomness"`
-	EncTLS       hexBytes `json:"enc_tls"`
-	SSRaw        hexBytes `json:"ss_raw"`
-	SSTLS        hexBytes `json:"ss_tls"`
-	SCtx         hexBytes
-	K0PRK        hexBytes `json:"k0_prk"`
-	MAC          hexBytes
-	KPQ          hexBytes `json:"k_pq"`
-	PSK          hexBytes `json:"psq_psk"`
-	KeyI         hexBytes `json:"key_i"`
-	IVI          hexBytes `json:"iv_i"`
-	KeyR         hexBytes `json:"key_r"`
-	IVR          hexBytes `json:"iv_r"`
-	Seconds      int64    `json:"ts_seconds"`
-	Millis       int64    `json:"ts_subsec_millis"`
-	Prefix       hexBytes `json:"ts_ttl_bytes"`
-	Signature    hexBytes
-	AEADTag      hexBytes `json:"aead_tag"`
-	InitiatorMsg hexBytes `json:"initiator_msg"`
-	Handle       hexBytes `json:"psk_handle"`
-	ResponderMsg hexBytes `json:"responder_msg"`
+	ClientSeed   vectors.Hex `json:"client_ed25519_seed"`
+	ClientPublic vectors.Hex `json:"client_ed25519_public"`
+	KEMSeed      vectors.Hex `json:"kem_seed"`
+	KEMPublic    vectors.Hex `json:"kem_public_key"`
+	Randomness   vectors.Hex `json:"encaps_randomness"`
+	EncTLS       vectors.Hex `json:"enc_tls"`
+	SSRaw        vectors.Hex `json:"ss_raw"`
+	SSTLS        vectors.Hex `json:"ss_tls"`
+	SCtx         vectors.Hex
+	K0PRK        vectors.Hex `json:"k0_prk"`
+	MAC          vectors.Hex
+	KPQ          vectors.Hex `json:"k_pq"`
+	PSK          vectors.Hex `json:"psq_psk"`
+	KeyI         vectors.Hex `json:"key_i"`
+	IVI          vectors.Hex `json:"iv_i"`
+	KeyR         vectors.Hex `json:"key_r"`
+	IVR          vectors.Hex `json:"iv_r"`
+	Seconds      int64       `json:"ts_seconds"`
+	Millis       int64       `json:"ts_subsec_millis"`
+	Prefix       vectors.Hex `json:"ts_ttl_bytes"`
+	Signature    vectors.Hex
+	AEADTag      vectors.Hex `json:"aead_tag"`
+	InitiatorMsg vectors.Hex `json:"initiator_msg"`
+	Handle       vectors.Hex `json:"psk_handle"`
+	ResponderMsg vectors.Hex `json:"responder_msg"`
 }
 
 type negativeRow struct {
 	Base, Mutation string
-	InitiatorMsg   hexBytes `json:"initiator_msg"`
-	SCtx           hexBytes
-	Expected       hexBytes `json:"expected_client_ed25519_public"`
-	PrivateKey     hexBytes `json:"kem_private_key_used"`
-	Reference      string   `json:"libcrux_result"`
+	InitiatorMsg   vectors.Hex `json:"initiator_msg"`
+	SCtx           vectors.Hex
+	Expected       vectors.Hex `json:"expected_client_ed25519_public"`
+	PrivateKey     vectors.Hex `json:"kem_private_key_used"`
+	Reference      string      `json:"libcrux_result"`
 }
 
 var kems = map[string]kem.ID{"X25519": kem.X25519, "MlKem768": kem.MLKEM768, "XWingKemDraft06": kem.XWing}
@@ -92,35 +82,9 @@ func (v *vector) keyPair(t testing.TB) *kem.KeyPair {
 	return kp
 }
 
-func readVectors(t testing.TB, path string) *vectorFile {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := new(vectorFile)
-	if err := json.Unmarshal(data, file); err != nil {
-		t.Fatal(err)
-	}
-	if len(file.Vectors) == 0 || len(file.Negative) == 0 {
-		t.Fatalf("%s: %d vectors, %d negative rows", path, len(file.Vectors), len(file.Negative))
-	}
-	return file
-}
-
-var keptVectors = filepath.Join("testdata", "psq_v1.json")
-
-// eachFile runs test on the vectors kept here, and on all of the project's where
-// its folder is beside the module.
 func eachFile(t *testing.T, test func(*testing.T, *vectorFile)) {
-	t.Run("kept", func(t *testing.T) { test(t, readVectors(t, keptVectors)) })
-	t.Run("shared", func(t *testing.T) {
-		path := filepath.Join("..", "..", "..", "shared", "vectors", "psq_v1.json")
-		if _, err := os.Stat(path); os.IsNotExist(err) {
-			t.Skipf("no shared vectors beside the module: %v", err)
-		}
-		test(t, readVectors(t, path))
-	})
+	t.Helper()
+	vectors.EachFile(t, "psq_v1.json", test)
 }
 
 // Shows R5.2, R5.4, R5.5.
@@ -191,21 +155,20 @@ func (v *vector) check(t *testing.T) {
 	}
 	equal(t, "handle", handle, v.Handle)
 
-	// The reference's handle is not LP/2's.
+	// The reference's handle differs from LP/2's.
 	if err := s.OpenResponderMsg(v.ResponderMsg); !errors.Is(err, ErrSize) {
 		t.Errorf("an answer with another handle: got %v, want ErrSize", err)
 	}
 }
 
-// verdict is what has to become of a negative row.
+// verdict is the expected result for a negative row.
 type verdict struct {
 	err      error // of Respond; nil: opened
-	judge    judge // what the caller finds in what was opened
-	stricter bool  // the reference takes it and LP/2 does not
+	judge    judge // differences in the result of Respond
+	stricter bool  // accepted by the reference, rejected by LP/2
 }
 
-// judge says what is wrong with what was opened: nothing, the client, or the
-// time, which is off by so much from the one in the base vector.
+// judge lists the differences between an opened message and the base vector.
 type judge struct {
 	otherClient bool
 	late        time.Duration
@@ -228,8 +191,8 @@ var verdicts = map[string]verdict{
 	"responder expects another client key":                                    {judge: judge{otherClient: true}},
 	"wrong kem private key":                                                   {err: ErrMAC},
 
-	// These open, and it is for the caller to refuse them for their time, which
-	// is out of LP/2's tolerance. The reference takes the second.
+	// These open; the caller rejects them because the time is out of tolerance.
+	// The reference accepts the second.
 	"timestamp exactly or more than ttl (3600 s) old, re-sealed": {judge: judge{late: -3600 * time.Second}},
 	"timestamp 3590 s old, re-sealed":                            {judge: judge{late: -3590 * time.Second}, stricter: true},
 	"timestamp 600 s in the future, re-sealed":                   {judge: judge{late: 600 * time.Second}},
@@ -291,20 +254,19 @@ func (row *negativeRow) check(t *testing.T, base *vector, want verdict) {
 		if other := !bytes.Equal(opened.Client[:], row.Expected); other != want.judge.otherClient {
 			t.Errorf("the client is %v, expected was %x", opened.Client, row.Expected)
 		}
-		// The rows were made a second or two after their base.
+		// The rows were generated a second or two after their base.
 		if late := opened.Time.Sub(base.time()); (late - want.judge.late).Abs() > 10*time.Second {
 			t.Errorf("the time is %v off, want %v", late, want.judge.late)
 		}
 	}
 	refused := want.err != nil || want.judge.otherClient || want.judge.late.Abs() > 30*time.Second
 	if accepted := row.Reference == "accepted"; accepted != (!refused || want.stricter) {
-		t.Errorf("the reference says %q, the table otherwise", row.Reference)
+		t.Errorf("the reference returned %q, the table disagrees", row.Reference)
 	}
 }
 
-// respond answers with the key that the row names. The kem package makes key
-// pairs from seeds alone; an expanded ML-KEM key that is not the base's is used
-// through circl.
+// respond calls Respond with the row's key. Package kem makes key pairs from
+// seeds only, so another expanded ML-KEM key is used through circl.
 func (row *negativeRow) respond(t *testing.T, base *vector) (*Opened, error) {
 	t.Helper()
 	id := base.id(t)

@@ -1,6 +1,6 @@
-// Package vectors finds the reference vectors for tests: each package's own
+// Package vectors reads the reference vectors for tests: each package's own
 // selection in its testdata, and the whole set in shared/vectors beside the
-// module's root, where that folder is present.
+// module's root, if that directory exists.
 package vectors
 
 import (
@@ -13,43 +13,49 @@ import (
 	"testing"
 )
 
-// Each runs check on testdata/name, which must be there, and on name in the
-// shared folder, which is skipped where the folder is absent. T is what the
-// file's "vectors" field holds.
+// Each is EachFile for files of which only the "vectors" field, a T, is needed.
 func Each[T any](t *testing.T, name string, check func(t *testing.T, v T)) {
 	t.Helper()
-	t.Run("testdata", func(t *testing.T) {
-		check(t, Own[T](t, name))
-	})
+	EachFile(t, name, func(t *testing.T, file *struct{ Vectors T }) { check(t, file.Vectors) })
+}
+
+// EachFile runs check on testdata/name, which must exist, and on the file of the
+// same name in the shared directory, which may be absent.
+func EachFile[F any](t *testing.T, name string, check func(t *testing.T, file *F)) {
+	t.Helper()
+	t.Run("testdata", func(t *testing.T) { check(t, OwnFile[F](t, name)) })
 	t.Run("shared", func(t *testing.T) {
 		path := filepath.Join(moduleRoot(t), "..", "shared", "vectors", name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			t.Skip("no shared/vectors beside the module: only the package's own selection was checked")
+			t.Skip("no shared/vectors beside the module: only testdata was checked")
 		}
-		check(t, load[T](t, path))
+		check(t, load[F](t, path))
 	})
 }
 
-// Own returns what the "vectors" field of testdata/name holds, for vectors
-// that no shared file has.
-func Own[T any](t *testing.T, name string) T {
+// Own returns the "vectors" field of testdata/name.
+func Own[T any](t testing.TB, name string) T {
 	t.Helper()
-	return load[T](t, filepath.Join("testdata", name))
+	return OwnFile[struct{ Vectors T }](t, name).Vectors
 }
 
-func load[T any](t *testing.T, path string) T {
+// OwnFile returns testdata/name.
+func OwnFile[F any](t testing.TB, name string) *F {
+	t.Helper()
+	return load[F](t, filepath.Join("testdata", name))
+}
+
+func load[F any](t testing.TB, path string) *F {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var file struct {
-		Vectors T `json:"vectors"`
-	}
-	if err := json.Unmarshal(text, &file); err != nil {
+	file := new(F)
+	if err := json.Unmarshal(text, file); err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
-	return file.Vectors
+	return file
 }
 
 func moduleRoot(t *testing.T) string {
@@ -70,10 +76,10 @@ func moduleRoot(t *testing.T) string {
 	}
 }
 
-// Hex is a byte string that JSON holds as hexadecimal digits.
+// Hex is a byte string written as hexadecimal digits in JSON.
 type Hex []byte
 
-// UnmarshalText reads hexadecimal digits.
+// UnmarshalText parses hexadecimal digits.
 func (h *Hex) UnmarshalText(text []byte) error {
 	b, err := hex.AppendDecode(nil, text)
 	*h = b

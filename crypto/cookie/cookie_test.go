@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"lewes/crypto/cookie"
+	"lewes/crypto/identity"
 )
 
 var (
@@ -33,8 +35,7 @@ func mustMake(t rapid.TB, j *cookie.Jar, now time.Time, from netip.AddrPort, idx
 	return c[:]
 }
 
-// The cookie, computed from its definition with the jar's first secret.
-func TestCookieIsAsSpecified(t *testing.T) {
+func TestCookieMatchesDefinition(t *testing.T) {
 	secret := bytes.Repeat([]byte{0x5c}, 32)
 	for _, c := range []struct{ source, bytes string }{
 		{"198.51.100.7:40000", "\xc6\x33\x64\x07\x40\x9c"},
@@ -101,7 +102,7 @@ func TestCookieIsBound(t *testing.T) {
 	})
 }
 
-func TestMappedAddressIsTheSame(t *testing.T) {
+func TestMappedAddressEqualsIPv4(t *testing.T) {
 	jar := cookie.NewJar(rand.Reader)
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(source.Addr().As16()), source.Port())
 	if !jar.Valid(t0, mapped, 1, &salt, mustMake(t, jar, t0, source, 1, &salt)) {
@@ -109,11 +110,11 @@ func TestMappedAddressIsTheSame(t *testing.T) {
 	}
 }
 
-// Cookies made and shown at different ages of the jar, in seconds since its
+// Cookies made and checked at different ages of the jar, in seconds since its
 // first cookie.
 //
 // Shows R4.19.
-func TestSecretsTakeTurns(t *testing.T) {
+func TestSecretRotation(t *testing.T) {
 	for _, c := range []struct {
 		made, shown float64
 		valid       bool
@@ -145,8 +146,8 @@ func TestSecretsTakeTurns(t *testing.T) {
 	}
 }
 
-// However often a jar is asked, what it takes depends on ages alone.
-func TestTurnsDoNotDependOnWhoAsks(t *testing.T) {
+// Validity depends on ages only, not on how often the jar is used.
+func TestRotationDoesNotDependOnCalls(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		jar := cookie.NewJar(rand.Reader)
 		type baked struct {
@@ -168,7 +169,7 @@ func TestTurnsDoNotDependOnWhoAsks(t *testing.T) {
 	})
 }
 
-func TestSecretIsReplaced(t *testing.T) {
+func TestRotationDrawsNewSecret(t *testing.T) {
 	jar := cookie.NewJar(rand.Reader)
 	a := mustMake(t, jar, t0, source, 1, &salt)
 	b := mustMake(t, jar, after(119), source, 1, &salt)
@@ -182,7 +183,7 @@ func TestSecretIsReplaced(t *testing.T) {
 }
 
 // Shows R4.20.
-func TestOtherCookies(t *testing.T) {
+func TestValidRejectsOtherCookies(t *testing.T) {
 	jar := cookie.NewJar(rand.Reader)
 	if jar.Valid(t0, source, 1, &salt, make([]byte, 16)) {
 		t.Error("a jar that made none takes a cookie")
@@ -201,7 +202,7 @@ func TestOtherCookies(t *testing.T) {
 	}
 }
 
-func TestMakeFails(t *testing.T) {
+func TestMakeErrors(t *testing.T) {
 	jar := cookie.NewJar(bytes.NewReader(make([]byte, 32+31)))
 	if _, err := jar.Make(t0, netip.AddrPort{}, 1, &salt); !errors.Is(err, cookie.ErrSource) {
 		t.Errorf("without a source: error %v", err)
@@ -215,7 +216,7 @@ func TestMakeFails(t *testing.T) {
 	}
 }
 
-func TestJarAllocations(t *testing.T) {
+func TestJarDoesNotAllocate(t *testing.T) {
 	jar := cookie.NewJar(rand.Reader)
 	c := mustMake(t, jar, t0, source, 1, &salt)
 	if n := testing.AllocsPerRun(100, func() {
@@ -257,5 +258,111 @@ func BenchmarkJarValid(b *testing.B) {
 		if !jar.Valid(t0, source, 1, &salt, c[:]) {
 			b.Fatal("refused")
 		}
+	}
+}
+
+var gateway = identity.FromSeed(&[32]byte{1}).Public()
+
+// Shows R1.10.
+func TestMAC1MatchesDefinition(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		covered := rapid.SliceOfN(rapid.Byte(), 0, 1500).Draw(t, "header and body")
+		var key [32]byte
+		blake3.DeriveKey("lewes/2 mac1", gateway[:], key[:])
+		h, err := blake3.NewKeyed(key[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = h.Write(covered)
+		want := append(bytes.Clone(covered), h.Sum(nil)[:16]...)
+
+		got := append(bytes.Clone(covered), bytes.Repeat([]byte{0xee}, 16)...)
+		mac1 := cookie.NewMAC1Key(gateway)
+		mac1.Sum(got)
+		if !bytes.Equal(got, want) {
+			t.Fatalf("%x, want %x", got, want)
+		}
+		if !mac1.Verify(got) {
+			t.Fatal("own trailer rejected")
+		}
+	})
+}
+
+// Shows R1.11.
+func TestMAC1RejectsOtherPackets(t *testing.T) {
+	mac1 := cookie.NewMAC1Key(gateway)
+	packet := bytes.Repeat([]byte{0x35}, 34)
+	mac1.Sum(packet)
+	for bit := range len(packet) * 8 {
+		bad := bytes.Clone(packet)
+		bad[bit/8] ^= 1 << (bit % 8)
+		if mac1.Verify(bad) {
+			t.Errorf("a packet with bit %d flipped is accepted", bit)
+		}
+	}
+	for n := range packet {
+		if mac1.Verify(packet[:n]) {
+			t.Errorf("the first %d bytes are accepted", n)
+		}
+	}
+	if mac1.Verify(append(bytes.Clone(packet), 0)) {
+		t.Error("a packet with an extra byte is accepted")
+	}
+	if mac1.Verify(nil) || mac1.Verify(make([]byte, 16)) || mac1.Verify(make([]byte, 1500)) {
+		t.Error("zeros are accepted")
+	}
+	other := cookie.NewMAC1Key(identity.FromSeed(&[32]byte{2}).Public())
+	if other.Verify(packet) {
+		t.Error("another gateway's packet is accepted")
+	}
+}
+
+func TestMAC1DoesNotAllocate(t *testing.T) {
+	mac1 := cookie.NewMAC1Key(gateway)
+	packet := make([]byte, 1000)
+	if n := testing.AllocsPerRun(100, func() {
+		mac1.Sum(packet)
+		if !mac1.Verify(packet) {
+			t.Fatal("own trailer rejected")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func FuzzMAC1Verify(f *testing.F) {
+	packet := make([]byte, 64)
+	cookie.NewMAC1Key(gateway).Sum(packet)
+	f.Add(packet)
+	f.Add(packet[:16])
+	f.Add([]byte{})
+	mac1 := cookie.NewMAC1Key(gateway)
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		if !mac1.Verify(packet) {
+			return
+		}
+		again := bytes.Clone(packet)
+		clear(again[len(again)-cookie.TrailerSize:])
+		mac1.Sum(again)
+		if !bytes.Equal(again, packet) {
+			t.Fatal("two trailers for one packet")
+		}
+	})
+}
+
+func BenchmarkMAC1(b *testing.B) {
+	mac1 := cookie.NewMAC1Key(gateway)
+	for _, size := range []int{64, 512, 1000, 1200} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			packet := make([]byte, size)
+			mac1.Sum(packet)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				if !mac1.Verify(packet) {
+					b.Fatal("refused")
+				}
+			}
+		})
 	}
 }
