@@ -164,7 +164,7 @@ func (s *Shard) turnResolved(now time.Time, f *flow, addrs []netip.Addr, err err
 	if err != nil {
 		var dns *net.DNSError
 		if errors.As(err, &dns) && !dns.IsNotFound {
-			why = "the gateway's resolver did not answer"
+			why = wire.DetailResolverTimeout
 		}
 	}
 	for _, addr := range addrs {

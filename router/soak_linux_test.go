@@ -279,7 +279,7 @@ func (s *soak) session(random *rand.Rand, key *identity.PrivateKey) {
 	config := library.Config{
 		Gateway: s.uri, Identity: key, Keys: new(library.KeyCache), Timeout: soakPatience,
 		Transport: []library.Transport{library.UDP, library.UDP, library.Auto, library.TCP}[random.IntN(4)],
-		KEM:       &[]kem.ID{kem.MLKEM768, kem.XWing}[random.IntN(2)],
+		KEM:       []library.KEM{library.MLKEM768, library.XWing}[random.IntN(2)],
 	}
 	if config.Transport == library.UDP {
 		config.Underlay = r.dial

@@ -19,7 +19,6 @@ import (
 	"lewes/bench/e2e/netns"
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
-	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
 	udpconn "lewes/transport/udp"
@@ -169,7 +168,7 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 		}
 	}
 	t.Logf("%d flows were opened, then: %v", len(flows), failed)
-	if failed.Reason != wire.FlowUnreachable || len(flows) < 2 {
+	if failed.Reason != client.ReasonUnreachable || len(flows) < 2 {
 		t.Errorf("flow %d was refused by %v", len(flows), failed)
 	}
 	buffer := make([]byte, 64)

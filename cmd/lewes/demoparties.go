@@ -218,7 +218,7 @@ func (d *demo) connect(ctx context.Context, r *demoReport) error {
 	}
 	d.session = session
 	info := session.Info()
-	r.KEM, r.AEAD = info.KEM.String(), info.AEAD.String()
+	r.KEM, r.AEAD = info.KEM.String(), info.AEAD
 	r.Hands.Total = milliseconds(time.Since(begun))
 	r.Hands.Exit = milliseconds(info.Handshake.Established.Sub(info.Handshake.Started))
 	return nil

@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
-	"sync"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"lewes/state/path"
 	"lewes/transport/client"
+	"lewes/transport/client/portforward"
 )
 
 func newForward() *cobra.Command {
@@ -51,7 +50,7 @@ refuses every target. It prints one line once it is ready.`,
 		if *gateway == "" {
 			return usagef("--gateway is missing: name the gateway by the URI that it prints, lewes://IDENTITY@host:port")
 		}
-		var mappings []mapping
+		var mappings []portforward.Mapping
 		for _, arg := range args {
 			m, err := parseMapping(arg)
 			if err != nil {
@@ -68,96 +67,59 @@ refuses every target. It prints one line once it is ready.`,
 		if *verbose {
 			level = zapcore.DebugLevel
 		}
-		config.Logger = newLogger(cmd.ErrOrStderr(), level, *asJSON)
+		config.Logger = slog.New(zapHandler{newLogger(cmd.ErrOrStderr(), level, *asJSON).Core()})
 		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
 		defer stop()
-		return forward(ctx, config, mappings, func(s *client.Session, relays []*relay) error {
-			return sayForwarding(cmd, *asJSON, &config, s.Info().Transport, relays)
+		return forward(ctx, config, mappings, func(s *client.Session, mappings []portforward.Mapping) error {
+			return writeReady(cmd, *asJSON, &config, s.Info().Transport, mappings)
 		})
 	}
 	return cmd
 }
 
 // forward runs until ctx is done, the session has ended or no target is left.
-func forward(ctx context.Context, config client.Config, mappings []mapping, ready func(*client.Session, []*relay) error) error {
+func forward(ctx context.Context, config client.Config, mappings []portforward.Mapping, ready func(*client.Session, []portforward.Mapping) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	log := config.Logger
-
-	// The local side first: a port that is taken is found at once.
-	var relays []*relay
-	for _, m := range mappings {
-		r, err := newRelay(ctx, m, log)
-		if err != nil {
-			for _, r := range relays {
-				r.close()
-			}
-			return fmt.Errorf("local side of %s: %w", m.target, err)
-		}
-		defer r.close()
-		relays = append(relays, r)
+	// Before the session: a port in use fails at once.
+	f, err := portforward.Listen(ctx, mappings, config.Logger)
+	if err != nil {
+		return err
 	}
-	config.OnEvent = func(e client.Event) { follow(e, &config, cancel) }
+	defer f.Close()
+	config.OnEvent = func(e client.Event) { cancelWhenClosed(e, &config, cancel) }
 	session, err := client.Dial(ctx, config)
 	if err != nil {
 		return explain(err, &config)
 	}
 	defer session.Close()
-	if err := ready(session, relays); err != nil {
+	if err := ready(session, f.Mappings()); err != nil {
 		return err
 	}
 	if err := notify("READY=1"); err != nil {
-		log.Warn(err.Error())
+		config.Logger.Warn(err.Error())
 	}
-	err = runAll(ctx, session, relays, log)
+	err = f.Run(ctx, session)
 	if err := notify("STOPPING=1"); err != nil {
-		log.Warn(err.Error())
+		config.Logger.Warn(err.Error())
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
+	}
+	return nil
 }
 
-// runAll runs relays until ctx is done, or none is left: then the error is the
-// last one's.
-func runAll(ctx context.Context, d dialer, relays []*relay, log *zap.Logger) error {
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	var last error
-	left := len(relays)
-	for _, r := range relays {
-		r.dialer, r.siblings = d, relays
-	}
-	for _, r := range relays {
-		all.Go(func() {
-			err := r.run(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			if left--; err != nil {
-				last = fmt.Errorf("%w; ask who runs the gateway to allow it, or choose another target", err)
-				if left > 0 {
-					log.Error(last.Error())
-				}
-			}
-		})
-	}
-	all.Wait()
-	if ctx.Err() != nil {
-		return nil
-	}
-	return last
-}
-
-// follow ends the program with the session with the gateway; the session itself
-// logs what happens to it.
-func follow(e client.Event, config *client.Config, cancel context.CancelCauseFunc) {
+// cancelWhenClosed ends the program with the session; the session logs the reason.
+func cancelWhenClosed(e client.Event, config *client.Config, cancel context.CancelCauseFunc) {
 	if e.Kind == client.Closed && e.Gateway == config.Gateway.Identity && !errors.Is(e.Err, client.ErrClosed) {
 		cancel(e.Err)
 	}
 }
 
-// forwarding is the line that says that forward is ready.
+// forwarding is the line that forward prints when it is ready.
 type forwarding struct {
 	Gateway   string          `json:"gateway"`
 	Via       []string        `json:"via,omitempty"`
@@ -170,15 +132,15 @@ type forwardedPort struct {
 	Target string `json:"target"`
 }
 
-func sayForwarding(cmd *cobra.Command, asJSON bool, config *client.Config, over path.Transport, relays []*relay) error {
+func writeReady(cmd *cobra.Command, asJSON bool, config *client.Config, over client.Transport, mappings []portforward.Mapping) error {
 	f := forwarding{Gateway: config.Gateway.String(), Transport: over.String()}
 	for _, v := range config.Via {
 		f.Via = append(f.Via, v.String())
 	}
 	var ports []string
-	for _, r := range relays {
-		f.Mappings = append(f.Mappings, forwardedPort{r.addr(), r.target})
-		ports = append(ports, r.addr()+" to "+r.target)
+	for _, m := range mappings {
+		f.Mappings = append(f.Mappings, forwardedPort{m.Local.String(), m.Target})
+		ports = append(ports, m.Local.String()+" to "+m.Target)
 	}
 	if asJSON {
 		return writeJSONLine(cmd.OutOrStdout(), f)

@@ -116,7 +116,7 @@ func TestForwardMakesAnIdentity(t *testing.T) {
 	sentence := fails(t, environment(dir), exitFailed, args...)
 	public := strings.TrimSpace(mustLewes(t, nil, "keygen", "--show", filepath.Join(dir, "lewes", "client-identity")))
 	line := "lewes clients add " + public + " "
-	has(t, sentence, "This client now has an identity", "\n  "+line, "it does not list this client's identity", "whoever runs it types: "+line)
+	has(t, sentence, "This client now has an identity", "\n  "+line, "it does not list this client's identity", "its operator types: "+line)
 
 	mustLewes(t, environment(g.dir), "clients", "add", "--state", g.dir, public)
 	g.awaitLog(`{"clients": 1`)
@@ -165,7 +165,7 @@ func TestForwardSaysWhatIsTooLarge(t *testing.T) {
 	if _, err := conn.Write(make([]byte, 2000)); err != nil {
 		t.Fatal(err)
 	}
-	p.awaitLog("datagram of 2000 bytes; at most ")
+	p.awaitLog("dropped a 2000-byte datagram for ")
 	ask(t, conn, []byte("a small one"))
 }
 

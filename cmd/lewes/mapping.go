@@ -8,28 +8,24 @@ import (
 	"strings"
 
 	"lewes/state/wire"
+	"lewes/transport/client/portforward"
 )
-
-// mapping is one LOCAL=TARGET of forward.
-type mapping struct {
-	local  netip.AddrPort // where datagrams are taken; port 0 lets the system choose
-	target string         // host:port, as the gateway is to have it
-}
 
 const mappingForm = "write LOCAL=TARGET, such as 5353=9.9.9.9:53 or 127.0.0.1:5353=dns.example:53"
 
-func parseMapping(s string) (mapping, error) {
+// parseMapping parses LOCAL=TARGET.
+func parseMapping(s string) (portforward.Mapping, error) {
 	local, target, found := strings.Cut(s, "=")
 	if !found {
-		return mapping{}, fmt.Errorf("%q has no =: %s", s, mappingForm)
+		return portforward.Mapping{}, fmt.Errorf("%q has no =: %s", s, mappingForm)
 	}
-	var m mapping
+	var m portforward.Mapping
 	var err error
-	if m.local, err = parseLocal(local); err != nil {
-		return mapping{}, fmt.Errorf("%q: %w; %s", s, err, mappingForm)
+	if m.Local, err = parseLocal(local); err != nil {
+		return portforward.Mapping{}, fmt.Errorf("%q: %w; %s", s, err, mappingForm)
 	}
-	if m.target, err = parseTarget(target); err != nil {
-		return mapping{}, fmt.Errorf("%q: %w; %s", s, err, mappingForm)
+	if m.Target, err = parseTarget(target); err != nil {
+		return portforward.Mapping{}, fmt.Errorf("%q: %w; %s", s, err, mappingForm)
 	}
 	return m, nil
 }

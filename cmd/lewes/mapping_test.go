@@ -20,8 +20,8 @@ func TestParseMapping(t *testing.T) {
 			t.Errorf("%s: %v", row.text, err)
 			continue
 		}
-		if m.local.String() != row.local || m.target != row.target {
-			t.Errorf("%s is %v to %s, want %s to %s", row.text, m.local, m.target, row.local, row.target)
+		if m.Local.String() != row.local || m.Target != row.target {
+			t.Errorf("%s is %v to %s, want %s to %s", row.text, m.Local, m.Target, row.local, row.target)
 		}
 	}
 }
@@ -65,7 +65,7 @@ func FuzzParseMapping(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := parseMapping(m.local.String() + "=" + m.target)
+		again, err := parseMapping(m.Local.String() + "=" + m.Target)
 		if err != nil || again != m {
 			t.Fatalf("%q is %+v, and that reads as %+v, %v", text, m, again, err)
 		}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"lewes/state"
 	"lewes/transport/client"
 )
 
@@ -180,29 +179,28 @@ func (p *probe) connect(ctx context.Context, r *probeResult) (*client.Session, e
 	}
 	info := session.Info()
 	steps := info.Handshake
-	r.KEM, r.AEAD = info.KEM.String(), info.AEAD.String()
+	r.KEM, r.AEAD = info.KEM.String(), info.AEAD
 	r.Transport, r.Reason, r.Local = info.Transport.String(), info.TransportReason, info.Local.String()
 	if len(p.config.Via) > 0 {
 		r.ok(stepEntry, steps.Started.Sub(begun)-resolver.took, "sessions with the gateways on the way")
 	}
 	r.ok(stepHello, steps.Answered.Sub(steps.Started), "")
-	r.ok(stepKey, steps.KKT.Sub(steps.Answered), r.KEM+", signed by the gateway's identity")
-	r.ok(stepHandshake, steps.Established.Sub(steps.KKT), r.AEAD)
+	r.ok(stepKey, steps.Key.Sub(steps.Answered), r.KEM+", signed by the gateway's identity")
+	r.ok(stepHandshake, steps.Established.Sub(steps.Key), r.AEAD)
 	return session, nil
 }
 
 // failedStep returns how far the making of a session came.
 func (p *probe) failedStep(err error, resolver *timedResolver) string {
 	var dial *client.DialError
-	var handshake *state.HandshakeError
 	switch {
 	case resolver.err != nil:
 		return stepName
-	case errors.As(err, &dial) && dial.Gateway.Identity != p.config.Gateway.Identity:
-		return stepEntry
-	case !errors.As(err, &handshake) || !handshake.Answered || handshake.Reject != nil || handshake.Busy != nil:
+	case !errors.As(err, &dial) || dial.Step() <= client.StepHello && dial.Gateway.Identity == p.config.Gateway.Identity:
 		return stepHello
-	case handshake.Phase < state.Handshaking:
+	case dial.Gateway.Identity != p.config.Gateway.Identity:
+		return stepEntry
+	case dial.Step() == client.StepKey:
 		return stepKey
 	}
 	return stepHandshake

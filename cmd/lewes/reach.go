@@ -14,8 +14,6 @@ import (
 
 	"lewes/cmd/config"
 	"lewes/crypto/identity"
-	"lewes/crypto/kem"
-	"lewes/state"
 	"lewes/transport/client"
 	"lewes/transport/uri"
 )
@@ -36,7 +34,7 @@ func (r *reach) flags(cmd *cobra.Command) {
 	flags.StringVar(&r.identity, "identity", "", "`FILE` with this client's identity (default client-identity in the state folder, made on first use)")
 	flags.StringVar(&r.viaIdentity, "via-identity", "", "`FILE` with another identity for the gateways of --via, so that entry and exit cannot tell that they serve the same client")
 	flags.StringVar(&r.state, "state", "", "the state `folder` (default as the system has it)")
-	flags.StringVar(&r.kem, "kem", kem.MLKEM768.String(), "post-quantum key exchange: ML-KEM-768 or X-Wing")
+	flags.StringVar(&r.kem, "kem", client.MLKEM768.String(), "post-quantum key exchange: ML-KEM-768 or X-Wing")
 	flags.StringVar(&r.transport, "transport", client.Auto.String(), "what carries packets to the first gateway: udp, tcp, or auto, which is udp, and tcp where that does not pass")
 	flags.DurationVar(&r.timeout, "timeout", client.DefaultTimeout, "how long a handshake may take")
 }
@@ -53,8 +51,7 @@ func (r *reach) config(gateway string, stderr io.Writer) (c client.Config, err e
 		}
 		c.Via = append(c.Via, entry)
 	}
-	id, err := kem.ParseID(r.kem)
-	if err != nil {
+	if c.KEM, err = client.ParseKEM(r.kem); err != nil {
 		return c, &usageError{fmt.Errorf("--kem: %w", err)}
 	}
 	if err := c.Transport.UnmarshalText([]byte(r.transport)); err != nil {
@@ -63,7 +60,7 @@ func (r *reach) config(gateway string, stderr io.Writer) (c client.Config, err e
 	if r.timeout <= 0 {
 		return c, usagef("--timeout %v is no time; leave it out for %v", r.timeout, client.DefaultTimeout)
 	}
-	c.KEM, c.Timeout = &id, r.timeout
+	c.Timeout = r.timeout
 	if c.Identity, err = r.load(r.identity, stderr); err != nil {
 		return c, err
 	}
@@ -124,16 +121,15 @@ func machineName() string {
 	return host
 }
 
-// explain adds to the error of a Dial what the user of this program can do about
-// it.
+// explain adds the remedy to the error of a Dial.
 func explain(err error, c *client.Config) error {
-	var handshake *state.HandshakeError
-	if !errors.As(err, &handshake) || handshake.Phase != state.Handshaking || handshake.Reject != nil || handshake.Busy != nil || handshake.Cause != nil {
+	var dial *client.DialError
+	if !errors.As(err, &dial) || !dial.Unlisted() {
 		return err
 	}
 	id := c.Identity
-	if handshake.Gateway != c.Gateway.Identity && c.ViaIdentity != nil {
+	if dial.Gateway.Identity != c.Gateway.Identity && c.ViaIdentity != nil {
 		id = c.ViaIdentity
 	}
-	return fmt.Errorf("%w; if it does not list this client, whoever runs it types: %s", err, listLine(id.Public()))
+	return fmt.Errorf("%w\nif the gateway does not list this client, its operator types: %s", err, listLine(id.Public()))
 }

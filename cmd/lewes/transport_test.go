@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"lewes/state/path"
 	"lewes/transport/client"
 	"lewes/transport/uri"
 )
@@ -158,9 +157,9 @@ func killAndRestart(t *testing.T, over client.Transport, away time.Duration) {
 	case <-time.After(patience):
 		t.Fatal("no echo any more: ", s.Info().Down)
 	}
-	want := path.UDP
+	want := client.UDP
 	if over == client.TCP {
-		want = path.TCP
+		want = client.TCP
 	}
 	if info := s.Info(); info.Transport != want || s.Stats().Reconnects != 1 {
 		t.Errorf("over %s after %d new sessions", info.Transport, s.Stats().Reconnects)
@@ -329,7 +328,7 @@ func TestTransportsChange(t *testing.T) {
 	e.run(t, conn)
 	e.after(t, time.Now())
 	handle := s.Info().Handle
-	next := func(to path.Transport, since time.Time) time.Duration {
+	next := func(to client.Transport, since time.Time) time.Duration {
 		t.Helper()
 		select {
 		case change := <-changes:
@@ -345,7 +344,7 @@ func TestTransportsChange(t *testing.T) {
 	for range 2 {
 		began := time.Now()
 		way.open.Store(false)
-		next(path.TCP, began)
+		next(client.TCP, began)
 		time.Sleep(10 * time.Millisecond)
 		if took := e.after(t, time.Now()) + time.Since(began); took >= 4*time.Second {
 			t.Errorf("echoes over TCP after %s", took)
@@ -359,7 +358,7 @@ func TestTransportsChange(t *testing.T) {
 		began = time.Now()
 		way.open.Store(true)
 		sent, came = e.counts()
-		if took := next(path.UDP, began); took >= 30*time.Second {
+		if took := next(client.UDP, began); took >= 30*time.Second {
 			t.Errorf("over UDP after %s", took)
 		}
 		time.Sleep(4 * time.Second) // the gateway has followed for good

@@ -144,6 +144,10 @@ const (
 	FlowNameNotFound   FlowReason = 10
 )
 
+// DetailResolverTimeout is the Detail of a FlowNameNotFound that is about a resolver that
+// did not answer, instead of a name that does not exist.
+const DetailResolverTimeout = "the gateway's resolver did not answer"
+
 func (r FlowReason) String() string {
 	switch r {
 	case FlowPolicy:

@@ -1,179 +1,145 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"time"
 
-	"go.uber.org/zap"
-
 	"lewes/crypto/identity"
-	"lewes/crypto/kem"
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
-	"lewes/transport/uri"
 )
 
 // Defaults of Config.
 const (
 	DefaultKeepalive = 25 * time.Second
 	DefaultTimeout   = state.DefaultDeadline
-	// DefaultMaxPacket fits, with the headers of IPv6 and UDP, a path that takes
-	// packets of 1500 bytes.
+	// DefaultMaxPacket, with IPv6 and UDP headers, fits a path MTU of 1500 bytes.
 	DefaultMaxPacket = 1452
 )
 
-// sendWait is how long a writer waits for room in the socket's send buffer, where
-// Config.UDP does not say otherwise.
+// sendWait is how long a writer waits for room in the socket's send buffer.
 const sendWait = 100 * time.Millisecond
 
-// Config says whom to talk to and how. Gateway and Identity are required.
+// Config configures a Session. Gateway and Identity are required.
 type Config struct {
-	// Gateway is where the datagrams leave.
-	Gateway uri.Gateway
-	// Via are the gateways on the way there, the nearest first. The first is
-	// reached at its own host and port, each later one, and Gateway, at the
-	// address that the one before it has for that identity.
-	Via []uri.Gateway
-	// Identity is the client's key. It stays the caller's, who keeps it as long as
-	// the session lives.
-	Identity *identity.PrivateKey
-	// ViaIdentity is the client's key for the gateways in Via; nil means Identity.
-	// Where the two differ, the gateways cannot tell by the key that entry and exit
-	// serve the same client.
-	ViaIdentity *identity.PrivateKey
+	// Gateway is the exit: the gateway that sends datagrams to their targets.
+	Gateway Gateway
+	// Via lists the entry gateways, the nearest first. The first is reached at its
+	// host and port; each later one, and Gateway, at the address that the one before
+	// it has in its directory.
+	Via []Gateway
+	// Identity is the client's key. The caller keeps it until the session has ended.
+	Identity *PrivateKey
+	// ViaIdentity is the client's key for the gateways in Via; nil means Identity. If
+	// the two differ, entry and exit cannot link the client by its key.
+	ViaIdentity *PrivateKey
 
-	// KEM is the post-quantum half of the handshake; nil means ML-KEM-768. (X-Wing
-	// has the number 0, so the zero kem.ID cannot mean the default.)
-	KEM *kem.ID
-	// PinnedKEM is the BLAKE3 hash of the only KEM key to take from Gateway; nil
-	// takes any that Gateway has signed.
+	// KEM is the post-quantum key exchange. The zero value is ML-KEM-768.
+	KEM KEM
+	// PinnedKEM is the BLAKE3 hash of the only KEM key to accept from Gateway; nil
+	// accepts any that Gateway has signed.
 	PinnedKEM *[32]byte
-	// Keys keeps the gateways' KEM keys for 24 hours, which saves a round trip; nil
-	// means a cache that the whole process shares.
+	// Keys caches the gateways' KEM keys for 24 hours, which saves a round trip; nil
+	// means a cache shared by the process.
 	Keys *KeyCache
 
-	// Keepalive is the longest that the session stays quiet, so that NATs on the
-	// way keep their mapping. The session finds out where that is too long, and gets
-	// by with less. 0 means DefaultKeepalive, less than 0 never.
+	// Keepalive is the longest idle time, so that NATs keep their mapping; the session
+	// lowers it where a NAT needs that. 0 means DefaultKeepalive, less than 0 none.
 	Keepalive time.Duration
 	// Timeout bounds each handshake. 0 means DefaultTimeout.
 	Timeout time.Duration
-	// MaxPacket is the size in bytes of the largest LP packet on the underlay, 0
-	// means DefaultMaxPacket. A path that takes less drops what is larger.
+	// MaxPacket is the size of the largest packet to send, in bytes, without IP and
+	// UDP headers. 0 means DefaultMaxPacket.
 	MaxPacket int
-	// NoReconnect ends the session where it would otherwise be made anew.
+	// NoReconnect ends the session when it would otherwise reconnect.
 	NoReconnect bool
 
-	// Transport is what may carry packets to the first gateway.
+	// Transport selects what carries packets to the first gateway.
 	Transport Transport
-	// UDP are the options of the socket to the first gateway. Pooled is always
-	// set; a SendWait of 0 means 100 ms, less than 0 none.
-	UDP udp.Options
-	// TCP are the bounds of the connections to it.
-	TCP tcp.Options
-	// Resolver resolves the first gateway's name, each time that the session is
-	// made. nil means net.DefaultResolver.
+	// Resolver resolves the first gateway's name for each handshake; nil means
+	// net.DefaultResolver.
 	Resolver Resolver
-	// Underlay makes a Conn, connected to the first gateway, that a session runs
-	// over; nil means udp.Dial. Who sets it tests, or has another way to carry
-	// datagrams. UnderlayTCP makes one for where that does not pass; nil means tcp.Dial,
-	// or none where Underlay is set.
+	// Underlay opens a Conn to the first gateway; nil means a UDP socket. UnderlayTCP
+	// opens one for where UDP is blocked; nil means TCP, or none if Underlay is set.
+	// They are for tests and for other carriers of datagrams.
 	Underlay    func(context.Context, netip.AddrPort) (transport.Conn, error)
 	UnderlayTCP func(context.Context, netip.AddrPort) (Exchanger, error)
 
-	// Logger is told what happens to the session, once each; nil is silence.
-	Logger *zap.Logger
-	// OnEvent is called with each Event of this session and of the sessions with the
-	// gateways in Via, in their order, from a goroutine of its own.
+	// Logger logs the session's events; nil discards them.
+	Logger *slog.Logger
+	// OnEvent is called with each Event of this session and of the sessions with Via,
+	// in order, from a goroutine of its own.
 	OnEvent func(Event)
 }
 
-// Resolver is what a Config needs of a *net.Resolver.
+// Resolver resolves a gateway's name; *net.Resolver implements it.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// ErrConfig is wrapped by the errors of Dial that say what is wrong with its
-// Config.
-var ErrConfig = errors.New("client: unusable configuration")
+// ErrConfig is wrapped by the errors of Dial about its Config.
+var ErrConfig = errors.New("client: invalid configuration")
 
-// wrap is what an entry takes of each packet of the session inside: a whole
-// packet around it, the flow's header and the next gateway's identity.
-const wrap = wire.Overhead + wire.FlowHeaderSize + identity.PublicKeySize
+// forwardOverhead is what an entry costs per packet: a packet around it, the flow's
+// header and the next gateway's identity.
+const forwardOverhead = wire.Overhead + wire.FlowHeaderSize + identity.PublicKeySize
 
-// complete returns the Config with its defaults filled in, or what is wrong with
-// it.
-func (c Config) complete() (Config, error) {
+// withDefaults returns the Config with its defaults filled in.
+func (c Config) withDefaults() (Config, error) {
 	if c.Identity == nil {
-		return c, fmt.Errorf("%w: Identity is missing: load or generate the client's key", ErrConfig)
+		return c, fmt.Errorf("%w: no Identity", ErrConfig)
 	}
 	c.Via = slices.Clone(c.Via)
 	for i, g := range append(c.Via, c.Gateway) {
 		if _, err := g.MarshalText(); err != nil {
-			return c, fmt.Errorf("%w: gateway %d of %d on the way: %w", ErrConfig, i+1, len(c.Via)+1, err)
+			return c, fmt.Errorf("%w: gateway %d of %d: %w", ErrConfig, i+1, len(c.Via)+1, err)
 		}
 	}
-	if c.ViaIdentity == nil {
-		c.ViaIdentity = c.Identity
+	c.ViaIdentity = cmp.Or(c.ViaIdentity, c.Identity)
+	if int(c.KEM) >= len(kemIDs) || !c.KEM.id().Supported() {
+		return c, fmt.Errorf("%w: unsupported %s: use %s or %s", ErrConfig, c.KEM, MLKEM768, XWing)
 	}
-	if c.KEM == nil {
-		c.KEM = new(kem.MLKEM768)
-	}
-	if !c.KEM.Supported() {
-		return c, fmt.Errorf("%w: KEM %s is not supported; take %s or %s", ErrConfig, *c.KEM, kem.MLKEM768, kem.XWing)
-	}
-	if c.Keys == nil {
-		c.Keys = &sharedKeys
-	}
-	if c.Keepalive == 0 {
-		c.Keepalive = DefaultKeepalive
-	}
-	c.Keepalive = max(c.Keepalive, 0)
+	c.Keys = cmp.Or(c.Keys, &sharedKeys)
+	c.Keepalive = max(cmp.Or(c.Keepalive, DefaultKeepalive), 0)
 	if c.Timeout <= 0 {
 		c.Timeout = DefaultTimeout
 	}
-	if c.MaxPacket == 0 {
-		c.MaxPacket = DefaultMaxPacket
-	}
-	if least := wire.MaxHandshakeDatagram + wrap*len(c.Via); c.MaxPacket < least || c.MaxPacket > wire.MaxUDPPacket {
-		return c, fmt.Errorf("%w: MaxPacket is %d; a handshake with %d gateways on the way needs %d to %d",
-			ErrConfig, c.MaxPacket, len(c.Via), least, wire.MaxUDPPacket)
+	c.MaxPacket = cmp.Or(c.MaxPacket, DefaultMaxPacket)
+	if least := wire.MaxHandshakeDatagram + forwardOverhead*len(c.Via); c.MaxPacket < least || c.MaxPacket > wire.MaxUDPPacket {
+		return c, fmt.Errorf("%w: MaxPacket is %d: a handshake through %d gateways needs %d to %d",
+			ErrConfig, c.MaxPacket, len(c.Via)+1, least, wire.MaxUDPPacket)
 	}
 	if c.Resolver == nil {
 		c.Resolver = net.DefaultResolver
 	}
-	c.UDP.Pooled = true
-	if c.UDP.SendWait == 0 {
-		c.UDP.SendWait = sendWait
-	}
 	if c.Transport > TCP {
-		return c, fmt.Errorf("%w: %s does not exist", ErrConfig, c.Transport)
+		return c, fmt.Errorf("%w: unknown %s", ErrConfig, c.Transport)
 	}
 	if c.Underlay == nil && c.UnderlayTCP == nil {
-		options := c.TCP
 		c.UnderlayTCP = func(_ context.Context, to netip.AddrPort) (Exchanger, error) {
-			return tcp.Dial(to, options)
+			return tcp.Dial(to, tcp.Options{})
 		}
 	}
 	if c.Transport == TCP && c.UnderlayTCP == nil {
-		return c, fmt.Errorf("%w: Transport is tcp, which Underlay does not carry: set UnderlayTCP", ErrConfig)
+		return c, fmt.Errorf("%w: Transport is tcp and UnderlayTCP is nil", ErrConfig)
 	}
 	if c.Underlay == nil {
-		options := c.UDP
 		c.Underlay = func(_ context.Context, to netip.AddrPort) (transport.Conn, error) {
-			return udp.Dial(to, options)
+			return udp.Dial(to, udp.Options{Pooled: true, SendWait: sendWait})
 		}
 	}
 	if c.Logger == nil {
-		c.Logger = zap.NewNop()
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
 }

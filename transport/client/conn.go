@@ -2,38 +2,30 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
 )
 
-// conn is a flow as a connected UDP socket.
-type conn struct {
-	flow    *flow
-	inbox   inbox
-	writeBy writeDeadline
-	local   net.Addr
-	remote  net.Addr
-}
-
-// DialContext opens a flow to a target: network is "udp", "udp4" or "udp6", address
-// is host:port. A host name is given to the gateway, which resolves it to an address
-// of whichever family it has; for IP addresses the network decides as in
-// net.Dial. Nothing is sent before the first Write.
+// DialContext opens a flow to a target. The network is udp, udp4 or udp6, the address
+// host:port. The gateway resolves a host name, to an address of whichever family it has;
+// for IP addresses the network decides as in net.Dial. Nothing is sent before the first
+// Write.
 //
-// The net.Conn behaves as a connected *net.UDPConn. A Read takes one datagram, and
-// cuts it where the buffer is short; the oldest of more than 256 that wait give way.
-// A Write that does not fit returns a *SizeError. Read returns a *FlowError when the
-// gateway closed the flow: once where the target was unreachable, and for good where
-// the gateway refuses it, which Write says then as well. A flow that the gateway
-// has forgotten because it was idle is opened again by the next Write.
+// The net.Conn behaves like a connected *net.UDPConn, and is a net.PacketConn too; its
+// WriteTo refuses other addresses with net.ErrWriteToConnected. A Read returns one
+// datagram, truncated to the buffer. A full receive queue drops the oldest datagram;
+// SetReadBuffer sets its size. A Write that exceeds the limit returns a *SizeError; the
+// method MaxPayload returns the limit. When the gateway closes the flow, Read returns a
+// *FlowError: once if the target is unreachable, and for good, as Write does, if the
+// gateway refuses the target. A flow that was idle for too long opens again with the next
+// Write.
 //
-// LocalAddr is an unspecified address with a port that names the flow: the address
-// that the target sees is the gateway's to know. MaxPayload, which the net.Conn
-// has as well, returns the size of the largest datagram that fits.
-//
-// All errors are a *net.OpError.
+// LocalAddr is an unspecified address whose port identifies the flow; only the gateway
+// knows the address that the target sees. All errors are a *net.OpError.
 func (s *Session) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := s.dial(ctx, network, address)
 	if err != nil {
@@ -42,7 +34,7 @@ func (s *Session) DialContext(ctx context.Context, network, address string) (net
 	return c, nil
 }
 
-func (s *Session) dial(ctx context.Context, network, address string) (*conn, error) {
+func (s *Session) dial(ctx context.Context, network, address string) (*flowConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -50,7 +42,7 @@ func (s *Session) dial(ctx context.Context, network, address string) (*conn, err
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{remote: to.net()}
+	c := &flowConn{to: to, socket: socket{s: s, remote: to.net()}}
 	c.inbox.init()
 	if c.flow, err = s.open(to, &c.inbox, nil); err != nil {
 		return nil, err
@@ -59,8 +51,30 @@ func (s *Session) dial(ctx context.Context, network, address string) (*conn, err
 	return c, nil
 }
 
-// open makes a flow whose datagrams go to an inbox, which is owner's where owner is
-// not nil.
+// ListenPacket returns a socket that sends to any target and receives from the targets
+// that it has sent to. It opens a flow per target. If the session has MaxFlows, it evicts
+// the least recently used flow of a ListenPacket; datagrams of that target are lost until
+// the next WriteTo it.
+//
+// WriteTo accepts a *net.UDPAddr, any other net.Addr with a method AddrPort()
+// netip.AddrPort, and a NameAddr. ReadFrom returns the address of the WriteTo: a
+// *net.UDPAddr, which must not be changed, or a NameAddr. The methods ReadFromUDPAddrPort
+// and WriteToUDPAddrPort are those of *net.UDPConn; the former returns the zero
+// netip.AddrPort for a NameAddr.
+//
+// A *FlowError of the gateway is returned by the next WriteTo that target only: one target
+// doesn't disturb the others. In all else the net.PacketConn is like the net.Conn of
+// DialContext.
+func (s *Session) ListenPacket() (net.PacketConn, error) {
+	c := &packetConn{socket: socket{s: s, local: localAddr(0)}, targets: make(map[destination]*flow)}
+	c.inbox.init()
+	if err := s.flows.register(c); err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "udp", Err: err}
+	}
+	return c, nil
+}
+
+// open opens a flow that queues datagrams in an inbox: owner's, unless owner is nil.
 func (s *Session) open(to destination, in *inbox, owner *packetConn) (*flow, error) {
 	opening, err := to.opening()
 	if err != nil {
@@ -77,94 +91,239 @@ func (s *Session) open(to destination, in *inbox, owner *packetConn) (*flow, err
 	return open, nil
 }
 
-// localAddr is the address that a flow's user gets for its own.
+// localAddr is the LocalAddr of a flow.
 func localAddr(number uint16) net.Addr {
 	return &net.UDPAddr{IP: net.IPv6unspecified, Port: int(number)}
 }
 
-// textAddr is an address as it was given to DialContext.
+// textAddr is an argument of DialContext as a net.Addr.
 type textAddr struct{ network, text string }
 
 func (a textAddr) Network() string { return a.network }
 func (a textAddr) String() string  { return a.text }
 
-// Read takes one datagram.
-func (c *conn) Read(b []byte) (int, error) {
-	d, err := c.inbox.get()
-	if err != nil {
-		return 0, c.opError("read", err)
-	}
-	n := copy(b, d.data())
-	d.free()
-	return n, nil
+// socket is what flowConn and packetConn have in common.
+type socket struct {
+	s       *Session
+	inbox   inbox
+	local   net.Addr
+	remote  net.Addr     // nil: not connected
+	writeBy atomic.Int64 // the write deadline as Session.at; 0: none
+	closed  atomic.Bool
 }
 
-// Write sends one datagram.
-func (c *conn) Write(b []byte) (int, error) {
-	if c.writeBy.over(c.flow.s) {
-		return 0, c.opError("write", os.ErrDeadlineExceeded)
-	}
-	if err := c.flow.send(b); err != nil {
-		return 0, c.opError("write", err)
-	}
-	return len(b), nil
-}
+func (c *socket) LocalAddr() net.Addr { return c.local }
 
-// Close ends the flow. Reads and writes that wait return net.ErrClosed.
-func (c *conn) Close() error {
-	if c.flow.closed.Load() {
-		return c.opError("close", net.ErrClosed)
-	}
-	c.flow.close()
-	c.inbox.end(net.ErrClosed)
-	return nil
-}
-
-// MaxPayload returns the size in bytes of the largest datagram that fits.
-func (c *conn) MaxPayload() int { return c.flow.limit() }
-
-func (c *conn) LocalAddr() net.Addr  { return c.local }
-func (c *conn) RemoteAddr() net.Addr { return c.remote }
-
-func (c *conn) SetDeadline(t time.Time) error {
+func (c *socket) SetDeadline(t time.Time) error {
 	if err := c.SetReadDeadline(t); err != nil {
 		return err
 	}
 	return c.SetWriteDeadline(t)
 }
 
-func (c *conn) SetReadDeadline(t time.Time) error {
-	return c.opError("set", c.inbox.setDeadline(t))
+func (c *socket) SetReadDeadline(t time.Time) error {
+	return c.opError("set", c.remote, c.inbox.setDeadline(t))
 }
 
-func (c *conn) SetWriteDeadline(t time.Time) error {
-	if c.flow.closed.Load() {
-		return c.opError("set", net.ErrClosed)
+// SetWriteDeadline sets a time after which Write fails. A Write never waits.
+func (c *socket) SetWriteDeadline(t time.Time) error {
+	switch {
+	case c.closed.Load():
+		return c.opError("set", c.remote, net.ErrClosed)
+	case t.IsZero():
+		c.writeBy.Store(0)
+	default:
+		c.writeBy.Store(max(int64(c.s.at(t)), 1))
 	}
-	c.writeBy.set(c.flow.s, t)
 	return nil
 }
 
-func (c *conn) opError(op string, err error) error {
+// SetReadBuffer sets the size of the receive queue in bytes; each datagram takes 2 KiB. The
+// default is 512 KiB, the maximum 8 MiB.
+func (c *socket) SetReadBuffer(size int) error {
+	if c.closed.Load() {
+		return c.opError("set", c.remote, net.ErrClosed)
+	}
+	c.inbox.setBuffer(size)
+	return nil
+}
+
+// SetWriteBuffer does nothing: datagrams are not queued for sending.
+func (c *socket) SetWriteBuffer(int) error {
+	if c.closed.Load() {
+		return c.opError("set", c.remote, net.ErrClosed)
+	}
+	return nil
+}
+
+// writable returns the error of a Write after the deadline.
+func (c *socket) writable() error {
+	if at := c.writeBy.Load(); at != 0 && int64(c.s.at(time.Now())) >= at {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// read returns one datagram and its flow.
+func (c *socket) read(b []byte) (int, *flow, error) {
+	d, err := c.inbox.get()
+	if err != nil {
+		return 0, nil, c.opError("read", c.remote, err)
+	}
+	n, from := copy(b, d.data()), d.from
+	d.free()
+	return n, from, nil
+}
+
+func (c *socket) opError(op string, to net.Addr, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &net.OpError{Op: op, Net: "udp", Source: c.local, Addr: c.remote, Err: err}
+	return &net.OpError{Op: op, Net: "udp", Source: c.local, Addr: to, Err: err}
 }
 
-// writeDeadline is a time after which nothing is written. Writes do not wait, so
-// that there is nobody to wake.
-type writeDeadline struct{ at atomic.Int64 } // as Session.at has it; 0: none
+// flowConn is a flow as a connected UDP socket.
+type flowConn struct {
+	socket
+	flow *flow
+	to   destination
+}
 
-func (d *writeDeadline) set(s *Session, t time.Time) {
-	if t.IsZero() {
-		d.at.Store(0)
-		return
+var _ net.PacketConn = (*flowConn)(nil)
+
+func (c *flowConn) RemoteAddr() net.Addr { return c.remote }
+
+// MaxPayload returns the size of the largest datagram, in bytes.
+func (c *flowConn) MaxPayload() int { return c.flow.limit() }
+
+func (c *flowConn) Read(b []byte) (int, error) {
+	n, _, err := c.read(b)
+	return n, err
+}
+
+func (c *flowConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, _, err := c.read(b)
+	if err != nil {
+		return 0, nil, err
 	}
-	d.at.Store(max(int64(s.at(t)), 1))
+	return n, c.remote, nil
 }
 
-func (d *writeDeadline) over(s *Session) bool {
-	at := d.at.Load()
-	return at != 0 && int64(s.at(time.Now())) >= at
+func (c *flowConn) Write(b []byte) (int, error) {
+	err := c.writable()
+	if err == nil {
+		err = c.flow.send(b)
+	}
+	if err != nil {
+		return 0, c.opError("write", c.remote, err)
+	}
+	return len(b), nil
+}
+
+// WriteTo is Write if addr is the flow's target.
+func (c *flowConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	if to, err := destinationOf(addr); err != nil || to != c.to {
+		return 0, c.opError("write", addr, net.ErrWriteToConnected)
+	}
+	return c.Write(b)
+}
+
+func (c *flowConn) Close() error {
+	if c.closed.Swap(true) {
+		return c.opError("close", c.remote, net.ErrClosed)
+	}
+	c.flow.close()
+	c.inbox.end(net.ErrClosed)
+	return nil
+}
+
+// packetConn is an unconnected UDP socket: a flow for each target, opened by the first
+// write to it.
+type packetConn struct {
+	socket
+	targets map[destination]*flow // guarded by the flow table's lock
+}
+
+func (c *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.read(b)
+	if err != nil {
+		return 0, nil, err
+	}
+	return n, from.addr, nil
+}
+
+func (c *packetConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	n, from, err := c.read(b)
+	if err != nil {
+		return 0, netip.AddrPort{}, err
+	}
+	return n, from.to.addr, nil
+}
+
+func (c *packetConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	to, err := destinationOf(addr)
+	if err == nil {
+		err = c.write(b, to)
+	}
+	if err != nil {
+		return 0, c.opError("write", addr, err)
+	}
+	return len(b), nil
+}
+
+func (c *packetConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error) {
+	to, err := addrDestination("udp", addr)
+	if err == nil {
+		err = c.write(b, to)
+	}
+	if err != nil {
+		return 0, c.opError("write", net.UDPAddrFromAddrPort(addr), err)
+	}
+	return len(b), nil
+}
+
+// writeTries bounds how often a datagram looks for a flow that is evicted before it is
+// sent.
+const writeTries = 3
+
+func (c *packetConn) write(b []byte, to destination) error {
+	if err := c.writable(); err != nil {
+		return err
+	}
+	for tries := 1; ; tries++ {
+		f := c.s.flows.target(c, to)
+		if f == nil {
+			if c.closed.Load() {
+				return net.ErrClosed
+			}
+			var err error
+			if f, err = c.s.open(to, &c.inbox, c); err != nil {
+				return err
+			}
+		}
+		err := f.send(b)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, net.ErrClosed) && !c.closed.Load() && tries < writeTries:
+			continue
+		}
+		var refused *FlowError
+		if errors.As(err, &refused) {
+			f.close() // the next datagram opens another
+		}
+		return err
+	}
+}
+
+// Close closes all flows of the socket.
+func (c *packetConn) Close() error {
+	if c.closed.Swap(true) {
+		return c.opError("close", nil, net.ErrClosed)
+	}
+	for _, f := range c.s.flows.unregister(c) {
+		f.close()
+	}
+	c.inbox.end(net.ErrClosed)
+	return nil
 }

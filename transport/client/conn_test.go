@@ -73,9 +73,9 @@ func TestConnAddressErrors(t *testing.T) {
 			{"udp", "203.0.113.7", "missing port", nil},
 			{"udp", "203.0.113.7:0", "port 0", client.ErrTarget},
 			{"udp", "203.0.113.7:65536", "port", nil},
-			{"udp", ":53", "names no host", client.ErrTarget},
-			{"udp4", "[2001:db8::5]:53", "2001:db8::5 is no address for udp4", client.ErrTarget},
-			{"udp6", "203.0.113.7:53", "203.0.113.7 is no address for udp6", client.ErrTarget},
+			{"udp", ":53", "no host", client.ErrTarget},
+			{"udp4", "[2001:db8::5]:53", "2001:db8::5 is not an address for udp4", client.ErrTarget},
+			{"udp6", "203.0.113.7:53", "203.0.113.7 is not an address for udp6", client.ErrTarget},
 			{"udp", "[fe80::1%eth0]:53", "zone", client.ErrTarget},
 			{"udp", "127.1:53", "neither an IP address nor a host name", client.ErrTarget},
 			{"udp", "bücher.example:53", "xn--", client.ErrTarget},
@@ -179,7 +179,7 @@ func TestUnreachable(t *testing.T) {
 		_, err := c.Read(make([]byte, 9))
 		var flow *client.FlowError
 		var op *net.OpError
-		if !errors.As(err, &op) || op.Op != "read" || !errors.As(err, &flow) || flow.Reason != wire.FlowUnreachable || !errors.Is(err, syscall.ECONNREFUSED) {
+		if !errors.As(err, &op) || op.Op != "read" || !errors.As(err, &flow) || flow.Reason != client.ReasonUnreachable || !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("read: %v", err)
 		}
 		if !strings.Contains(err.Error(), "203.0.113.7:53 is unreachable from the gateway (as the test says)") {
@@ -217,7 +217,7 @@ func TestRefusedFlow(t *testing.T) {
 		words string
 		is    error
 	}{
-		wire.FlowPolicy:        {"the gateway's egress policy refuses 203.0.113.7:53", fs.ErrPermission},
+		wire.FlowPolicy:        {"gateway policy denies 203.0.113.7:53", fs.ErrPermission},
 		wire.FlowBound:         {"too many flows", syscall.ENOBUFS},
 		wire.FlowNotRegistered: {"registered", syscall.EACCES},
 		wire.FlowBandwidth:     {"bandwidth", syscall.ENOBUFS},
@@ -239,7 +239,7 @@ func TestRefusedFlow(t *testing.T) {
 				_, err2 := c.Write([]byte("more"))
 				for _, err := range []error{err, err2} {
 					var flow *client.FlowError
-					if !errors.As(err, &flow) || flow.Reason != reason || flow.Detail != "as the test says" || !strings.Contains(err.Error(), row.words) || row.is != nil && !errors.Is(err, row.is) {
+					if !errors.As(err, &flow) || flow.Reason != client.FlowReason(reason) || flow.Detail != "as the test says" || !strings.Contains(err.Error(), row.words) || row.is != nil && !errors.Is(err, row.is) {
 						t.Errorf("%s: %v", reason, err)
 					}
 				}
@@ -292,10 +292,10 @@ func TestSizeLimit(t *testing.T) {
 			for range 3 {
 				_, err := c.Write(make([]byte, limit+1))
 				var size *client.SizeError
-				if !errors.As(err, &size) || *size != (client.SizeError{Size: limit + 1, Limit: limit}) || !errors.Is(err, syscall.EMSGSIZE) {
+				if !errors.As(err, &size) || *size != (client.SizeError{Target: row.target, Size: limit + 1, Limit: limit}) || !errors.Is(err, syscall.EMSGSIZE) {
 					t.Fatalf("%s: %v", row.target, err)
 				}
-				if !strings.Contains(err.Error(), fmt.Sprintf("at most %d fit", limit)) {
+				if !strings.Contains(err.Error(), fmt.Sprintf("the limit is %d", limit)) {
 					t.Errorf("the error: %v", err)
 				}
 				exchange(t, c, strings.Repeat("x", limit))
@@ -342,7 +342,7 @@ func TestNarrowInterface(t *testing.T) {
 		defer w.closes(s)
 		c := flowTo(t, s, "203.0.113.7:53")
 		_, err := c.Write(make([]byte, 1400))
-		if !errors.Is(err, syscall.EMSGSIZE) || !errors.Is(err, transport.ErrTooLarge) || !strings.Contains(err.Error(), "lower Config.MaxPacket") {
+		if !errors.Is(err, syscall.EMSGSIZE) || !errors.Is(err, transport.ErrTooLarge) || !strings.Contains(err.Error(), "exceeds the interface's MTU") {
 			t.Errorf("write: %v", err)
 		}
 		exchange(t, c, strings.Repeat("x", 1300))
@@ -570,7 +570,7 @@ func TestFlowBound(t *testing.T) {
 		}
 		_, err := s.DialContext(t.Context(), "udp", "203.0.113.7:999")
 		var flow *client.FlowError
-		if !errors.As(err, &flow) || flow.Reason != wire.FlowBound || !strings.Contains(err.Error(), "close one first") {
+		if !errors.As(err, &flow) || flow.Reason != client.ReasonLimit || !strings.Contains(err.Error(), "too many flows") {
 			t.Errorf("one flow too many: %v", err)
 		}
 		if err := conns[0].Close(); err != nil {

@@ -9,152 +9,166 @@ import (
 	"strings"
 	"syscall"
 
-	"lewes/crypto/identity"
 	"lewes/state"
-	"lewes/state/path"
 	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/uri"
 )
 
 var (
-	// ErrClosed is the error of a session that its user closed. It wraps
+	// ErrClosed is the error of a session that the application has closed. It wraps
 	// net.ErrClosed.
-	ErrClosed = fmt.Errorf("lewes session: %w", net.ErrClosed)
+	ErrClosed = fmt.Errorf("client: session: %w", net.ErrClosed)
 
-	// ErrSilent is the end of a session with Config.NoReconnect whose gateway
-	// answered no more.
-	ErrSilent = errors.New("the gateway does not answer any more: it was restarted or is down, or packets are lost on the way")
+	// ErrSilent is the error of a session whose gateway stopped responding.
+	ErrSilent = errors.New("the gateway stopped responding: it was restarted, is down, or packets are lost")
 
-	// ErrTarget is wrapped by the errors about a target that cannot be sent to.
-	ErrTarget = errors.New("unusable target")
+	// ErrTarget is wrapped by the errors about an invalid target.
+	ErrTarget = errors.New("client: invalid target")
 )
 
-// errMoved tells a session that runs over a forward flow that the flow's own
-// session is a new one, whose entry knows nothing of the session inside yet.
-var errMoved = errors.New("the entry's session was made anew")
+// errOuterReplaced is reported to a session that runs over another one when that has
+// reconnected: its entry doesn't know the inner session's index yet.
+var errOuterReplaced = errors.New("client: outer session replaced")
 
-// EndedError is the error of a session, and of everything that was open on it,
-// that has ended for another reason than Session.Close.
+// EndedError is the error of a session, and of its flows, that has ended for another
+// reason than Session.Close.
 type EndedError struct {
-	Gateway identity.PublicKey
+	Gateway PublicKey
 	Err     error
 }
 
 func (e *EndedError) Error() string {
-	return fmt.Sprintf("the session with gateway %s has ended: %v", e.Gateway, e.Err)
+	return fmt.Sprintf("session with gateway %s ended: %v", e.Gateway, e.Err)
 }
 
 func (e *EndedError) Unwrap() error { return e.Err }
 
-// Is makes every EndedError a net.ErrClosed: there is no use in trying again.
+// Is makes every EndedError a net.ErrClosed.
 func (e *EndedError) Is(target error) bool { return target == net.ErrClosed }
 
-// SizeError says that a datagram does not fit in one packet to its target.
+// SizeError is the error of a datagram that exceeds the flow's limit.
 type SizeError struct {
-	Size  int // of the datagram, in bytes
-	Limit int // the largest that fits
+	Target string // host:port
+	Size   int    // of the datagram, in bytes
+	Limit  int    // of the flow, in bytes
 }
 
 func (e *SizeError) Error() string {
-	return fmt.Sprintf("datagram of %d bytes; at most %d fit in a packet to this target", e.Size, e.Limit)
+	return fmt.Sprintf("dropped a %d-byte datagram for %s: the limit is %d", e.Size, e.Target, e.Limit)
 }
 
-// Unwrap returns syscall.EMSGSIZE, as a UDP socket would.
+// Unwrap returns syscall.EMSGSIZE, as of a UDP socket.
 func (e *SizeError) Unwrap() error { return syscall.EMSGSIZE }
 
-// FlowError says why a gateway ended a flow, or would not open it.
+// FlowError is the error of a flow that the gateway has closed or refused.
 type FlowError struct {
-	// Gateway is who refused.
-	Gateway identity.PublicKey
+	Gateway PublicKey
 	// Target is the flow's host:port, or the next gateway's identity.
 	Target string
-	Reason wire.FlowReason
-	// Detail is what the gateway says about it, often empty.
+	Reason FlowReason
+	// Detail is the gateway's explanation, often empty.
 	Detail string
 
-	forward bool // the flow leads to another gateway
-	name    string
+	forward bool   // the target is a gateway
+	name    string // of the target; "" if it is an address
 }
 
 func (e *FlowError) Error() string {
-	s := e.sentence()
-	if e.Detail != "" {
+	format := "gateway closed the flow to %s: " + strings.ReplaceAll(e.Reason.String(), "%", "%%")
+	target := e.Target
+	if e.forward {
+		target = fmt.Sprintf("gateway %s at entry %s", e.Target, e.Gateway)
+	}
+	switch e.Reason {
+	case ReasonPolicy:
+		format = "gateway policy denies %s"
+		if e.forward {
+			format = "entry does not forward: %s is not in its directory"
+		}
+	case ReasonUnreachable:
+		format = "%s is unreachable from the gateway"
+	case ReasonLimit:
+		format = "too many flows to open one to %s"
+	case ReasonNotRegistered:
+		format = "gateway carries nothing to %s before the client has registered"
+	case ReasonBandwidth:
+		format = "bandwidth at the gateway used up for %s"
+	case ReasonIndexCollision:
+		format = "receiver index in use for %s"
+	case ReasonNameNotFound:
+		format = "gateway found no address for %s"
+		if e.resolverTimeout() {
+			format = "gateway's resolver did not answer for %s"
+		}
+	}
+	s := fmt.Sprintf(format, target)
+	if e.Detail != "" && !e.resolverTimeout() {
 		s += " (" + e.Detail + ")"
 	}
 	return s
 }
 
-func (e *FlowError) sentence() string {
-	if e.forward {
-		return e.forwardSentence()
-	}
-	switch e.Reason {
-	case wire.FlowPolicy:
-		return "the gateway's egress policy refuses " + e.Target
-	case wire.FlowUnreachable:
-		return e.Target + " is unreachable from the gateway"
-	case wire.FlowIdle:
-		return "the gateway has ended the flow to " + e.Target + ", which was idle or is not known to it"
-	case wire.FlowBound:
-		return "too many flows are open for another to " + e.Target + ": close one first"
-	case wire.FlowNotRegistered:
-		return "the gateway carries nothing to " + e.Target + " before this client has registered"
-	case wire.FlowBandwidth:
-		return "the bandwidth that this client has at the gateway is used up: nothing more goes to " + e.Target
-	case wire.FlowNameNotFound:
-		return "the gateway found no address for the name in " + e.Target
-	}
-	return "the gateway has ended the flow to " + e.Target + ": " + e.Reason.String()
+// resolverTimeout reports whether the gateway's resolver did not answer.
+func (e *FlowError) resolverTimeout() bool {
+	return e.Reason == ReasonNameNotFound && e.Detail == wire.DetailResolverTimeout
 }
 
-func (e *FlowError) forwardSentence() string {
-	switch e.Reason {
-	case wire.FlowPolicy:
-		return fmt.Sprintf("the entry gateway %s does not forward to %s: it has no such gateway in its directory", e.Gateway, e.Target)
-	case wire.FlowUnreachable:
-		return fmt.Sprintf("gateway %s is unreachable from the entry gateway %s", e.Target, e.Gateway)
-	case wire.FlowIndexCollision:
-		return fmt.Sprintf("the entry gateway %s has the receiver index in use for somebody else", e.Gateway)
-	}
-	return fmt.Sprintf("the entry gateway %s does not forward to %s: %s", e.Gateway, e.Target, e.Reason)
-}
-
-// Unwrap returns the error that a socket of this machine would give for a like
-// reason: syscall.ECONNREFUSED, EACCES, …, or a *net.DNSError.
+// Unwrap returns the error that a local socket would give for a like reason, such as
+// syscall.ECONNREFUSED or a *net.DNSError.
 func (e *FlowError) Unwrap() error {
 	switch e.Reason {
-	case wire.FlowPolicy, wire.FlowNotRegistered:
+	case ReasonPolicy, ReasonNotRegistered:
 		return syscall.EACCES
-	case wire.FlowUnreachable:
+	case ReasonUnreachable:
 		return syscall.ECONNREFUSED
-	case wire.FlowBound, wire.FlowBandwidth:
+	case ReasonLimit, ReasonBandwidth:
 		return syscall.ENOBUFS
-	case wire.FlowNameNotFound:
-		return &net.DNSError{Err: "no such host", Name: e.name, Server: "gateway " + e.Gateway.String(), IsNotFound: true}
+	case ReasonNameNotFound:
+		dns := &net.DNSError{Err: "no such host", Name: e.name, Server: "gateway " + e.Gateway.String(), IsNotFound: true}
+		if e.resolverTimeout() {
+			dns.Err, dns.IsNotFound, dns.IsTimeout = "resolver did not answer", false, true
+		}
+		return dns
 	}
 	return nil
 }
 
-// DialError says why no session came to stand with a gateway.
+// Timeout reports whether the gateway's resolver did not answer.
+func (e *FlowError) Timeout() bool { return e.resolverTimeout() }
+
+// Temporary makes FlowError a net.Error.
+func (e *FlowError) Temporary() bool { return e.Timeout() }
+
+// Step is a step of making a session.
+type Step uint8
+
+const (
+	StepResolve   Step = iota // resolving the gateway's name
+	StepHello                 // an answer from the holder of the gateway's key
+	StepKey                   // the gateway's KEM key
+	StepHandshake             // the session
+)
+
+// DialError is the error of Dial and of a reconnect.
 type DialError struct {
-	Gateway uri.Gateway
-	// Via is the gateway before it on the way, or nil.
-	Via *identity.PublicKey
-	// Tried are the addresses that were tried; none where the name did not
-	// resolve, or the way leads through another gateway.
+	Gateway Gateway
+	// Via is the entry before Gateway, or nil.
+	Via *PublicKey
+	// Tried lists the addresses that were tried: none if the name did not resolve, or
+	// Gateway is reached through an entry.
 	Tried []netip.AddrPort
-	// Over is the transport that the rest is about.
-	Over path.Transport
-	// Err is why, mostly a *state.HandshakeError.
+	// Transport is the one that the rest is about.
+	Transport Transport
+	// Err is the cause.
 	Err error
-	// Underlay is the last that the network said meanwhile, or nil. Anybody can
-	// forge it, so that it is never more than the likely cause.
+	// Underlay is the network's last error, or nil. Anyone can forge it, so that it is
+	// at most a likely cause.
 	Underlay error
-	// TCP is what came of TCP, where both transports were tried; nil otherwise.
+	// TCP is the error over TCP if both transports were tried; else nil.
 	TCP *DialError
 }
 
+// Error returns a line for the fault, followed by a line for each cause or transport.
 func (e *DialError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "no session with gateway %s", e.Gateway.Address())
@@ -162,47 +176,37 @@ func (e *DialError) Error() string {
 	case e.Via != nil:
 		fmt.Fprintf(&b, " through %s", e.Via)
 	case len(e.Tried) > 1 || len(e.Tried) == 1 && e.Tried[0].String() != e.Gateway.Address():
-		b.WriteString(" at")
 		for i, a := range e.Tried {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			b.WriteString(" " + a.String())
+			b.WriteString([]string{" at ", ", "}[min(i, 1)] + a.String())
 		}
 	}
-	b.WriteString(": ")
-	if e.TCP != nil {
-		b.WriteString("over UDP: ")
+	if e.TCP == nil {
+		return b.String() + ": " + e.cause()
 	}
-	b.WriteString(e.cause())
-	if e.TCP != nil {
-		fmt.Fprintf(&b, "; over TCP, port %d: %s", e.Gateway.PortForTCP(), e.TCP.cause())
-	}
-	return b.String()
+	return b.String() + "\nover UDP: " + e.cause() + fmt.Sprintf("\nover TCP, port %d: ", e.Gateway.PortForTCP()) + e.TCP.cause()
 }
 
-// cause says why there is no session over one transport.
+// cause describes the error of one transport.
 func (e *DialError) cause() string {
-	var b strings.Builder
-	port := e.Gateway.Port
-	if e.Over == path.TCP {
-		port = e.Gateway.PortForTCP()
-	}
-	fmt.Fprintf(&b, "%v", e.Err)
+	cause := e.Err.Error()
 	switch {
 	case errors.Is(e.Underlay, transport.ErrRefused):
-		fmt.Fprintf(&b, "; its host answered that nothing listens on port %d, so most likely the gateway is not running there", port)
+		port := e.Gateway.Port
+		if e.Transport == TCP {
+			port = e.Gateway.PortForTCP()
+		}
+		cause += fmt.Sprintf("\nlikely cause: nothing listens on port %d of its host", port)
 	case errors.Is(e.Underlay, transport.ErrUnreachable):
-		b.WriteString("; there is no route to it from here, so most likely this machine is offline or the address is wrong")
+		cause += "\nlikely cause: no route to it; this machine is offline or the address is wrong"
 	case errors.Is(e.Underlay, transport.ErrDenied):
-		b.WriteString("; this machine does not let the packets out: look at its firewall")
+		cause += "\nlikely cause: this machine's firewall"
 	case e.Underlay != nil:
-		fmt.Fprintf(&b, "; the last trouble on the way was: %v", e.Underlay)
+		cause += fmt.Sprintf("\nlast network error: %v", e.Underlay)
 	}
-	return b.String()
+	return cause
 }
 
-// Unwrap returns Err, and Underlay and TCP where there are such.
+// Unwrap returns Err, and Underlay and TCP unless they are nil.
 func (e *DialError) Unwrap() []error {
 	all := []error{e.Err}
 	if e.Underlay != nil {
@@ -214,31 +218,61 @@ func (e *DialError) Unwrap() []error {
 	return all
 }
 
+// Is makes a timeout a context.DeadlineExceeded, whether ctx or Config.Timeout was missed,
+// as with net.Dialer.
+func (e *DialError) Is(target error) bool {
+	return target == context.DeadlineExceeded && e.Timeout()
+}
+
 // Timeout reports whether the time was up before anything else failed.
 func (e *DialError) Timeout() bool {
 	var h *state.HandshakeError
-	return errors.As(e.Err, &h) && h.Cause == nil
+	if errors.As(e.Err, &h) {
+		return h.Cause == nil
+	}
+	var timeout net.Error
+	return errors.As(e.Err, &timeout) && timeout.Timeout()
 }
 
-// resolveError is what became of the first gateway's name.
+// Temporary makes DialError a net.Error.
+func (e *DialError) Temporary() bool { return e.Timeout() }
+
+// Step returns the step that failed.
+func (e *DialError) Step() Step {
+	var h *state.HandshakeError
+	switch {
+	case errors.As(e.Err, &h) && h.Answered && h.Reject == nil && h.Busy == nil:
+		if h.Phase < state.Handshaking {
+			return StepKey
+		}
+		return StepHandshake
+	case h == nil && e.Via == nil && len(e.Tried) == 0:
+		return StepResolve
+	}
+	return StepHello
+}
+
+// Unlisted reports whether the gateway answered the hello and then fell silent, as it does
+// for an identity that it doesn't admit.
+func (e *DialError) Unlisted() bool {
+	var h *state.HandshakeError
+	return errors.As(e.Err, &h) && h.Phase == state.Handshaking && h.Reject == nil && h.Busy == nil && h.Cause == nil
+}
+
+// resolveError is the error of resolving the first gateway's name.
 func resolveError(host string, err error) error {
 	var dns *net.DNSError
 	switch {
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return fmt.Errorf("the name %s does not resolve: look whether it is spelt right in the URI (%w)", host, err)
-	case errors.As(err, &dns) && dns.Timeout():
-		return fmt.Errorf("resolving the name %s took too long: look at this machine's DNS and whether it is online (%w)", host, err)
+	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &dns) && dns.Timeout():
+		return fmt.Errorf("timeout resolving %s: check this machine's DNS and network: %w", host, err)
+	case dns != nil && dns.IsNotFound:
+		return fmt.Errorf("no address for %s: check the URI: %w", host, err)
 	}
-	return fmt.Errorf("resolving the name %s: %w", host, err)
+	return fmt.Errorf("resolving %s: %w", host, err)
 }
 
-// further tells which of two failed tries came further, for the one that is
-// reported.
-func further(a, b error) bool {
-	return reached(a) > reached(b)
-}
-
-func reached(err error) int {
+// progress returns how far a failed try got, to report the one that got furthest.
+func progress(err error) int {
 	var h *state.HandshakeError
 	switch {
 	case err == nil:
@@ -249,15 +283,4 @@ func reached(err error) int {
 		return 2 + int(h.Phase)
 	}
 	return 1
-}
-
-// waitError says that ctx was done before the gateway answered.
-func (s *Session) waitError(ctx context.Context, what string) error {
-	s.mu.Lock()
-	down := s.lastErr
-	s.mu.Unlock()
-	if down != nil {
-		return fmt.Errorf("%s: %w (the session is being made anew: %w)", what, ctx.Err(), down)
-	}
-	return fmt.Errorf("%s: %w", what, ctx.Err())
 }

@@ -1,31 +1,30 @@
 package client
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
-
-	"lewes/crypto/identity"
-	"lewes/state/path"
 )
 
-// EventKind says what happened to a session.
+// EventKind is the kind of an Event.
 type EventKind uint8
 
 const (
-	// Connected: the session stands for the first time.
+	// Connected: the session is established for the first time.
 	Connected EventKind = iota + 1
 	// Rekeyed: the session has new keys, those of Event.Generation.
 	Rekeyed
-	// Reconnecting: the gateway seems to have lost the session, or has ended it, for
-	// Event.Err. What is sent now may be lost.
+	// Reconnecting: the gateway has lost or ended the session, or stopped responding,
+	// because of Event.Err. Datagrams may be lost.
 	Reconnecting
 	// Reconnected: the session carries datagrams again.
 	Reconnected
-	// Closed: the session has ended for good, for Event.Err.
+	// Closed: the session has ended for good, because of Event.Err.
 	Closed
-	// PathChanged: packets to the gateway go another way, from Event.From to Event.To
-	// for Event.Reason. Where the two are one transport it is another local port. The
-	// session, its flows and its keys are the same.
+	// PathChanged: packets to the gateway take another path, from Event.From to
+	// Event.To because of Event.Reason. If From equals To, the local port is new.
 	PathChanged
 )
 
@@ -38,47 +37,45 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("event %d", uint8(k))
 }
 
-// Event is something that happened to a session.
+// Event is a change of a session's condition.
 type Event struct {
 	Kind EventKind
 	// Gateway is the session's other end: Config.Gateway, or one of Config.Via.
-	Gateway identity.PublicKey
+	Gateway PublicKey
 	// Generation is that of the session's keys, counted from 0 in each handshake.
 	Generation uint32
-	// Err is why; nil where nothing went wrong.
+	// Err is the cause; nil where nothing failed.
 	Err error
-	// From and To are transports: To that of a session that is Connected or
-	// Reconnected, both those of PathChanged. A session through other gateways has
-	// that of the first.
-	From, To path.Transport
-	// Reason says in words why To is what it is; empty where it is the first choice.
+	// To is the transport of a session that is Connected or Reconnected; From and To
+	// are those of PathChanged. A session through Via has that of the first gateway.
+	From, To Transport
+	// Reason explains To; it is empty for the preferred transport.
 	Reason string
 }
 
-// maxEvents bounds the Events that wait for a function that does not return: the
-// oldest give way.
+// maxEvents bounds the Events that wait while OnEvent runs; the oldest are dropped.
 const maxEvents = 256
 
-// events hands Events to a function, one at a time and in their order, without
-// holding up who tells of them. Its goroutine lives while there are some.
+// events delivers Events to a function, one at a time and in order, without blocking the
+// sender. Its goroutine runs while there are some.
 type events struct {
-	tell func(Event) // nil: nobody wants to know
+	onEvent func(Event) // nil: discard
 
 	mu      sync.Mutex
-	waiting []Event
+	queue   []Event
 	running bool
 }
 
 func (q *events) push(e Event) {
-	if q.tell == nil {
+	if q.onEvent == nil {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.waiting) == maxEvents {
-		q.waiting = q.waiting[1:]
+	if len(q.queue) == maxEvents {
+		q.queue = q.queue[1:]
 	}
-	q.waiting = append(q.waiting, e)
+	q.queue = append(q.queue, e)
 	if !q.running {
 		q.running = true
 		go q.run()
@@ -88,14 +85,45 @@ func (q *events) push(e Event) {
 func (q *events) run() {
 	for {
 		q.mu.Lock()
-		if len(q.waiting) == 0 {
+		if len(q.queue) == 0 {
 			q.running = false
 			q.mu.Unlock()
 			return
 		}
-		e := q.waiting[0]
-		q.waiting = q.waiting[1:]
+		e := q.queue[0]
+		q.queue = q.queue[1:]
 		q.mu.Unlock()
-		q.tell(e)
+		q.onEvent(e)
 	}
+}
+
+// emit delivers an event to Config.OnEvent and the log.
+func (s *Session) emit(e Event) {
+	e.Gateway = s.gateway.Identity
+	s.events.push(e)
+	level := slog.LevelInfo
+	var attrs []slog.Attr
+	switch e.Kind {
+	case Rekeyed:
+		level, attrs = slog.LevelDebug, append(attrs, slog.Uint64("generation", uint64(e.Generation)))
+	case Connected, Reconnected, PathChanged:
+		attrs = append(attrs, slog.String("transport", e.To.String()))
+		if e.Kind == PathChanged && e.From != e.To {
+			level, attrs = slog.LevelWarn, append(attrs, slog.String("from", e.From.String()))
+		}
+		if e.Reason != "" {
+			attrs = append(attrs, slog.String("reason", e.Reason))
+		}
+	case Reconnecting, Closed:
+		if !errors.Is(e.Err, ErrClosed) {
+			level, attrs = slog.LevelWarn, append(attrs, slog.String("error", e.Err.Error()))
+		}
+	}
+	s.log.LogAttrs(context.Background(), level, e.Kind.String(), attrs...)
+}
+
+// emitTransport emits an event with what carries the session now.
+func (s *Session) emitTransport(kind EventKind) {
+	over, reason := s.carrier()
+	s.emit(Event{Kind: kind, To: over, Reason: reason})
 }

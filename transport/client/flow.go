@@ -13,53 +13,54 @@ import (
 	"lewes/transport"
 )
 
-// openingTime is how long a flow names its target in every datagram, unless an
-// answer comes first (section 8 of PROTOCOL.md).
+// openingTime is how long each datagram of a new flow names the target, unless an answer
+// arrives first (section 8 of PROTOCOL.md).
 const openingTime = 3 * time.Second
 
-// flow is one target, or one next gateway, of a session. It belongs to the
-// session and outlives its links: on each it has to be opened anew.
+// flow is one target, or one next gateway, of a session. It outlives the session's
+// sessionConns: it opens anew on each.
 type flow struct {
+	// Immutable.
 	s       *Session
 	to      destination
-	addr    net.Addr    // the same, as users know it
-	opening []byte      // what a packet bears that opens the flow
-	inbox   *inbox      // where what comes goes
-	owner   *packetConn // whose inbox it is; nil: the flow has its own
-	number  uint16      // the first id, by which the user knows the flow
+	addr    net.Addr    // of the target
+	opening []byte      // the bytes of a packet that open the flow
+	inbox   *inbox      // for received payloads
+	owner   *packetConn // that the inbox belongs to; nil: the flow has its own
+	number  uint16      // the first id, for LocalAddr
 
+	// Atomic.
 	id       atomic.Uint32
-	lastUse  atomic.Int64 // when the last datagram went either way, as Session.at has it
+	lastUse  atomic.Int64 // the last datagram in either direction, as Session.at
 	closed   atomic.Bool
-	answered atomic.Pointer[link] // on which something has come: the id is enough
+	answered atomic.Pointer[sessionConn] // on which a datagram has arrived: the id suffices
 
-	mu      sync.Mutex
-	opened  *link     // on which the target was sent; nil: it has to be sent
-	since   time.Time // when it was sent first
-	refusal error     // why nothing more is sent
+	mu       sync.Mutex   // guards the fields below
+	openedOn *sessionConn // that the target was sent on; nil: it has to be sent
+	since    time.Time    // when it was sent first
+	refusal  error        // the reason why no more is sent
 }
 
-// overhead is what a packet of the flow bears beside the payload, at most: a limit
-// that changed with the packet would be of no use to anybody.
+// overhead is the size of a packet of the flow beside the payload. It includes the opening
+// in every packet, so that the limit is constant.
 func (f *flow) overhead() int {
 	return wire.Overhead + wire.FlowHeaderSize + len(f.opening)
 }
 
-// limit returns the size of the largest payload that fits.
+// limit returns the size of the largest payload.
 func (f *flow) limit() int { return max(f.s.maxPacket()-f.overhead(), 0) }
 
-// send sends one payload. What is lost on the way, or before it because the
-// session is being made anew, is lost as any datagram may be: errors are about
-// what would fail again.
+// send sends a payload. Losses, also those of a reconnect, are no errors; an error is
+// about the next payload too.
 func (f *flow) send(payload []byte) error {
 	if f.closed.Load() {
 		return net.ErrClosed
 	}
 	if limit := f.limit(); len(payload) > limit {
-		return &SizeError{Size: len(payload), Limit: limit}
+		return &SizeError{Target: f.to.String(), Size: len(payload), Limit: limit}
 	}
-	l := f.s.link.Load()
-	id, opening, err := f.address(l)
+	c := f.s.conn.Load()
+	id, opening, err := f.header(c)
 	if err != nil {
 		return err
 	}
@@ -68,26 +69,26 @@ func (f *flow) send(payload []byte) error {
 		t = wire.TypeForwardPacket
 	}
 	p := flowPacket(t, id, opening, payload)
-	err = l.write(p)
+	err = c.write(p)
 	p.free()
 	switch {
 	case err == nil:
 		f.s.count.sent.Add(1)
 		f.s.count.sentBytes.Add(uint64(len(payload)))
 	case errors.Is(err, transport.ErrTooLarge):
-		return fmt.Errorf("this machine's interface takes no packet with a datagram of %d bytes: lower Config.MaxPacket: %w: %w", len(payload), err, syscall.EMSGSIZE)
+		return fmt.Errorf("client: %d-byte datagram exceeds the interface's MTU: %w: %w", len(payload), err, syscall.EMSGSIZE)
 	default:
 		f.s.count.unsent.Add(1)
 	}
 	return nil
 }
 
-// address returns the id under which a datagram goes on link l, and what opens
-// the flow where the datagram has to.
-func (f *flow) address(l *link) (id uint16, opening []byte, err error) {
+// header returns the id of a datagram on c, and the opening if the datagram has to open
+// the flow.
+func (f *flow) header(c *sessionConn) (id uint16, opening []byte, err error) {
 	now := time.Now()
 	f.lastUse.Store(int64(f.s.at(now)))
-	if f.answered.Load() == l {
+	if f.answered.Load() == c {
 		return uint16(f.id.Load()), nil, nil
 	}
 	f.mu.Lock()
@@ -95,36 +96,36 @@ func (f *flow) address(l *link) (id uint16, opening []byte, err error) {
 	switch {
 	case f.refusal != nil:
 		return 0, nil, f.refusal
-	case f.opened != l:
-		f.opened, f.since = l, now
+	case f.openedOn != c:
+		f.openedOn, f.since = c, now
 	case now.Sub(f.since) >= openingTime:
 		return uint16(f.id.Load()), nil, nil
 	}
 	return uint16(f.id.Load()), f.opening, nil
 }
 
-// receive takes a payload that came for the flow on link l.
-func (f *flow) receive(l *link, now time.Time, payload []byte) {
-	if f.answered.Load() != l {
-		f.answered.Store(l)
+// receive queues a payload that arrived on c.
+func (f *flow) receive(c *sessionConn, now time.Time, payload []byte) {
+	if f.answered.Load() != c {
+		f.answered.Store(c)
 	}
 	f.lastUse.Store(int64(f.s.at(now)))
 	f.s.count.received.Add(1)
 	f.s.count.receivedBytes.Add(uint64(len(payload)))
-	if lost := f.inbox.put(f, payload); lost > 0 {
-		f.s.count.overflowed.Add(uint64(lost))
+	if dropped := f.inbox.put(f, payload); dropped > 0 {
+		f.s.count.overflowed.Add(uint64(dropped))
 	}
 }
 
-// reopen makes the next datagram name the target again.
+// reopen makes the next datagram open the flow again.
 func (f *flow) reopen() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.opened = nil
+	f.openedOn = nil
 	f.answered.Store(nil)
 }
 
-// refuse keeps every further datagram from being sent.
+// refuse makes every further send return err.
 func (f *flow) refuse(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,32 +133,31 @@ func (f *flow) refuse(err error) {
 	f.answered.Store(nil)
 }
 
-// isOpen reports whether the gateway may know the flow on link l.
-func (f *flow) isOpen(l *link) bool {
+// isOpen reports whether the flow may be open at the gateway.
+func (f *flow) isOpen(c *sessionConn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.opened == l && f.refusal == nil
+	return f.openedOn == c && f.refusal == nil
 }
 
-// close gives the flow's id back and tells the gateway that it is not needed any
-// more.
+// close closes the flow at the gateway and releases its id.
 func (f *flow) close() {
 	if !f.closed.CompareAndSwap(false, true) {
 		return
 	}
-	// First, so that the gateway has room before another flow takes the place.
-	if l := f.s.link.Load(); f.isOpen(l) {
-		l.sendFlowClosed(uint16(f.id.Load()))
+	// Before the id is released, so that the gateway has room for the next flow.
+	if c := f.s.conn.Load(); f.isOpen(c) {
+		c.sendFlowClosed(uint16(f.id.Load()))
 	}
 	f.s.flows.remove(f)
 }
 
-// gatewayClosed follows what the gateway says about the flow.
-func (f *flow) gatewayClosed(m *wire.FlowClosed) {
+// handleClosed handles a FlowClosed from the gateway.
+func (f *flow) handleClosed(m *wire.FlowClosed) {
 	refused := &FlowError{
 		Gateway: f.s.gateway.Identity,
 		Target:  f.to.String(),
-		Reason:  m.Reason,
+		Reason:  FlowReason(m.Reason),
 		Detail:  m.Detail.String(),
 		forward: f.to.forward(),
 		name:    f.to.name.Host,
@@ -166,7 +166,7 @@ func (f *flow) gatewayClosed(m *wire.FlowClosed) {
 	case wire.FlowIdle, wire.FlowSessionClosing:
 		f.reopen()
 	case wire.FlowOtherTarget:
-		// The gateway still has a flow of that id from before; another one will do.
+		// The gateway still has an earlier flow with this id.
 		if err := f.s.flows.renumber(f, f.s.at(time.Now())); err != nil {
 			f.fail(err)
 			return
@@ -174,23 +174,53 @@ func (f *flow) gatewayClosed(m *wire.FlowClosed) {
 		f.reopen()
 	case wire.FlowIndexCollision:
 		if f.to.forward() {
-			f.inbox.tell(refused)
+			f.inbox.report(refused)
 		}
 	case wire.FlowUnreachable:
 		f.reopen()
 		if f.owner == nil {
-			f.inbox.tell(refused)
+			f.inbox.report(refused)
 		}
 	default:
 		f.fail(refused)
 	}
 }
 
-// fail ends the flow for its user: with Read where it has an inbox of its own,
-// with the next Write in any case.
+// fail makes every further send return err, and Read too if the flow has its own inbox.
 func (f *flow) fail(err error) {
 	f.refuse(err)
 	if f.owner == nil {
 		f.inbox.end(err)
 	}
+}
+
+// outgoing is a packet to send, in a pooled buffer.
+type outgoing struct {
+	batch [1]transport.Packet // the argument of WriteBatch
+	data  []byte
+	buf   [wire.MaxUDPPacket]byte
+}
+
+var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
+
+// flowPacket builds a packet of a flow; sealing writes the header. opening is nil unless
+// the packet opens the flow. The caller has checked the size.
+func flowPacket(t wire.Type, id uint16, opening, payload []byte) *outgoing {
+	p := outgoings.Get().(*outgoing)
+	var flags wire.FlowFlags
+	if opening != nil {
+		flags = wire.FlagTarget // the same bit as FlagIdentity
+	}
+	b := wire.Begin(p.buf[:0], 0, wire.LevelTransport, 0, t)
+	b = append(b, byte(id), byte(id>>8), byte(flags))
+	b = append(b, opening...)
+	b = append(b, payload...)
+	p.data = wire.Finish(b)
+	return p
+}
+
+func (p *outgoing) free() {
+	p.batch[0] = transport.Packet{}
+	p.data = nil
+	outgoings.Put(p)
 }

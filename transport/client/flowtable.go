@@ -7,38 +7,34 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"lewes/state/wire"
 )
 
 const (
-	// MaxFlows is how many flows a session has at most (section 8 of PROTOCOL.md).
+	// MaxFlows bounds the flows of a session (section 8 of PROTOCOL.md).
 	MaxFlows = 256
-	// idLife is how long an id is not used for another target after its last use.
-	idLife = 120 * time.Second
-	// tellAgain is how often a gateway that goes on sending on a closed flow is
-	// told that it is closed.
-	tellAgain = time.Second
+	// idRetirement is how long an id is not used for another target.
+	idRetirement = 120 * time.Second
+	// flowClosedInterval limits the FlowClosed to a gateway that sends on a closed flow.
+	flowClosedInterval = time.Second
 )
 
-// flowTable has a session's flows and their ids. Times in it are those of
-// Session.at.
+// flowTable holds a session's flows and their ids. Its times are those of Session.at.
 type flowTable struct {
 	mu      sync.RWMutex
 	byID    map[uint16]*flow
 	retired map[uint16]*retiredID
-	former  map[destination]uint16 // the id that a target had, while it is retired
+	former  map[destination]uint16 // a target's retired id
 	next    uint16
 	swept   time.Duration
 	owners  map[*packetConn]struct{}
-	ended   error // nothing may be opened any more
+	ended   error // no more flows may be opened
 }
 
-// retiredID is an id that was in use lately.
+// retiredID is an id in retirement.
 type retiredID struct {
-	to      destination
-	lastUse time.Duration
-	told    time.Duration
+	to         destination
+	lastUse    time.Duration
+	flowClosed time.Duration // when the last FlowClosed was sent
 }
 
 func (t *flowTable) init() {
@@ -49,7 +45,7 @@ func (t *flowTable) init() {
 	t.next = uint16(rand.Uint32())
 }
 
-// find returns the flow that an id names, or nil.
+// find returns the flow with an id, or nil.
 func (t *flowTable) find(id uint16) *flow {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -70,14 +66,14 @@ func (t *flowTable) all() []*flow {
 	return slices.Collect(maps.Values(t.byID))
 }
 
-// target returns the flow that a packetConn has to a target, or nil.
+// target returns a packetConn's flow to a target, or nil.
 func (t *flowTable) target(c *packetConn, to destination) *flow {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return c.targets[to]
 }
 
-// register lets a packetConn have flows.
+// register allows a packetConn to open flows.
 func (t *flowTable) register(c *packetConn) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,7 +84,7 @@ func (t *flowTable) register(c *packetConn) error {
 	return nil
 }
 
-// unregister lets it have none any more and returns those that it has.
+// unregister reverts register and returns the packetConn's flows.
 func (t *flowTable) unregister(c *packetConn) []*flow {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,9 +92,9 @@ func (t *flowTable) unregister(c *packetConn) []*flow {
 	return slices.Collect(maps.Values(c.targets))
 }
 
-// add gives f an id and returns it; where f's packetConn has got a flow to the
-// same target meanwhile, that one is returned. Where the table is full, the flow of
-// a packetConn that was used least recently leaves it for f: the caller closes it.
+// add assigns f an id and returns f, or the flow that its packetConn has already opened to
+// the target. A full table evicts the least recently used flow of a packetConn, which the
+// caller closes.
 func (t *flowTable) add(f *flow, now time.Duration) (open, evicted *flow, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,7 +111,7 @@ func (t *flowTable) add(f *flow, now time.Duration) (open, evicted *flow, err er
 	}
 	if len(t.byID) >= MaxFlows {
 		if evicted = t.leastRecent(); evicted == nil {
-			return nil, nil, f.bound("this session has 256 open")
+			return nil, nil, f.limitError("the session has 256 open")
 		}
 	}
 	id, ok := t.free(f, now)
@@ -135,11 +131,11 @@ func (t *flowTable) add(f *flow, now time.Duration) (open, evicted *flow, err er
 }
 
 func errIDs(f *flow) error {
-	return f.bound("each of the 65,536 flow ids was used within the last 120 s")
+	return f.limitError("all 65,536 flow ids were used in the last 120 s")
 }
 
-func (f *flow) bound(detail string) error {
-	return &FlowError{Gateway: f.s.gateway.Identity, Target: f.to.String(), Reason: wire.FlowBound, Detail: detail}
+func (f *flow) limitError(detail string) error {
+	return &FlowError{Gateway: f.s.gateway.Identity, Target: f.to.String(), Reason: ReasonLimit, Detail: detail}
 }
 
 func (t *flowTable) use(id uint16, f *flow) {
@@ -157,7 +153,7 @@ func (t *flowTable) forget(id uint16, r *retiredID) {
 	}
 }
 
-// leastRecent returns the flow that gives way, or nil where all are somebody's own.
+// leastRecent returns the flow to evict, or nil if all belong to a DialContext.
 func (t *flowTable) leastRecent() *flow {
 	var oldest *flow
 	for _, f := range t.byID {
@@ -168,9 +164,9 @@ func (t *flowTable) leastRecent() *flow {
 	return oldest
 }
 
-// free returns an id for f. A packetConn comes back to a target under the id that
-// it had there, so that many targets in turn do not use the ids up; for others a
-// fresh one is better, because nothing meant for the last user comes there.
+// free returns an id for f. A packetConn reuses the id that it had for the target, so that
+// alternating between many targets doesn't exhaust the ids. A connected flow gets an unused
+// one, on which no answers to its predecessor arrive.
 func (t *flowTable) free(f *flow, now time.Duration) (uint16, bool) {
 	t.sweep(now)
 	former, known := t.former[f.to]
@@ -183,7 +179,7 @@ func (t *flowTable) free(f *flow, now time.Duration) (uint16, bool) {
 		if t.byID[id] != nil {
 			continue
 		}
-		if r := t.retired[id]; r == nil || now-r.lastUse >= idLife {
+		if r := t.retired[id]; r == nil || now-r.lastUse >= idRetirement {
 			return id, true
 		}
 	}
@@ -192,18 +188,18 @@ func (t *flowTable) free(f *flow, now time.Duration) (uint16, bool) {
 
 // sweep forgets, now and then, the ids that may be used again.
 func (t *flowTable) sweep(now time.Duration) {
-	if now-t.swept < idLife {
+	if now-t.swept < idRetirement {
 		return
 	}
 	t.swept = now
 	for id, r := range t.retired {
-		if now-r.lastUse >= idLife {
+		if now-r.lastUse >= idRetirement {
 			t.forget(id, r)
 		}
 	}
 }
 
-// remove takes f out.
+// remove removes f.
 func (t *flowTable) remove(f *flow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -217,14 +213,14 @@ func (t *flowTable) retire(f *flow) {
 	}
 	delete(t.byID, id)
 	lastUse := time.Duration(f.lastUse.Load())
-	t.retired[id] = &retiredID{to: f.to, lastUse: lastUse, told: lastUse}
+	t.retired[id] = &retiredID{to: f.to, lastUse: lastUse, flowClosed: lastUse}
 	t.former[f.to] = id
 	if f.owner != nil && f.owner.targets[f.to] == f {
 		delete(f.owner.targets, f.to)
 	}
 }
 
-// renumber gives f another id.
+// renumber assigns f another id.
 func (t *flowTable) renumber(f *flow, now time.Duration) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -237,14 +233,14 @@ func (t *flowTable) renumber(f *flow, now time.Duration) error {
 		return errIDs(f)
 	}
 	delete(t.byID, old)
-	t.retired[old] = &retiredID{lastUse: now, told: now}
+	t.retired[old] = &retiredID{lastUse: now, flowClosed: now}
 	t.use(id, f)
 	return nil
 }
 
-// straggler notes a datagram for an id that names no flow. It reports whether the
-// gateway should be told that the flow is closed.
-func (t *flowTable) straggler(id uint16, now time.Duration) bool {
+// noteClosed is called for a datagram on an id without a flow. It reports whether to send a
+// FlowClosed.
+func (t *flowTable) noteClosed(id uint16, now time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.retired[id]
@@ -252,15 +248,14 @@ func (t *flowTable) straggler(id uint16, now time.Duration) bool {
 		return false
 	}
 	r.lastUse = now
-	if now-r.told < tellAgain {
+	if now-r.flowClosed < flowClosedInterval {
 		return false
 	}
-	r.told = now
+	r.flowClosed = now
 	return true
 }
 
-// end makes the table refuse new flows for err, and ends those that are there for
-// their users.
+// end fails all flows with err, and those that are opened later.
 func (t *flowTable) end(err error) {
 	t.mu.Lock()
 	t.ended = err

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
-
-	"lewes/state/wire"
 )
 
 func destinationNumber(n int) destination {
@@ -32,7 +30,7 @@ func TestFlowIDsRest(t *testing.T) {
 		table.init()
 		table.retired, table.next = maps.Clone(resting), first
 		s := &Session{}
-		shared := &packetConn{s: s, targets: make(map[destination]*flow)}
+		shared := &packetConn{socket: socket{s: s}, targets: make(map[destination]*flow)}
 		if err := table.register(shared); err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +65,7 @@ func TestFlowIDsRest(t *testing.T) {
 					got, evicted, err := table.add(f, now)
 					if err != nil {
 						var bound *FlowError
-						if !errors.As(err, &bound) || bound.Reason != wire.FlowBound {
+						if !errors.As(err, &bound) || bound.Reason != ReasonLimit {
 							t.Fatal(err)
 						}
 						continue
@@ -122,7 +120,7 @@ func TestFlowIDsRest(t *testing.T) {
 					if u, ok := last[id]; ok && table.retired[id] != nil {
 						last[id] = use{u.to, now}
 					}
-					table.straggler(id, now)
+					table.noteClosed(id, now)
 				}
 			},
 			"renumber": func(t *rapid.T) {
@@ -201,7 +199,7 @@ func TestFlowIDsRunOut(t *testing.T) {
 		t.Errorf("the same target again: %v", err)
 	}
 	var bound *FlowError
-	if _, err := open(destinationNumber(2)); !errors.As(err, &bound) || bound.Reason != wire.FlowBound {
+	if _, err := open(destinationNumber(2)); !errors.As(err, &bound) || bound.Reason != ReasonLimit {
 		t.Errorf("another target: %v", err)
 	}
 }

@@ -8,23 +8,21 @@ import (
 	"lewes/transport"
 )
 
-// forward is the Conn of a session that runs inside another: a flow of
-// ForwardPackets to the next gateway (section 8 of PROTOCOL.md).
-//
-// What the entry says about the flow comes out of ReadBatch: a *FlowError, or
-// errMoved.
-type forward struct {
+// forwardConn is the Conn of an inner session: a flow of ForwardPackets to the next gateway
+// (section 8 of PROTOCOL.md). ReadBatch returns the entry's errors about the flow, a
+// *FlowError or errOuterReplaced.
+type forwardConn struct {
 	flow  *flow
 	inbox inbox
-	held  []*datagram // that the last ReadBatch has given out
-	count int         // how many of them
+	held  []*datagram // the results of the last ReadBatch
+	count int         // of held
 }
 
-var _ transport.Conn = (*forward)(nil)
+var _ transport.Conn = (*forwardConn)(nil)
 
-// forward opens a Conn to the gateway with that identity.
-func (s *Session) forward(to identity.PublicKey) (*forward, error) {
-	c := &forward{held: make([]*datagram, readBatch)}
+// forward opens a Conn to the gateway with an identity.
+func (s *Session) forward(to identity.PublicKey) (*forwardConn, error) {
+	c := &forwardConn{held: make([]*datagram, readBatch)}
 	c.inbox.init()
 	f, err := s.open(destination{gateway: to}, &c.inbox, nil)
 	if err != nil {
@@ -35,7 +33,7 @@ func (s *Session) forward(to identity.PublicKey) (*forward, error) {
 }
 
 // ReadBatch implements transport.Conn.
-func (c *forward) ReadBatch(p []transport.Packet) (int, error) {
+func (c *forwardConn) ReadBatch(p []transport.Packet) (int, error) {
 	for i, d := range c.held[:c.count] {
 		d.free()
 		c.held[i] = nil
@@ -53,11 +51,11 @@ func (c *forward) ReadBatch(p []transport.Packet) (int, error) {
 }
 
 // WriteBatch implements transport.Conn.
-func (c *forward) WriteBatch(p []transport.Packet) (int, error) {
+func (c *forwardConn) WriteBatch(p []transport.Packet) (int, error) {
 	return transport.WriteEach(p, c.write)
 }
 
-func (c *forward) write(p *transport.Packet) error {
+func (c *forwardConn) write(p *transport.Packet) error {
 	if p.Count() == 1 {
 		return c.flow.send(p.Data)
 	}
@@ -71,13 +69,15 @@ func (c *forward) write(p *transport.Packet) error {
 }
 
 // SetReadDeadline implements transport.Conn.
-func (c *forward) SetReadDeadline(t time.Time) error { return c.inbox.setDeadline(t) }
+func (c *forwardConn) SetReadDeadline(t time.Time) error { return c.inbox.setDeadline(t) }
 
-// LocalAddr returns the address of the underlay below.
-func (c *forward) LocalAddr() net.Addr { return c.flow.s.link.Load().way.Load().conn.LocalAddr() }
+// LocalAddr returns the address of the outer session's Conn.
+func (c *forwardConn) LocalAddr() net.Addr {
+	return c.flow.s.conn.Load().active.Load().conn.LocalAddr()
+}
 
-// Close implements transport.Conn. What ReadBatch last gave out stays good.
-func (c *forward) Close() error {
+// Close implements transport.Conn. The results of the last ReadBatch stay valid.
+func (c *forwardConn) Close() error {
 	c.flow.close()
 	c.inbox.end(net.ErrClosed)
 	return nil

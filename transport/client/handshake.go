@@ -5,160 +5,217 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"sync"
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/crypto/kdf"
+	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state"
 	"lewes/state/path"
-	"lewes/state/wire"
 )
 
-// longAgo ends a read at once.
-var longAgo = time.Unix(1, 0)
+// past is a deadline that ends a read at once.
+var past = time.Unix(1, 0)
 
-// errIndexTaken ends a handshake that needs another index, and another flow: what
-// the entry says about this one later is about the index that was refused.
-var errIndexTaken = errors.New("the receiver index is taken on the way")
+// errIndexTaken ends a handshake that needs another receiver index and another flow: a
+// later FlowClosed of the entry's would be about the rejected index.
+var errIndexTaken = errors.New("client: receiver index in use at the entry")
 
-// handshake makes the session. It reads the Conn in the caller's goroutine; serve
+// handshake establishes the session. It reads the path in the caller's goroutine; serve
 // takes over from there.
-func (l *link) handshake(ctx context.Context) error {
-	w := l.way.Load()
-	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(longAgo) })
+func (c *sessionConn) handshake(ctx context.Context) error {
+	p := c.active.Load()
+	stop := context.AfterFunc(ctx, func() { _ = p.conn.SetReadDeadline(past) })
 	defer stop()
-	if err := l.begin(ctx); err != nil {
+	if err := c.begin(ctx); err != nil {
 		return err
 	}
-	return l.converse(ctx, w)
+	return c.exchange(ctx, p)
 }
 
-// begin makes the first flight, which is sent when the conversation begins.
-func (l *link) begin(ctx context.Context) error {
+// begin prepares the first flight, which exchange sends.
+func (c *sessionConn) begin(ctx context.Context) error {
 	now := time.Now()
-	timeout := l.s.config.Timeout
+	timeout := c.s.config.Timeout
 	if at, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, at.Sub(now))
 	}
-	if l.lane != nil && !l.lane.until.IsZero() {
-		timeout = min(timeout, l.lane.until.Sub(now))
+	if c.st.dials != nil && !c.st.dials.until.IsZero() {
+		timeout = min(timeout, c.st.dials.until.Sub(now))
 	}
 	timeout = max(timeout, time.Nanosecond)
-	rtt := l.s.lastRTT()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c, at := &l.s.config, l.way.Load().path
-	key := c.Identity
-	if l.s.entry() {
-		key = c.ViaIdentity
+	rtt := c.s.lastRTT()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	config, at := &c.s.config, c.active.Load().path
+	key := config.Identity
+	if c.s.isEntry() {
+		key = config.ViaIdentity
 	}
-	config := state.ClientConfig{
-		Gateway:   l.s.gateway.Identity,
+	client, err := state.NewClient(now, state.ClientConfig{
+		Gateway:   c.s.gateway.Identity,
 		Identity:  key,
-		KEM:       *c.KEM,
-		KnownKEM:  c.Keys.find(now, l.s.gateway.Identity, *c.KEM, l.s.pin()),
-		PinnedKEM: l.s.pin(),
+		KEM:       config.KEM.id(),
+		KnownKEM:  config.Keys.find(now, c.s.gateway.Identity, config.KEM.id(), c.s.pin()),
+		PinnedKEM: c.s.pin(),
 		Suites:    seal.Offer(),
 		Rand:      rand.Reader,
 		Path:      at,
 		RTT:       rtt,
 		Deadline:  timeout,
-		Session:   state.SessionConfig{Keepalive: l.keepalive.longest, MaxPacket: l.s.maxPacket(), Stream: at.Transport == path.TCP},
-	}
-	client, err := state.NewClient(now, config, &l.out)
+		Session:   state.SessionConfig{Keepalive: c.st.keepalive.interval, MaxPacket: c.s.maxPacket(), Stream: at.Transport == path.TCP},
+	}, &c.st.out)
 	if err != nil {
 		return err
 	}
-	l.client = client
+	c.st.client = client
 	return nil
 }
 
-// converse carries the handshake on until it has succeeded or failed.
-func (l *link) converse(ctx context.Context, w *way) error {
+// exchange runs the handshake until it has succeeded or failed.
+func (c *sessionConn) exchange(ctx context.Context, p *gatewayPath) error {
 	pause := time.Duration(0)
 	for {
-		l.mu.Lock()
+		c.mu.Lock()
 		now := time.Now()
-		l.tick(now)
-		l.settle(now)
-		over, err := l.outcome()
-		due := w.armed
-		l.mu.Unlock()
+		c.st.tick(now)
+		c.st.flush(now)
+		over, err := c.st.outcome()
+		deadline := p.deadline
+		c.mu.Unlock()
 		if over {
 			return err
 		}
 		if pause > 0 {
-			wait(ctx.Done(), pause, due)
+			sleep(ctx.Done(), pause, deadline)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := w.conn.ReadBatch(w.reading)
+		n, err := p.conn.ReadBatch(p.batch)
 		pause = nextPause(pause, n, err)
-		l.mu.Lock()
+		c.mu.Lock()
 		now = time.Now()
-		l.take(now, w, w.reading[:n])
-		if l.lane != nil {
-			l.lane.heard(!l.client.Progress().Answered.IsZero(), err)
+		c.st.handleBatch(now, p, p.batch[:n])
+		if c.st.dials != nil {
+			c.st.dials.note(!c.st.client.Progress().Answered.IsZero(), err)
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			l.handshakeFailed(now, err)
+			c.st.handshakeFailed(now, err)
 		}
-		l.mu.Unlock()
+		c.mu.Unlock()
 	}
 }
 
-// outcome says whether the handshake is over, and how.
-func (l *link) outcome() (over bool, err error) {
+// outcome reports whether the handshake is over, and its error.
+func (st *connState) outcome() (over bool, err error) {
 	switch {
-	case l.session != nil:
+	case st.c.session != nil:
 		return true, nil
-	case l.client.Err() != nil:
-		return true, l.client.Err()
+	case st.client.Err() != nil:
+		return true, st.client.Err()
 	}
-	return l.ended != nil, l.ended
+	return st.ended != nil, st.ended
 }
 
-// handshakeFailed is underlayFailed while there is no session: an entry that has
-// the index in use ends the attempt, not the handshake.
-func (l *link) handshakeFailed(now time.Time, err error) {
+// handshakeFailed is activePathFailed for a handshake: a collision at the entry ends the
+// attempt.
+func (st *connState) handshakeFailed(now time.Time, err error) {
 	var refused *FlowError
-	if l.session == nil && errors.As(err, &refused) && refused.Reason == wire.FlowIndexCollision {
-		l.ended = errIndexTaken
+	if st.c.session == nil && errors.As(err, &refused) && refused.Reason == ReasonIndexCollision {
+		st.ended = errIndexTaken
 		return
 	}
-	l.underlayFailed(now, err)
+	st.activePathFailed(now, err)
 }
 
-// stand takes the session over from the handshake, once it has one.
-func (l *link) stand() {
-	session := l.client.Session()
+// establish takes the session over from a handshake that has succeeded.
+func (st *connState) establish() {
+	session := st.client.Session()
 	if session == nil {
 		return
 	}
-	l.session = session
-	l.byIndex[session.Current().Index()] = session.Current()
-	if key, byKKT := l.client.KEMKey(); byKKT {
-		l.s.config.Keys.keep(l.client.Progress().KKT, l.s.gateway.Identity, *l.s.config.KEM, key)
+	st.c.session = session
+	st.keySets[session.Current().Index()] = session.Current()
+	if key, byKKT := st.client.KEMKey(); byKKT {
+		st.s.config.Keys.keep(st.client.Progress().KKT, st.s.gateway.Identity, st.s.config.KEM.id(), key)
 	}
 }
 
-// entry reports whether the session is one that others run over.
-func (s *Session) entry() bool { return s.hop < len(s.config.Via) }
+const (
+	// keyLifetime is how long a gateway's KEM key may be used after its KKT (section 4
+	// of PROTOCOL.md).
+	keyLifetime = 24 * time.Hour
+	// maxKeys bounds a KeyCache.
+	maxKeys = 1024
+)
 
-// pin returns the hash of the only KEM key to take; it is about the exit's.
-func (s *Session) pin() *[32]byte {
-	if s.entry() {
+// KeyCache caches gateways' signed KEM public keys in memory for 24 hours. A handshake
+// with a gateway whose key is cached takes one flight less. The zero value is ready; it is
+// safe for concurrent use.
+type KeyCache struct {
+	mu   sync.Mutex
+	keys map[keyName]kemKey
+}
+
+// sharedKeys is the cache of the process.
+var sharedKeys KeyCache
+
+type keyName struct {
+	gateway identity.PublicKey
+	kem     kem.ID
+}
+
+type kemKey struct {
+	public []byte // immutable
+	at     time.Time
+}
+
+// find returns the gateway's key if it is fresh and matches pin, unless pin is nil; else
+// nil.
+func (c *KeyCache) find(now time.Time, gateway identity.PublicKey, id kem.ID, pin *[32]byte) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := keyName{gateway, id}
+	key, ok := c.keys[name]
+	if !ok {
 		return nil
 	}
-	return s.config.PinnedKEM
+	// A negative age means that the clock was set back.
+	if age := now.Sub(key.at); age >= keyLifetime || age < 0 {
+		delete(c.keys, name)
+		return nil
+	}
+	if pin != nil && kdf.Hash(key.public) != *pin {
+		return nil
+	}
+	return key.public
 }
 
-// previous returns the identities of the gateways before this one on the way.
-func (s *Session) previous() []identity.PublicKey {
-	var ids []identity.PublicKey
-	for _, g := range s.config.Via[:s.hop] {
-		ids = append(ids, g.Identity)
+// keep stores a key that a KKT returned at now. The cache keeps public.
+func (c *KeyCache) keep(now time.Time, gateway identity.PublicKey, id kem.ID, public []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := keyName{gateway, id}
+	if c.keys == nil {
+		c.keys = make(map[keyName]kemKey)
 	}
-	return ids
+	if _, known := c.keys[name]; !known && len(c.keys) >= maxKeys {
+		c.evictOldest()
+	}
+	// Round removes the monotonic time: a key ages while the machine sleeps, too.
+	c.keys[name] = kemKey{public, now.Round(0)}
+}
+
+func (c *KeyCache) evictOldest() {
+	var oldest keyName
+	var at time.Time
+	for name, key := range c.keys {
+		if at.IsZero() || key.at.Before(at) {
+			oldest, at = name, key.at
+		}
+	}
+	delete(c.keys, oldest)
 }

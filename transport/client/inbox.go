@@ -10,17 +10,17 @@ import (
 )
 
 const (
-	// maxQueued bounds an inbox. Each datagram is in a buffer of 2 KiB, so that at
-	// most 512 KiB wait.
-	maxQueued = 256
-	// bufferSize holds the payload of any packet that comes over UDP, and makes a
-	// datagram exactly 2 KiB.
+	// defaultQueue and maxQueue bound the datagrams in an inbox, of 2 KiB each: 512 KiB
+	// unless SetReadBuffer asks for another size, of 8 MiB at most.
+	defaultQueue = 256
+	maxQueue     = 4096
+	// bufferSize fits the payload of any UDP packet, and makes a datagram 2 KiB.
 	bufferSize = 2<<10 - 3*8
 )
 
 var _ [bufferSize - wire.MaxUDPPacket]struct{}
 
-// datagram is one received payload in a pooled buffer.
+// datagram is a received payload in a pooled buffer.
 type datagram struct {
 	next *datagram
 	from *flow
@@ -37,27 +37,32 @@ func (d *datagram) free() {
 	datagrams.Put(d)
 }
 
-// inbox is where datagrams wait to be read: a bounded queue with a deadline. The
-// oldest give way, as in no socket, because what is new is worth more than what
-// nobody came for.
+// inbox is a bounded queue of received datagrams, with a read deadline. A full inbox drops
+// the oldest.
 type inbox struct {
 	mu    sync.Mutex
-	ready sync.Cond // something changed for readers
+	ready sync.Cond // wakes readers
 	head  *datagram
 	tail  *datagram
 	count int
-	lost  uint64 // that gave way
+	bound int
 
-	told   error // told once, when the queue is empty
-	ended  error // told from then on
+	once   error // returned once, when the queue is empty
+	ended  error // returned from then on
 	expiry deadline
 }
 
-func (q *inbox) init() { q.ready.L = &q.mu }
+func (q *inbox) init() { q.ready.L, q.bound = &q.mu, defaultQueue }
 
-// put copies payload into the queue and returns how many datagrams were lost by
-// it.
-func (q *inbox) put(from *flow, payload []byte) (lost int) {
+// setBuffer sets the bound to about size bytes.
+func (q *inbox) setBuffer(size int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.bound = min(max(size/bufferSize, 1), maxQueue)
+}
+
+// put queues a copy of payload and returns how many datagrams it dropped.
+func (q *inbox) put(from *flow, payload []byte) (dropped int) {
 	if len(payload) > bufferSize {
 		return 1
 	}
@@ -70,9 +75,8 @@ func (q *inbox) put(from *flow, payload []byte) (lost int) {
 		d.free()
 		return 1
 	}
-	if q.count == maxQueued {
+	if q.count >= q.bound {
 		oldest = q.take()
-		q.lost++
 	}
 	if q.tail == nil {
 		q.head = d
@@ -82,7 +86,7 @@ func (q *inbox) put(from *flow, payload []byte) (lost int) {
 	q.tail = d
 	q.count++
 	if !from.to.forward() {
-		q.told = nil // what comes from a target says that it is no longer unreachable
+		q.once = nil // the target is not unreachable any more
 	}
 	q.ready.Signal()
 	q.mu.Unlock()
@@ -113,7 +117,7 @@ func (q *inbox) get() (*datagram, error) {
 	return q.take(), nil
 }
 
-// getSome waits for at least one datagram and fills ds with what is there.
+// getSome waits for a datagram and returns as many as are queued, at most len(ds).
 func (q *inbox) getSome(ds []*datagram) (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -136,26 +140,25 @@ func (q *inbox) wait() error {
 			return os.ErrDeadlineExceeded
 		case q.head != nil:
 			return nil
-		case q.told != nil:
-			err := q.told
-			q.told = nil
+		case q.once != nil:
+			err := q.once
+			q.once = nil
 			return err
 		}
 		q.ready.Wait()
 	}
 }
 
-// tell lets one reader know of err, once.
-func (q *inbox) tell(err error) {
+// report makes one read return err, once the queue is empty.
+func (q *inbox) report(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.told = err
+	q.once = err
 	q.ready.Broadcast()
 }
 
-// end lets readers know of err once the queue is empty, or at once where it is
-// net.ErrClosed: the user closed it. The first end counts, but for a user's Close,
-// which also empties the queue.
+// end makes reads return err once the queue is empty. net.ErrClosed, of a Close by the
+// application, empties the queue and replaces an earlier err.
 func (q *inbox) end(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -171,8 +174,7 @@ func (q *inbox) end(err error) {
 	q.ready.Broadcast()
 }
 
-// setDeadline ends every get at t; the zero Time takes the deadline away. It
-// returns what the inbox has ended with.
+// setDeadline sets the read deadline; the zero Time removes it.
 func (q *inbox) setDeadline(t time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -184,7 +186,7 @@ func (q *inbox) setDeadline(t time.Time) error {
 	return nil
 }
 
-// expired is called when the deadline's timer has run out.
+// expired is called by the deadline's timer.
 func (q *inbox) expired() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -192,11 +194,11 @@ func (q *inbox) expired() {
 	q.ready.Broadcast()
 }
 
-// deadline is a time that may be moved. Its owner's lock guards it.
+// deadline is a read deadline. Its owner's lock guards it.
 type deadline struct {
 	at    time.Time
 	over  bool
-	timer *time.Timer // made once, and only where a deadline lies ahead
+	timer *time.Timer // nil before the first deadline in the future
 }
 
 func (d *deadline) set(t time.Time, fire func()) {
@@ -218,8 +220,7 @@ func (d *deadline) set(t time.Time, fire func()) {
 	}
 }
 
-// fired looks whether the deadline has come: the timer may have been set for an
-// earlier one.
+// fired checks the deadline when the timer has fired, maybe for an earlier one.
 func (d *deadline) fired() {
 	if d.at.IsZero() || d.over {
 		return

@@ -4,127 +4,129 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
-
-	"lewes/crypto/identity"
-	"lewes/crypto/kem"
-	"lewes/crypto/seal"
-	"lewes/state"
-	"lewes/state/path"
 )
 
-// Info says what a session is at the moment.
+// Info describes a session.
 type Info struct {
-	Gateway identity.PublicKey
-	Via     []identity.PublicKey // the gateways on the way, the nearest first
-	KEM     kem.ID
-	AEAD    seal.Suite
-	// Handle names the session in both ends' logs; the gateway that a session is
-	// made anew with gives it another.
+	Gateway PublicKey
+	Via     []PublicKey // the entries, the nearest first
+	KEM     KEM
+	AEAD    string
+	// Handle identifies the session in the logs of both ends, until a reconnect.
 	Handle [16]byte
 	// Generation is the number of the keys, counted from 0 in each handshake.
 	Generation uint32
 	// RTT is the smoothed round trip to the gateway.
 	RTT time.Duration
-	// Transport is what carries packets to the first gateway, and TransportReason says
-	// why that is not the first choice, or not the first port; empty where it is.
-	Transport       path.Transport
+	// Transport carries packets to the first gateway. TransportReason explains why it
+	// is not the preferred one, or not the first port; else it is empty.
+	Transport       Transport
 	TransportReason string
 	// Local is the underlay's own address.
 	Local net.Addr
-	// Handshake says when each step of the last handshake was done.
-	Handshake state.Progress
-	// Terms are what the gateway said about the session; zero until it has.
-	Terms state.Terms
-	// MaxPacket is the size of the largest LP packet that this session sends now:
-	// what Config allows and the gateway takes, less where Pings have shown that
-	// the path takes less.
+	// Handshake is the progress of the last handshake.
+	Handshake HandshakeTimes
+	// Terms are the gateway's; zero until they have arrived.
+	Terms Terms
+	// MaxPacket is the size of the largest packet that the session sends now.
 	MaxPacket int
-	// Down says why the session is being made anew; nil while it stands.
+	// Down is the reason for reconnecting; nil while the session is up.
 	Down error
 }
 
-// Info returns what the session is at the moment.
+// HandshakeTimes is when each step of a handshake was done.
+type HandshakeTimes struct {
+	Started     time.Time
+	Answered    time.Time // the first answer to the hello
+	Key         time.Time // the gateway's KEM key, signed
+	Established time.Time // the gateway has proved its identity
+}
+
+// Terms are the gateway's terms for a session.
+type Terms struct {
+	IdleTTL     time.Duration // the session ends after such an idle time
+	RekeyAfter  time.Duration // the client rekeys
+	MaxDatagram int           // largest packet over UDP, in bytes
+}
+
+// Info describes the session at the moment.
 func (s *Session) Info() Info {
-	l := s.link.Load()
+	c := s.conn.Load()
 	s.mu.Lock()
 	down := s.lastErr
 	s.mu.Unlock()
-	carrier, why := s.carrier()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	progress := l.client.Progress()
+	over, reason := s.carrier()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	progress, terms := c.st.client.Progress(), c.session.Terms()
 	return Info{
-		Gateway:    s.gateway.Identity,
-		Via:        s.previous(),
-		KEM:        *s.config.KEM,
-		AEAD:       l.session.Suite(),
-		Handle:     l.session.Handle(),
-		Generation: l.session.Current().Number(),
-		RTT:        roundTrip(l.session, progress),
-		Transport:  carrier,
-		Local:      l.way.Load().conn.LocalAddr(),
-		Handshake:  progress,
-		Terms:      l.session.Terms(),
-		MaxPacket:  s.maxPacket(),
-		Down:       down,
-
-		TransportReason: why,
+		Gateway:         s.gateway.Identity,
+		Via:             s.entries(),
+		KEM:             s.config.KEM,
+		AEAD:            c.session.Suite().String(),
+		Handle:          c.session.Handle(),
+		Generation:      c.session.Current().Number(),
+		RTT:             roundTrip(c.session, progress),
+		Transport:       over,
+		TransportReason: reason,
+		Local:           c.active.Load().conn.LocalAddr(),
+		Handshake:       HandshakeTimes{progress.Started, progress.Answered, progress.KKT, progress.Established},
+		Terms:           Terms{terms.IdleTTL, terms.RekeyAfter, int(terms.MaxDatagram)},
+		MaxPacket:       s.maxPacket(),
+		Down:            down,
 	}
 }
 
-// carrier returns the transport that carries packets to the first gateway, and why it
-// does.
-func (s *Session) carrier() (path.Transport, string) {
+// carrier returns the transport that carries packets to the first gateway, and the reason.
+func (s *Session) carrier() (Transport, string) {
 	for s.outer != nil {
 		s = s.outer
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.link.Load()
-	if l == nil {
-		return path.UDP, ""
+	c := s.conn.Load()
+	if c == nil {
+		return UDP, ""
 	}
-	return l.way.Load().path.Transport, s.pathReason
+	return transportOf(c.active.Load().path.Transport), s.pathReason
 }
 
-// Stats counts what a session did, over all its handshakes.
+// Stats counts what a session has done, over all its handshakes.
 type Stats struct {
 	// Sent and Received count the datagrams of flows and their payload.
 	Sent, SentBytes         uint64
 	Received, ReceivedBytes uint64
-	// Unsent counts datagrams of flows that did not leave this machine: the session
-	// was being made anew, or the socket took no more.
+	// Unsent counts datagrams dropped before sending: the session was reconnecting, or
+	// the socket's send buffer was full.
 	Unsent uint64
-	// Expired counts packets that found no connection in time while the session was on
-	// TCP.
+	// Expired counts packets that got no TCP connection in time.
 	Expired uint64
-	// Overflowed counts received datagrams that gave way because nobody read them.
+	// Overflowed counts received datagrams dropped because a receive queue was full.
 	Overflowed uint64
-	// Discarded counts packets that came and were of no use: forged, repeated, of
-	// keys that are gone. Faults counts errors of the underlay. Both are of the
-	// present handshake.
+	// Discarded counts received packets that were forged, replayed or sealed with old
+	// keys. Faults counts errors of the socket. Both are of the current handshake.
 	Discarded, Faults uint64
-	// Flows is how many are open now.
+	// Flows is the number of open flows.
 	Flows int
 	// Rekeys and Reconnects count new keys and new handshakes.
 	Rekeys, Reconnects uint64
 }
 
-// counters are what Stats has of the whole session.
+// counters are the parts of Stats that span handshakes.
 type counters struct {
 	sent, sentBytes, unsent, expired    atomic.Uint64
-	_                                   [64]byte // writers and the reader on cache lines of their own
+	_                                   [64]byte // separates the writers' cache line from the reader's
 	received, receivedBytes, overflowed atomic.Uint64
 	rekeys, reconnects                  atomic.Uint64
 }
 
-// Stats returns what was counted so far.
+// Stats returns the session's counters.
 func (s *Session) Stats() Stats {
-	l := s.link.Load()
-	l.mu.Lock()
-	discarded, faults := l.stats.dropped, l.stats.faults
-	expired := s.count.expired.Load() + l.way.Load().expired()
-	l.mu.Unlock()
+	c := s.conn.Load()
+	c.mu.Lock()
+	discarded, faults := c.st.discarded, c.st.networkErrors
+	expired := s.count.expired.Load() + c.active.Load().expired()
+	c.mu.Unlock()
 	return Stats{
 		Sent:          s.count.sent.Load(),
 		SentBytes:     s.count.sentBytes.Load(),

@@ -9,14 +9,14 @@ import (
 // time, and returns how many silences were too long.
 func silences(k *keepalive, now *time.Time, nat time.Duration, n int) (lost int) {
 	for range n {
-		*now = now.Add(k.longest)
-		silence := k.longest
-		k.pinged(*now, silence, time.Second)
+		*now = now.Add(k.interval)
+		silence := k.interval
+		k.sent(*now, silence, time.Second)
 		if silence > nat {
 			lost++
-			k.asked(now.Add(100 * time.Millisecond))
+			k.challenged(now.Add(100 * time.Millisecond))
 		}
-		k.heard = true
+		k.answered = true
 		k.tick(now.Add(time.Second))
 	}
 	return lost
@@ -27,22 +27,22 @@ func TestKeepaliveFindsTheTimeOfANAT(t *testing.T) {
 		nat *= time.Second
 		k, now := newKeepalive(25*time.Second), at0
 		silences(&k, &now, nat, 12)
-		if k.longest > nat || k.longest < shortestKeepalive || k.longest > 25*time.Second {
-			t.Errorf("NAT of %s: %s", nat, k.longest)
+		if k.interval > nat || k.interval < minKeepalive || k.interval > 25*time.Second {
+			t.Errorf("NAT of %s: %s", nat, k.interval)
 		}
-		if nat >= 25*time.Second && k.longest != 25*time.Second {
-			t.Errorf("NAT of %s: %s, with no need", nat, k.longest)
+		if nat >= 25*time.Second && k.interval != 25*time.Second {
+			t.Errorf("NAT of %s: %s, with no need", nat, k.interval)
 		}
-		if nat == 24*time.Second && k.longest < 16*time.Second {
-			t.Errorf("NAT of %s: %s, less than needed", nat, k.longest)
+		if nat == 24*time.Second && k.interval < 16*time.Second {
+			t.Errorf("NAT of %s: %s, less than needed", nat, k.interval)
 		}
 		// It tries longer ones with care: in a day it is wrong twice an hour at most.
 		began := now
 		lost := 0
 		for now.Sub(began) < 24*time.Hour {
 			lost += silences(&k, &now, nat, 1)
-			if k.longest > 25*time.Second || k.longest < shortestKeepalive {
-				t.Fatalf("NAT of %s: %s", nat, k.longest)
+			if k.interval > 25*time.Second || k.interval < minKeepalive {
+				t.Fatalf("NAT of %s: %s", nat, k.interval)
 			}
 		}
 		if lost > 48 {
@@ -55,38 +55,38 @@ func TestKeepaliveFindsTheTimeOfANAT(t *testing.T) {
 func TestKeepaliveGrowsAgain(t *testing.T) {
 	k, now := newKeepalive(25*time.Second), at0
 	silences(&k, &now, 8*time.Second, 12)
-	short := k.longest
+	short := k.interval
 	silences(&k, &now, time.Hour, 400)
-	if short > 8*time.Second || k.longest != 25*time.Second {
-		t.Errorf("%s, later %s", short, k.longest)
+	if short > 8*time.Second || k.interval != 25*time.Second {
+		t.Errorf("%s, later %s", short, k.interval)
 	}
 }
 
 // What is no sign of a NAT changes nothing.
 func TestKeepaliveIgnores(t *testing.T) {
 	k, now := newKeepalive(25*time.Second), at0
-	k.asked(now) // no silence before it
-	k.pinged(now, 25*time.Second, time.Second)
-	k.asked(now.Add(2 * time.Second)) // long after
+	k.challenged(now) // no silence before it
+	k.sent(now, 25*time.Second, time.Second)
+	k.challenged(now.Add(2 * time.Second)) // long after
 	k.tick(now.Add(2 * time.Second))
-	k.heard = true
-	k.reopened(now) // the old port was heard
+	k.answered = true
+	k.rebound(now)  // the old port was heard
 	for range 100 { // silences that nothing ended are no good ones
-		k.pinged(now, 25*time.Second, time.Second)
+		k.sent(now, 25*time.Second, time.Second)
 		k.tick(now.Add(time.Second))
 	}
-	if k.longest != 25*time.Second || k.good != 0 {
+	if k.interval != 25*time.Second || k.good != 0 {
 		t.Errorf("%+v", k)
 	}
-	k.pinged(now, 25*time.Second, time.Second)
-	k.reopened(now) // it was not, and another port was
-	if k.longest >= 25*time.Second {
+	k.sent(now, 25*time.Second, time.Second)
+	k.rebound(now) // it was not, and another port was
+	if k.interval >= 25*time.Second {
 		t.Errorf("%+v", k)
 	}
 	off := newKeepalive(0)
-	off.pinged(now, 25*time.Second, time.Second)
-	off.asked(now)
-	if off.longest > 0 {
+	off.sent(now, 25*time.Second, time.Second)
+	off.challenged(now)
+	if off.interval > 0 {
 		t.Errorf("%+v", off)
 	}
 }

@@ -1,126 +1,141 @@
 package client
 
 import (
-	"context"
+	"sync/atomic"
 	"time"
-
-	"lewes/state/wire"
 )
 
-// pingAgain is how often a Ping goes again that has no answer yet.
-const pingAgain = time.Second
+// answerTimeout is the shortest time for the gateway to send something after the client
+// has, before its liveness is checked.
+const answerTimeout = time.Second
 
-// Ping asks the gateway for a sign of life and returns the round trip. It asks
-// again each second until one comes or ctx is done; a ctx without a deadline gets
-// Config.Timeout.
-func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	again := time.NewTimer(0)
-	defer again.Stop()
-	pong := make(chan struct{}, 1)
-	var sent time.Time
-	var forget func()
-	defer func() {
-		if forget != nil {
-			forget()
-		}
-	}()
-	for {
-		select {
-		case <-pong:
-			return time.Since(sent), nil
-		case <-again.C:
-			if forget != nil {
-				forget()
-			}
-			sent, forget = s.sendPing(pong)
-			again.Reset(pingAgain)
-		case <-ctx.Done():
-			return 0, s.waitError(ctx, "the gateway did not answer a Ping")
-		case <-s.done:
-			return 0, s.Err()
-		}
+// activity detects, while an application sends, that nothing comes back. It costs a writer
+// one load, and a timer per second.
+type activity struct {
+	since atomic.Int64 // the first packet that expects an answer, as Session.at; 0: none does
+	timer *time.Timer
+}
+
+// noteSent starts the timer unless it runs.
+func (c *sessionConn) noteSent() {
+	if c.activity.since.Load() == 0 {
+		c.expectAnswer(c.s.at(time.Now()))
 	}
 }
 
-// sendPing sends a Ping whose Pong is told to pong, until forget is called. It
-// does nothing while the session is down.
-func (s *Session) sendPing(pong chan<- struct{}) (sent time.Time, forget func()) {
-	l := s.link.Load()
-	var token [8]byte
-	err := l.with(func(now time.Time) {
-		sent = now
-		token = l.session.Ping(now, wire.MinPingPacket, &l.out)
-		l.pongs[token] = pong
+func (c *sessionConn) expectAnswer(now time.Duration) {
+	if c.activity.since.CompareAndSwap(0, max(int64(now), 1)) {
+		c.activity.timer.Reset(answerTimeout)
+	}
+}
+
+// checkActivity checks the gateway's liveness if nothing has arrived since noteSent. The
+// application's target may just have nothing to send; the Ping decides.
+func (c *sessionConn) checkActivity() {
+	_ = c.update(func(st *connState, now time.Time) {
+		since := time.Duration(c.activity.since.Load())
+		if rest := since + max(answerTimeout, 3*c.session.RTT()) - c.s.at(now); rest > 0 {
+			c.activity.timer.Reset(rest)
+			return
+		}
+		c.activity.since.Store(0)
+		if since != 0 && c.s.at(c.session.LastOpened()) < since {
+			st.checkLiveness(now)
+		}
 	})
-	if err != nil {
-		return time.Time{}, nil
-	}
-	return sent, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.pongs, token)
+}
+
+const (
+	// minKeepalive bounds the keepalive interval from below: no NAT in use times out
+	// sooner.
+	minKeepalive = 5 * time.Second
+	// growAfter is how many intervals in a row have to succeed before a longer one is
+	// tried.
+	growAfter = 8
+	// retryFailedAfter is how long an interval that was too long is not tried again.
+	retryFailedAfter = 30 * time.Minute
+)
+
+// keepalive searches for the longest interval that the NATs on the path allow.
+//
+// A NAT whose mapping has timed out gives the client's next packet another address. The
+// gateway then challenges the new address with a Ping of the smallest size, which it sends
+// for no other reason so soon after an idle time. An interval that was too long is cut to
+// two thirds. After growAfter successes it grows by a fifth, up to the bound, but not to
+// one that failed in the last half hour.
+type keepalive struct {
+	bound    time.Duration // 0: no keepalive
+	interval time.Duration // in use
+	good     int           // successes in a row
+	failed   time.Duration // the interval that failed last; 0: none
+	failedAt time.Time
+
+	idle     time.Duration // before the last keepalive
+	answered bool          // since then
+	checkAt  time.Time     // when the interval has succeeded; zero: none is being checked
+}
+
+func newKeepalive(bound time.Duration) keepalive {
+	return keepalive{bound: bound, interval: bound, answered: true}
+}
+
+// sent is called when a keepalive was sent after an idle time. A challenge that arrives
+// within response is about it.
+func (k *keepalive) sent(now time.Time, idle, response time.Duration) {
+	k.idle, k.answered, k.checkAt = idle, false, now.Add(response)
+}
+
+// challenged is called when the gateway has challenged the client's address.
+func (k *keepalive) challenged(now time.Time) {
+	if !k.checkAt.IsZero() && now.Before(k.checkAt) {
+		k.fail(now)
 	}
 }
 
-// ponged tells whoever waits for a Pong.
-func (l *link) ponged(content []byte) {
-	pong, err := wire.ParsePong(content)
-	if err != nil {
+// rebound is called when a new local port got an answer and the old one did not.
+func (k *keepalive) rebound(now time.Time) {
+	if !k.answered {
+		k.fail(now)
+	}
+}
+
+func (k *keepalive) fail(now time.Time) {
+	k.checkAt = time.Time{}
+	k.failed, k.failedAt, k.good = k.idle, now, 0
+	k.interval = min(k.interval, max(k.idle*2/3, minKeepalive))
+}
+
+// tick counts an interval that has succeeded.
+func (k *keepalive) tick(now time.Time) {
+	if !due(now, k.checkAt) {
 		return
 	}
-	if waiting := l.pongs[pong.Data]; waiting != nil {
-		delete(l.pongs, pong.Data)
-		select {
-		case waiting <- struct{}{}:
-		default:
-		}
+	k.checkAt = time.Time{}
+	if !k.answered {
+		return
+	}
+	if k.failed != 0 && now.Sub(k.failedAt) >= retryFailedAfter {
+		k.failed = 0
+	}
+	if k.good++; k.good < growAfter {
+		return
+	}
+	k.good = 0
+	longer := min(k.interval*6/5, k.bound)
+	if k.failed == 0 || longer < k.failed*9/10 {
+		k.interval = longer
 	}
 }
 
-// Rekey gives the session new keys now, and returns when both ends have them. A
-// ctx without a deadline gets Config.Timeout.
-func (s *Session) Rekey(ctx context.Context) error {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	first := s.link.Load()
-	from := first.generation()
-	for {
-		l := s.link.Load()
-		if l != first || l.generation() != from {
-			return nil // new keys, one way or the other
-		}
-		var changed <-chan struct{}
-		_ = l.with(func(now time.Time) {
-			changed = l.changed
-			l.session.Rekey(now, &l.out) // nothing while one is under way
-		})
-		var replaced <-chan time.Time
-		if changed == nil { // the link is over: the next one has other keys
-			replaced = time.After(signInterval)
-		}
-		select {
-		case <-changed:
-		case <-replaced:
-		case <-ctx.Done():
-			return s.waitError(ctx, "the gateway did not answer the request for new keys")
-		case <-s.done:
-			return s.Err()
-		}
+// lastKeepalive returns the previous sessionConn's keepalive for the next one.
+func (s *Session) lastKeepalive() keepalive {
+	c := s.conn.Load()
+	if c == nil {
+		return newKeepalive(s.config.Keepalive)
 	}
-}
-
-func (l *link) generation() uint32 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.session.Current().Number()
-}
-
-// bounded gives ctx a deadline if it has none.
-func (s *Session) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, s.config.Timeout)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.st.keepalive
+	k.checkAt, k.answered = time.Time{}, true
+	return k
 }

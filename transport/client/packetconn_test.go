@@ -130,7 +130,7 @@ func TestPacketConnRefusals(t *testing.T) {
 		writeTo(t, p, gone, "nobody")
 		time.Sleep(100 * time.Millisecond)
 		var flow *client.FlowError
-		if _, err := p.WriteTo([]byte("again"), bad); !errors.As(err, &flow) || flow.Reason != wire.FlowPolicy || flow.Target != bad.String() {
+		if _, err := p.WriteTo([]byte("again"), bad); !errors.As(err, &flow) || flow.Reason != client.ReasonPolicy || flow.Target != bad.String() {
 			t.Errorf("the next write: %v", err)
 		}
 		// And the one after that asks again.
@@ -201,7 +201,7 @@ func TestPacketConnBound(t *testing.T) {
 			flowTo(t, s, target(i).String())
 		}
 		var flow *client.FlowError
-		if _, err := p.WriteTo(nil, net.UDPAddrFromAddrPort(target(999))); !errors.As(err, &flow) || flow.Reason != wire.FlowBound {
+		if _, err := p.WriteTo(nil, net.UDPAddrFromAddrPort(target(999))); !errors.As(err, &flow) || flow.Reason != client.ReasonLimit {
 			t.Errorf("write: %v", err)
 		}
 	})

@@ -9,84 +9,82 @@ import (
 )
 
 const (
-	// pollWait is how long a Poll may wait at the gateway (section 10 of PROTOCOL.md).
-	pollWait = 10 * time.Second
-	// firstPollPause and longestPollPause pace Polls that the gateway does not hold.
-	firstPollPause   = 100 * time.Millisecond
-	longestPollPause = 2 * time.Second
+	// pollWait is how long a Poll may wait at the gateway (section 10 of PROTOCOL.md),
+	// drainWait how long on a path that the session has left.
+	pollWait  = 10 * time.Second
+	drainWait = time.Second
+	// firstPollPause and maxPollPause pace Polls that the gateway does not hold.
+	firstPollPause = 100 * time.Millisecond
+	maxPollPause   = 2 * time.Second
 )
 
-// polls are what keeps packets coming over TCP: one Poll waits at the gateway at any
-// time.
-type polls struct {
-	way     *way      // by which one is under way; nil: none is
-	sent    time.Time // when
-	next    time.Time // when another may go; zero: at once
-	pause   time.Duration
-	doubted bool // the last one told of trouble
+// poller keeps one Poll waiting at the gateway, for packets to arrive over TCP.
+type poller struct {
+	path   *gatewayPath // that a Poll waits on; nil: none waits
+	sent   time.Time
+	next   time.Time // when the next Poll may be sent; zero: at once
+	pause  time.Duration
+	failed bool // the last Poll failed, and liveness was checked
 
-	drain      *way // that the session has left for UDP, and that Polls go by still
+	drain      *gatewayPath // that the session has left for UDP, and still polls
 	drainUntil time.Time
 }
 
-// drainWait is how long a Poll may wait by a way that the session has left.
-const drainWait = time.Second
-
-// poll sends a Poll where the session is on TCP and none waits.
+// poll sends a Poll if the session is on TCP and none waits.
 //
-// For a while after its return to UDP too: what the gateway had sent to TCP, and goes
-// on sending there until it trusts the new address, would be lost otherwise. Such a
-// Poll must not be the newest packet, which would call the gateway back. So a Ping that
-// is sealed after it overtakes it by UDP.
-func (l *link) poll(now time.Time) {
-	p, w, wait := &l.polls, l.way.Load(), pollWait
-	if w.path.Transport != path.TCP && p.drain != nil {
-		if w, wait = p.drain, drainWait; !now.Before(p.drainUntil) {
-			p.drain, p.next = nil, time.Time{}
+// After a return to UDP, TCP is polled for a while, for the packets that the gateway sends
+// there until it trusts the new address. Such a Poll must not be the newest packet, or it
+// would revert the migration; so a Ping that is sealed after it overtakes it over UDP.
+func (st *connState) poll(now time.Time) {
+	q, p, wait := &st.poller, st.c.active.Load(), pollWait
+	if p.path.Transport != path.TCP && q.drain != nil {
+		if p, wait = q.drain, drainWait; !now.Before(q.drainUntil) {
+			q.drain, q.next = nil, time.Time{}
 			return
 		}
 	}
-	conn, ok := w.conn.(Exchanger)
-	if !ok || l.ended != nil || p.way == w || now.Before(p.next) {
+	conn, ok := p.conn.(Exchanger)
+	if !ok || st.ended != nil || q.path == p || now.Before(q.next) {
 		return
 	}
 	var out state.Output
-	if l.session.Send(wire.TypePoll, &wire.Poll{WaitMillis: uint16(wait / time.Millisecond)}, &out) != nil || len(out.Packets) == 0 {
+	if st.c.session.Send(wire.TypePoll, &wire.Poll{WaitMillis: uint16(wait / time.Millisecond)}, &out) != nil || len(out.Packets) == 0 {
 		return
 	}
-	if w == p.drain {
-		l.session.Ping(now, wire.MinPingPacket, &l.out)
-		l.flush(now)
+	if p == q.drain {
+		st.ping(now)
+		st.send(now)
 	}
-	err := conn.Send(out.Packets[0].Data, wait, func(answers int, err error) { l.polled(w, wait, answers, err) })
+	c := st.c
+	err := conn.Send(out.Packets[0].Data, wait, func(answers int, err error) { c.pollEnded(p, wait, answers, err) })
 	if err == nil {
-		p.way, p.sent, p.next = w, now, time.Time{}
+		q.path, q.sent, q.next = p, now, time.Time{}
 	}
 }
 
-// polled is called when a Poll's connection is over.
-func (l *link) polled(w *way, wait time.Duration, answers int, err error) {
-	_ = l.with(func(now time.Time) {
-		p := &l.polls
-		if p.way != w {
+// pollEnded is called when a Poll's connection has ended.
+func (c *sessionConn) pollEnded(p *gatewayPath, wait time.Duration, answers int, err error) {
+	_ = c.update(func(st *connState, now time.Time) {
+		q := &st.poller
+		if q.path != p {
 			return
 		}
-		p.way = nil
-		if s := l.policy.search; s != nil && !s.broken {
-			// The gateway may have seen a Ping over UDP already. Another Poll now would be
-			// the newest packet and call it back.
-			p.next = now.Add(l.within())
+		q.path = nil
+		if st.policy.upgrading() {
+			// The gateway may have received a Ping over UDP. Another Poll now would be
+			// the newest packet and revert the migration.
+			q.next = now.Add(st.responseTime())
 			return
 		}
-		if err == nil && (answers > 0 || now.Sub(p.sent) >= wait*9/10) {
-			p.pause, p.doubted = 0, false
+		if err == nil && (answers > 0 || now.Sub(q.sent) >= wait*9/10) {
+			q.pause, q.failed = 0, false
 			return
 		}
-		p.pause = min(max(2*p.pause, firstPollPause), longestPollPause)
-		p.next = now.Add(p.pause)
-		if !p.doubted && w != p.drain {
-			p.doubted = true
-			l.doubt(now)
+		q.pause = min(max(2*q.pause, firstPollPause), maxPollPause)
+		q.next = now.Add(q.pause)
+		if !q.failed && p != q.drain {
+			q.failed = true
+			st.checkLiveness(now)
 		}
 	})
 }

@@ -1,9 +1,6 @@
 package client
 
 import (
-	"errors"
-	"net"
-	"os"
 	"time"
 
 	"lewes/state"
@@ -13,194 +10,149 @@ import (
 )
 
 const (
-	// readBatch is how many packets, trains of them mostly, one read takes.
+	// readBatch is how many packets, most of them GRO trains, one read returns.
 	readBatch = 16
-	// longestPause is how long reading waits when it brings nothing but errors.
-	longestPause = 200 * time.Millisecond
+	// maxReadPause bounds the pause between reads that return nothing but errors.
+	maxReadPause = 200 * time.Millisecond
 )
 
-// serve reads by a way until it is closed or the session is over.
-func (l *link) serve(w *way) {
-	pause := time.Duration(0)
-	for {
-		n, err := w.conn.ReadBatch(w.reading)
-		l.mu.Lock()
-		now := time.Now()
-		l.take(now, w, w.reading[:n])
-		if err != nil {
-			l.wayFailed(now, w, err)
-		}
-		l.tick(now)
-		l.settle(now)
-		over, due := l.ended != nil, w.armed
-		closed := over || errors.Is(err, net.ErrClosed)
-		var ways []*way
-		if over {
-			ways = l.all()
-		}
-		l.mu.Unlock()
-		for _, w := range ways {
-			_ = w.conn.Close()
-		}
-		if over {
-			l.s.troubled()
-		}
-		if closed {
-			return
-		}
-		if pause = nextPause(pause, n, err); pause > 0 {
-			wait(l.quit, pause, due)
-		}
-	}
-}
-
-// nextPause returns how long to wait before the next read, where reads bring
-// errors and nothing else.
-func nextPause(last time.Duration, n int, err error) time.Duration {
-	switch {
-	case err == nil || n > 0:
-		return 0
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return last
-	}
-	return min(max(2*last, time.Millisecond), longestPause)
-}
-
-// wait waits for so long, but not longer than until due, unless that is zero.
-func wait(quit <-chan struct{}, pause time.Duration, due time.Time) {
-	if !due.IsZero() {
-		pause = min(pause, time.Until(due))
-	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-quit:
-	case <-timer.C:
-	}
-}
-
-// take handles what came.
-func (l *link) take(now time.Time, w *way, packets []transport.Packet) {
+// handleBatch handles received packets.
+func (st *connState) handleBatch(now time.Time, p *gatewayPath, packets []transport.Packet) {
 	for i := range packets {
-		p := &packets[i]
-		if p.Count() == 1 {
-			l.handle(now, w, p.Data, p.Path)
+		if packets[i].Count() == 1 {
+			st.handlePacket(now, p, packets[i].Data, packets[i].Path)
 			continue
 		}
-		for datagram := range p.Segments() {
-			l.handle(now, w, datagram, p.Path)
+		for datagram := range packets[i].Segments() {
+			st.handlePacket(now, p, datagram, packets[i].Path)
 		}
 	}
 }
 
-// handle handles one packet. What it is of no use for, is dropped and counted.
-func (l *link) handle(now time.Time, w *way, p []byte, from path.Path) {
-	if len(p) > wire.MaxUDPPacket && w.path.Transport == path.UDP || l.accept(now, w, p, from) != nil {
-		l.stats.dropped++
+// handlePacket handles one packet. Unhandled packets are counted and dropped.
+func (st *connState) handlePacket(now time.Time, p *gatewayPath, packet []byte, from path.Path) {
+	if len(packet) > wire.MaxUDPPacket && p.path.Transport == path.UDP || st.accept(now, p, packet, from) != nil {
+		st.discarded++
 	}
 }
 
-func (l *link) accept(now time.Time, w *way, p []byte, from path.Path) error {
-	if l.session == nil {
-		err := l.client.Handle(now, p, &l.out)
-		l.stand()
+func (st *connState) accept(now time.Time, p *gatewayPath, packet []byte, from path.Path) error {
+	if st.c.session == nil {
+		err := st.client.Handle(now, packet, &st.out)
+		st.establish()
 		return err
 	}
-	h, err := wire.ParseHeader(p)
+	h, err := wire.ParseHeader(packet)
 	if err != nil {
 		return err
 	}
 	switch h.Level {
 	case wire.LevelTransport:
-		g := l.byIndex[h.ReceiverIdx]
-		if g == nil {
-			return state.ErrStale
-		}
-		t, content, err := g.OpenParsed(now, h, p, from, &l.out)
-		if err != nil {
-			return err
-		}
-		l.heard(now, w)
-		if t == wire.TypePing && l.leaving(w) {
-			return nil
-		}
-		if t == wire.TypePing && len(p) == wire.MinPingPacket {
-			l.keepalive.asked(now)
-			l.session.SetKeepalive(now, l.keepalive.longest)
-		}
-		return l.message(now, g, t, content, from)
+		return st.handleTransport(now, p, h, packet, from)
 	case wire.LevelClear:
-		return l.clear(now, h, p)
+		return st.handleClear(now, h, packet)
 	}
 	return state.ErrStale
 }
 
-// message handles what an opened packet holds.
-func (l *link) message(now time.Time, g *state.KeySet, t wire.Type, content []byte, from path.Path) error {
+// handleTransport opens a sealed packet and handles its message.
+func (st *connState) handleTransport(now time.Time, p *gatewayPath, h wire.Header, packet []byte, from path.Path) error {
+	keys := st.keySets[h.ReceiverIdx]
+	if keys == nil {
+		return state.ErrStale
+	}
+	t, content, err := keys.OpenParsed(now, h, packet, from, &st.out)
+	if err != nil {
+		return err
+	}
+	st.noteAuthentic(now, p)
 	switch t {
+	case wire.TypePing:
+		if st.isLeaving(p) {
+			return nil
+		}
+		if len(packet) == wire.MinPingPacket {
+			st.keepalive.challenged(now)
+			st.c.session.SetKeepalive(now, st.keepalive.interval)
+		}
 	case wire.TypeEncryptedData:
 		m, err := wire.ParseEncryptedData(content)
 		if err != nil {
 			return err
 		}
 		if m.Flags != 0 {
-			return wire.ErrFlags // no flow of another kind was opened
+			return wire.ErrFlags // the client opens no flows of other kinds
 		}
-		return l.deliver(now, m.FlowID, false, m.Payload)
+		return st.deliver(now, m.FlowID, false, m.Payload)
 	case wire.TypeForwardPacket:
 		m, err := wire.ParseForwardPacket(content)
 		if err != nil {
 			return err
 		}
-		return l.deliver(now, m.FlowID, true, m.Inner)
+		return st.deliver(now, m.FlowID, true, m.Inner)
 	case wire.TypeFlowClosed:
 		m, err := wire.ParseFlowClosed(content)
 		if err != nil {
 			return err
 		}
-		if f := l.s.flows.find(m.FlowID); f != nil {
-			f.gatewayClosed(&m)
+		if f := st.s.flows.find(m.FlowID); f != nil {
+			f.handleClosed(&m)
 		}
 		return nil
 	case wire.TypePong:
-		l.ponged(content)
+		st.handlePong(content)
 	}
-	return l.session.Control(now, g, t, content, from, &l.out)
+	return st.c.session.Control(now, keys, t, content, from, &st.out)
 }
 
-// deliver gives a payload to its flow. A gateway that sends on a flow that is
-// closed here is told so.
-func (l *link) deliver(now time.Time, id uint16, forward bool, payload []byte) error {
-	f := l.s.flows.find(id)
+// handlePong wakes the Session.Ping that waits for a Pong.
+func (st *connState) handlePong(content []byte) {
+	pong, err := wire.ParsePong(content)
+	if err != nil {
+		return
+	}
+	if waiting := st.pongs[pong.Data]; waiting != nil {
+		delete(st.pongs, pong.Data)
+		select {
+		case waiting <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// deliver queues a payload in its flow's inbox. A gateway that sends on a closed flow gets
+// a FlowClosed.
+func (st *connState) deliver(now time.Time, id uint16, forward bool, payload []byte) error {
+	f := st.s.flows.find(id)
 	if f == nil {
-		if l.s.flows.straggler(id, l.s.at(now)) {
-			_ = l.session.Send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: id, Reason: wire.FlowIdle}, &l.out)
+		if st.s.flows.noteClosed(id, st.s.at(now)) {
+			_ = st.c.session.Send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: id, Reason: wire.FlowIdle}, &st.out)
 		}
 		return state.ErrStale
 	}
 	if f.to.forward() != forward {
 		return state.ErrUnexpectedMessage
 	}
-	f.receive(l, now, payload)
+	f.receive(st.c, now, payload)
 	return nil
 }
 
-// clear handles a packet in clear. Once the session stands there is one that says
-// anything, and it is a hint: Reset (section 11 of PROTOCOL.md).
-func (l *link) clear(now time.Time, h wire.Header, p []byte) error {
-	if !l.s.mac.Verify(p) {
+// handleClear handles an unencrypted packet. Once the session is established only Reset is
+// of use, as a hint (section 11 of PROTOCOL.md).
+func (st *connState) handleClear(now time.Time, h wire.Header, packet []byte) error {
+	if !st.s.mac.Verify(packet) {
 		return state.ErrMAC1
 	}
-	t, content, err := wire.ParseBody(wire.Body(p))
+	t, content, err := wire.ParseBody(wire.Body(packet))
 	if err != nil {
 		return err
 	}
-	if t != wire.TypeReset || h.ReceiverIdx != l.session.Current().Index() {
+	if t != wire.TypeReset || h.ReceiverIdx != st.c.session.Current().Index() {
 		return state.ErrStale
 	}
 	if _, err := wire.ParseReset(content); err != nil {
 		return err
 	}
-	l.saidLost(now)
+	st.onReset(now)
 	return nil
 }

@@ -3,48 +3,60 @@ package client
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"time"
-
-	"go.uber.org/zap"
 
 	"lewes/state"
 )
 
 const (
-	// firstPause and longestWait are the first and the longest time that a session
-	// waits before it is dialled anew.
-	firstPause  = time.Second
-	longestWait = 30 * time.Second
-	// besideInterval is the least time between the beginnings of two handshakes
-	// beside a session that is silent (section 11 of PROTOCOL.md).
+	// minBackoff and maxBackoff bound the pause before a reconnect.
+	minBackoff = time.Second
+	maxBackoff = 30 * time.Second
+	// besideInterval is the least time between the starts of two handshakes beside an
+	// unresponsive session (section 11 of PROTOCOL.md).
 	besideInterval = 10 * time.Second
-	// settled is how long a session has to stand for the pauses to begin anew.
-	settled = 30 * time.Second
-	// signInterval is how often a silent session that is not made anew is asked for
-	// a sign of life.
-	signInterval = time.Second
+	// stableAfter is how long a session has to be up to reset the backoff.
+	stableAfter = 30 * time.Second
+	// livenessInterval is the time between liveness checks of an unresponsive session
+	// that does not reconnect.
+	livenessInterval = time.Second
 )
 
-// pauses are the times between tries to make a session anew.
-type pauses struct {
+// backoff paces the handshakes of reconnects.
+type backoff struct {
 	next   time.Duration
-	beside time.Time // when the last handshake beside a session began
-	reset  time.Time // when the last that a Reset called for began
-	stood  time.Time // when the session stood last
+	beside time.Time // when the last handshake beside a session started
+	reset  time.Time // when the last one that a Reset triggered started
+	upAt   time.Time // when the session was last up
 }
 
-// take returns the next pause, varied by up to a fifth so that the clients of a
-// gateway that was restarted do not all come back at once.
-func (p *pauses) take() time.Duration {
-	d := max(p.next, firstPause)
-	p.next = min(2*d, longestWait)
+// take returns the next pause, with a jitter of a fifth so that the clients of a gateway
+// that has restarted don't all return at once.
+func (b *backoff) take() time.Duration {
+	d := max(b.next, minBackoff)
+	b.next = min(2*d, maxBackoff)
 	return d*4/5 + rand.N(d*2/5)
 }
 
-// supervise makes the session anew where it has to be.
+// until returns the pause before the next handshake. Those that a Reset triggers don't
+// wait for the others.
+func (b *backoff) until(c *sessionConn, first bool) time.Duration {
+	switch now := c.condition(); {
+	case now.ended && first:
+		return b.take()
+	case now.ended:
+		return 0
+	case now.forgotten:
+		return max(0, time.Until(b.reset.Add(besideInterval)))
+	}
+	return max(0, time.Until(b.beside.Add(besideInterval)))
+}
+
+// supervise reconnects the session when necessary.
 func (s *Session) supervise() {
-	p := pauses{stood: time.Now()}
+	b := backoff{upAt: time.Now()}
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -52,18 +64,18 @@ func (s *Session) supervise() {
 		case <-s.outerDone():
 			s.finish(&EndedError{s.gateway.Identity, s.outer.Err()})
 			return
-		case <-s.trouble:
+		case <-s.wake:
 		}
-		l := s.link.Load()
-		c := l.condition()
+		c := s.conn.Load()
+		now := c.condition()
 		switch {
-		case c.why == nil:
+		case now.err == nil:
 		case !s.config.NoReconnect:
-			s.reconnect(l, c.why, &p)
-		case c.ended:
-			s.finish(&EndedError{s.gateway.Identity, c.why})
+			s.reconnect(c, now.err, &b)
+		case now.ended:
+			s.finish(&EndedError{s.gateway.Identity, now.err})
 		default:
-			s.awaitSign(l)
+			s.awaitResponse(c)
 		}
 	}
 }
@@ -75,235 +87,178 @@ func (s *Session) outerDone() <-chan struct{} {
 	return s.outer.done
 }
 
-// troubled makes the supervisor look at the link.
-func (s *Session) troubled() {
+// wakeSupervisor makes the supervisor check the sessionConn.
+func (s *Session) wakeSupervisor() {
 	select {
-	case s.trouble <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// condition is what is wrong with a link.
-type condition struct {
-	why       error // nil: nothing
-	ended     bool  // it is over for that
-	forgotten bool  // the gateway does not know its session any more
-}
-
-func (l *link) condition() condition {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.ended != nil:
-		return condition{why: l.ended, ended: true}
-	case !l.silent.IsZero():
-		return condition{why: ErrSilent, forgotten: l.forgotten}
+// reconnect replaces a sessionConn that has ended or is unresponsive. It returns when it
+// has, or when the unresponsive one responds.
+func (s *Session) reconnect(c *sessionConn, cause error, b *backoff) {
+	if time.Since(b.upAt) >= stableAfter {
+		b.next = 0
 	}
-	return condition{}
-}
-
-// reconnect makes a link in the place of one that is over or silent. It gives up
-// when the silent one is heard again.
-func (s *Session) reconnect(l *link, why error, p *pauses) {
-	if time.Since(p.stood) >= settled {
-		p.next = 0
-	}
-	s.setLastErr(why)
-	s.tell(Event{Kind: Reconnecting, Err: why})
-	wait := s.untilNext(l, p, true)
+	s.setLastErr(cause)
+	s.emit(Event{Kind: Reconnecting, Err: cause})
+	pause := b.until(c, true)
 	for {
-		switch s.pause(wait, l) {
-		case wasHeard:
-			s.recovered(p)
+		switch s.pause(pause, c) {
+		case pauseResponded:
+			s.recovered(b)
 			return
-		case isForgotten: // what is waited for is another handshake now
-			wait = s.untilNext(l, p, false)
+		case pauseForgotten:
+			pause = b.until(c, false)
 			continue
 		}
 		if s.ctx.Err() != nil || s.outer != nil && s.outer.Err() != nil {
 			return
 		}
-		next, err := s.connectBeside(l, p)
+		next, err := s.connectBeside(c, b)
 		switch {
 		case err == nil && next == nil:
-			s.recovered(p)
+			s.recovered(b)
 			return
 		case err == nil:
 			if !s.adopt(next) {
 				return
 			}
 			s.count.reconnects.Add(1)
-			s.recovered(p)
+			s.recovered(b)
 			return
 		case s.ctx.Err() != nil:
 			return
-		case errors.Is(err, errForgotten):
-			wait = s.untilNext(l, p, true)
+		case errors.Is(err, errGatewayRestarted):
+			pause = b.until(c, true)
 			continue
 		}
 		s.setLastErr(err)
-		s.log.Warn("could not reconnect", zap.Error(err))
-		wait = max(p.take(), s.untilNext(l, p, false))
+		s.log.Warn("reconnect failed", slog.String("error", err.Error()))
+		pause = max(b.take(), b.until(c, false))
 	}
 }
 
-// recovered tells that the session carries datagrams again.
-func (s *Session) recovered(p *pauses) {
-	p.stood = time.Now()
+// recovered is called when the session carries datagrams again.
+func (s *Session) recovered(b *backoff) {
+	b.upAt = time.Now()
 	s.setLastErr(nil)
-	s.tellTransport(Reconnected)
+	s.emitTransport(Reconnected)
 }
 
-// errForgotten ends a handshake that began because the gateway was silent: it is there
-// and has said Reset, so that one which begins now stands sooner.
-var errForgotten = errors.New("the gateway has come back")
+// errGatewayRestarted ends a handshake that started because the gateway was unresponsive:
+// it has since sent a Reset, so that a new handshake succeeds sooner.
+var errGatewayRestarted = errors.New("client: gateway restarted")
 
-// untilNext returns how long to wait for the next handshake. Those that a Reset calls
-// for do not wait for the others.
-func (s *Session) untilNext(l *link, p *pauses, first bool) time.Duration {
-	switch c := l.condition(); {
-	case c.ended && first:
-		return p.take()
-	case c.ended:
-		return 0
-	case c.forgotten:
-		return max(0, time.Until(p.reset.Add(besideInterval)))
-	}
-	return max(0, time.Until(p.beside.Add(besideInterval)))
-}
-
-// mayReset lets the next Reset count again, after a handshake that one called for.
-func (l *link) mayReset() {
-	_ = l.with(func(time.Time) { l.told, l.forgotten = false, false })
-}
-
-// connectBeside makes a link beside one that is silent. It returns nil where that one
-// is heard meanwhile.
-func (s *Session) connectBeside(l *link, p *pauses) (*link, error) {
+// connectBeside makes a handshake beside an unresponsive session. It returns nil if that
+// one responds.
+func (s *Session) connectBeside(c *sessionConn, b *backoff) (*sessionConn, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	before := l.condition()
-	p.beside = time.Now()
+	before := c.condition()
+	b.beside = time.Now()
 	if before.forgotten {
-		p.reset = p.beside
+		b.reset = b.beside
 	}
-	_ = l.with(func(now time.Time) { l.session.CheckLiveness(now, &l.out) })
-	type made struct {
-		link *link
+	c.checkLiveness()
+	type outcome struct {
+		conn *sessionConn
 		err  error
 	}
-	result := make(chan made, 1)
+	result := make(chan outcome, 1)
 	go func() {
 		next, err := s.connect(ctx)
-		result <- made{next, err}
+		result <- outcome{next, err}
 	}()
 	var instead error
 	for {
 		select {
-		case m := <-result:
-			if m.err != nil && before.forgotten {
-				l.mayReset()
+		case r := <-result:
+			if r.err != nil && before.forgotten {
+				c.allowReset()
 			}
-			if m.err != nil && ctx.Err() != nil && s.ctx.Err() == nil {
+			if r.err != nil && ctx.Err() != nil && s.ctx.Err() == nil {
 				return nil, instead
 			}
-			return m.link, m.err
-		case <-s.trouble:
+			return r.conn, r.err
+		case <-s.wake:
 		}
-		switch c := l.condition(); {
-		case c.ended || ctx.Err() != nil:
-		case c.why == nil:
+		switch now := c.condition(); {
+		case now.ended || ctx.Err() != nil:
+		case now.err == nil:
 			cancel()
-		case c.forgotten && !before.forgotten && time.Since(p.reset) >= besideInterval:
-			instead = errForgotten
+		case now.forgotten && !before.forgotten && time.Since(b.reset) >= besideInterval:
+			instead = errGatewayRestarted
 			cancel()
 		}
 	}
 }
 
-// What a pause ended with.
+// Results of Session.pause.
 const (
-	isOver      = iota // the time is up, or the session is over
-	wasHeard           // the link was heard again
-	isForgotten        // the gateway has said that it does not know the link's session
+	pauseOver      = iota // the time is up, or the session has ended
+	pauseResponded        // the sessionConn is up again
+	pauseForgotten        // the gateway has lost the session
 )
 
-// pause waits.
-func (s *Session) pause(wait time.Duration, l *link) int {
-	timer := time.NewTimer(wait)
+// pause waits, unless the sessionConn's condition changes.
+func (s *Session) pause(d time.Duration, c *sessionConn) int {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
-	before := l.condition()
+	before := c.condition()
 	for {
-		switch c := l.condition(); {
-		case c.why == nil:
-			return wasHeard
-		case c.forgotten && !before.forgotten:
-			return isForgotten
+		switch now := c.condition(); {
+		case now.err == nil:
+			return pauseResponded
+		case now.forgotten && !before.forgotten:
+			return pauseForgotten
 		}
 		select {
 		case <-timer.C:
-			return isOver
+			return pauseOver
 		case <-s.ctx.Done():
-			return isOver
+			return pauseOver
 		case <-s.outerDone():
-			return isOver
-		case <-s.trouble:
+			return pauseOver
+		case <-s.wake:
 		}
 	}
 }
 
-// awaitSign asks a silent gateway for a sign of life until one comes or the time
-// for one is up.
-func (s *Session) awaitSign(l *link) {
+// awaitResponse checks an unresponsive gateway's liveness for Config.Timeout, and then ends
+// the session.
+func (s *Session) awaitResponse(c *sessionConn) {
 	until := time.Now().Add(s.config.Timeout)
 	for {
-		if s.pause(signInterval, l) == wasHeard || s.ctx.Err() != nil {
+		if s.pause(livenessInterval, c) == pauseResponded || s.ctx.Err() != nil {
 			return
 		}
-		switch c := l.condition(); {
-		case c.ended:
-			s.finish(&EndedError{s.gateway.Identity, c.why})
+		switch now := c.condition(); {
+		case now.ended:
+			s.finish(&EndedError{s.gateway.Identity, now.err})
 			return
 		case !time.Now().Before(until):
 			s.finish(&EndedError{s.gateway.Identity, ErrSilent})
 			return
 		}
-		_ = l.with(func(now time.Time) { l.session.CheckLiveness(now, &l.out) })
+		c.checkLiveness()
 	}
 }
 
-func (s *Session) setLastErr(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lastErr = err
-}
-
-// lastKeepalive returns what a link has learned for the one that follows it.
-func (s *Session) lastKeepalive() keepalive {
-	l := s.link.Load()
-	if l == nil {
-		return newKeepalive(s.config.Keepalive)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	k := l.keepalive
-	k.judgeAt, k.heard = time.Time{}, true
-	return k
-}
-
-// lastRTT returns the round trip of the link that a new one follows, or 0.
+// lastRTT returns the round trip of the previous sessionConn, or 0.
 func (s *Session) lastRTT() time.Duration {
-	l := s.link.Load()
-	if l == nil {
+	c := s.conn.Load()
+	if c == nil {
 		return 0
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return roundTrip(l.session, l.client.Progress())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return roundTrip(c.session, c.st.client.Progress())
 }
 
-// roundTrip returns what Pings have measured, else how long the gateway took for
-// its first answer.
+// roundTrip returns the round trip as measured by Pings, else by the gateway's first
+// answer.
 func roundTrip(session *state.Session, p state.Progress) time.Duration {
 	if rtt := session.RTT(); rtt > 0 {
 		return rtt

@@ -319,7 +319,7 @@ func TestReconnectSaysWhy(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := s.Rekey(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "being made anew") {
+		if err := s.Rekey(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "reconnecting") {
 			t.Errorf("rekey: %v", err)
 		}
 	})

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"testing"
 	"time"
-
-	"lewes/state/wire"
 )
 
 // TestLastIDWaits leaves one id to be had and opens flows to two targets in turn.
@@ -42,10 +40,10 @@ func TestLastIDWaits(t *testing.T) {
 		table.remove(table.find(last))
 		if use == "a datagram comes late" {
 			used = 1060 * second
-			table.straggler(last, used)
+			table.noteClosed(last, used)
 		}
 		var bound *FlowError
-		if err := open(2, used+120*second-1); !errors.As(err, &bound) || bound.Reason != wire.FlowBound {
+		if err := open(2, used+120*second-1); !errors.As(err, &bound) || bound.Reason != ReasonLimit {
 			t.Errorf("%s: another target within 120 s of the last use: %v", use, err)
 		}
 		if err := open(2, used+120*second); err != nil {

@@ -3,66 +3,68 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
 	"lewes/crypto/cookie"
+	"lewes/crypto/identity"
 	"lewes/state/path"
-	"lewes/transport/uri"
+	"lewes/state/wire"
 )
 
+// pingInterval is the time between the Pings of Session.Ping.
+const pingInterval = time.Second
+
 // Session is a session with a gateway. It lasts until Close, or with
-// Config.NoReconnect until the gateway ends it or falls silent.
+// Config.NoReconnect until the gateway ends it or stops responding.
 type Session struct {
+	// Immutable.
 	config  Config
-	hop     int         // this session's gateway on the way: an index of Via, or its length
-	gateway uri.Gateway // the other end
-	outer   *Session    // that this one runs over; nil: the underlay
+	hop     int // index of the session's gateway in Via, or its length
+	gateway Gateway
+	outer   *Session // that this session runs over; nil: the underlay
 	mac     *cookie.MAC1Key
-	begun   time.Time
-	log     *zap.Logger
+	began   time.Time
+	log     *slog.Logger
 	events  *events
 
-	link  atomic.Pointer[link]
-	addrs atomic.Pointer[[]netip.Addr] // of the gateway, as they were last asked for
-	flows flowTable
-	count counters
-
-	trouble chan struct{}      // the link has to be looked at
+	// Safe for concurrent use.
+	conn    atomic.Pointer[sessionConn]
+	addrs   atomic.Pointer[[]netip.Addr] // the gateway's, as last resolved
+	flows   flowTable
+	count   counters
+	wake    chan struct{}      // the supervisor has to check the conn
 	ctx     context.Context    // done when the session ends
 	cancel  context.CancelFunc // of ctx
 	running sync.WaitGroup
 	done    chan struct{}
 
-	mu       sync.Mutex
-	finished bool
-	err      error
-	lastErr  error // why it is being made anew; nil while it stands
-
-	pathReason string // why packets go the way they do; empty: it is the first choice
+	mu         sync.Mutex // guards the fields below
+	finished   bool
+	err        error
+	lastErr    error  // the reason for reconnecting; nil while the session is up
+	pathReason string // explains the transport; "" for the preferred one
 }
 
-// Dial makes a session with config.Gateway, through the gateways in config.Via
-// where there are some. It returns when the gateway has proved its identity. ctx
-// bounds the making alone.
-//
-// What fails is said by a *DialError, or by one that wraps ErrConfig.
+// Dial makes a session with config.Gateway, through the gateways in config.Via. It
+// returns when the gateway has proved its identity; ctx bounds only that. Its errors are a
+// *DialError, or wrap ErrConfig.
 func Dial(ctx context.Context, config Config) (*Session, error) {
-	config, err := config.complete()
+	config, err := config.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	queue := &events{tell: config.OnEvent}
+	queue := &events{onEvent: config.OnEvent}
 	var s *Session
 	for hop := range len(config.Via) + 1 {
 		outer := s
 		s = newSession(config, hop, outer, queue)
-		l, err := s.connect(ctx)
+		c, err := s.connect(ctx)
 		if err != nil {
 			s.cancel()
 			if outer != nil {
@@ -70,8 +72,8 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 			}
 			return nil, err
 		}
-		s.adopt(l)
-		s.tellTransport(Connected)
+		s.adopt(c)
+		s.emitTransport(Connected)
 		s.running.Go(s.supervise)
 	}
 	return s, nil
@@ -88,10 +90,10 @@ func newSession(config Config, hop int, outer *Session, queue *events) *Session 
 		gateway: gateway,
 		outer:   outer,
 		mac:     cookie.NewMAC1Key(gateway.Identity),
-		begun:   time.Now(),
-		log:     config.Logger.With(zap.Stringer("gateway", gateway.Identity)),
+		began:   time.Now(),
+		log:     config.Logger.With(slog.String("gateway", gateway.Identity.String())),
 		events:  queue,
-		trouble: make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 	}
 	s.flows.init()
@@ -99,40 +101,40 @@ func newSession(config Config, hop int, outer *Session, queue *events) *Session 
 	return s
 }
 
-// adopt puts a link in the place of the one before, if there is one, which then
-// goes. It reports whether the session still wants it.
-func (s *Session) adopt(l *link) bool {
-	l.start()
+// adopt replaces the sessionConn and closes the previous one. It reports false, and closes
+// c, if the session has ended.
+func (s *Session) adopt(c *sessionConn) bool {
+	c.start()
 	s.mu.Lock()
 	if s.finished {
 		s.mu.Unlock()
-		l.close()
+		c.close()
 		return false
 	}
-	old := s.link.Swap(l)
+	old := s.conn.Swap(c)
 	s.lastErr = nil
-	w := l.way.Load()
+	active := c.active.Load()
 	s.pathReason = ""
-	if w.path.Transport == path.TCP && s.config.Transport == Auto {
+	if active.path.Transport == path.TCP && s.config.Transport == Auto {
 		s.pathReason = "UDP did not answer in time"
 	}
-	s.running.Go(func() { l.serve(w) })
+	s.running.Go(func() { c.serve(active) })
 	s.mu.Unlock()
 	if old == nil {
 		return true
 	}
-	s.count.expired.Add(old.way.Load().expired())
+	s.count.expired.Add(old.active.Load().expired())
 	old.close()
 	for _, f := range s.flows.all() {
 		if f.to.forward() {
-			f.inbox.tell(errMoved)
+			f.inbox.report(errOuterReplaced)
 		}
 	}
 	return true
 }
 
-// Close ends the session and everything that is open on it, and tells the gateway.
-// It returns when nothing of it runs any more, and always nil.
+// Close closes the session and its flows, sends the gateway a Close, and waits for the
+// session's goroutines. It always returns nil.
 func (s *Session) Close() error {
 	s.finish(ErrClosed)
 	s.running.Wait()
@@ -142,7 +144,7 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// finish ends the session for good. The first call counts.
+// finish ends the session for good. Only the first call has an effect.
 func (s *Session) finish(err error) {
 	s.mu.Lock()
 	if s.finished {
@@ -152,26 +154,26 @@ func (s *Session) finish(err error) {
 	s.finished, s.err = true, err
 	s.mu.Unlock()
 	s.cancel()
-	forUsers := err
+	flowErr := err
 	if errors.Is(err, ErrClosed) {
-		forUsers = net.ErrClosed
+		flowErr = net.ErrClosed
 	}
-	s.flows.end(forUsers)
-	if l := s.link.Load(); l != nil {
-		l.close()
+	s.flows.end(flowErr)
+	if c := s.conn.Load(); c != nil {
+		c.close()
 	}
 	if s.outer != nil {
 		s.outer.finish(ErrClosed)
 	}
-	s.tell(Event{Kind: Closed, Err: err})
+	s.emit(Event{Kind: Closed, Err: err})
 	close(s.done)
 }
 
 // Done returns a channel that is closed when the session has ended for good.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Err returns why the session has ended: ErrClosed, or an *EndedError. It is nil
-// before Done is closed, also while the session is being made anew.
+// Err returns why the session has ended: ErrClosed or an *EndedError. It is nil before
+// Done is closed, while reconnecting too.
 func (s *Session) Err() error {
 	select {
 	case <-s.done:
@@ -181,73 +183,152 @@ func (s *Session) Err() error {
 	}
 }
 
-// at returns how old the session is: the time that its parts go by.
-func (s *Session) at(now time.Time) time.Duration { return now.Sub(s.begun) }
+// at returns the session's age at a time.
+func (s *Session) at(now time.Time) time.Duration { return now.Sub(s.began) }
 
-// maxPacket returns the size of the largest packet that may be sent now: what is
-// configured, what the gateway takes, what the path is believed to take.
+// maxPacket returns the size of the largest packet to send now: the least of the
+// configuration, the gateway's limit and the path MTU.
 func (s *Session) maxPacket() int {
 	most := s.config.MaxPacket
 	if s.outer != nil {
-		most = s.outer.maxPacket() - wrap
+		most = s.outer.maxPacket() - forwardOverhead
 	}
-	if l := s.link.Load(); l != nil {
-		most = min(most, int(l.maxDatagram.Load()), l.session.MaxPacket())
+	if c := s.conn.Load(); c != nil {
+		most = min(most, int(c.maxDatagram.Load()), c.session.MaxPacket())
 	}
 	return most
 }
 
-// pathChanged tells that packets go another way.
-func (s *Session) pathChanged(from, to path.Transport, why string) {
+func (s *Session) pathChanged(from, to path.Transport, reason string) {
 	s.mu.Lock()
-	s.pathReason = why
+	s.pathReason = reason
 	if to == path.UDP && from == path.TCP {
 		s.pathReason = ""
 	}
 	s.mu.Unlock()
-	s.tell(Event{Kind: PathChanged, From: from, To: to, Reason: why})
+	s.emit(Event{Kind: PathChanged, From: transportOf(from), To: transportOf(to), Reason: reason})
 }
 
-// tellTransport tells of an event with the transport that carries the session.
-func (s *Session) tellTransport(k EventKind) {
-	carrier, why := s.carrier()
-	s.tell(Event{Kind: k, From: carrier, To: carrier, Reason: why})
+func (s *Session) setLastErr(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastErr = err
 }
 
-// tell tells the user and the log of an event.
-func (s *Session) tell(e Event) {
-	e.Gateway = s.gateway.Identity
-	s.events.push(e)
-	switch e.Kind {
-	case Connected:
-		s.log.Info("connected", transportFields(e)...)
-	case Rekeyed:
-		s.log.Debug("rekeyed", zap.Uint32("generation", e.Generation))
-	case Reconnecting:
-		s.log.Warn("reconnecting", zap.Error(e.Err))
-	case Reconnected:
-		s.log.Info("reconnected", transportFields(e)...)
-	case PathChanged:
-		if e.From == e.To {
-			s.log.Info("the path has changed: another local port is used", transportFields(e)...)
-			return
+// isEntry reports whether another session runs over this one.
+func (s *Session) isEntry() bool { return s.hop < len(s.config.Via) }
+
+// pin returns the hash of the only KEM key to accept; it applies to the exit.
+func (s *Session) pin() *[32]byte {
+	if s.isEntry() {
+		return nil
+	}
+	return s.config.PinnedKEM
+}
+
+// entries returns the identities of the gateways before this one.
+func (s *Session) entries() []identity.PublicKey {
+	var ids []identity.PublicKey
+	for _, g := range s.config.Via[:s.hop] {
+		ids = append(ids, g.Identity)
+	}
+	return ids
+}
+
+// Ping measures the round trip to the gateway. It retransmits each second until ctx is
+// done; a ctx without a deadline gets Config.Timeout.
+func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	again := time.NewTimer(0)
+	defer again.Stop()
+	pong := make(chan struct{}, 1)
+	var sent time.Time
+	forget := func() {}
+	defer func() { forget() }()
+	for {
+		select {
+		case <-pong:
+			return time.Since(sent), nil
+		case <-again.C:
+			forget()
+			sent, forget = s.sendPing(pong)
+			again.Reset(pingInterval)
+		case <-ctx.Done():
+			return 0, s.waitError(ctx, "ping")
+		case <-s.done:
+			return 0, s.Err()
 		}
-		s.log.Warn("the path has changed: another transport is used", transportFields(e)...)
-	case Closed:
-		if errors.Is(e.Err, ErrClosed) {
-			s.log.Info("closed")
-			return
-		}
-		s.log.Warn("ended", zap.Error(e.Err))
 	}
 }
 
-// transportFields says in the log what carries a session, and why where that is not
-// the first choice.
-func transportFields(e Event) []zap.Field {
-	fields := []zap.Field{zap.Stringer("transport", e.To)}
-	if e.Reason != "" {
-		fields = append(fields, zap.String("because", e.Reason))
+// sendPing sends a Ping whose Pong is reported on pong until forget is called. It sends
+// nothing while the session is down.
+func (s *Session) sendPing(pong chan<- struct{}) (sent time.Time, forget func()) {
+	c := s.conn.Load()
+	var token [8]byte
+	err := c.update(func(st *connState, now time.Time) {
+		sent = now
+		token = c.session.Ping(now, wire.MinPingPacket, &st.out)
+		st.pongs[token] = pong
+	})
+	if err != nil {
+		return time.Time{}, func() {}
 	}
-	return fields
+	return sent, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.st.pongs, token)
+	}
+}
+
+// Rekey renews the session's keys now and returns when both ends have them. A ctx without
+// a deadline gets Config.Timeout.
+func (s *Session) Rekey(ctx context.Context) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	first := s.conn.Load()
+	from := first.generation()
+	for {
+		c := s.conn.Load()
+		if c != first || c.generation() != from {
+			return nil // a reconnect brings new keys too
+		}
+		var changed <-chan struct{}
+		_ = c.update(func(st *connState, now time.Time) {
+			changed = st.changed
+			c.session.Rekey(now, &st.out) // does nothing during a rekey
+		})
+		var replaced <-chan time.Time
+		if changed == nil { // the conn has ended: the next one has other keys
+			replaced = time.After(livenessInterval)
+		}
+		select {
+		case <-changed:
+		case <-replaced:
+		case <-ctx.Done():
+			return s.waitError(ctx, "rekey")
+		case <-s.done:
+			return s.Err()
+		}
+	}
+}
+
+// bounded gives ctx a deadline if it has none.
+func (s *Session) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, s.config.Timeout)
+}
+
+// waitError is the error of an operation whose ctx is done before the gateway answered.
+func (s *Session) waitError(ctx context.Context, op string) error {
+	s.mu.Lock()
+	down := s.lastErr
+	s.mu.Unlock()
+	if down != nil {
+		return fmt.Errorf("client: %s: %w (reconnecting: %w)", op, ctx.Err(), down)
+	}
+	return fmt.Errorf("client: %s: no answer: %w", op, ctx.Err())
 }

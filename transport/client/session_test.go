@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -166,16 +167,16 @@ func TestDial(t *testing.T) {
 		exchange(t, c, "third")
 
 		info := s.Info()
-		if info.Gateway != w.g.identity.Public() || info.KEM != kem.MLKEM768 || !info.AEAD.Valid() || info.Generation != 0 || info.Down != nil {
+		if info.Gateway != w.g.identity.Public() || info.KEM != client.MLKEM768 || info.AEAD == "" || info.Generation != 0 || info.Down != nil {
 			t.Errorf("info: %+v", info)
 		}
 		if info.RTT < 2*w.net.delay || info.RTT > 3*w.net.delay {
 			t.Errorf("round trip %s, want %s", info.RTT, 2*w.net.delay)
 		}
-		if info.Terms != terms || info.MaxPacket != client.DefaultMaxPacket {
+		if info.Terms.RekeyAfter != terms.RekeyAfter || info.Terms.IdleTTL != terms.IdleTTL || info.Terms.MaxDatagram != int(terms.MaxDatagram) || info.MaxPacket != client.DefaultMaxPacket {
 			t.Errorf("terms %+v, packets of %d", info.Terms, info.MaxPacket)
 		}
-		if p := info.Handshake; p.Answered.Before(p.Started) || p.KKT.Before(p.Answered) || !p.Established.After(p.KKT) {
+		if p := info.Handshake; p.Answered.Before(p.Started) || p.Key.Before(p.Answered) || !p.Established.After(p.Key) {
 			t.Errorf("progress: %+v", p)
 		}
 		w.g.with(func() {
@@ -269,11 +270,11 @@ func TestPinnedKEM(t *testing.T) {
 func TestKEMs(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
-		config.KEM = new(kem.XWing)
+		config.KEM = client.XWing
 		s := w.dial(config)
 		defer w.closes(s)
 		exchange(t, flowTo(t, s, "203.0.113.7:53"), "over X-Wing")
-		if got := s.Info().KEM; got != kem.XWing {
+		if got := s.Info().KEM; got != client.XWing {
 			t.Errorf("KEM %s", got)
 		}
 	})
@@ -285,10 +286,10 @@ func TestConfigErrors(t *testing.T) {
 		config client.Config
 		words  string
 	}{
-		"no identity":       {client.Config{Gateway: g}, "Identity is missing"},
+		"no identity":       {client.Config{Gateway: g}, "no Identity"},
 		"no gateway":        {client.Config{Identity: clientKey}, "gateway 1 of 1"},
 		"bad entry":         {client.Config{Gateway: g, Via: []uri.Gateway{g, {}}, Identity: clientKey}, "gateway 2 of 3"},
-		"McEliece":          {client.Config{Gateway: g, Identity: clientKey, KEM: new(kem.McEliece)}, "take ML-KEM-768"},
+		"McEliece":          {client.Config{Gateway: g, Identity: clientKey, KEM: 9}, "use ML-KEM-768"},
 		"small packets":     {client.Config{Gateway: g, Identity: clientKey, MaxPacket: 1079}, "needs 1080 to 1500"},
 		"no room for entry": {client.Config{Gateway: g, Via: []uri.Gateway{g}, Identity: clientKey, MaxPacket: 1148}, "needs 1149 to 1500"},
 		"large packets":     {client.Config{Gateway: g, Identity: clientKey, MaxPacket: 1501}, "1501"},
@@ -343,11 +344,11 @@ func TestDialErrors(t *testing.T) {
 			func(_ *world, c *client.Config) {
 				c.Gateway.Host, c.Resolver = "gw.example.com", names("other.example.com")
 			},
-			[]string{"no session with gateway gw.example.com:51264", "gw.example.com does not resolve", "in the URI"}, nil,
+			[]string{"no session with gateway gw.example.com:51264", "no address for gw.example.com", "check the URI"}, nil,
 		},
 		"nobody there": {
 			func(w *world, c *client.Config) { c.Gateway.Port = 9 },
-			[]string{"198.51.100.1:9", "within 10s", "nothing listens on port 9", "not running"}, transport.ErrRefused,
+			[]string{"198.51.100.1:9", "within 10s", "nothing listens on port 9"}, transport.ErrRefused,
 		},
 		"dropped on the way": {
 			func(w *world, _ *client.Config) {
@@ -372,7 +373,16 @@ func TestDialErrors(t *testing.T) {
 			[]string{"does not list this client's identity"}, nil,
 		},
 		"KEM": {
-			func(w *world, c *client.Config) { c.KEM = new(kem.X25519) },
+			func(w *world, c *client.Config) {
+				c.KEM = client.XWing
+				w.g.with(func() {
+					kems, err := state.NewKEMKeys(time.Now(), []kem.ID{kem.MLKEM768}, rand.Reader)
+					if err != nil {
+						w.Fatal(err)
+					}
+					w.g.config.KEMs = kems
+				})
+			},
 			[]string{"KEM not offered"}, nil,
 		},
 	} {

@@ -12,8 +12,7 @@ import (
 	"lewes/state/wire"
 )
 
-// NameAddr is the address of a target by its name, which the gateway resolves.
-// It is comparable.
+// NameAddr is the address of a target whose name the gateway resolves. It is comparable.
 type NameAddr struct {
 	Host string
 	Port uint16
@@ -25,14 +24,14 @@ func (a NameAddr) Network() string { return "udp" }
 // String returns host:port.
 func (a NameAddr) String() string { return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port))) }
 
-// destination is where a flow leads: an address, a name, or another gateway.
+// destination is the target of a flow: an address, a name, or a gateway.
 type destination struct {
 	addr    netip.AddrPort
 	name    NameAddr
 	gateway identity.PublicKey
 }
 
-// opening returns the bytes by which a packet opens a flow there.
+// opening returns the bytes of a packet that open a flow to d.
 func (d destination) opening() ([]byte, error) {
 	if d.gateway != (identity.PublicKey{}) {
 		return d.gateway[:], nil
@@ -49,7 +48,7 @@ func (d destination) opening() ([]byte, error) {
 
 func (d destination) forward() bool { return d.gateway != (identity.PublicKey{}) }
 
-// net returns d as users know it.
+// net returns d as a net.Addr.
 func (d destination) net() net.Addr {
 	if d.forward() {
 		return nil
@@ -73,7 +72,7 @@ func (d destination) String() string {
 func targetError(target string, err error) error {
 	switch {
 	case errors.Is(err, wire.ErrName):
-		err = fmt.Errorf("%w: %q is neither an IP address nor a host name; write a name of another alphabet in its xn-- form", ErrTarget, target)
+		err = fmt.Errorf("%w: %q is neither an IP address nor a host name (internationalized names need the xn-- form)", ErrTarget, target)
 	case errors.Is(err, wire.ErrPort):
 		err = fmt.Errorf("%w: %s has port 0", ErrTarget, target)
 	default:
@@ -82,7 +81,7 @@ func targetError(target string, err error) error {
 	return err
 }
 
-// parseDestination reads the address of a DialContext.
+// parseDestination parses the address of a DialContext.
 func parseDestination(ctx context.Context, network, address string) (destination, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -94,7 +93,7 @@ func parseDestination(ctx context.Context, network, address string) (destination
 		return destination{}, err
 	}
 	if host == "" {
-		return destination{}, fmt.Errorf("%w: %q names no host", ErrTarget, address)
+		return destination{}, fmt.Errorf("%w: no host in %q", ErrTarget, address)
 	}
 	port, err := parsePort(ctx, network, service)
 	if err != nil {
@@ -107,7 +106,7 @@ func parseDestination(ctx context.Context, network, address string) (destination
 	return addrDestination(network, netip.AddrPortFrom(addr, port))
 }
 
-// services knows the names of ports by what this machine has on file.
+// services resolves port names from this machine's files.
 var services = net.Resolver{PreferGo: true}
 
 func parsePort(ctx context.Context, network, service string) (uint16, error) {
@@ -123,16 +122,16 @@ func addrDestination(network string, a netip.AddrPort) (destination, error) {
 	addr := a.Addr().Unmap()
 	switch {
 	case !addr.IsValid():
-		return destination{}, fmt.Errorf("%w: an address is missing", ErrTarget)
+		return destination{}, fmt.Errorf("%w: no address", ErrTarget)
 	case addr.Zone() != "":
-		return destination{}, fmt.Errorf("%w: %s has a zone, which means nothing at the gateway", ErrTarget, addr)
+		return destination{}, fmt.Errorf("%w: zone in %s", ErrTarget, addr)
 	case network == "udp4" && !addr.Is4(), network == "udp6" && !addr.Is6():
-		return destination{}, fmt.Errorf("%w: %s is no address for %s", ErrTarget, addr, network)
+		return destination{}, fmt.Errorf("%w: %s is not an address for %s", ErrTarget, addr, network)
 	}
 	return destination{addr: netip.AddrPortFrom(addr, a.Port())}, nil
 }
 
-// destinationOf reads the address of a WriteTo.
+// destinationOf parses the address of a WriteTo.
 func destinationOf(a net.Addr) (destination, error) {
 	switch a := a.(type) {
 	case NameAddr:
@@ -143,14 +142,10 @@ func destinationOf(a net.Addr) (destination, error) {
 		}
 	case *net.UDPAddr:
 		if a != nil {
-			return udpDestination(a)
+			return addrDestination("udp", a.AddrPort())
 		}
 	case interface{ AddrPort() netip.AddrPort }:
 		return addrDestination("udp", a.AddrPort())
 	}
-	return destination{}, fmt.Errorf("%w: an address of type %T; give a *net.UDPAddr, something with an AddrPort method, or a client.NameAddr", ErrTarget, a)
-}
-
-func udpDestination(a *net.UDPAddr) (destination, error) {
-	return addrDestination("udp", a.AddrPort())
+	return destination{}, fmt.Errorf("%w: address of type %T: use a *net.UDPAddr, a type with an AddrPort method, or a NameAddr", ErrTarget, a)
 }

@@ -159,7 +159,7 @@ func TestViaErrors(t *testing.T) {
 		// An entry that does not know the exit says so; nobody waits for that.
 		entry.with(func() { entry.directory = map[identity.PublicKey]netip.AddrPort{} })
 		began := time.Now()
-		fails("through "+entry.identity.Public().String(), "does not forward to "+w.g.identity.Public().String(), "directory")
+		fails("through "+entry.identity.Public().String(), "does not forward", w.g.identity.Public().String(), "directory")
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("known after %s", took)
 		}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
-	"lewes/state/path"
 	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/client"
@@ -53,7 +52,7 @@ func (w *world) until(what string, limit time.Duration, done func() bool) time.D
 	return time.Since(began)
 }
 
-func over(s *client.Session, t path.Transport) func() bool {
+func over(s *client.Session, t client.Transport) func() bool {
 	return func() bool { return s.Info().Transport == t }
 }
 
@@ -80,18 +79,18 @@ func TestNotListedOverBoth(t *testing.T) {
 // Shows R10.9.
 func TestFallsBackToTCP(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
-		hellos := map[path.Transport][]wire.ClientHello{}
+		hellos := map[client.Transport][]wire.ClientHello{}
 		w.net.losing(func(from, to netip.AddrPort, p []byte) bool {
-			over := path.TCP
+			over := client.TCP
 			if w.udp(from, to) {
-				over = path.UDP
+				over = client.UDP
 			}
 			if kind, content, err := wire.ParseBody(wire.Body(p)); err == nil && kind == wire.TypeClientHello {
 				if h, err := wire.ParseClientHello(content); err == nil {
 					hellos[over] = append(hellos[over], h)
 				}
 			}
-			return over == path.UDP
+			return over == client.UDP
 		})
 		began := time.Now()
 		s := w.dial(w.configOfTwo())
@@ -101,16 +100,16 @@ func TestFallsBackToTCP(t *testing.T) {
 			t.Errorf("the first datagram was through after %s", took)
 		}
 		info := s.Info()
-		if info.Transport != path.TCP || info.TransportReason != "UDP did not answer in time" {
+		if info.Transport != client.TCP || info.TransportReason != "UDP did not answer in time" {
 			t.Errorf("over %s because %q", info.Transport, info.TransportReason)
 		}
 		if a, ok := info.Local.(*net.TCPAddr); !ok || a.IP.String() != clientAddr.String() {
 			t.Errorf("local address %v", info.Local)
 		}
-		if e := w.lastEvent(client.Connected); e.To != path.TCP || e.Reason != info.TransportReason {
+		if e := w.lastEvent(client.Connected); e.To != client.TCP || e.Reason != info.TransportReason {
 			t.Errorf("event: %+v", e)
 		}
-		udp, tcp := hellos[path.UDP], hellos[path.TCP]
+		udp, tcp := hellos[client.UDP], hellos[client.TCP]
 		if len(udp) < 3 || len(tcp) == 0 {
 			t.Fatalf("%d hellos over UDP, %d over TCP", len(udp), len(tcp))
 		}
@@ -131,7 +130,7 @@ func TestFallsBackAtOnce(t *testing.T) {
 		s := w.dial(config)
 		defer w.closes(s)
 		exchange(t, flowTo(t, s, "203.0.113.7:53"), "hello")
-		if took := time.Since(began); took > 200*time.Millisecond || s.Info().Transport != path.TCP {
+		if took := time.Since(began); took > 200*time.Millisecond || s.Info().Transport != client.TCP {
 			t.Errorf("over %s after %s", s.Info().Transport, took)
 		}
 	})
@@ -148,7 +147,7 @@ func TestSessionAcrossTransports(t *testing.T) {
 		c := flowTo(t, s, "203.0.113.7:53")
 		exchange(t, c, "before")
 		first := s.Info()
-		if first.Transport != path.UDP || first.TransportReason != "" {
+		if first.Transport != client.UDP || first.TransportReason != "" {
 			t.Fatalf("info: %+v", first)
 		}
 		w.g.arrivals()
@@ -172,7 +171,7 @@ func TestSessionAcrossTransports(t *testing.T) {
 			took := w.until("fallback to TCP", 10*time.Second, func() bool {
 				write(t, c, "lost, maybe")
 				time.Sleep(90 * time.Millisecond)
-				return s.Info().Transport == path.TCP
+				return s.Info().Transport == client.TCP
 			})
 			if took >= 4*time.Second {
 				t.Errorf("fell back after %s", took)
@@ -180,20 +179,20 @@ func TestSessionAcrossTransports(t *testing.T) {
 			time.Sleep(time.Second)
 			drain(c)
 			same("over TCP")
-			if e := w.lastEvent(client.PathChanged); e.From != path.UDP || e.To != path.TCP || !strings.Contains(e.Reason, "UDP") || e.Reason != s.Info().TransportReason {
+			if e := w.lastEvent(client.PathChanged); e.From != client.UDP || e.To != client.TCP || !strings.Contains(e.Reason, "UDP") || e.Reason != s.Info().TransportReason {
 				t.Errorf("event: %+v", e)
 			}
 			time.Sleep(3*time.Minute - time.Since(began))
-			if got := s.Info().Transport; got != path.TCP {
+			if got := s.Info().Transport; got != client.TCP {
 				t.Fatalf("over %s while UDP is blocked", got)
 			}
 			same("over TCP for minutes")
 			w.net.losing(nil)
-			if took := w.until("return to UDP", time.Minute, over(s, path.UDP)); took >= 30*time.Second {
+			if took := w.until("return to UDP", time.Minute, over(s, client.UDP)); took >= 30*time.Second {
 				t.Errorf("returned after %s", took)
 			}
 			same("over UDP again")
-			if e := w.lastEvent(client.PathChanged); e.From != path.TCP || e.To != path.UDP || e.Reason != "UDP works again" || s.Info().TransportReason != "" {
+			if e := w.lastEvent(client.PathChanged); e.From != client.TCP || e.To != client.UDP || e.Reason != "UDP works again" || s.Info().TransportReason != "" {
 				t.Errorf("event: %+v", e)
 			}
 		}
@@ -229,7 +228,7 @@ func TestIdleSessionFallsBack(t *testing.T) {
 		defer w.closes(s)
 		time.Sleep(time.Second)
 		w.block()
-		if took := w.until("fallback to TCP", time.Minute, over(s, path.TCP)); took > client.DefaultKeepalive+4*time.Second {
+		if took := w.until("fallback to TCP", time.Minute, over(s, client.TCP)); took > client.DefaultKeepalive+4*time.Second {
 			t.Errorf("after %s", took)
 		}
 		// What the gateway sends unasked arrives, by the Poll that waits there.
@@ -281,10 +280,10 @@ func TestNewLocalPort(t *testing.T) {
 		time.Sleep(time.Second)
 		drain(c)
 		exchange(t, c, "after")
-		if info := s.Info(); info.Transport != path.UDP || info.Handle != first.Handle || info.TransportReason == "" {
+		if info := s.Info(); info.Transport != client.UDP || info.Handle != first.Handle || info.TransportReason == "" {
 			t.Errorf("info: %+v", info)
 		}
-		if e := w.lastEvent(client.PathChanged); e.From != path.UDP || e.To != path.UDP || !strings.Contains(e.Reason, "local port") {
+		if e := w.lastEvent(client.PathChanged); e.From != client.UDP || e.To != client.UDP || !strings.Contains(e.Reason, "local port") {
 			t.Errorf("event: %+v", e)
 		}
 		if n := w.net.streamed.Load(); n != 0 {
@@ -317,7 +316,7 @@ func TestOverTCPAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		exchange(t, c, "new keys")
-		if info := s.Info(); info.Transport != path.TCP || info.TransportReason != "" || info.Generation != 1 {
+		if info := s.Info(); info.Transport != client.TCP || info.TransportReason != "" || info.Generation != 1 {
 			t.Errorf("info: %+v", info)
 		}
 		time.Sleep(2 * time.Minute)
@@ -359,17 +358,17 @@ func TestNeitherTransport(t *testing.T) {
 		w.block()
 		_, err := client.Dial(t.Context(), config)
 		var dial *client.DialError
-		if !errors.As(err, &dial) || dial.Over != path.UDP || dial.TCP == nil || !errors.Is(dial.TCP.Underlay, transport.ErrRefused) {
+		if !errors.As(err, &dial) || dial.Transport != client.UDP || dial.TCP == nil || !errors.Is(dial.TCP.Underlay, transport.ErrRefused) {
 			t.Fatalf("error: %v", err)
 		}
-		for _, words := range []string{"over UDP: nobody there proved", "UDP is blocked", "over TCP, port 443: nobody there proved", "nothing listens on port 443"} {
+		for _, words := range []string{"\nover UDP: ", "\nover TCP, port 443: ", "nothing listens on port 443"} {
 			if !strings.Contains(err.Error(), words) {
 				t.Errorf("the error does not say %q: %v", words, err)
 			}
 		}
 		config.Transport = client.TCP
 		_, err = client.Dial(t.Context(), config)
-		if !errors.As(err, &dial) || dial.Over != path.TCP || dial.TCP != nil || !strings.Contains(err.Error(), "TCP is blocked") || !strings.Contains(err.Error(), "port 443") {
+		if !errors.As(err, &dial) || dial.Transport != client.TCP || dial.TCP != nil || !strings.Contains(err.Error(), "port 443") {
 			t.Errorf("error: %v", err)
 		}
 	})
@@ -388,7 +387,7 @@ func TestTCPIsLost(t *testing.T) {
 		took := w.until("UDP", 20*time.Second, func() bool {
 			write(t, c, "lost, maybe")
 			time.Sleep(90 * time.Millisecond)
-			return s.Info().Transport == path.UDP
+			return s.Info().Transport == client.UDP
 		})
 		if took > 3*time.Second {
 			t.Errorf("after %s", took)
@@ -470,7 +469,7 @@ func TestEntryOverTCP(t *testing.T) {
 		w.until("fallback", 20*time.Second, func() bool {
 			write(t, c, "lost, maybe")
 			time.Sleep(90 * time.Millisecond)
-			return s.Info().Transport == path.TCP
+			return s.Info().Transport == client.TCP
 		})
 		time.Sleep(2 * time.Second)
 		drain(c)
@@ -516,7 +515,7 @@ func TestKeepaliveAdaptsToTheNAT(t *testing.T) {
 		if n := w.net.nat.moves - before; n != 0 {
 			t.Errorf("the NAT forgot %d times since", n)
 		}
-		if got := s.Info().Transport; got != path.UDP {
+		if got := s.Info().Transport; got != client.UDP {
 			t.Errorf("over %s", got)
 		}
 	})
@@ -542,7 +541,7 @@ func TestRebindingNAT(t *testing.T) {
 			w.net.nat.next = w.net.port + uint16(time.Now().Unix()%1000)
 			w.net.mu.Unlock()
 		}
-		if s.Stats().Reconnects != 0 || s.Info().Transport != path.UDP || w.happened() != "connected" {
+		if s.Stats().Reconnects != 0 || s.Info().Transport != client.UDP || w.happened() != "connected" {
 			t.Errorf("events: %s", w.happened())
 		}
 	})
@@ -558,7 +557,7 @@ func TestBadLine(t *testing.T) {
 		s := w.dial(w.configOfTwo())
 		defer w.closes(s)
 		c := flowTo(t, s, "203.0.113.7:53")
-		over := map[path.Transport]int{}
+		over := map[client.Transport]int{}
 		came := 0
 		const sent = 6000
 		for range sent {
@@ -570,7 +569,7 @@ func TestBadLine(t *testing.T) {
 			}
 		}
 		t.Logf("%d of %d echoes, over %v; %s", came, sent, over, w.happened())
-		if s.Stats().Reconnects != 0 || over[path.UDP] < sent*9/10 || came < sent*4/10 {
+		if s.Stats().Reconnects != 0 || over[client.UDP] < sent*9/10 || came < sent*4/10 {
 			t.Errorf("%d of %d echoes, over %v; %s", came, sent, over, w.happened())
 		}
 	})
@@ -643,7 +642,7 @@ func TestOtherAddress(t *testing.T) {
 				time.Sleep(time.Second)
 				drain(c)
 				exchange(t, c, "after")
-				if info := s.Info(); took > 4*time.Second || info.Handle != handle || info.Transport != path.UDP || s.Stats().Reconnects != 0 {
+				if info := s.Info(); took > 4*time.Second || info.Handle != handle || info.Transport != client.UDP || s.Stats().Reconnects != 0 {
 					t.Errorf("after %s: %+v", took, info)
 				}
 			})

@@ -1,4 +1,4 @@
-package main
+package portforward
 
 import (
 	"bytes"
@@ -13,9 +13,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 
-	"lewes/state/wire"
 	"lewes/transport/client"
 )
 
@@ -81,7 +79,7 @@ func (d *fakeDialer) DialContext(_ context.Context, network, address string) (ne
 		}
 	}
 	if d.bound > 0 && open >= d.bound {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: &client.FlowError{Target: address, Reason: wire.FlowBound}}
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &client.FlowError{Target: address, Reason: client.ReasonLimit}}
 	}
 	f := &fakeFlow{number: len(d.flows), up: make(chan []byte, 100), down: make(chan []byte, 100), fail: make(chan error, 1), closed: make(chan struct{})}
 	d.flows = append(d.flows, f)
@@ -110,42 +108,70 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// testRelay runs a relay to the end of the test.
-func testRelay(t *testing.T, d *fakeDialer, change func(*relay)) *relay {
+const patience = 20 * time.Second
+
+var mapping = Mapping{Local: netip.MustParseAddrPort("127.0.0.1:0"), Target: "192.0.2.1:53"}
+
+// listen returns a Forwarder of one port or more.
+func listen(t *testing.T, ports int) *Forwarder {
 	t.Helper()
-	r, err := newRelay(t.Context(), mapping{local: netip.AddrPortFrom(loopback, 0), target: "192.0.2.1:53"}, zap.NewNop())
+	f, err := Listen(t.Context(), slices.Repeat([]Mapping{mapping}, ports), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.dialer, r.siblings = d, []*relay{r}
-	if change != nil {
-		change(r)
-	}
+	return f
+}
+
+// run runs a Forwarder until the end of the test.
+func run(t *testing.T, f *Forwarder, d *fakeDialer) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- r.run(ctx) }()
+	go func() { ended <- f.Run(ctx, d) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		for _, f := range d.flows {
-			// Another relay that shares the dialer ends at the same time.
-			eventually(t, fmt.Sprintf("end of flow %d", f.number), f.isClosed)
+		for _, flow := range d.flows {
+			eventually(t, fmt.Sprintf("end of flow %d", flow.number), flow.isClosed)
 		}
 		goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	})
-	return r
 }
 
-func say(t *testing.T, conn net.Conn, text string) {
+// start runs a Forwarder of one port until the end of the test.
+func start(t *testing.T, d *fakeDialer, change func(*port)) *port {
+	t.Helper()
+	f := listen(t, 1)
+	if change != nil {
+		change(f.ports[0])
+	}
+	run(t, f, d)
+	return f.ports[0]
+}
+
+func (p *port) addr() string { return p.local.LocalAddr().String() }
+
+// localSocket returns a local program's socket.
+func localSocket(t *testing.T, to string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("udp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func send(t *testing.T, conn net.Conn, text string) {
 	t.Helper()
 	if _, err := conn.Write([]byte(text)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func hears(t *testing.T, f *fakeFlow, want string) {
+func expect(t *testing.T, f *fakeFlow, want string) {
 	t.Helper()
 	select {
 	case got := <-f.up:
@@ -157,14 +183,14 @@ func hears(t *testing.T, f *fakeFlow, want string) {
 	}
 }
 
-func TestRelayKeepsPeersApart(t *testing.T) {
+func TestPeersHaveSeparateFlows(t *testing.T) {
 	d := new(fakeDialer)
-	r := testRelay(t, d, nil)
+	r := start(t, d, nil)
 	anna, ben := localSocket(t, r.addr()), localSocket(t, r.addr())
-	say(t, anna, "from anna")
-	hears(t, d.flow(t, 0), "from anna")
-	say(t, ben, "from ben")
-	hears(t, d.flow(t, 1), "from ben")
+	send(t, anna, "from anna")
+	expect(t, d.flow(t, 0), "from anna")
+	send(t, ben, "from ben")
+	expect(t, d.flow(t, 1), "from ben")
 	d.flow(t, 0).down <- []byte("to anna")
 	d.flow(t, 1).down <- []byte("to ben")
 	for conn, want := range map[net.Conn]string{anna: "to anna", ben: "to ben"} {
@@ -179,9 +205,9 @@ func TestRelayKeepsPeersApart(t *testing.T) {
 	eventually(t, "count", func() bool { return r.up.Load() == 2 && r.down.Load() == 2 && r.lost.Load() == 0 })
 }
 
-// TestRelayBound: beyond the bound the peer gives way with whom nothing passed for
+// TestFullPortEvictsLeastActivePeer: a port or session at its bound evicts the peer that was inactive
 // longest, in either direction.
-func TestRelayBound(t *testing.T) {
+func TestFullPortEvictsLeastActivePeer(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		peer int // bound of the relay
@@ -189,83 +215,81 @@ func TestRelayBound(t *testing.T) {
 	}{{"of the relay", 3, 0}, {"of the session", 100, 3}} {
 		t.Run(row.name, func(t *testing.T) {
 			d := &fakeDialer{bound: row.flow}
-			r := testRelay(t, d, func(r *relay) { r.maxPeers = row.peer })
+			r := start(t, d, func(r *port) { r.maxPeers = row.peer })
 			var peers []net.Conn
 			for i := range 3 {
 				peers = append(peers, localSocket(t, r.addr()))
-				say(t, peers[i], "first")
-				hears(t, d.flow(t, i), "first")
+				send(t, peers[i], "first")
+				expect(t, d.flow(t, i), "first")
 			}
-			say(t, peers[0], "again") // now 1 is the quietest of those who sent
-			hears(t, d.flow(t, 0), "again")
-			d.flow(t, 1).down <- []byte("answer") // but is answered, and 2 is quietest
+			send(t, peers[0], "again") // 1 is now the first to have sent
+			expect(t, d.flow(t, 0), "again")
+			d.flow(t, 1).down <- []byte("answer") // 2 is now the least active
 			eventually(t, "answer", func() bool { return r.down.Load() == 1 })
-			say(t, localSocket(t, r.addr()), "one more")
-			hears(t, d.flow(t, 3), "one more")
+			send(t, localSocket(t, r.addr()), "one more")
+			expect(t, d.flow(t, 3), "one more")
 			if got := []bool{d.flow(t, 0).isClosed(), d.flow(t, 1).isClosed(), d.flow(t, 2).isClosed()}; !slices.Equal(got, []bool{false, false, true}) {
 				t.Errorf("closed are %v, want the third alone", got)
 			}
-			// Who gave way comes back with another flow.
-			say(t, peers[2], "back")
-			hears(t, d.flow(t, 4), "back")
+			// The evicted peer gets another flow.
+			send(t, peers[2], "back")
+			expect(t, d.flow(t, 4), "back")
 		})
 	}
 }
 
-// TestRelaysShareABound: a mapping whose session has no flow left takes the quietest
-// of another mapping.
-func TestRelaysShareABound(t *testing.T) {
+// TestFullSessionEvictsAcrossPorts: a port may evict the peer of another port.
+func TestFullSessionEvictsAcrossPorts(t *testing.T) {
 	d := &fakeDialer{bound: 2}
-	first := testRelay(t, d, nil)
-	second := testRelay(t, d, func(r *relay) {
-		r.siblings = append(r.siblings, first)
-	})
+	f := listen(t, 2)
+	run(t, f, d)
+	first, second := f.ports[0], f.ports[1]
 	early, late := localSocket(t, first.addr()), localSocket(t, first.addr())
-	say(t, early, "early")
-	hears(t, d.flow(t, 0), "early")
-	say(t, late, "late")
-	hears(t, d.flow(t, 1), "late")
-	say(t, localSocket(t, second.addr()), "of the second")
-	hears(t, d.flow(t, 2), "of the second")
+	send(t, early, "early")
+	expect(t, d.flow(t, 0), "early")
+	send(t, late, "late")
+	expect(t, d.flow(t, 1), "late")
+	send(t, localSocket(t, second.addr()), "of the second")
+	expect(t, d.flow(t, 2), "of the second")
 	if !d.flow(t, 0).isClosed() || d.flow(t, 1).isClosed() {
-		t.Error("it was not the quietest that gave way")
+		t.Error("another than the least active peer was evicted")
 	}
 }
 
-// TestRelayWithoutRoom: where nobody can give way, a datagram is lost and that is all.
-func TestRelayWithoutRoom(t *testing.T) {
+// TestDatagramDroppedWithoutFlow: if no peer can be evicted, the datagram is lost.
+func TestDatagramDroppedWithoutFlow(t *testing.T) {
 	d := &fakeDialer{bound: 1}
 	if _, err := d.DialContext(t.Context(), "udp", "of another session's"); err != nil {
 		t.Fatal(err)
 	}
-	r := testRelay(t, d, nil)
+	r := start(t, d, nil)
 	conn := localSocket(t, r.addr())
-	say(t, conn, "lost")
+	send(t, conn, "lost")
 	eventually(t, "loss", func() bool { return r.lost.Load() == 1 })
 	_ = d.flow(t, 0).Close()
-	say(t, conn, "kept")
-	hears(t, d.flow(t, 1), "kept")
+	send(t, conn, "kept")
+	expect(t, d.flow(t, 1), "kept")
 }
 
-func TestRelayForgetsIdlePeers(t *testing.T) {
+func TestIdlePeersExpire(t *testing.T) {
 	t.Run("in time", func(t *testing.T) {
 		d := new(fakeDialer)
-		r := testRelay(t, d, func(r *relay) { r.idle = 40 * time.Millisecond })
-		say(t, localSocket(t, r.addr()), "once")
+		r := start(t, d, func(r *port) { r.idle = 40 * time.Millisecond })
+		send(t, localSocket(t, r.addr()), "once")
 		eventually(t, "end of the quiet flow", d.flow(t, 0).isClosed)
 	})
 	t.Run("and no others", func(t *testing.T) {
 		d := new(fakeDialer)
-		r := testRelay(t, d, nil)
+		r := start(t, d, nil)
 		for i, text := range []string{"long ago", "answered", "asking"} {
-			say(t, localSocket(t, r.addr()), text)
-			hears(t, d.flow(t, i), text)
+			send(t, localSocket(t, r.addr()), text)
+			expect(t, d.flow(t, i), text)
 		}
 		d.flow(t, 1).down <- []byte("answer")
 		eventually(t, "answer", func() bool { return r.down.Load() == 1 })
 		r.mu.Lock()
 		for _, p := range r.peers {
-			if p.conn != d.flows[2] { // two of them sent nothing for long
+			if p.conn != d.flows[2] { // two have not sent for long
 				p.lastUp = p.lastUp.Add(-2 * r.idle)
 			}
 		}
@@ -277,45 +301,41 @@ func TestRelayForgetsIdlePeers(t *testing.T) {
 	})
 }
 
-// TestRelayFollowsFlowErrors: what ends a flow, what does not, and what ends all.
-func TestRelayFollowsFlowErrors(t *testing.T) {
-	flowError := func(reason wire.FlowReason) error {
+// TestFlowErrors: which errors end the flow, and which the port.
+func TestFlowErrors(t *testing.T) {
+	flowError := func(reason client.FlowReason) error {
 		return &net.OpError{Op: "read", Err: &client.FlowError{Target: "192.0.2.1:53", Reason: reason}}
 	}
 	t.Run("unreachable", func(t *testing.T) {
 		d := new(fakeDialer)
-		r := testRelay(t, d, nil)
+		r := start(t, d, nil)
 		conn := localSocket(t, r.addr())
-		say(t, conn, "first")
-		hears(t, d.flow(t, 0), "first")
-		d.flow(t, 0).fail <- flowError(wire.FlowUnreachable)
-		say(t, conn, "second")
-		hears(t, d.flow(t, 0), "second") // the same flow
+		send(t, conn, "first")
+		expect(t, d.flow(t, 0), "first")
+		d.flow(t, 0).fail <- flowError(client.ReasonUnreachable)
+		send(t, conn, "second")
+		expect(t, d.flow(t, 0), "second") // the same flow
 	})
 	t.Run("name not found", func(t *testing.T) {
 		d := new(fakeDialer)
-		r := testRelay(t, d, nil)
+		r := start(t, d, nil)
 		conn := localSocket(t, r.addr())
-		say(t, conn, "first")
-		hears(t, d.flow(t, 0), "first")
-		d.flow(t, 0).fail <- flowError(wire.FlowNameNotFound)
+		send(t, conn, "first")
+		expect(t, d.flow(t, 0), "first")
+		d.flow(t, 0).fail <- flowError(client.ReasonNameNotFound)
 		eventually(t, "end of the flow", d.flow(t, 0).isClosed)
-		say(t, conn, "second")
-		hears(t, d.flow(t, 1), "second") // another try
+		send(t, conn, "second")
+		expect(t, d.flow(t, 1), "second") // another try
 	})
 	t.Run("policy", func(t *testing.T) {
 		d := new(fakeDialer)
-		r, err := newRelay(t.Context(), mapping{local: netip.AddrPortFrom(loopback, 0), target: "192.0.2.1:53"}, zap.NewNop())
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.dialer = d
+		f := listen(t, 1)
 		ended := make(chan error, 1)
-		go func() { ended <- r.run(t.Context()) }()
-		say(t, localSocket(t, r.addr()), "first")
-		d.flow(t, 0).fail <- flowError(wire.FlowPolicy)
+		go func() { ended <- f.Run(t.Context(), d) }()
+		send(t, localSocket(t, f.ports[0].addr()), "first")
+		d.flow(t, 0).fail <- flowError(client.ReasonPolicy)
 		var refused *client.FlowError
-		if err := <-ended; !errors.As(err, &refused) || refused.Reason != wire.FlowPolicy {
+		if err := <-ended; !errors.As(err, &refused) || refused.Reason != client.ReasonPolicy {
 			t.Errorf("got %v", err)
 		}
 		if !d.flow(t, 0).isClosed() {

@@ -9,17 +9,17 @@ import (
 	"lewes/state/path"
 )
 
-// at0 is when tests of the policy begin.
+// at0 is when tests of the pathPolicy begin.
 var at0 = time.Unix(1_800_000_000, 0)
 
-// step is what a policy wanted done, and when.
+// step is what a pathPolicy wanted done, and when.
 type step struct {
 	at   time.Duration
 	acts []action
 }
 
-// run ticks a policy whenever it wants to be, until a time after at0.
-func run(p *policy, until time.Duration, within time.Duration) (steps []step) {
+// run ticks a pathPolicy whenever it wants to be, until a time after at0.
+func run(p *pathPolicy, until time.Duration, within time.Duration) (steps []step) {
 	for {
 		at := p.deadline()
 		if at.IsZero() || at.Sub(at0) > until {
@@ -43,27 +43,27 @@ func when(steps []step, a action) (times []time.Duration) {
 
 func TestPolicyLooksForAWay(t *testing.T) {
 	const within = 300 * time.Millisecond
-	p := policy{udp: true, tcp: true}
-	p.stand(at0, path.UDP)
+	p := pathPolicy{udp: true, tcp: true}
+	p.start(at0, path.UDP)
 	if !p.deadline().IsZero() {
 		t.Error("it wants to be ticked while UDP works")
 	}
-	steps := []step{{0, p.silent(at0, within)}}
-	if again := p.silent(at0, within); len(again) != 0 {
+	steps := []step{{0, p.unresponsive(at0, within)}}
+	if again := p.unresponsive(at0, within); len(again) != 0 {
 		t.Errorf("silent again: %v", again)
 	}
 	steps = append(steps, run(&p, time.Minute, within)...)
-	if at := when(steps, tryUDP); at[0] != 0 {
+	if at := when(steps, probeUDP); at[0] != 0 {
 		t.Errorf("new ports at %v", at)
 	}
-	if at := when(steps, tryTCP); at[0] != within {
+	if at := when(steps, probeTCP); at[0] != within {
 		t.Errorf("TCP at %v", at)
 	}
-	if at := when(steps, giveUp); len(at) != 1 || at[0] != within+tcpTime {
+	if at := when(steps, reconnect); len(at) != 1 || at[0] != within+tcpTimeout {
 		t.Errorf("gave up at %v", at)
 	}
 	// A gateway that is away is asked five times a second, then half as often.
-	asked := when(steps, pingWay)
+	asked := when(steps, pingActive)
 	after := func(from, to time.Duration) (n int) {
 		for _, at := range asked {
 			if at > from && at <= to {
@@ -79,7 +79,7 @@ func TestPolicyLooksForAWay(t *testing.T) {
 		t.Errorf("%d Pings in ten seconds, later", n)
 	}
 	// Other ways are looked for again, less and less often.
-	searches := when(steps, tryUDP)[1:]
+	searches := when(steps, probeUDP)[1:]
 	if len(searches) < 3 || searches[0] > 10*time.Second {
 		t.Errorf("searched again at %v", searches)
 	}
@@ -89,7 +89,7 @@ func TestPolicyLooksForAWay(t *testing.T) {
 		}
 	}
 	// It is heard again: nothing more is done.
-	if acts := p.heard(at0.Add(time.Minute)); len(p.heard(at0.Add(time.Minute))) != 0 || slices.Contains(acts, giveUp) || !p.deadline().IsZero() {
+	if acts := p.responded(at0.Add(time.Minute)); len(p.responded(at0.Add(time.Minute))) != 0 || slices.Contains(acts, reconnect) || !p.deadline().IsZero() {
 		t.Errorf("heard: %v, then %v", acts, p.deadline())
 	}
 }
@@ -97,40 +97,40 @@ func TestPolicyLooksForAWay(t *testing.T) {
 func TestPolicyWithoutOneTransport(t *testing.T) {
 	const within = 300 * time.Millisecond
 	for name, row := range map[string]struct {
-		p     policy
+		p     pathPolicy
 		never action
 	}{
-		"UDP alone": {policy{udp: true}, tryTCP},
-		"TCP alone": {policy{tcp: true}, tryUDP},
+		"UDP alone": {pathPolicy{udp: true}, probeTCP},
+		"TCP alone": {pathPolicy{tcp: true}, probeUDP},
 	} {
 		p := row.p
 		on := path.UDP
 		if p.tcp {
 			on = path.TCP
 		}
-		p.stand(at0, on)
-		steps := append([]step{{0, p.silent(at0, within)}}, run(&p, 10*time.Minute, within)...)
+		p.start(at0, on)
+		steps := append([]step{{0, p.unresponsive(at0, within)}}, run(&p, 10*time.Minute, within)...)
 		if at := when(steps, row.never); len(at) != 0 {
 			t.Errorf("%s: the other one at %v", name, at)
 		}
-		if at := when(steps, giveUp); len(at) != 1 || at[0] > 4*time.Second {
+		if at := when(steps, reconnect); len(at) != 1 || at[0] > 4*time.Second {
 			t.Errorf("%s: gave up at %v", name, at)
 		}
 	}
-	var inside policy
-	inside.stand(at0, path.UDP)
-	steps := append([]step{{0, inside.silent(at0, within)}}, run(&inside, time.Minute, within)...)
-	if len(when(steps, tryUDP))+len(when(steps, tryTCP)) != 0 || !slices.Equal(when(steps, giveUp), []time.Duration{insideTime}) {
+	var inside pathPolicy
+	inside.start(at0, path.UDP)
+	steps := append([]step{{0, inside.unresponsive(at0, within)}}, run(&inside, time.Minute, within)...)
+	if len(when(steps, probeUDP))+len(when(steps, probeTCP)) != 0 || !slices.Equal(when(steps, reconnect), []time.Duration{innerTimeout}) {
 		t.Errorf("inside another session: %v", steps)
 	}
 }
 
 // A Reset says that no other way would help.
 func TestPolicyForgotten(t *testing.T) {
-	p := policy{udp: true, tcp: true}
-	p.stand(at0, path.UDP)
-	_ = p.silent(at0, time.Second)
-	if acts := p.forgotten(at0.Add(time.Second)); !slices.Equal(acts, []action{abandon, giveUp}) {
+	p := pathPolicy{udp: true, tcp: true}
+	p.start(at0, path.UDP)
+	_ = p.unresponsive(at0, time.Second)
+	if acts := p.forgotten(at0.Add(time.Second)); !slices.Equal(acts, []action{closeProbes, reconnect}) {
 		t.Errorf("a Reset while other ways are looked for: %v", acts)
 	}
 	if acts := p.forgotten(at0.Add(time.Second)); len(acts) != 0 {
@@ -140,14 +140,14 @@ func TestPolicyForgotten(t *testing.T) {
 
 // Where a try can fail no later, nothing is waited for.
 func TestPolicyFailures(t *testing.T) {
-	p := policy{udp: true, tcp: true}
-	p.stand(at0, path.UDP)
-	_ = p.silent(at0, 10*time.Second)
+	p := pathPolicy{udp: true, tcp: true}
+	p.start(at0, path.UDP)
+	_ = p.unresponsive(at0, 10*time.Second)
 	now := at0.Add(time.Millisecond)
-	if acts := p.failed(now, path.UDP, time.Second); !slices.Equal(acts, []action{tryTCP}) {
+	if acts := p.failed(now, path.UDP, time.Second); !slices.Equal(acts, []action{probeTCP}) {
 		t.Errorf("UDP refused: %v", acts)
 	}
-	if acts := p.failed(now, path.TCP, time.Second); !slices.Equal(acts, []action{abandon, giveUp}) {
+	if acts := p.failed(now, path.TCP, time.Second); !slices.Equal(acts, []action{closeProbes, reconnect}) {
 		t.Errorf("TCP refused: %v", acts)
 	}
 }
@@ -158,31 +158,31 @@ func TestPolicyFailures(t *testing.T) {
 // it minutes later, and without one for hours less is tried.
 func TestPolicyWithoutNetwork(t *testing.T) {
 	const within = 300 * time.Millisecond
-	p := policy{udp: true, tcp: true}
-	p.stand(at0, path.UDP)
+	p := pathPolicy{udp: true, tcp: true}
+	p.start(at0, path.UDP)
 	var tries []time.Duration
 	var follow func(now time.Time, acts []action)
 	follow = func(now time.Time, acts []action) {
 		for _, a := range acts {
 			switch a {
-			case tryUDP:
+			case probeUDP:
 				tries = append(tries, now.Sub(at0))
 				follow(now, p.failed(now, path.UDP, within))
-			case tryTCP:
+			case probeTCP:
 				follow(now, p.failed(now, path.TCP, within))
 			}
 		}
 	}
-	follow(at0, p.silent(at0, within))
+	follow(at0, p.unresponsive(at0, within))
 	for at := p.deadline(); at.Sub(at0) < 10*time.Minute; at = p.deadline() {
 		follow(at, p.tick(at, within))
 	}
 	early, late := 0, 0
 	for i, at := range tries[1:] {
 		switch gap := at - tries[i]; {
-		case at < seldom && gap != searchAgain, at >= seldom+firstReturn && gap != firstReturn:
+		case at < rareAfter && gap != retryInterval, at >= rareAfter+firstUpgradePause && gap != firstUpgradePause:
 			t.Errorf("tries at %v and %v", tries[i], at)
-		case at < seldom:
+		case at < rareAfter:
 			early++
 		default:
 			late++
@@ -197,13 +197,13 @@ func TestPolicyWithoutNetwork(t *testing.T) {
 }
 
 func TestPolicyReturns(t *testing.T) {
-	p := policy{udp: true, tcp: true}
-	p.stand(at0, path.TCP)
-	tries := when(run(&p, 10*time.Minute, 300*time.Millisecond), tryUDP)
+	p := pathPolicy{udp: true, tcp: true}
+	p.start(at0, path.TCP)
+	tries := when(run(&p, 10*time.Minute, 300*time.Millisecond), probeUDP)
 	last := time.Duration(0)
 	for i, at := range tries {
 		gap := at - last
-		if i == 0 && gap != firstReturn || gap > longestReturn+returnTime || gap >= 30*time.Second {
+		if i == 0 && gap != firstUpgradePause || gap > maxUpgradePause+udpTimeout || gap >= 30*time.Second {
 			t.Errorf("tries at %v", tries)
 			break
 		}
@@ -221,13 +221,13 @@ type world struct {
 	trial [2]bool      // a way over it is on trial
 }
 
-// TestPolicyInAnyWeather runs the policy against transports that come and go, with
+// TestPolicyInAnyWeather runs the pathPolicy against transports that come and go, with
 // seeds: it never takes what it may not or what does not work, is lost only where
 // nothing works, goes back to UDP within half a minute, and always ends its searches.
 func TestPolicyInAnyWeather(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		p := policy{udp: r.IntN(4) > 0, tcp: r.IntN(4) > 0}
+		p := pathPolicy{udp: r.IntN(4) > 0, tcp: r.IntN(4) > 0}
 		if !p.udp && !p.tcp {
 			continue
 		}
@@ -236,7 +236,7 @@ func TestPolicyInAnyWeather(t *testing.T) {
 			on = path.TCP
 		}
 		w := world{works: [2]bool{true, true}, since: [2]time.Time{at0, at0}}
-		p.stand(at0, on)
+		p.start(at0, on)
 		within := max(300*time.Millisecond, time.Duration(r.IntN(800))*time.Millisecond)
 		var silentFor time.Duration
 		for now, end := at0, at0.Add(20*time.Minute); now.Before(end); now = now.Add(20 * time.Millisecond) {
@@ -254,15 +254,15 @@ func TestPolicyInAnyWeather(t *testing.T) {
 			// The way in use: traffic, and three Pings where it is not answered.
 			if w.works[p.on] {
 				silentFor = 0
-				acts = append(acts, p.heard(now)...)
+				acts = append(acts, p.responded(now)...)
 			} else if silentFor += 20 * time.Millisecond; silentFor == 1500*time.Millisecond {
-				acts = append(acts, p.silent(now, within)...)
+				acts = append(acts, p.unresponsive(now, within)...)
 			}
 			w.follow(acts)
 			for i := range w.works {
 				if w.trial[i] && w.works[i] && r.IntN(5) == 0 { // an answer
 					to := path.Transport(i)
-					why, acts := p.moved(now, to)
+					why, acts := p.migrated(now, to)
 					if why == "" {
 						t.Fatalf("seed %d: it does not say why", seed)
 					}
@@ -278,7 +278,7 @@ func TestPolicyInAnyWeather(t *testing.T) {
 				t.Fatalf("seed %d: it waits for what is past", seed)
 			case p.search != nil && now.Sub(p.search.until) > time.Second:
 				t.Fatalf("seed %d: a search does not end", seed)
-			case !p.lost.IsZero() && (p.udp && steady(path.UDP, 35*time.Second) || p.tcp && steady(path.TCP, 35*time.Second)):
+			case !p.lostAt.IsZero() && (p.udp && steady(path.UDP, 35*time.Second) || p.tcp && steady(path.TCP, 35*time.Second)):
 				t.Fatalf("seed %d, after %s: lost while something works", seed, now.Sub(at0))
 			case p.udp && p.on == path.TCP && steady(path.UDP, 30*time.Second) && steady(path.TCP, 30*time.Second):
 				t.Fatalf("seed %d, after %s: still on TCP", seed, now.Sub(at0))
@@ -290,11 +290,11 @@ func TestPolicyInAnyWeather(t *testing.T) {
 func (w *world) follow(acts []action) {
 	for _, a := range acts {
 		switch a {
-		case tryUDP:
+		case probeUDP:
 			w.trial[path.UDP] = true
-		case tryTCP:
+		case probeTCP:
 			w.trial[path.TCP] = true
-		case abandon:
+		case closeProbes:
 			w.trial = [2]bool{}
 		}
 	}

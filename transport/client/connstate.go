@@ -1,0 +1,282 @@
+package client
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
+	"lewes/transport"
+)
+
+// connState is the part of a sessionConn that its lock guards.
+type connState struct {
+	c *sessionConn // the owner, for its immutable and atomic fields and its goroutines
+	s *Session
+
+	client  *state.Client // the handshake
+	keySets map[uint32]*state.KeySet
+	out     state.Output
+	sending []transport.Packet
+	changed chan struct{}               // closed and replaced at each event
+	pongs   map[[8]byte]chan<- struct{} // waiting Pings, by token
+	dials   *dialQueue                  // observes the handshake; nil after it
+
+	unresponsiveAt time.Time // when no path answered any more; zero: one does
+	resetHinted    bool      // a Reset or its like arrived, and nothing authentic since
+	forgotten      bool      // and Pings had no answer: the gateway has lost the session
+	ended          error     // the reason for the end
+	networkErr     error     // the socket's last
+	discarded      uint64    // packets
+	networkErrors  uint64
+
+	policy    pathPolicy
+	paths     pathSet
+	poller    poller
+	keepalive keepalive
+	timer     *time.Timer // nil before start
+	timerAt   time.Time
+}
+
+// tick runs the timers of the protocol.
+func (st *connState) tick(now time.Time) {
+	session := st.c.session
+	switch {
+	case session == nil:
+		st.client.Tick(now, &st.out)
+	case st.ended == nil && !session.Deadline().IsZero() && !now.Before(session.Deadline()):
+		session.Tick(now, &st.out)
+	}
+}
+
+// flush handles the pending events, sends the pending packets and sets the deadlines.
+// Every change of the session is followed by flush before the lock is released.
+func (st *connState) flush(now time.Time) {
+	for i := 0; i < len(st.out.Events); i++ { // handling one may add another
+		st.handleEvent(now, st.out.Events[i])
+	}
+	if st.timer != nil {
+		st.poll(now)
+	}
+	st.send(now)
+	st.out.Reset()
+	st.setReadDeadline(now)
+	st.setTimer(now)
+}
+
+func (st *connState) handleEvent(now time.Time, e state.Event) {
+	switch e.Kind {
+	case state.IndexAdded:
+		st.keySets[e.Index] = e.KeySet
+	case state.IndexRemoved:
+		if st.keySets[e.Index] == e.KeySet {
+			delete(st.keySets, e.Index)
+		}
+	case state.Confirmed:
+		st.ping(now) // measures the round trip
+	case state.Rekeyed:
+		st.s.count.rekeys.Add(1)
+		st.s.emit(Event{Kind: Rekeyed, Generation: e.KeySet.Number()})
+	case state.PeerUnresponsive:
+		st.handleUnresponsive(now)
+	case state.KeepaliveSent:
+		st.handleKeepalive(now)
+	case state.Closed:
+		if st.ended == nil {
+			st.ended = e.Reason
+		}
+	}
+	close(st.changed)
+	st.changed = make(chan struct{})
+}
+
+// ping sends a Ping of the smallest size on the active path.
+func (st *connState) ping(now time.Time) {
+	st.c.session.Ping(now, wire.MinPingPacket, &st.out)
+}
+
+// handleUnresponsive probes other paths, or reconnects if a Reset hinted that the gateway
+// has lost the session.
+func (st *connState) handleUnresponsive(now time.Time) {
+	if !st.resetHinted {
+		st.apply(now, st.policy.unresponsive(now, st.responseTime()))
+		return
+	}
+	st.forgotten = true
+	st.apply(now, st.policy.forgotten(now))
+	st.s.wakeSupervisor()
+}
+
+// handleKeepalive expects an answer to a keepalive, and measures the NAT's timeout by it.
+func (st *connState) handleKeepalive(now time.Time) {
+	if st.timer == nil {
+		return
+	}
+	idle := min(now.Sub(st.c.session.LastOpened()), st.keepalive.interval)
+	if st.c.active.Load().path.Transport == path.UDP && st.s.outer == nil {
+		st.keepalive.sent(now, idle, max(answerTimeout, st.responseTime()))
+	}
+	st.c.expectAnswer(st.s.at(now))
+}
+
+// send sends the session's own packets.
+func (st *connState) send(now time.Time) {
+	for range 2 { // an error on sending may add Pings
+		if len(st.out.Packets) == 0 {
+			break
+		}
+		to := st.c.active.Load()
+		for _, p := range st.out.Packets {
+			st.sending = append(st.sending, transport.Packet{Data: p.Data, Path: to.path})
+		}
+		_, err := to.conn.WriteBatch(st.sending)
+		clear(st.sending)
+		st.sending = st.sending[:0]
+		clear(st.out.Packets)
+		st.out.Packets = st.out.Packets[:0]
+		if err != nil {
+			st.pathFailed(now, to, err)
+		}
+	}
+	if st.c.session != nil {
+		if most := st.c.session.Terms().MaxDatagram; most > 0 {
+			st.c.maxDatagram.Store(int64(most))
+		}
+	}
+}
+
+// setReadDeadline makes the active path's reader return when the session has to tick.
+func (st *connState) setReadDeadline(now time.Time) {
+	var at time.Time
+	switch {
+	case st.ended != nil:
+		at = now
+	case st.c.session == nil:
+		at = st.client.Deadline()
+	default:
+		at = st.c.session.Deadline()
+	}
+	if st.ended == nil && !at.IsZero() && !at.After(now) {
+		at = now.Add(time.Millisecond) // tick has run already
+	}
+	if p := st.c.active.Load(); at != p.deadline {
+		p.deadline = at
+		_ = p.conn.SetReadDeadline(at)
+	}
+}
+
+// setTimer sets the timer to the next deadline of the policy, the poller and the
+// keepalive.
+func (st *connState) setTimer(now time.Time) {
+	if st.timer == nil {
+		return
+	}
+	if st.ended != nil {
+		st.timer.Stop()
+		st.c.activity.timer.Stop()
+		return
+	}
+	at := earliest(st.policy.deadline(), st.keepalive.checkAt)
+	if st.poller.path == nil {
+		at = earliest(at, st.poller.next)
+	}
+	if at == st.timerAt {
+		return
+	}
+	if st.timerAt = at; at.IsZero() {
+		st.timer.Stop()
+		return
+	}
+	st.timer.Reset(max(at.Sub(now), time.Millisecond))
+}
+
+// pathFailed handles an error of a path's Conn.
+func (st *connState) pathFailed(now time.Time, p *gatewayPath, err error) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+	case p == st.c.active.Load():
+		st.activePathFailed(now, err)
+	case st.ended == nil && !isClosed(err):
+		st.networkErrors++
+		st.probeFailed(now, p, err)
+	}
+}
+
+// activePathFailed handles an error of the active path, and checks the gateway's liveness
+// if the error gives reason to.
+func (st *connState) activePathFailed(now time.Time, err error) {
+	st.networkErrors++
+	var refused *FlowError
+	switch {
+	case isClosed(err):
+		st.end(err)
+		return
+	case errors.Is(err, errOuterReplaced):
+		if st.c.session != nil && st.ended == nil {
+			st.ping(now) // makes the entry register the index again
+		}
+		return
+	case errors.As(err, &refused):
+		st.forwardRefused(now, refused)
+		return
+	}
+	st.networkErr = err
+	if errors.Is(err, transport.ErrRefused) || errors.Is(err, transport.ErrUnreachable) {
+		st.checkLiveness(now)
+	}
+}
+
+// forwardRefused handles an entry's FlowClosed for the flow that the session runs over.
+// It is authentic.
+func (st *connState) forwardRefused(now time.Time, refused *FlowError) {
+	switch refused.Reason {
+	case ReasonIndexCollision:
+		// If the session announces no index, the entry means the one in use, or
+		// repeats itself: Pings decide.
+		if st.c.session != nil && st.ended == nil && !st.c.session.RejectIndex(now, &st.out) {
+			st.onReset(now)
+		}
+	case ReasonUnreachable:
+		st.networkErr = refused
+		st.checkLiveness(now)
+	default:
+		st.end(refused)
+	}
+}
+
+// onReset handles a hint that the gateway has lost the session. If Pings confirm it, no
+// other path is probed.
+func (st *connState) onReset(now time.Time) {
+	if st.ended == nil && !st.forgotten {
+		st.resetHinted = true
+		st.c.session.CheckLiveness(now, &st.out)
+	}
+}
+
+// checkLiveness probes the gateway, unless it is known to be unresponsive.
+func (st *connState) checkLiveness(now time.Time) {
+	if st.c.session != nil && st.ended == nil && st.unresponsiveAt.IsZero() && !st.policy.broken() {
+		st.c.session.CheckLiveness(now, &st.out)
+	}
+}
+
+// end ends the session on this side. The caller flushes.
+func (st *connState) end(err error) {
+	if st.ended != nil {
+		return
+	}
+	st.ended = err
+	if st.c.session != nil {
+		st.c.session.Close(wire.CloseDone, "", &st.out)
+	}
+}
+
+// responseTime is how long the gateway may take to answer.
+func (st *connState) responseTime() time.Duration {
+	return max(300*time.Millisecond, 4*st.c.session.RTT())
+}
+
+func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

@@ -1,0 +1,306 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"lewes/state/path"
+	"lewes/transport"
+)
+
+const (
+	// addressHeadStart is how long an address is tried before the next one is tried
+	// beside it.
+	addressHeadStart = 300 * time.Millisecond
+	// tcpHeadStart is how long UDP is tried alone (section 10 of PROTOCOL.md), or a
+	// quarter of Config.Timeout if that is less, unless the network refuses UDP
+	// earlier. If UDP has answered without a session, TCP starts after half of
+	// Config.Timeout and gets the other half: the gateway may just not admit the
+	// client.
+	tcpHeadStart = 2500 * time.Millisecond
+	// maxAddresses is how many of a gateway's addresses are tried.
+	maxAddresses = 4
+	// indexTries is how often a handshake restarts because an entry has its receiver
+	// index in use.
+	indexTries = 4
+)
+
+// connect makes a handshake.
+func (s *Session) connect(ctx context.Context) (*sessionConn, error) {
+	if s.outer != nil {
+		return s.connectThrough(ctx)
+	}
+	addrs, err := s.resolve(ctx)
+	if err != nil {
+		return nil, &DialError{Gateway: s.gateway, Err: err}
+	}
+	return s.race(ctx, addrs)
+}
+
+// connectThrough makes a handshake through the outer session. All tries share one timeout.
+func (s *Session) connectThrough(ctx context.Context) (*sessionConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	via := s.outer.gateway.Identity
+	for try := 1; ; try++ {
+		conn, err := s.outer.forward(s.gateway.Identity)
+		if err != nil {
+			return nil, &DialError{Gateway: s.gateway, Via: &via, Err: err}
+		}
+		c := newSessionConn(s, newGatewayPath(conn, path.Path{}))
+		if err = c.handshake(ctx); err == nil {
+			return c, nil
+		}
+		_ = conn.Close()
+		if !errors.Is(err, errIndexTaken) || try == indexTries {
+			return nil, &DialError{Gateway: s.gateway, Via: &via, Err: err, Underlay: c.st.networkErr}
+		}
+	}
+}
+
+// resolve returns the gateway's addresses in the order in which to try them: the
+// resolver's, with alternating families.
+func (s *Session) resolve(ctx context.Context) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(s.gateway.Host); err == nil {
+		s.addrs.Store(&[]netip.Addr{a})
+		return []netip.Addr{a}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	found, err := s.config.Resolver.LookupNetIP(ctx, "ip", s.gateway.Host)
+	if err == nil && len(found) == 0 {
+		err = &net.DNSError{Err: "no such host", Name: s.gateway.Host, IsNotFound: true}
+	}
+	if err != nil {
+		return nil, resolveError(s.gateway.Host, err)
+	}
+	addrs := alternateFamilies(found)
+	addrs = addrs[:min(len(addrs), maxAddresses)]
+	s.addrs.Store(&addrs)
+	return addrs, nil
+}
+
+// known returns the gateway's addresses as last resolved.
+func (s *Session) known() []netip.Addr {
+	if addrs := s.addrs.Load(); addrs != nil {
+		return *addrs
+	}
+	return nil
+}
+
+// alternateFamilies orders addresses so that the families alternate, the first one's first.
+func alternateFamilies(addrs []netip.Addr) []netip.Addr {
+	var first, second []netip.Addr
+	for _, a := range addrs {
+		a = a.Unmap()
+		if a.Is4() == addrs[0].Unmap().Is4() {
+			first = append(first, a)
+		} else {
+			second = append(second, a)
+		}
+	}
+	var ordered []netip.Addr
+	for len(first)+len(second) > 0 {
+		if len(first) > 0 {
+			ordered, first = append(ordered, first[0]), first[1:]
+		}
+		if len(second) > 0 {
+			ordered, second = append(ordered, second[0]), second[1:]
+		}
+	}
+	return ordered
+}
+
+// dialResult is the result of a handshake with one address.
+type dialResult struct {
+	queue      *dialQueue
+	conn       *sessionConn
+	err        error
+	networkErr error // the socket's last
+}
+
+// dialQueue tries the addresses over one transport, each addressHeadStart after the one
+// before, or when that one has failed.
+type dialQueue struct {
+	transport path.Transport
+	addrs     []netip.Addr
+	next      time.Time // when the next try is due
+	until     time.Time // the deadline of all tries; zero: each has Config.Timeout
+	started   int
+	running   int
+	answered  atomic.Bool // the gateway has answered
+	refused   atomic.Bool // by the network
+	wake      chan struct{}
+	best      dialResult // the failed try that got furthest
+}
+
+// note records the progress of a handshake.
+func (q *dialQueue) note(answered bool, err error) {
+	if answered {
+		q.answered.Store(true)
+	}
+	refused := errors.Is(err, transport.ErrRefused) || errors.Is(err, transport.ErrUnreachable) || errors.Is(err, transport.ErrDenied)
+	if refused && !q.refused.Swap(true) {
+		select {
+		case q.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (q *dialQueue) more() bool { return q.started < len(q.addrs) }
+func (q *dialQueue) over() bool { return q.running == 0 && !q.more() }
+
+// tried returns the addresses that were tried, with their port.
+func (q *dialQueue) tried(port uint16) (tried []netip.AddrPort) {
+	for _, a := range q.addrs[:q.started] {
+		tried = append(tried, netip.AddrPortFrom(a, port))
+	}
+	return tried
+}
+
+// dialRace runs the handshakes for one sessionConn; the first that succeeds wins.
+type dialRace struct {
+	s        *Session
+	began    time.Time
+	udp, tcp *dialQueue
+	results  chan dialResult
+	won      *sessionConn
+}
+
+// newDialRace prepares UDP, to start at once, and TCP, to start later, or at once if TCP
+// carried the session before. UDP, if it works by then, takes half the round trips and
+// wins.
+func newDialRace(s *Session, now time.Time, addrs []netip.Addr) *dialRace {
+	wake := make(chan struct{}, 1)
+	udp := &dialQueue{transport: path.UDP, wake: wake, next: now}
+	tcp := &dialQueue{transport: path.TCP, wake: wake, next: now.Add(min(tcpHeadStart, s.config.Timeout/4))}
+	mayUDP, mayTCP := s.transports()
+	if mayUDP {
+		udp.addrs = addrs
+	}
+	if mayTCP {
+		tcp.addrs = addrs
+	}
+	if last := s.conn.Load(); !mayUDP || last != nil && last.active.Load().path.Transport == path.TCP {
+		tcp.next = now
+	}
+	return &dialRace{s: s, began: now, udp: udp, tcp: tcp, results: make(chan dialResult)}
+}
+
+// race tries the addresses over each transport.
+func (s *Session) race(ctx context.Context, addrs []netip.Addr) (*sessionConn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := newDialRace(s, time.Now(), addrs)
+	udp, tcp := r.udp, r.tcp
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		done := r.won != nil || udp.started+tcp.started > 0 && ctx.Err() != nil
+		switch {
+		case udp.running+tcp.running > 0 || !done && !(udp.over() && tcp.over()):
+		case r.won != nil:
+			return r.won, nil
+		default:
+			return nil, r.err()
+		}
+		select {
+		case <-timer.C:
+			if !done {
+				timer.Reset(time.Until(r.start(ctx, time.Now())))
+			}
+		case <-udp.wake:
+			timer.Reset(0)
+		case result := <-r.results:
+			r.ended(result)
+			if r.won != nil {
+				cancel()
+			}
+			timer.Reset(0)
+		}
+	}
+}
+
+// start starts the tries that are due, and returns when others are.
+func (r *dialRace) start(ctx context.Context, now time.Time) (next time.Time) {
+	switch {
+	case r.tcp.started > 0 || r.udp.running == 0:
+	case r.udp.answered.Load():
+		timeout := r.s.config.Timeout
+		if half := r.began.Add(timeout / 2); now.Before(half) {
+			r.tcp.next, r.tcp.until = half, r.began.Add(timeout)
+		}
+	case r.udp.refused.Load() && r.s.conn.Load() == nil:
+		// On a reconnect, a refusal more likely means that the gateway restarts.
+		r.tcp.next = earliest(r.tcp.next, now)
+	}
+	next = now.Add(time.Hour)
+	for _, q := range []*dialQueue{r.udp, r.tcp} {
+		if q.more() && due(now, q.next) {
+			to := q.addrs[q.started]
+			q.started++
+			q.running++
+			q.next = now.Add(addressHeadStart)
+			go func() { r.results <- r.s.dialAddr(ctx, q, to) }()
+		}
+		if q.more() {
+			next = earliest(next, q.next)
+		}
+	}
+	return next
+}
+
+// ended handles the result of a try.
+func (r *dialRace) ended(result dialResult) {
+	q := result.queue
+	q.running--
+	switch {
+	case result.conn != nil && r.won == nil:
+		r.won = result.conn
+	case result.conn != nil:
+		result.conn.close()
+	case r.won == nil:
+		if progress(result.err) > progress(q.best.err) {
+			q.best = result
+		}
+		q.next = time.Now()
+		if r.udp.over() && r.tcp.started == 0 {
+			r.tcp.next = q.next
+		}
+	}
+}
+
+// dialAddr makes a handshake with one address.
+func (s *Session) dialAddr(ctx context.Context, q *dialQueue, to netip.Addr) dialResult {
+	p, err := s.openPath(ctx, q.transport, to)
+	if err != nil {
+		return dialResult{queue: q, err: err}
+	}
+	c := newSessionConn(s, p)
+	c.st.dials = q
+	if err := c.handshake(ctx); err != nil {
+		p.abort()
+		return dialResult{queue: q, err: err, networkErr: c.st.networkErr}
+	}
+	c.st.dials = nil
+	return dialResult{queue: q, conn: c}
+}
+
+// err returns the error of both transports.
+func (r *dialRace) err() error {
+	g := r.s.gateway
+	first, port := r.udp, g.Port
+	if r.udp.started == 0 {
+		first, port = r.tcp, g.PortForTCP()
+	}
+	e := &DialError{Gateway: g, Transport: transportOf(first.transport), Tried: first.tried(port), Err: first.best.err, Underlay: first.best.networkErr}
+	if first == r.udp && r.tcp.started > 0 {
+		e.TCP = &DialError{Gateway: g, Transport: TCP, Tried: r.tcp.tried(g.PortForTCP()), Err: r.tcp.best.err, Underlay: r.tcp.best.networkErr}
+	}
+	return e
+}

@@ -1,0 +1,258 @@
+package client
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/wire"
+	"lewes/transport"
+	"lewes/transport/tcp"
+)
+
+// linger is how long a path stays open after the session has left it, for packets in
+// flight.
+const linger = 3 * time.Second
+
+// Exchanger is a Conn over TCP that uses one connection per packet. *tcp.Conn is one.
+type Exchanger interface {
+	transport.Conn
+	// Send sends a packet that the gateway may answer only after wait, and calls ended
+	// from another goroutine when its connection has ended.
+	Send(packet []byte, wait time.Duration, ended func(answers int, err error)) error
+}
+
+// gatewayPath is an open path to the gateway.
+type gatewayPath struct {
+	conn     transport.Conn
+	path     path.Path
+	batch    []transport.Packet // for reading
+	deadline time.Time          // the Conn's read deadline
+}
+
+func newGatewayPath(conn transport.Conn, p path.Path) *gatewayPath {
+	return &gatewayPath{conn: conn, path: p, batch: make([]transport.Packet, readBatch)}
+}
+
+// openPath opens a path to an address of the gateway.
+func (s *Session) openPath(ctx context.Context, t path.Transport, to netip.Addr) (*gatewayPath, error) {
+	if t == path.TCP {
+		at := netip.AddrPortFrom(to, s.gateway.PortForTCP())
+		conn, err := s.config.UnderlayTCP(ctx, at)
+		if err != nil {
+			return nil, err
+		}
+		return newGatewayPath(conn, path.NewTCP(at, netip.Addr{}, 0)), nil
+	}
+	at := netip.AddrPortFrom(to, s.gateway.Port)
+	conn, err := s.config.Underlay(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	return newGatewayPath(conn, path.NewUDP(at, netip.Addr{}, 0)), nil
+}
+
+// transports reports which transports a session may use; an inner session uses neither.
+func (s *Session) transports() (udp, tcp bool) {
+	if s.outer != nil {
+		return false, false
+	}
+	return s.config.Transport != TCP, s.config.Transport != UDP && s.config.UnderlayTCP != nil
+}
+
+// expired returns how many packets got no connection in time.
+func (p *gatewayPath) expired() uint64 {
+	if c, ok := p.conn.(*tcp.Conn); ok {
+		return c.Stats().Dropped
+	}
+	return 0
+}
+
+// abort closes the path and drops packets that wait to be sent.
+func (p *gatewayPath) abort() {
+	if c, ok := p.conn.(interface{ Abort() error }); ok {
+		_ = c.Abort()
+		return
+	}
+	_ = p.conn.Close()
+}
+
+// pathSet holds the paths of a sessionConn other than the active one.
+type pathSet struct {
+	probes   []*gatewayPath // being validated
+	left     []*gatewayPath // left, and still read
+	searches uint64         // that have ended
+	opening  [2]int         // goroutines that open probes, by transport
+}
+
+// apply carries out the policy's actions.
+func (st *connState) apply(now time.Time, actions []action) {
+	for _, a := range actions {
+		switch a {
+		case probeUDP:
+			st.openProbes(path.UDP)
+		case probeTCP:
+			st.openProbes(path.TCP)
+		case pingProbes:
+			for _, p := range st.paths.probes {
+				st.pingOn(now, p)
+			}
+		case pingActive:
+			st.ping(now)
+		case closeProbes:
+			st.paths.searches++
+			for _, p := range st.paths.probes {
+				st.discard(p)
+			}
+			st.paths.probes = nil
+		case reconnect:
+			st.unresponsiveAt = now
+			st.s.wakeSupervisor()
+		}
+	}
+}
+
+// openProbes opens probes over a transport to each address of the gateway: first to the
+// known ones, since a name may not resolve while the network is down, then to those that
+// it resolves to now.
+func (st *connState) openProbes(t path.Transport) {
+	c, search := st.c, st.paths.searches
+	st.paths.opening[t]++
+	st.s.running.Go(func() {
+		known := c.s.known()
+		c.openProbesTo(t, search, known)
+		if found, err := c.s.resolve(c.s.ctx); err == nil {
+			c.openProbesTo(t, search, slices.DeleteFunc(found, func(a netip.Addr) bool { return slices.Contains(known, a) }))
+		}
+		_ = c.update(func(st *connState, now time.Time) {
+			st.paths.opening[t]--
+			st.checkProbes(now, t)
+		})
+	})
+}
+
+func (c *sessionConn) openProbesTo(t path.Transport, search uint64, addrs []netip.Addr) {
+	for _, a := range addrs {
+		p, err := c.s.openPath(c.s.ctx, t, a)
+		taken := false
+		_ = c.update(func(st *connState, now time.Time) {
+			switch {
+			case st.paths.searches != search:
+			case err != nil:
+				st.networkErr = err
+			default:
+				taken = true
+				st.paths.probes = append(st.paths.probes, p)
+				c.s.running.Go(func() { c.serve(p) })
+				st.pingOn(now, p)
+			}
+		})
+		if err == nil && !taken {
+			p.abort()
+		}
+	}
+}
+
+// checkProbes reports to the policy when no probe of a transport is left.
+func (st *connState) checkProbes(now time.Time, t path.Transport) {
+	if st.paths.opening[t] == 0 && !slices.ContainsFunc(st.paths.probes, func(p *gatewayPath) bool { return p.path.Transport == t }) {
+		st.apply(now, st.policy.failed(now, t, st.responseTime()))
+	}
+}
+
+// pingOn sends a Ping on a probe. It needs the session's keys to answer, and shows the
+// gateway the client's new address.
+func (st *connState) pingOn(now time.Time, p *gatewayPath) {
+	var out state.Output
+	st.c.session.Ping(now, wire.MinPingPacket, &out)
+	for _, packet := range out.Packets {
+		if _, err := p.conn.WriteBatch([]transport.Packet{{Data: packet.Data, Path: p.path}}); err != nil {
+			st.networkErr = err
+		}
+	}
+}
+
+// probeFailed removes a probe whose Conn has failed.
+func (st *connState) probeFailed(now time.Time, p *gatewayPath, err error) {
+	i := slices.Index(st.paths.probes, p)
+	if i < 0 {
+		return
+	}
+	st.networkErr = err
+	st.paths.probes = slices.Delete(st.paths.probes, i, i+1)
+	st.discard(p)
+	st.checkProbes(now, p.path.Transport)
+}
+
+// discard closes a probe.
+func (st *connState) discard(p *gatewayPath) { st.s.running.Go(p.abort) }
+
+// noteAuthentic handles the arrival of an authentic packet, before its message is handled,
+// so that an answer takes the path on which the packet came.
+func (st *connState) noteAuthentic(now time.Time, p *gatewayPath) {
+	st.resetHinted, st.keepalive.answered = false, true
+	switch {
+	case p == st.c.active.Load():
+		st.apply(now, st.policy.responded(now))
+	case slices.Contains(st.paths.probes, p):
+		st.migrate(now, p)
+	default: // late, on a path that was left
+		return
+	}
+	if !st.unresponsiveAt.IsZero() {
+		st.unresponsiveAt, st.forgotten = time.Time{}, false
+		st.s.wakeSupervisor() // it need not reconnect
+	}
+}
+
+// migrate makes a probe the active path.
+func (st *connState) migrate(now time.Time, p *gatewayPath) {
+	old := st.c.active.Load()
+	st.paths.probes = slices.DeleteFunc(st.paths.probes, func(other *gatewayPath) bool { return other == p })
+	if old.path.Transport == path.UDP && p.path.Transport == path.UDP {
+		st.keepalive.rebound(now)
+		st.c.session.SetKeepalive(now, st.keepalive.interval)
+	}
+	st.s.count.expired.Add(old.expired())
+	reason, actions := st.policy.migrated(now, p.path.Transport)
+	st.c.active.Store(p)
+	st.c.session.SetPath(now, p.path, &st.out)
+	st.ping(now) // measures the round trip
+	st.apply(now, actions)
+	st.poller = poller{}
+	st.leave(old, now)
+	st.s.pathChanged(old.path.Transport, p.path.Transport, reason)
+}
+
+// isLeaving reports whether the session has left p or is about to. A gateway that sees its
+// client at a new address challenges the old one; an answer from there would revert the
+// migration (section 6 of PROTOCOL.md).
+func (st *connState) isLeaving(p *gatewayPath) bool {
+	return p != st.c.active.Load() || st.policy.upgrading()
+}
+
+// leave closes a path after linger.
+func (st *connState) leave(p *gatewayPath, now time.Time) {
+	c := st.c
+	if p.path.Transport == path.TCP && c.active.Load().path.Transport == path.UDP {
+		st.poller.drain, st.poller.drainUntil = p, now.Add(linger)
+	}
+	_ = p.conn.SetReadDeadline(time.Time{})
+	st.paths.left = append(st.paths.left, p)
+	time.AfterFunc(linger, func() {
+		_ = p.conn.Close()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.st.paths.left = slices.DeleteFunc(c.st.paths.left, func(old *gatewayPath) bool { return old == p })
+	})
+}
+
+// takePaths returns all open paths, and removes those that are not active.
+func (st *connState) takePaths() []*gatewayPath {
+	all := append(append([]*gatewayPath{st.c.active.Load()}, st.paths.probes...), st.paths.left...)
+	st.paths.probes, st.paths.left = nil, nil
+	return all
+}

@@ -1,0 +1,390 @@
+// Package portforward forwards local UDP ports through a session.
+//
+//	f, err := portforward.Listen(ctx, mappings, logger)
+//	if err != nil {
+//		return err
+//	}
+//	defer f.Close()
+//	return f.Run(ctx, session)
+package portforward
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lewes/state/path"
+	"lewes/state/wire"
+	"lewes/transport"
+	"lewes/transport/client"
+	"lewes/transport/udp"
+)
+
+const (
+	// maxPeers bounds the peers of a port. The session's bound on flows is lower; at
+	// either, the least recently active peer is evicted.
+	maxPeers = 4096
+	// peerIdle is how long a peer keeps an idle flow.
+	peerIdle = 2 * time.Minute
+	// readBatch is how many messages one read of a local socket returns at most.
+	readBatch = 32
+)
+
+// Mapping forwards datagrams for a local address to a target.
+type Mapping struct {
+	Local  netip.AddrPort // port 0 lets the system choose one
+	Target string         // host:port, resolved by the gateway
+}
+
+// Dialer opens flows; a *client.Session is one.
+type Dialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Forwarder forwards the local ports of one session.
+type Forwarder struct {
+	ports []*port
+	log   *slog.Logger
+}
+
+// Listen binds the local addresses. A nil logger discards.
+func Listen(ctx context.Context, mappings []Mapping, log *slog.Logger) (*Forwarder, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	f := &Forwarder{log: log}
+	for _, m := range mappings {
+		l, err := udp.Listen(ctx, udp.Config{Addrs: []netip.AddrPort{m.Local}, Options: udp.Options{Fragment: true}})
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("portforward: listen for %s: %w", m.Target, err)
+		}
+		f.ports = append(f.ports, &port{
+			f:        f,
+			target:   m.Target,
+			local:    l.Groups[0].Conns[0],
+			maxPeers: maxPeers,
+			idle:     peerIdle,
+			peers:    make(map[netip.AddrPort]*peer),
+		})
+	}
+	return f, nil
+}
+
+// Mappings returns the mappings with the ports that the system has chosen.
+func (f *Forwarder) Mappings() []Mapping {
+	var all []Mapping
+	for _, p := range f.ports {
+		all = append(all, Mapping{p.local.LocalAddr().(*net.UDPAddr).AddrPort(), p.target})
+	}
+	return all
+}
+
+// Close closes the local ports, which ends Run.
+func (f *Forwarder) Close() {
+	for _, p := range f.ports {
+		p.close()
+	}
+}
+
+// Run forwards until ctx is done or the gateway's policy has denied every target; the
+// error is then the last *client.FlowError.
+func (f *Forwarder) Run(ctx context.Context, d Dialer) error {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var last error
+	left := len(f.ports)
+	for _, p := range f.ports {
+		all.Go(func() {
+			denied := p.run(ctx, d)
+			mu.Lock()
+			defer mu.Unlock()
+			if left--; denied == nil {
+				return
+			}
+			if last = denied; left > 0 {
+				f.log.Error("target denied", slog.String("target", p.target), slog.String("error", denied.Error()))
+			}
+		})
+	}
+	all.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return last
+}
+
+// evict drops the least recently active peer of all ports. It reports whether there was
+// one.
+func (f *Forwarder) evict() bool {
+	var of *port
+	var since time.Time
+	for _, p := range f.ports {
+		if at, ok := p.leastActive(); ok && (of == nil || at.Before(since)) {
+			of, since = p, at
+		}
+	}
+	if of == nil {
+		return false
+	}
+	of.mu.Lock()
+	defer of.mu.Unlock()
+	if of.recent.Len() > 0 {
+		of.dropLocked(of.oldestLocked())
+	}
+	return true
+}
+
+// port forwards between the peers of a local socket and a target. Each peer has a flow, so
+// that answers find their peer and the target can tell the peers apart.
+type port struct {
+	f        *Forwarder
+	target   string
+	local    *udp.Conn
+	maxPeers int
+	idle     time.Duration
+
+	flows          sync.WaitGroup
+	denied         atomic.Pointer[client.FlowError] // by the gateway's policy
+	up, down, lost atomic.Uint64                    // datagrams
+
+	mu     sync.Mutex // guards the fields below and those of the peers
+	peers  map[netip.AddrPort]*peer
+	recent list.List // of *peer, the last to send in front
+}
+
+// peer is the socket of a local program, and its flow.
+type peer struct {
+	path     path.Path
+	conn     net.Conn
+	element  *list.Element // of recent; nil: dropped
+	lastUp   time.Time
+	lastDown atomic.Int64 // Unix nanoseconds
+}
+
+// run serves the port until ctx is done, and waits for its flows to end. It returns an
+// error if the gateway's policy denies the target.
+func (p *port) run(ctx context.Context, d Dialer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, p.close)
+	p.flows.Add(1)
+	go p.expire(ctx)
+	p.read(ctx, d)
+	cancel()
+	stop()
+	p.close()
+	p.dropAll()
+	p.flows.Wait()
+	if denied := p.denied.Load(); denied != nil {
+		return denied
+	}
+	return nil
+}
+
+// close ends read.
+func (p *port) close() { _ = p.local.Close() }
+
+// read forwards datagrams from local peers.
+func (p *port) read(ctx context.Context, d Dialer) {
+	batch := make([]transport.Packet, readBatch)
+	for {
+		n, err := p.local.ReadBatch(batch)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(time.Millisecond) // ICMP from a peer that has closed; its flow expires
+			continue
+		}
+		for i := range batch[:n] {
+			for datagram := range batch[i].Segments() {
+				p.send(ctx, d, batch[i].Path, datagram)
+			}
+		}
+	}
+}
+
+// send writes a datagram to its peer's flow. It replaces a flow that has just ended.
+func (p *port) send(ctx context.Context, d Dialer, from path.Path, datagram []byte) {
+	p.up.Add(1)
+	var err error
+	for range 2 {
+		var of *peer
+		if of, err = p.peer(ctx, d, from); err != nil {
+			break
+		}
+		if _, err = of.conn.Write(datagram); !errors.Is(err, net.ErrClosed) {
+			break
+		}
+		p.drop(of)
+	}
+	if err != nil {
+		p.lost.Add(1)
+		p.report(err)
+	}
+}
+
+// report handles the error of a flow: it ends the port if the policy denies the target,
+// and is logged otherwise. Peers only see loss.
+func (p *port) report(err error) {
+	var flow *client.FlowError
+	if errors.As(err, &flow) && flow.Reason == client.ReasonPolicy {
+		if p.denied.CompareAndSwap(nil, flow) {
+			p.close()
+		}
+		return
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return // the end of the session is reported elsewhere
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err // which contains the target instead of the flow's LocalAddr
+	}
+	p.f.log.Warn("forwarding failed", slog.String("target", p.target), slog.String("error", err.Error()))
+}
+
+// peer returns the peer of a datagram. Only read calls it.
+func (p *port) peer(ctx context.Context, d Dialer, from path.Path) (*peer, error) {
+	now := time.Now()
+	p.mu.Lock()
+	if known := p.peers[from.Peer]; known != nil {
+		known.lastUp, known.path = now, from
+		p.recent.MoveToFront(known.element)
+		p.mu.Unlock()
+		return known, nil
+	}
+	if len(p.peers) >= p.maxPeers {
+		p.dropLocked(p.oldestLocked())
+	}
+	p.mu.Unlock()
+
+	conn, err := d.DialContext(ctx, "udp", p.target)
+	var limit *client.FlowError
+	for errors.As(err, &limit) && limit.Reason == client.ReasonLimit && p.f.evict() {
+		conn, err = d.DialContext(ctx, "udp", p.target)
+	}
+	if err != nil {
+		return nil, err
+	}
+	added := &peer{path: from, conn: conn, lastUp: now}
+	p.mu.Lock()
+	added.element = p.recent.PushFront(added)
+	p.peers[from.Peer] = added
+	p.mu.Unlock()
+	p.flows.Add(1)
+	go p.copyAnswers(added)
+	return added, nil
+}
+
+// copyAnswers forwards the target's datagrams to a peer.
+func (p *port) copyAnswers(to *peer) {
+	defer p.flows.Done()
+	defer p.drop(to)
+	buffer := make([]byte, wire.MaxUDPPacket)
+	packet := make([]transport.Packet, 1)
+	for {
+		n, err := to.conn.Read(buffer)
+		if err != nil {
+			p.report(err)
+			var flow *client.FlowError
+			if errors.As(err, &flow) && flow.Reason == client.ReasonUnreachable {
+				continue // the target may return
+			}
+			return
+		}
+		to.lastDown.Store(time.Now().UnixNano())
+		p.mu.Lock()
+		packet[0] = transport.Packet{Data: buffer[:n], Path: to.path}
+		p.mu.Unlock()
+		if _, err := p.local.WriteBatch(packet); err != nil {
+			p.lost.Add(1)
+			continue
+		}
+		p.down.Add(1)
+	}
+}
+
+// drop closes a peer's flow.
+func (p *port) drop(of *peer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropLocked(of)
+}
+
+func (p *port) dropLocked(of *peer) {
+	if of.element == nil {
+		return
+	}
+	p.recent.Remove(of.element)
+	of.element = nil
+	delete(p.peers, of.path.Peer)
+	_ = of.conn.Close()
+}
+
+func (p *port) dropAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, of := range p.peers {
+		p.dropLocked(of)
+	}
+}
+
+// oldestLocked returns the least recently active peer; there is one. It moves peers that
+// have received since they sent to the front.
+func (p *port) oldestLocked() *peer {
+	for range p.recent.Len() {
+		of := p.recent.Back().Value.(*peer)
+		answered := time.Unix(0, of.lastDown.Load())
+		if !answered.After(of.lastUp) {
+			return of
+		}
+		of.lastUp = answered
+		p.recent.MoveToFront(of.element)
+	}
+	return p.recent.Back().Value.(*peer)
+}
+
+// leastActive returns when the least recently active peer was active, if there is one.
+func (p *port) leastActive() (at time.Time, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.recent.Len() == 0 {
+		return time.Time{}, false
+	}
+	return p.oldestLocked().lastUp, true
+}
+
+// expire drops idle peers until ctx is done.
+func (p *port) expire(ctx context.Context) {
+	defer p.flows.Done()
+	ticker := time.NewTicker(p.idle / 4)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			p.dropIdle(now)
+		}
+	}
+}
+
+func (p *port) dropIdle(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.recent.Len() > 0 {
+		of := p.oldestLocked()
+		if now.Sub(of.lastUp) < p.idle {
+			return
+		}
+		p.dropLocked(of)
+	}
+}
