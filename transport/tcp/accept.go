@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"lewes/state/path"
@@ -13,114 +14,176 @@ import (
 )
 
 const (
-	// acceptPauseMin and Max pace the next try after the system gave no connection.
-	acceptPauseMin = 5 * time.Millisecond
-	acceptPauseMax = time.Second
-	// sayAgain is how often at most an operator is told the same.
-	sayAgain = 10 * time.Second
+	// The backoff after a failed accept.
+	acceptBackoffMin = 5 * time.Millisecond
+	acceptBackoffMax = time.Second
+	// notifyInterval limits the rate of Config.Notify.
+	notifyInterval = 10 * time.Second
+	// stripes is the number of locks of a connTable.
+	stripes = 16
+	// sourceBits is the prefix of an IPv6 address that identifies a source: a /64
+	// belongs to one subscriber.
+	sourceBits = 64
 )
 
-// accept lets connections in until the listener is closed.
+// accept serves connections until the listener is closed or paused.
 func (l *Listener) accept(at netip.AddrPort, listener *net.TCPListener) {
-	defer l.acceptors.Done()
-	pause := time.Duration(0)
+	backoff := time.Duration(0)
 	for {
 		conn, err := listener.AcceptTCP()
 		switch {
 		case err == nil:
-			pause = 0
+			backoff = 0
 			l.admit(conn)
 			continue
 		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
-			return // closed, or paused
+			return // closed or paused
 		}
-		// Out of descriptors, or of memory: connections wait in the kernel until some
-		// are free again.
+		// No descriptor or memory is available: connections wait in the kernel.
 		l.counters.acceptErrors.Add(1)
-		l.say(fmt.Errorf("tcp %s: no connection can be accepted, they wait: %w", at, transport.SystemError(err)))
-		pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
+		l.notify(fmt.Errorf("tcp: accept on %s: %w; connections wait in the kernel", at, transport.SystemError(err)))
+		backoff = min(max(2*backoff, acceptBackoffMin), acceptBackoffMax)
 		select {
-		case <-time.After(pause):
+		case <-time.After(backoff):
 		case <-l.stopped:
 			return
 		}
 	}
 }
 
-// say tells the operator, unless something was told lately.
-func (l *Listener) say(err error) {
+// notify passes err to Config.Notify, rate limited.
+func (l *Listener) notify(err error) {
 	now := time.Now().UnixNano()
-	last := l.saidAt.Load()
-	if (last == 0 || now-last >= int64(sayAgain)) && l.saidAt.CompareAndSwap(last, now) {
+	last := l.notifiedAt.Load()
+	if (last == 0 || now-last >= int64(notifyInterval)) && l.notifiedAt.CompareAndSwap(last, now) {
 		l.config.Notify(err)
 	}
 }
 
-// admit serves a connection if the bounds allow it.
+// admit serves a connection if the limits allow it.
 func (l *Listener) admit(conn *net.TCPConn) {
 	peer := addrPort(conn.RemoteAddr())
 	source := sourceOf(peer.Addr())
 	if l.counters.open.Add(1) > int64(l.config.MaxConnections) {
 		l.counters.open.Add(-1)
 		l.counters.refusedFull.Add(1)
-		refuse(conn)
+		reset(conn)
 		return
 	}
-	if !l.sources.enter(source, l.config.MaxPerSource) {
+	if !l.sources.acquire(source, l.config.MaxPerSource) {
 		l.counters.open.Add(-1)
 		l.counters.refusedSource.Add(1)
-		refuse(conn)
+		reset(conn)
 		return
 	}
-	v := &visit{
+	c := &serverConn{
 		listener: l,
 		conn:     conn,
-		path:     path.NewTCP(peer, addrPort(conn.LocalAddr()).Addr(), l.numbers.Add(1)),
+		path:     path.NewTCP(peer, addrPort(conn.LocalAddr()).Addr(), l.lastConn.Add(1)),
 		source:   source,
-		until:    time.Now().Add(l.config.ReceiveTimeout),
+		deadline: time.Now().Add(l.config.ReceiveTimeout),
 	}
-	if !l.entered(v) {
+	if !l.register(c) {
 		l.counters.open.Add(-1)
-		l.sources.leave(source)
-		refuse(conn)
+		l.sources.release(source)
+		reset(conn)
 		return
 	}
 	l.counters.accepted.Add(1)
-	go v.serve()
+	go c.serve()
 }
 
-// refuse closes a connection so that nothing of it stays, not even in the kernel.
-func refuse(conn *net.TCPConn) {
+// reset closes a connection with a RST, which leaves no state in the kernel.
+func reset(conn *net.TCPConn) {
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
 }
 
-func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok && t != nil {
-		return t.AddrPort()
-	}
-	return netip.AddrPort{}
-}
-
-// entered notes a connection, unless the listener is closed.
-func (l *Listener) entered(v *visit) bool {
+// register adds a connection unless the listener is closed.
+func (l *Listener) register(c *serverConn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.visits == nil {
+	if l.open == nil {
 		return false
 	}
-	l.visits[v] = struct{}{}
+	l.open[c] = struct{}{}
 	l.serving.Add(1)
 	return true
 }
 
-// left forgets a connection and closes it.
-func (l *Listener) left(v *visit) {
-	_ = v.conn.Close()
-	l.sources.leave(v.source)
+// unregister closes a connection and removes it.
+func (l *Listener) unregister(c *serverConn) {
+	_ = c.conn.Close()
+	l.sources.release(c.source)
 	l.counters.open.Add(-1)
 	l.mu.Lock()
-	delete(l.visits, v)
+	delete(l.open, c)
 	l.mu.Unlock()
 	l.serving.Done()
+}
+
+// connTable finds connections by their number.
+type connTable [stripes]struct {
+	mu    sync.Mutex
+	conns map[uint64]*serverConn // guarded by mu
+}
+
+func (t *connTable) add(c *serverConn) {
+	s := &t[c.path.Conn%stripes]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = make(map[uint64]*serverConn)
+	}
+	s.conns[c.path.Conn] = c
+}
+
+func (t *connTable) remove(c *serverConn) {
+	s := &t[c.path.Conn%stripes]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c.path.Conn)
+}
+
+// find returns the connection of a path, or nil if it is closed.
+func (t *connTable) find(p path.Path) *serverConn {
+	s := &t[p.Conn%stripes]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[p.Conn]
+}
+
+// sourceLimiter counts the open connections of each source.
+type sourceLimiter struct {
+	mu   sync.Mutex
+	open map[netip.Addr]int // guarded by mu; no zero counts
+}
+
+// sourceOf returns the source of an address: the address itself, or its /64.
+func sourceOf(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is4() {
+		return a
+	}
+	prefix, _ := a.Prefix(sourceBits) // fails only for more bits than the address has
+	return prefix.Addr()
+}
+
+// acquire counts a connection, unless the source has limit already.
+func (s *sourceLimiter) acquire(source netip.Addr, limit int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[source] >= limit {
+		return false
+	}
+	s.open[source]++
+	return true
+}
+
+func (s *sourceLimiter) release(source netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[source]--; s.open[source] == 0 {
+		delete(s.open, source)
+	}
 }

@@ -193,7 +193,7 @@ func TestBrokenOff(t *testing.T) {
 	}
 	l.Shards[0].End(p.Path)
 	eventually(t, "gone", func() bool { return l.Stats().Open == 0 })
-	if used := l.receiving.used.Load(); used != int64(classes[1]) { // the reader has the last packet yet
+	if used := l.budget.used.Load(); used != int64(classes[1]) { // the reader has the last packet yet
 		t.Errorf("%d bytes are still held", used)
 	}
 	if len(l.sources.open) != 0 {
@@ -304,17 +304,17 @@ func TestSourceOf(t *testing.T) {
 // TestLargePacketsLeaveRoom: whatever large packets hold, a quarter is left for those
 // that would fit a datagram.
 func TestLargePacketsLeaveRoom(t *testing.T) {
-	m := memory{limit: 1 << 20}
+	m := bufferBudget{limit: 1 << 20}
 	for class := len(classes) - 1; class > 0; class-- {
 		for {
-			if _, err := m.take(class); err != nil {
+			if _, err := m.acquire(class); err != nil {
 				break
 			}
 		}
 	}
 	small := 0
 	for {
-		if _, err := m.take(0); err != nil {
+		if _, err := m.acquire(0); err != nil {
 			break
 		}
 		small++
@@ -332,14 +332,14 @@ func TestLargePacketsLeaveRoom(t *testing.T) {
 func TestMemoryOfPackets(t *testing.T) {
 	l := listening(t, func(c *Config) { c.MaxReceiving, c.ReceiveTimeout = 2*(classes[0]+classes[1]), time.Minute })
 	used := func(want int) func() bool {
-		return func() bool { return l.receiving.used.Load() == int64(want) }
+		return func() bool { return l.budget.used.Load() == int64(want) }
 	}
 	frame := appendFrame(nil, packetOf(wire.MaxTCPPacket, 1))
 	a, b := dialTo(t, l), dialTo(t, l)
 	_, _ = a.Write(frame[:3])
 	eventually(t, "both accepted", func() bool { return l.Stats().Open == 2 })
 	time.Sleep(10 * time.Millisecond)
-	if l.receiving.used.Load() != 0 {
+	if l.budget.used.Load() != 0 {
 		t.Error("a buffer is held before the length is there")
 	}
 	_, _ = a.Write(frame[3:100])
@@ -373,7 +373,7 @@ func TestSlowReader(t *testing.T) {
 	}
 	l.Shards[0].End(p.Path)
 	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("writing to a peer that does not read took %v", took)
+		t.Errorf("writing to a peer that does not read took %c", took)
 	}
 	eventually(t, "cut off", func() bool { s := l.Stats(); return s.Open == 0 && s.WriteTimeouts == 1 })
 }
@@ -385,12 +385,12 @@ func TestAnswerBound(t *testing.T) {
 	conn := dialTo(t, l)
 	send(t, conn, packetOf(50, 1))
 	p := readOne(t, l.Shards[0])
-	v := l.table.find(p.Path)
-	v.mu.Lock() // so that nothing of it is sent meanwhile
+	c := l.conns.find(p.Path)
+	c.mu.Lock() // so that nothing of it is sent meanwhile
 	var queued int
-	for queued = 0; v.putOne(&transport.Packet{Data: packetOf(996, byte(queued))}) == nil; queued++ {
+	for queued = 0; c.enqueueOne(&transport.Packet{Data: packetOf(996, byte(queued))}) == nil; queued++ {
 	}
-	v.mu.Unlock()
+	c.mu.Unlock()
 	if queued != 3 {
 		t.Errorf("%d packets of 1000 bytes fit 3000", queued)
 	}

@@ -43,7 +43,7 @@ func TestCostOfSilence(t *testing.T) {
 	if cost > 8<<10 {
 		t.Errorf("a silent connection costs %d bytes", cost)
 	}
-	if used := l.receiving.used.Load(); used != 0 {
+	if used := l.budget.used.Load(); used != 0 {
 		t.Errorf("they hold %d bytes of buffers", used)
 	}
 }

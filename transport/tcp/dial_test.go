@@ -335,7 +335,7 @@ func FuzzAnswers(f *testing.F) {
 		var want [][]byte
 		var bad bool
 		for rest := data; len(rest) >= lengthSize; {
-			n, err := lengthOf((*[lengthSize]byte)(rest))
+			n, err := parseLength((*[lengthSize]byte)(rest))
 			if bad = err != nil; bad || len(rest) < lengthSize+n {
 				break
 			}

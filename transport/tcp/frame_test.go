@@ -19,7 +19,7 @@ func FuzzFrame(f *testing.F) {
 	f.Add(binary.BigEndian.AppendUint32(nil, 65_536), uint8(2))
 	f.Add([]byte{0, 0, 0}, uint8(0))
 	f.Fuzz(func(t *testing.T, data []byte, how uint8) {
-		m := memory{limit: 1 << 20}
+		m := bufferBudget{limit: 1 << 20}
 		var r io.Reader = bytes.NewReader(data)
 		switch how % 4 {
 		case 1:
@@ -33,7 +33,7 @@ func FuzzFrame(f *testing.F) {
 		if _, err := io.ReadFull(r, head[:]); err != nil {
 			return
 		}
-		n, err := lengthOf(&head)
+		n, err := parseLength(&head)
 		announced := binary.BigEndian.Uint32(head[:])
 		if good := announced >= 34 && announced <= 65_535; good != (err == nil) || err != nil && !errors.Is(err, ErrBadLength) {
 			t.Fatalf("length %d: %v", announced, err)
@@ -55,7 +55,7 @@ func FuzzFrame(f *testing.F) {
 			if !bytes.Equal(appendFrame(nil, b.data), data[:lengthSize+n]) {
 				t.Fatal("the frame is another one")
 			}
-			m.give(b)
+			m.release(b)
 		}
 		if used := m.used.Load(); used != 0 {
 			t.Fatalf("%d bytes are held", used)

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -13,60 +14,133 @@ import (
 	"lewes/transport"
 )
 
-// Listener is what Listen bound. Its connections end with Close.
+// Defaults of Config. Section 12 of PROTOCOL.md defines the first five.
+const (
+	DefaultMaxConnections = 10_000
+	DefaultMaxPerSource   = 64
+	DefaultReceiveTimeout = 5 * time.Second
+	DefaultWriteTimeout   = 5 * time.Second
+	DefaultMaxAnswer      = 256 << 10
+	DefaultMaxReceiving   = 64 << 20
+)
+
+// closeGrace is how long Close lets peers read answers that are already queued.
+const closeGrace = 250 * time.Millisecond
+
+// Config configures Listen. A bound of zero means its default.
+type Config struct {
+	// Addrs are the addresses to bind; empty means every address of both families,
+	// as does an entry without an address (netip.AddrPort{}). Entries with port 0
+	// use Port.
+	Addrs []netip.AddrPort
+	// Port is the default port of Addrs. With 0 the system chooses one, the same for
+	// both families.
+	Port uint16
+	// Inherited are listeners bound by another process. The Listener owns them,
+	// including those whose address is not in Addrs, and does not bind their
+	// addresses again.
+	Inherited []*net.TCPListener
+
+	// Shards is the number of ShardListeners, at least 1. On Linux each address has as
+	// many sockets, among which the kernel distributes connections.
+	Shards int
+	// Steer returns the shard of a packet; nil means shard 0. It is called
+	// concurrently and must not retain the packet.
+	Steer func(packet []byte) int
+
+	// MaxConnections and MaxPerSource bound the open connections, in total and per
+	// source: an IPv4 address or an IPv6 /64. Excess connections are reset.
+	MaxConnections, MaxPerSource int
+	// ReceiveTimeout is the lifetime of a connection unless End or Hold changes it. It
+	// includes the time to receive the packet.
+	ReceiveTimeout time.Duration
+	// WriteTimeout is how long the peer may take to read all its answers.
+	WriteTimeout time.Duration
+	// MaxAnswer bounds the bytes queued for one connection, length prefixes included.
+	MaxAnswer int
+	// MaxReceiving bounds the bytes of all receive buffers, including packets that wait
+	// for ReadBatch. A quarter is reserved for packets of datagram size. A connection
+	// that would exceed it is closed.
+	MaxReceiving int
+
+	// Notify receives warnings for the operator, at most one every 10 s. It must not
+	// block, and may be nil.
+	Notify func(error)
+}
+
+func (c *Config) setDefaults() {
+	c.Shards = max(1, c.Shards)
+	c.MaxConnections = cmp.Or(c.MaxConnections, DefaultMaxConnections)
+	c.MaxPerSource = cmp.Or(c.MaxPerSource, DefaultMaxPerSource)
+	c.ReceiveTimeout = cmp.Or(c.ReceiveTimeout, DefaultReceiveTimeout)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultWriteTimeout)
+	c.MaxAnswer = cmp.Or(c.MaxAnswer, DefaultMaxAnswer)
+	c.MaxReceiving = cmp.Or(c.MaxReceiving, DefaultMaxReceiving)
+	if c.Steer == nil {
+		c.Steer = func([]byte) int { return 0 }
+	}
+	if c.Notify == nil {
+		c.Notify = func(error) {}
+	}
+}
+
+// Listener accepts connections on all bound addresses. Close also closes its
+// connections.
 type Listener struct {
-	// shard listeners has one for each shard.
 	Shards []*ShardListener
-	// Groups has an entry for each address that was bound, Failed one for each that
-	// was not.
+	// Groups has one entry per bound address, Failed one per address that could not be
+	// bound.
 	Groups []Group
 	Failed []*transport.BindError
 
-	config    Config
-	counters  counters
-	table     table
-	sources   sources
-	receiving memory
-	numbers   atomic.Uint64 // of connections
-	saidAt    atomic.Int64  // when Notify was called last, in Unix nanoseconds
+	// Immutable after Listen.
+	config Config
 
-	mu        sync.Mutex
-	visits    map[*visit]struct{} // nil once closed
-	stopped   chan struct{}       // nothing more is accepted
+	// Safe for concurrent use.
+	counters   counters
+	conns      connTable
+	sources    sourceLimiter
+	budget     bufferBudget
+	lastConn   atomic.Uint64 // number of the newest connection
+	notifiedAt atomic.Int64  // last call of Notify, in Unix nanoseconds
+
+	stopped   chan struct{} // closed when accepting ends
 	closed    chan struct{}
 	stopOnce  sync.Once
 	acceptors sync.WaitGroup
 	serving   sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[*serverConn]struct{} // guarded by mu; nil after Close
 }
 
-// Group is the listeners of one address.
+// Group is the set of listeners on one address.
 type Group struct {
 	Addr      netip.AddrPort
 	Listeners []*net.TCPListener
-	// FastOpen says that a client may send its packet with its first segment.
+	// FastOpen reports whether the kernel accepts data in the SYN (RFC 7413).
 	FastOpen bool
 }
 
-// Listen binds the addresses of config and accepts connections from then on. It
-// succeeds if one address could be bound or was inherited; Listener.Failed says which
-// could not and why. An error joins the reasons of all.
+// Listen binds the configured addresses and starts accepting. It succeeds if at least
+// one address is bound or inherited; Listener.Failed describes the others. Otherwise the
+// error joins the failures of all addresses.
 func Listen(ctx context.Context, config Config) (*Listener, error) {
-	config.fill()
-	groups, err := inherited(config.Inherited)
+	config.setDefaults()
+	groups, err := groupInherited(config.Inherited)
 	if err != nil {
 		return nil, err
 	}
 	l := &Listener{
-		config:    config,
-		sources:   sources{open: make(map[netip.Addr]int)},
-		receiving: memory{limit: int64(config.MaxReceiving)},
-		visits:    make(map[*visit]struct{}),
-		stopped:   make(chan struct{}),
-		closed:    make(chan struct{}),
+		config:  config,
+		sources: sourceLimiter{open: make(map[netip.Addr]int)},
+		budget:  bufferBudget{limit: int64(config.MaxReceiving)},
+		open:    make(map[*serverConn]struct{}),
+		stopped: make(chan struct{}),
+		closed:  make(chan struct{}),
 	}
 	l.bind(ctx, groups)
-	// Both families on one port of the system's choice: what is free in one may be
-	// taken in the other.
+	// A port that the system chose for one family may be taken in the other.
 	for tries := 0; config.Port == 0 && len(config.Addrs) == 0 && len(groups) == 0 && tries < 8 && transport.PortTaken(l.Failed); tries++ {
 		l.closeListeners()
 		l.bind(ctx, nil)
@@ -81,28 +155,31 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 	return l, nil
 }
 
-// inherited sorts listeners by their address.
-func inherited(listeners []*net.TCPListener) ([]Group, error) {
+// groupInherited groups inherited listeners by address.
+func groupInherited(listeners []*net.TCPListener) ([]Group, error) {
 	var groups []Group
 next:
 	for _, listener := range listeners {
 		at := addrPort(listener.Addr())
 		if !at.IsValid() {
-			return nil, errors.New("tcp: a listener that was inherited has no address")
+			return nil, errors.New("tcp: inherited listener has no address")
 		}
-		at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 		for i := range groups {
 			if groups[i].Addr == at {
 				groups[i].Listeners = append(groups[i].Listeners, listener)
 				continue next
 			}
 		}
-		groups = append(groups, Group{Addr: at, Listeners: []*net.TCPListener{listener}, FastOpen: fastOpens(listener)})
+		groups = append(groups, newGroup(listener))
 	}
 	return groups, nil
 }
 
-// bind binds the addresses of the configuration that are not among groups.
+func newGroup(first *net.TCPListener) Group {
+	return Group{Addr: addrPort(first.Addr()), Listeners: []*net.TCPListener{first}, FastOpen: fastOpenEnabled(first)}
+}
+
+// bind binds the configured addresses that are not in groups.
 func (l *Listener) bind(ctx context.Context, groups []Group) {
 	l.Groups, l.Failed = groups, nil
 	port := l.config.Port
@@ -110,7 +187,7 @@ func (l *Listener) bind(ctx context.Context, groups []Group) {
 		if addr.Port() == 0 {
 			addr = netip.AddrPortFrom(addr.Addr(), port)
 		}
-		if l.has(addr) {
+		if l.bound(addr) {
 			continue
 		}
 		g, err := bindGroup(ctx, addr, &l.config)
@@ -125,8 +202,8 @@ func (l *Listener) bind(ctx context.Context, groups []Group) {
 	}
 }
 
-// has reports whether an address is bound. Port 0 is any.
-func (l *Listener) has(addr netip.AddrPort) bool {
+// bound reports whether an address is bound. Port 0 matches any port.
+func (l *Listener) bound(addr netip.AddrPort) bool {
 	for _, g := range l.Groups {
 		if g.Addr == addr || addr.Port() == 0 && g.Addr.Addr() == addr.Addr() {
 			return true
@@ -135,22 +212,21 @@ func (l *Listener) has(addr netip.AddrPort) bool {
 	return false
 }
 
-// bindGroup binds the listeners of one address: the first alone, and only then those
-// of the other shards beside it, so that a second gateway on the same port fails.
+// bindGroup binds one listener per shard to an address. The first is bound without
+// SO_REUSEPORT, so that a second gateway on the same port fails.
 func bindGroup(ctx context.Context, addr netip.AddrPort, c *Config) (Group, error) {
 	first, err := bindOne(ctx, addr, c, false)
 	if err != nil {
 		return Group{}, err
 	}
-	g := Group{Addr: addrPort(first.Addr()), Listeners: []*net.TCPListener{first}, FastOpen: fastOpens(first)}
-	g.Addr = netip.AddrPortFrom(g.Addr.Addr().Unmap(), g.Addr.Port())
-	if c.Shards < 2 || share(first) != nil {
-		return g, nil // one accepts for all
+	g := newGroup(first)
+	if c.Shards < 2 || allowReusePort(first) != nil {
+		return g, nil // one listener accepts for all shards
 	}
 	for len(g.Listeners) < c.Shards {
 		other, err := bindOne(ctx, g.Addr, c, true)
 		if err != nil {
-			break // those that there are accept for it
+			break // the listeners bound so far accept for it
 		}
 		g.Listeners = append(g.Listeners, other)
 	}
@@ -162,49 +238,27 @@ func bindOne(ctx context.Context, addr netip.AddrPort, c *Config, shared bool) (
 	if addr.Addr().Is6() {
 		network = "tcp6"
 	}
-	listening := net.ListenConfig{
-		KeepAlive: -1, // no connection lives long enough for it
+	config := net.ListenConfig{
+		KeepAlive: -1, // connections are too short-lived for it
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			return prepare(raw, c.WriteTimeout, shared)
 		},
 	}
-	listener, err := listening.Listen(ctx, network, addr.String())
+	listener, err := config.Listen(ctx, network, addr.String())
 	if err != nil {
 		return nil, err
 	}
 	return listener.(*net.TCPListener), nil
 }
 
-// lastWords is how long Close lets peers take what is written to them.
-const lastWords = 250 * time.Millisecond
-
-// limitWriting sets how long the peer may take to read its answers.
-func (l *Listener) limitWriting(v *visit) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	patience := l.config.WriteTimeout
-	if l.visits == nil {
-		patience = min(patience, lastWords)
-	}
-	_ = v.conn.SetWriteDeadline(time.Now().Add(patience))
-}
-
-// stopAccepting ends listening. Connections that are there go on, and so do those
-// that another process accepts by a duplicate of a listener's descriptor.
-func (l *Listener) stopAccepting() {
-	l.stopOnce.Do(func() { close(l.stopped) })
-	l.closeListeners()
-	l.acceptors.Wait()
-}
-
-// Pause stops accepting until Resume: connections that come wait in the system. Those
-// that are there go on. It must not run beside Close.
+// Pause stops accepting until Resume; new connections wait in the kernel and open ones
+// continue. It must not be called concurrently with Close.
 func (l *Listener) Pause() {
 	l.setDeadline(time.Unix(1, 0))
 	l.acceptors.Wait()
 }
 
-// Resume accepts again.
+// Resume accepts connections again after Pause.
 func (l *Listener) Resume() {
 	l.setDeadline(time.Time{})
 	l.startAccepting()
@@ -221,8 +275,7 @@ func (l *Listener) setDeadline(t time.Time) {
 func (l *Listener) startAccepting() {
 	for _, g := range l.Groups {
 		for _, listener := range g.Listeners {
-			l.acceptors.Add(1)
-			go l.accept(g.Addr, listener)
+			l.acceptors.Go(func() { l.accept(g.Addr, listener) })
 		}
 	}
 }
@@ -235,24 +288,40 @@ func (l *Listener) closeListeners() {
 	}
 }
 
-// Close ends listening and every connection, and waits until their goroutines have
-// ended. Answers that are written already still go out, if the peers take them at
-// once.
+// stopAccepting closes the listening sockets. Open connections continue, and so does
+// accepting by a process that holds a duplicate of a descriptor.
+func (l *Listener) stopAccepting() {
+	l.stopOnce.Do(func() { close(l.stopped) })
+	l.closeListeners()
+	l.acceptors.Wait()
+}
+
+// Close stops accepting, closes all connections and waits for their goroutines. Answers
+// that are already queued are sent if the peers read them promptly.
 func (l *Listener) Close() error {
 	l.stopAccepting()
 	l.mu.Lock()
-	if l.visits != nil {
+	if l.open != nil {
 		close(l.closed)
-		for v := range l.visits {
-			_ = v.conn.SetReadDeadline(time.Now())
-			_ = v.conn.SetWriteDeadline(time.Now().Add(lastWords))
+		for c := range l.open {
+			_ = c.conn.SetReadDeadline(time.Now())
+			_ = c.conn.SetWriteDeadline(time.Now().Add(closeGrace))
 		}
-		l.visits = nil
+		l.open = nil
 	}
 	l.mu.Unlock()
-	for _, i := range l.Shards {
-		_ = i.Close()
+	for _, s := range l.Shards {
+		_ = s.Close()
 	}
 	l.serving.Wait()
 	return nil
+}
+
+// addrPort returns the address of a TCP socket, never IPv4-mapped.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok && t != nil {
+		at := t.AddrPort()
+		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	}
+	return netip.AddrPort{}
 }

@@ -73,7 +73,7 @@ func frames(t testing.TB, conn net.Conn) (packets [][]byte) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		n, err := lengthOf(&head)
+		n, err := parseLength(&head)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,18 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fastOpenQueue bounds the connections whose data came with the first segment and
-// that are not accepted yet.
+// fastOpenQueue bounds the connections with data in the SYN that are not accepted yet.
 const fastOpenQueue = 256
 
-// prepare sets a listening socket's options before it is bound; patience is how long
-// a peer may take to acknowledge. What an old kernel lacks is done without.
-func prepare(raw syscall.RawConn, patience time.Duration, shared bool) error {
+// fastOpen lets the packet travel in the SYN (RFC 7413) if the kernel has a cookie of the
+// gateway; without one, or on an old kernel, connecting works as usual.
+func fastOpen(_, _ string, raw syscall.RawConn) error {
+	return raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
+	})
+}
+
+// prepare sets the options of a listening socket before it is bound. Options that the
+// kernel lacks are skipped. Connections inherit userTimeout, which bounds how long the
+// kernel keeps unacknowledged data after the close.
+func prepare(raw syscall.RawConn, userTimeout time.Duration, shared bool) error {
 	return onFD(raw, func(fd int) error {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN, fastOpenQueue)
-		// Connections take it over: what a peer does not acknowledge after the close
-		// does not stay with the kernel for minutes.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 		if shared {
 			return reusePort(fd)
 		}
@@ -30,8 +36,8 @@ func prepare(raw syscall.RawConn, patience time.Duration, shared bool) error {
 	})
 }
 
-// share lets other sockets of this user listen on the same address.
-func share(l *net.TCPListener) error {
+// allowReusePort lets other sockets of this user listen on the same address.
+func allowReusePort(l *net.TCPListener) error {
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return err
@@ -43,9 +49,9 @@ func reusePort(fd int) error {
 	return os.NewSyscallError("setsockopt SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 }
 
-// fastOpens reports whether the kernel takes data with the first segment: the socket
-// says so, and the system allows servers it (the second bit of tcp_fastopen).
-func fastOpens(l *net.TCPListener) bool {
+// fastOpenEnabled reports whether the socket and the system (second bit of
+// net.ipv4.tcp_fastopen) accept data in the SYN.
+func fastOpenEnabled(l *net.TCPListener) bool {
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return false

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// errLinuxOnly: no other system spreads connections over the sockets of an address.
-var errLinuxOnly = errors.New("exists on Linux alone")
+// fastOpen is nil: TCP Fast Open is supported on Linux only.
+var fastOpen func(network, address string, raw syscall.RawConn) error
 
 func prepare(syscall.RawConn, time.Duration, bool) error { return nil }
-func share(*net.TCPListener) error                       { return errLinuxOnly }
-func fastOpens(*net.TCPListener) bool                    { return false }
+func allowReusePort(*net.TCPListener) error              { return errors.ErrUnsupported }
+func fastOpenEnabled(*net.TCPListener) bool              { return false }

@@ -2,43 +2,58 @@ package tcp
 
 import "sync/atomic"
 
-// Stats is a copy of what a Listener has counted.
+// Stats is a snapshot of a Listener's counters.
 type Stats struct {
-	// Open is how many connections there are now.
+	// Open is the number of open connections.
 	Open uint64
-	// Accepted counts connections that were let in; RefusedFull and RefusedSource
-	// those that were closed at once because there were too many, in all or from
-	// their source.
+	// Accepted counts admitted connections; RefusedFull and RefusedSource those reset
+	// because of Config.MaxConnections or MaxPerSource.
 	Accepted, RefusedFull, RefusedSource uint64
-	// AcceptErrors counts the times that the system gave no connection, for want of
-	// descriptors mostly.
+	// AcceptErrors counts failed accepts, mostly for lack of descriptors.
 	AcceptErrors uint64
 
-	// Why connections ended before their packet was whole: its length was that of
-	// none, the time was up, the peer went away, or there was no memory for it.
+	// Connections that ended without a complete packet: because of an invalid length, a
+	// timeout, the peer, or Config.MaxReceiving.
 	BadLength, ReceiveTimeouts, Aborted, RefusedMemory uint64
-	// Unanswered counts connections whose packet drew no answer in time, HoldTimeouts
-	// those on which one was waited for in vain.
+	// Unanswered counts connections without an answer in time, HoldTimeouts those that
+	// expired while held.
 	Unanswered, HoldTimeouts uint64
-	// WriteTimeouts counts connections whose peer did not take its answers in
-	// time, WriteErrors those that broke under them.
+	// WriteTimeouts counts connections whose peer did not read its answers in time,
+	// WriteErrors other write failures.
 	WriteTimeouts, WriteErrors uint64
 
-	// Packets received whole, and sent.
+	// Complete packets received, and packets queued for sending.
 	Received, Sent Traffic
 }
 
-// Traffic is a number of packets and their bytes, without lengths.
+// DialStats is a snapshot of a Conn's counters.
+type DialStats struct {
+	// Connections counts established connections, Failed those that could not be
+	// established or broke.
+	Connections, Failed uint64
+	// Dropped counts packets that waited too long or were displaced by newer ones.
+	Dropped uint64
+
+	Received, Sent Traffic
+}
+
+// Traffic counts packets and their bytes, without length prefixes.
 type Traffic struct{ Packets, Bytes uint64 }
 
-// counters are a Listener's. A connection is costly enough that sharing them among
-// the shards does not show.
+// counters are shared by the shards: next to the cost of a connection, contention does
+// not matter.
 type counters struct {
 	open                                               atomic.Int64
 	accepted, refusedFull, refusedSource, acceptErrors atomic.Uint64
 	badLength, receiveTimeouts, aborted, refusedMemory atomic.Uint64
-	unanswered, holdTimeouts, writeTimeouts, writeErrors atomic.Uint64
+	unanswered, holdTimeouts                           atomic.Uint64
+	writeTimeouts, writeErrors                         atomic.Uint64
 	received, sent                                     traffic
+}
+
+type dialCounters struct {
+	connections, failed, dropped atomic.Uint64
+	received, sent               traffic
 }
 
 type traffic struct{ packets, bytes atomic.Uint64 }
@@ -50,7 +65,7 @@ func (t *traffic) add(packets, bytes int) {
 
 func (t *traffic) load() Traffic { return Traffic{t.packets.Load(), t.bytes.Load()} }
 
-// Stats returns what was counted so far.
+// Stats returns the counters.
 func (l *Listener) Stats() Stats {
 	c := &l.counters
 	return Stats{
@@ -64,10 +79,22 @@ func (l *Listener) Stats() Stats {
 		Aborted:         c.aborted.Load(),
 		RefusedMemory:   c.refusedMemory.Load(),
 		Unanswered:      c.unanswered.Load(),
-		HoldTimeouts:      c.holdTimeouts.Load(),
+		HoldTimeouts:    c.holdTimeouts.Load(),
 		WriteTimeouts:   c.writeTimeouts.Load(),
 		WriteErrors:     c.writeErrors.Load(),
 		Received:        c.received.load(),
 		Sent:            c.sent.load(),
+	}
+}
+
+// Stats returns the counters.
+func (c *Conn) Stats() DialStats {
+	n := &c.counters
+	return DialStats{
+		Connections: n.connections.Load(),
+		Failed:      n.failed.Load(),
+		Dropped:     n.dropped.Load(),
+		Received:    n.received.load(),
+		Sent:        n.sent.load(),
 	}
 }

@@ -201,3 +201,161 @@ func (c *Conn) RemoteAddrPort() netip.AddrPort {
 
 // Polled reports whether a Poller reads the Conn.
 func (c *Conn) Polled() bool { return c.udp == nil }
+
+// EventKind says what an Event is about.
+type EventKind uint8
+
+const (
+	// GSOOff: the system refused a train that it had said it could send; the socket
+	// sends datagrams one by one from here on. Nothing was lost by it.
+	GSOOff EventKind = iota
+	// BufferSmall: the system granted a smaller socket buffer than was asked for.
+	BufferSmall
+	// NotSteered: the kernel spreads datagrams over the shards by its own hash.
+	NotSteered
+	// MayFragment: the don't-fragment bit could not be set.
+	MayFragment
+)
+
+func (k EventKind) String() string {
+	switch k {
+	case GSOOff:
+		return "segmentation offload off"
+	case BufferSmall:
+		return "socket buffer small"
+	case NotSteered:
+		return "not steered"
+	case MayFragment:
+		return "datagrams may be fragmented"
+	}
+	return fmt.Sprintf("event %d", uint8(k))
+}
+
+// Event is something that an operator should know about a socket.
+type Event struct {
+	Kind EventKind
+	// Local is the socket's own address.
+	Local netip.AddrPort
+	// Err is what the system said; nil where it said nothing.
+	Err error
+	// Detail says what was found, what it costs and what to do.
+	Detail string
+}
+
+func (e Event) String() string {
+	s := fmt.Sprintf("udp %s: %s: %s", e.Local, e.Kind, e.Detail)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// onceEach passes on an event that says the same as one before only once: the sockets
+// of one Listen have their setup in common. A socket that stops segmenting is a
+// story of its own and always passes.
+func onceEach(notify func(Event)) func(Event) {
+	if notify == nil {
+		return nil
+	}
+	type saying struct {
+		kind   EventKind
+		detail string
+	}
+	said := map[saying]bool{} // setup runs in one goroutine
+	return func(e Event) {
+		if e.Kind == GSOOff {
+			notify(e)
+			return
+		}
+		if what := (saying{e.Kind, e.Detail}); !said[what] {
+			said[what] = true
+			notify(e)
+		}
+	}
+}
+
+const (
+	// DefaultBuffer is the size asked for each socket buffer, in bytes.
+	DefaultBuffer = 4 << 20
+	// DefaultBatch is how many messages a ReadBatch takes at most. With GRO each
+	// is a train of up to 64 KiB.
+	DefaultBatch = 32
+	// bufferSize holds the largest datagram or train that there is.
+	bufferSize = 64 << 10
+	// pooledBatch bounds a ReadBatch of a Pooled Conn.
+	pooledBatch = 8
+	// maxBatch bounds Options.Batch: recvmmsg takes no more at once.
+	maxBatch = 1024
+)
+
+// Options are what a listening and a connected socket have in common. The zero
+// value is right for a gateway's port.
+type Options struct {
+	// Batch is how many messages one ReadBatch takes at most; the Conn owns a
+	// buffer of 64 KiB for each. 0 means DefaultBatch. A Pooled Conn takes at most
+	// 8 and asks for as many as lately came.
+	Batch int
+	// Pooled makes the Conn hold no receive buffer while ReadBatch waits: buffers
+	// come from a pool once something is there, and go back when ReadBatch finds
+	// nothing more. For sockets in large number that are mostly idle.
+	Pooled bool
+
+	// ReceiveBuffer and SendBuffer are the sizes asked for the socket's buffers, in
+	// bytes. 0 means DefaultBuffer, less than 0 leaves what the system gives.
+	ReceiveBuffer, SendBuffer int
+	// SendWait is how long a WriteBatch waits, in all, for room in a full send
+	// buffer before it drops what does not fit. 0 drops at once: right for a
+	// gateway, where a wait would hold up everyone else.
+	SendWait time.Duration
+
+	// NoGSO sends every datagram as a message of its own, NoGRO receives them so.
+	NoGSO, NoGRO bool
+	// Portable goes through golang.org/x/net instead of this system's own calls; no
+	// offload then. There is nothing else on systems other than Linux.
+	Portable bool
+	// Fragment lets the system fragment datagrams on their way, for egress to hosts
+	// that know nothing of path MTU.
+	Fragment bool
+
+	// Counters is where the Conn counts; several may share one. nil gives the Conn
+	// its own.
+	Counters *Counters
+	// Notify is told what an operator should know about a socket, once each, from
+	// the goroutine that found out. It must not block. nil is silence.
+	Notify func(Event)
+}
+
+// Config says what Listen binds.
+type Config struct {
+	// Addrs are the addresses to bind. None means every address of both families;
+	// so does an entry without an address (netip.AddrPort{}). An entry with port 0
+	// takes Port.
+	Addrs []netip.AddrPort
+	// Port is for the entries that name none. 0 lets the system choose one, the
+	// same for both families.
+	Port uint16
+	// Steer.Shards sockets are bound to each address, and the kernel gives each
+	// datagram to the one that Steer names. Below 2 there is one socket an address.
+	Steer Steer
+
+	Options
+}
+
+func (o *Options) batch() int {
+	n := o.Batch
+	if n <= 0 {
+		n = DefaultBatch
+	}
+	if o.Pooled {
+		return min(n, pooledBatch)
+	}
+	return min(n, maxBatch)
+}
+
+// bufferAsked returns the size to ask for, 0 for none.
+func bufferAsked(option int) int {
+	if option == 0 {
+		return DefaultBuffer
+	}
+	return max(option, 0)
+}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 
 	"lewes/transport"
 )
@@ -142,4 +143,44 @@ func holdAll(conns []*Conn, fds []int, f func([]int) error) (err error) {
 		return holdAll(conns[1:], fds, f)
 	}
 	return err
+}
+
+// Steer spreads sessions over shards by their receiver_idx: the kernel by the BPF
+// program that Listen attaches to its sockets, everything else by Shard, and the two
+// agree. It hides from a peer, who chooses indexes, which of them meet in one
+// shard.
+type Steer struct {
+	// Secret is random. Its lowest bit counts as set: an odd factor keeps every
+	// bit of the index.
+	Secret uint32
+	// Shards is how many there are. Below 2 everything is in shard 0.
+	Shards int
+}
+
+// Shard returns the shard of a receiver index: (index * secret) >> 16 modulo
+// Shards, in 32 bits. Index 0, which no session has, is in shard 0, and so is a
+// packet too short to have one.
+func (s Steer) Shard(index uint32) int {
+	if s.Shards < 2 {
+		return 0
+	}
+	return int(index * (s.Secret | 1) >> 16 % uint32(s.Shards))
+}
+
+// A link-local peer's zone is the interface's number in decimal ("fe80::1%2"):
+// numbers need no look-up for each packet, and a renamed interface keeps its peers.
+
+func zoneName(index uint32) string { return strconv.FormatUint(uint64(index), 10) }
+
+// zoneIndex returns the number of an interface by its zone, a number or a name; 0
+// where there is none.
+func zoneIndex(zone string) uint32 {
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n)
+	}
+	ifi, err := net.InterfaceByName(zone)
+	if err != nil {
+		return 0
+	}
+	return uint32(ifi.Index)
 }

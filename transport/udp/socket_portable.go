@@ -48,3 +48,26 @@ func prepare(network string, raw syscall.RawConn, o *Options, _ bool) (s setup, 
 
 func share(syscall.RawConn) error            { return errLinuxOnly }
 func (s Steer) attach(syscall.RawConn) error { return errLinuxOnly }
+
+// Poller receives from any number of sockets in one goroutine, on Linux alone: NewPoller
+// makes none here.
+type Poller struct{}
+
+// NewPoller fails on systems other than Linux.
+func NewPoller() (*Poller, error) { return nil, errLinuxOnly }
+
+// Adopt fails: there is no Poller.
+func (*Poller) Adopt(*Conn, any) error { return errLinuxOnly }
+
+// Run fails: there is no Poller.
+func (*Poller) Run(Handler) error { return errLinuxOnly }
+
+// Stop does nothing.
+func (*Poller) Stop() {}
+
+// Close does nothing.
+func (*Poller) Close() {}
+
+func mayInherit() error                        { return ErrNoInheritance }
+func cookieOf(syscall.RawConn) (uint64, error) { return 0, ErrNoInheritance }
+func (c *Conn) settleInherited(*Options) error { return ErrNoInheritance }

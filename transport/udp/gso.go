@@ -1,6 +1,8 @@
 package udp
 
-import "lewes/transport"
+import (
+	"lewes/transport"
+)
 
 const (
 	// maxSegments is how many datagrams the kernel takes as one train

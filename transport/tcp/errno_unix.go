@@ -8,8 +8,8 @@ import (
 	"lewes/transport"
 )
 
-// reason returns the name of what the system said about a connection, nil for none.
-func reason(e syscall.Errno) error {
+// convertErrno returns the error that e stands for, or nil.
+func convertErrno(e syscall.Errno) error {
 	switch e {
 	case syscall.ECONNREFUSED:
 		return transport.ErrRefused

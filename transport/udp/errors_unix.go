@@ -2,7 +2,11 @@
 
 package udp
 
-import "syscall"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 func kindOf(e syscall.Errno) ErrorKind {
 	switch e {
@@ -23,4 +27,17 @@ func kindOf(e syscall.Errno) ErrorKind {
 		return Address
 	}
 	return Other
+}
+
+// readable says whether fd has something to receive: a datagram or an error.
+func readable(fd uintptr) bool { return poll(fd, unix.POLLIN, 0) }
+
+func poll(fd uintptr, events int16, milliseconds int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		n, err := unix.Poll(fds, milliseconds)
+		if err != unix.EINTR {
+			return n > 0
+		}
+	}
 }
