@@ -1,6 +1,6 @@
-// Package peers tests Lewes with programs that other people wrote: a DNS server
-// and dig, an HTTP/3 server and client. Gateways and forwards run as processes, as
-// their users run them, everything on loopback.
+// Package peers tests Lewes with other programs and libraries: dnsmasq and dig, an HTTP/3
+// server and client, miekg/dns and quic-go. Gateways and forwards run as processes, or in
+// the test for the examples of the client library, all on loopback.
 //
 // It is a module of its own so that what only these tests need stays out of the
 // product's go.mod.

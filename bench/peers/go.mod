@@ -3,6 +3,7 @@ module lewes/bench/peers
 go 1.26.0
 
 require (
+	github.com/miekg/dns v1.1.73
 	github.com/quic-go/quic-go v0.65.0
 	lewes v0.0.0
 )

@@ -42,7 +42,6 @@ func content() io.Reader {
 // with QUIC at both ends: by a forward, as a user would, and by the client library as
 // a QUIC library's socket.
 func TestHTTP3Download(t *testing.T) {
-	t.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true") // a session has no buffer to set
 	certificate, roots := certify(t)
 	server := serveHTTP3(t, certificate)
 	key, public := keygen(t)
@@ -74,7 +73,7 @@ func dialGateway(t *testing.T, keyFile string, exit, entry uri.Gateway) *client.
 	t.Cleanup(key.Wipe)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	session, err := client.Dial(ctx, client.Config{Gateway: exit, Via: []uri.Gateway{entry}, Identity: key})
+	session, err := client.Dial(ctx, client.Config{Gateway: exit, Via: []client.Gateway{entry}, Identity: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,9 +152,18 @@ func serveHTTP3(t *testing.T, certificate tls.Certificate) netip.AddrPort {
 // certify makes a certificate that the pool trusts.
 func certify(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	certificate, roots, err := selfSigned()
 	if err != nil {
 		t.Fatal(err)
+	}
+	return certificate, roots
+}
+
+// selfSigned makes a certificate for serverName and a pool that trusts it.
+func selfSigned() (tls.Certificate, *x509.CertPool, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
@@ -169,13 +177,13 @@ func certify(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		t.Fatal(err)
+		return tls.Certificate{}, nil, err
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		return tls.Certificate{}, nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots, nil
 }

@@ -8,53 +8,47 @@ import (
 	"net/netip"
 	"time"
 
-	"lewes/crypto/identity"
-	"lewes/transport"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"lewes/router/gatewaytest"
 	"lewes/transport/client"
-	"lewes/transport/udp"
-	"lewes/transport/uri"
 )
 
-// echoGateway starts a gateway on this machine that answers, in the place of all
-// targets, with what it is sent. It knows the gateways in directory.
-func echoGateway(key byte, directory ...*gateway) *gateway {
-	l, err := udp.Listen(context.Background(), udp.Config{Addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}})
+// startGateway starts a gateway on loopback, in place of one on the Internet. All targets
+// are a function.
+func startGateway(target func(to netip.AddrPort, datagram []byte) []byte, next ...*gatewaytest.Gateway) *gatewaytest.Gateway {
+	g, err := gatewaytest.New(gatewaytest.Options{
+		Target: target,
+		Next:   next,
+		Hosts:  map[string][]netip.Addr{"echo.example.com": {netip.MustParseAddr("203.0.113.7")}},
+	})
 	if err != nil {
 		log.Fatal(err)
-	}
-	g := newGateway(logReporter{}, key, l.Groups[0].Conns[0], func(to netip.AddrPort) transport.Conn {
-		c, err := udp.Dial(to, udp.Options{})
-		if err != nil {
-			log.Fatal(err)
-		}
-		return c
-	})
-	for _, next := range directory {
-		g.forwardsTo(next)
 	}
 	return g
 }
 
-type logReporter struct{}
-
-func (logReporter) Helper()                           {}
-func (logReporter) Errorf(format string, args ...any) { log.Printf(format, args...) }
-func (logReporter) Fatal(args ...any)                 { log.Fatal(args...) }
-func (logReporter) Fatalf(format string, args ...any) { log.Fatalf(format, args...) }
-
-func ExampleSession_DialContext() {
-	gateway := echoGateway(1)
-	defer gateway.stop()
-	line := gateway.uri().String() // lewes://IDENTITY@host:port, from the gateway's owner
-
-	g, err := uri.Parse(line)
+// newKey returns a new client identity.
+func newKey() *client.PrivateKey {
+	key, err := client.GenerateKey()
 	if err != nil {
 		log.Fatal(err)
 	}
-	key := identity.FromSeed(&[32]byte{42}) // or identity.Load
+	return key
+}
+
+func ExampleDial() {
+	server := startGateway(gatewaytest.Echo)
+	defer server.Close()
+	line := server.URI.String() // lewes://IDENTITY@host:port, from the gateway's operator
+
+	gateway, err := client.ParseGateway(line)
+	if err != nil {
+		log.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	session, err := client.Dial(ctx, client.Config{Gateway: g, Identity: key})
+	session, err := client.Dial(ctx, client.Config{Gateway: gateway, Identity: newKey()})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -69,24 +63,18 @@ func ExampleSession_DialContext() {
 		log.Fatal(err)
 	}
 	answer := make([]byte, 1500)
-	if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		log.Fatal(err)
-	}
 	n, err := conn.Read(answer)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%s says %q\n", conn.RemoteAddr(), answer[:n])
-	// Output: echo.example.com:7 says "hello"
+	fmt.Printf("%s: %s\n", conn.RemoteAddr(), answer[:n])
+	// Output: echo.example.com:7: hello
 }
 
 func ExampleSession_ListenPacket() {
-	gateway := echoGateway(1)
-	defer gateway.stop()
-	session, err := client.Dial(context.Background(), client.Config{
-		Gateway:  gateway.uri(),
-		Identity: identity.FromSeed(&[32]byte{42}),
-	})
+	server := startGateway(gatewaytest.Echo)
+	defer server.Close()
+	session, err := client.Dial(context.Background(), client.Config{Gateway: server.URI, Identity: newKey()})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -110,29 +98,50 @@ func ExampleSession_ListenPacket() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Printf("%s says %q\n", from, answer[:n])
+		fmt.Printf("%s: %s\n", from, answer[:n])
 	}
 	// Output:
-	// 203.0.113.7:7 says "hello"
-	// [2001:db8::7]:7 says "hello"
-	// echo.example.com:7 says "hello"
+	// 203.0.113.7:7: hello
+	// [2001:db8::7]:7: hello
+	// echo.example.com:7: hello
 }
 
-// Through two other gateways: the first sees who the client is, the last where
-// its datagrams go.
+// Resolve names by a DNS server that only the gateway reaches.
+func ExampleSession_DialContext_resolver() {
+	server := startGateway(answerDNS)
+	defer server.Close()
+	session, err := client.Dial(context.Background(), client.Config{Gateway: server.URI, Identity: newKey()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+
+	resolver := net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return session.DialContext(ctx, network, "203.0.113.53:53")
+		},
+	}
+	addrs, err := resolver.LookupNetIP(context.Background(), "ip4", "www.example.com.")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(addrs)
+	// Output: [192.0.2.80]
+}
+
+// A chain of two gateways: the entry sees the client, the exit sees its targets.
 func ExampleConfig_via() {
-	exit := echoGateway(1)
-	defer exit.stop()
-	middle := echoGateway(2, exit)
-	defer middle.stop()
-	entry := echoGateway(3, middle)
-	defer entry.stop()
+	exit := startGateway(gatewaytest.Echo)
+	defer exit.Close()
+	entry := startGateway(nil, exit)
+	defer entry.Close()
 
 	session, err := client.Dial(context.Background(), client.Config{
-		Gateway:     exit.uri(),
-		Via:         []uri.Gateway{entry.uri(), middle.uri()},
-		Identity:    identity.FromSeed(&[32]byte{42}),
-		ViaIdentity: identity.FromSeed(&[32]byte{43}),
+		Gateway:     exit.URI,
+		Via:         []client.Gateway{entry.URI},
+		Identity:    newKey(),
+		ViaIdentity: newKey(),
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -143,6 +152,7 @@ func ExampleConfig_via() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer conn.Close()
 	if _, err := conn.Write([]byte("hello")); err != nil {
 		log.Fatal(err)
 	}
@@ -152,6 +162,26 @@ func ExampleConfig_via() {
 		log.Fatal(err)
 	}
 	info := session.Info()
-	fmt.Printf("%q, through %d gateways, at most %d bytes a packet\n", answer[:n], len(info.Via)+1, info.MaxPacket)
-	// Output: "hello", through 3 gateways, at most 1314 bytes a packet
+	fmt.Printf("%s, through %d gateways, at most %d bytes a packet\n", answer[:n], len(info.Via)+1, info.MaxPacket)
+	// Output: hello, through 2 gateways, at most 1383 bytes a packet
+}
+
+// answerDNS is a DNS server: every name has the address 192.0.2.80.
+func answerDNS(_ netip.AddrPort, query []byte) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(query) != nil || len(m.Questions) != 1 {
+		return nil
+	}
+	m.Response, m.Additionals = true, nil
+	if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+		m.Answers = []dnsmessage.Resource{{
+			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 60},
+			Body:   &dnsmessage.AResource{A: [4]byte{192, 0, 2, 80}},
+		}}
+	}
+	answer, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return answer
 }
