@@ -72,9 +72,9 @@ func TestDatagramPathDoesNotAllocate(t *testing.T) {
 	back := func() {
 		w := writers.Get().(*writer)
 		for payload := range down[0].Segments() {
-			w.data(r.shard, s, 1, payload)
+			w.flowPacket(r.shard.shardEnv, s, wire.TypeEncryptedData, 1, payload)
 		}
-		w.flush(r.shard)
+		w.flush(r.shard.shardEnv)
 		writers.Put(w)
 	}
 	back()
@@ -109,23 +109,23 @@ func BenchmarkRouter(b *testing.B) {
 			for done := 0; done < b.N; done += n {
 				w := writers.Get().(*writer)
 				for payload := range down.Segments() {
-					w.data(r.shard, s, 1, payload)
+					w.flowPacket(r.shard.shardEnv, s, wire.TypeEncryptedData, 1, payload)
 				}
-				w.flush(r.shard)
+				w.flush(r.shard.shardEnv)
 				writers.Put(w)
 			}
 		})
 	}
 }
 
-// BenchmarkHandOver carries trains of a shard's datagrams that come to another shard's socket,
-// beside those that come to its own: the difference is what handing over costs.
-func BenchmarkHandOver(b *testing.B) {
+// BenchmarkMisrouted compares GSO trains that arrive at another shard's socket with trains that
+// arrive at their own: the difference is the cost of forwarding between shards.
+func BenchmarkMisrouted(b *testing.B) {
 	const n = 32
-	for _, elsewhere := range []bool{false, true} {
+	for _, misrouted := range []bool{false, true} {
 		name := "own"
-		if elsewhere {
-			name = "handed-over"
+		if misrouted {
+			name = "misrouted"
 		}
 		b.Run(name, func(b *testing.B) {
 			r, p := quiet(b)
@@ -133,14 +133,14 @@ func BenchmarkHandOver(b *testing.B) {
 			own.steer = udp.Steer{Secret: 1, Shards: 2}
 			own.id = own.steer.Shard(p.session.Current().Index())
 			g := &Gateway{config: *own.config}
-			other, err := newShard(1-own.id, own.steer, own.config, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.pumps)
+			other, err := newShard(1-own.id, own.steer, own.config, own.limits, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.loops)
 			if err != nil {
 				b.Fatal(err)
 			}
 			b.Cleanup(other.close)
 			g.shards = []*Shard{own, other}
 			at := own
-			if elsewhere {
+			if misrouted {
 				at = other
 			}
 			up := newTrain(p, 1, n, 64)
@@ -151,11 +151,11 @@ func BenchmarkHandOver(b *testing.B) {
 				up.sealed()
 				b.StartTimer()
 				if over = at.Receive(epoch, up.batch, over[:0]); len(over) > 0 {
-					g.handOver(over)
+					g.forwardToShards(over)
 				}
 			}
-			if handed := own.Stats().HandedOver; elsewhere != (handed > 0) {
-				b.Fatalf("%d handed over", handed)
+			if n := own.Stats().Misrouted; misrouted != (n > 0) {
+				b.Fatalf("%d packets were misrouted", n)
 			}
 		})
 	}
@@ -172,9 +172,9 @@ func BenchmarkManySessions(b *testing.B) {
 			indexes := make([]uint32, sessions)
 			for i := range indexes {
 				indexes[i] = rand.Uint32() | 1
-				if s := another(indexes[i]); r.shard.sessions.Find(indexes[i]) == nil {
-					s.User = &client{shard: r.shard, session: s}
-					r.shard.sessions.Add(s)
+				if s := another(indexes[i]); r.shard.st.sessions.Find(indexes[i]) == nil {
+					s.User = &client{env: r.shard.shardEnv, session: s}
+					r.shard.st.sessions.Add(s)
 				}
 			}
 			batch := make([]transport.Packet, batchSize)

@@ -1,9 +1,15 @@
 package router
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,107 +19,164 @@ import (
 	"lewes/crypto/seal"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )
 
-// Config is what a Gateway needs. Zero values of limits mean the defaults of
-// section 12 of PROTOCOL.md.
+// defaultMaxPacket fits an MTU of 1500 with IPv6 and UDP headers.
+const defaultMaxPacket = 1452
+
+// Config is the configuration of a Gateway. Zero limits select the defaults of section 12 of
+// PROTOCOL.md.
 type Config struct {
 	Identity *identity.PrivateKey
-	Listen   udp.Config // Steer is filled in
+	Listen   udp.Config // Start sets Steer
 	Shards   int        // 0 means GOMAXPROCS
-	Pin      bool       // the readers of a shard keep to one processor (Linux)
+	Pin      bool       // pin each shard's readers to one processor (Linux)
 	Logger   *zap.Logger
 
 	KEMs   []kem.ID
-	Suites seal.Suite // 0 means what the CPU does well
+	Suites seal.Suite // 0 means the suites that this CPU computes fast
 
-	// Admit says who may have a session; nil admits everybody.
+	// Admit reports whether a client may have a session; nil admits every client.
 	Admit     func(identity.PublicKey) bool
 	Policy    *policy.Policy
-	Directory *Directory // may be nil: this gateway forwards to none
+	Directory *Directory // nil: this gateway forwards to no other
 	Egress    Egress     // nil means UDP sockets
-	Resolver  Resolver   // nil means the system's
+	Resolver  Resolver   // nil means net.DefaultResolver
 
 	Tolerance    time.Duration
 	MaxRecords   int
 	RecordTTL    time.Duration
-	MaxEarly     int // bytes kept before Handshake 3
+	MaxEarly     int // bytes buffered before Handshake 3
 	TriesASecond int
-	MaxBacklog   int // packets of handshakes that wait, a shard; 0 means 1,024
+	MaxBacklog   int // queued handshake packets of a shard; 0 means 1,024
 	Rate         float64
 	Burst        int
 	TrustedRate  float64
 
-	MaxSessions  int
 	Terms        state.Terms
 	RekeyPackets uint64
-	MaxPacket    int // the largest packet to send over UDP; 0 means 1452
+	MaxPacket    int // largest packet sent over UDP, in bytes; 0 means 1452
 	DemotedTTL   time.Duration
 
+	Limits
 	TCP TCP
 
-	MaxFlowsPerSession int           // 0 means 256
-	MaxFlows           int           // of all sessions; 0 means 100,000
-	FlowIdle           time.Duration // 0 means 120 s
-	ResolveTimeout     time.Duration // 0 means 5 s
-	MaxWaiting         int           // datagrams a flow keeps while its name is resolved; 0 means 16
-	MaxLookups         int           // names that are being resolved, of all sessions; 0 means 1,000
-
-	MaxClaims  int           // indexes a session may claim at other gateways; 0 means 16
-	ClaimTTL   time.Duration // 0 means 300 s
-	HelloRate  float64       // inner hellos a second and session; 0 means 2
-	HelloBurst int           // 0 means 10
-
-	// Rand, Clock and Wall are for tests. nil means crypto/rand, and a clock that
-	// starts at the system's time and is monotonic from there. Wall is the system's
-	// clock, which the times of new handshakes follow; nil means time.Now, or none
-	// where there is a Clock.
+	// Rand, Clock and Wall are for tests. nil means crypto/rand, and a clock that starts at the
+	// system's time and is monotonic from there. Wall is the system's clock, which the timestamps
+	// of new handshakes are compared with; nil means time.Now, or none if Clock is set.
 	Rand  io.Reader
 	Clock func() time.Time
 	Wall  func() time.Time
 }
 
-// TCP is how a gateway serves clients over TCP.
-type TCP struct {
-	On     bool
-	Listen tcp.Config // what the shards have to do with is filled in
+// Limits are the bounds that can change while the gateway serves (SetLimits).
+type Limits struct {
+	MaxSessions int // 0 means 1,000,000
 
-	PollWait     time.Duration // the longest that a Poll waits; 0 means 10 s
-	MaxHeld      int           // bytes that wait for one session; 0 means 128 KiB
-	MaxHeldInAll int           // for all sessions; 0 means 256 MiB
-	HeldAge      time.Duration // how long they do; 0 means 5 s
+	MaxFlowsPerSession int           // 0 means 256
+	MaxFlows           int           // of all sessions; 0 means 100,000
+	FlowIdle           time.Duration // 0 means 120 s
+	ResolveTimeout     time.Duration // 0 means 5 s
+	MaxWaiting         int           // datagrams buffered per flow while its name resolves; 0 means 16
+	MaxLookups         int           // concurrent name lookups; 0 means 1,000
+
+	MaxClaims  int           // index bindings of a session; 0 means 16
+	ClaimTTL   time.Duration // 0 means 300 s
+	HelloRate  float64       // inner hellos per second and session; 0 means 2
+	HelloBurst int           // 0 means 10
 }
 
-// Egress opens the sockets by which flows leave.
+// withDefaults returns l with every zero replaced by its default.
+func (l Limits) withDefaults() *Limits {
+	return &Limits{
+		MaxSessions:        cmp.Or(l.MaxSessions, 1_000_000),
+		MaxFlowsPerSession: cmp.Or(l.MaxFlowsPerSession, 256),
+		MaxFlows:           cmp.Or(l.MaxFlows, 100_000),
+		FlowIdle:           cmp.Or(l.FlowIdle, 120*time.Second),
+		ResolveTimeout:     cmp.Or(l.ResolveTimeout, 5*time.Second),
+		MaxWaiting:         cmp.Or(l.MaxWaiting, 16),
+		MaxLookups:         cmp.Or(l.MaxLookups, 1000),
+		MaxClaims:          cmp.Or(l.MaxClaims, 16),
+		ClaimTTL:           cmp.Or(l.ClaimTTL, 300*time.Second),
+		HelloRate:          cmp.Or(l.HelloRate, 2),
+		HelloBurst:         cmp.Or(l.HelloBurst, 10),
+	}
+}
+
+// TCP is the configuration of a gateway's TCP port.
+type TCP struct {
+	On     bool
+	Listen tcp.Config // Start sets the fields that concern shards
+
+	PollWait     time.Duration // longest wait of a Poll; 0 means 10 s
+	MaxHeld      int           // bytes queued for one session; 0 means 128 KiB
+	MaxHeldInAll int           // bytes queued for all sessions; 0 means 256 MiB
+	HeldAge      time.Duration // age at which queued packets are dropped; 0 means 5 s
+}
+
+func (t *TCP) fill() {
+	t.PollWait = cmp.Or(t.PollWait, 10*time.Second)
+	t.MaxHeld = cmp.Or(t.MaxHeld, 128<<10)
+	t.MaxHeldInAll = cmp.Or(t.MaxHeldInAll, 256<<20)
+	t.HeldAge = cmp.Or(t.HeldAge, 5*time.Second)
+}
+
+// Egress opens the sockets of flows and upstreams.
 type Egress interface {
 	Dial(target netip.AddrPort) (transport.Conn, error)
 }
 
-// Resolver resolves the names of targets.
+// Resolver resolves host names of targets.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-func or[T comparable](v, byDefault T) T {
-	var zero T
-	if v == zero {
-		return byDefault
+// fill validates the configuration and sets defaults.
+func (c *Config) fill() error {
+	switch {
+	case c.Identity == nil:
+		return errors.New("router: a gateway needs an identity")
+	case c.Policy == nil:
+		return errors.New("router: a gateway needs an egress policy")
+	case len(c.KEMs) == 0:
+		return errors.New("router: a gateway needs at least one KEM")
 	}
-	return v
+	if n := c.Terms.MaxDatagram; n != 0 && n < wire.MaxHandshakeDatagram {
+		return fmt.Errorf("router: max_datagram %d is too small for a handshake: use at least %d", n, wire.MaxHandshakeDatagram)
+	}
+	if c.Clock == nil {
+		start := time.Now()
+		c.Clock = func() time.Time { return start.Add(time.Since(start)) }
+		if c.Wall == nil {
+			c.Wall = time.Now
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Resolver == nil {
+		c.Resolver = net.DefaultResolver
+	}
+	c.MaxRecords = cmp.Or(c.MaxRecords, 1<<16)
+	c.MaxEarly = cmp.Or(c.MaxEarly, 64<<20)
+	c.TriesASecond = cmp.Or(c.TriesASecond, 500)
+	c.MaxBacklog = cmp.Or(c.MaxBacklog, 1024)
+	c.Rate = cmp.Or(c.Rate, 20)
+	c.Burst = cmp.Or(c.Burst, 40)
+	c.TrustedRate = cmp.Or(c.TrustedRate, 1000)
+	c.Terms.IdleTTL = cmp.Or(c.Terms.IdleTTL, 24*time.Hour)
+	c.Terms.RekeyAfter = cmp.Or(c.Terms.RekeyAfter, 15*time.Minute)
+	c.Terms.MaxDatagram = min(cmp.Or(c.Terms.MaxDatagram, wire.MaxUDPPacket), wire.MaxUDPPacket)
+	c.MaxPacket = cmp.Or(c.MaxPacket, defaultMaxPacket)
+	c.Suites = cmp.Or(c.Suites, seal.Offer())
+	c.Shards = cmp.Or(c.Shards, runtime.GOMAXPROCS(0))
+	c.TCP.fill()
+	return nil
 }
-
-func (c *Config) maxSessions() int              { return or(c.MaxSessions, 1_000_000) }
-func (c *Config) maxFlowsPerSession() int       { return or(c.MaxFlowsPerSession, 256) }
-func (c *Config) maxFlows() int                 { return or(c.MaxFlows, 100_000) }
-func (c *Config) flowIdle() time.Duration       { return or(c.FlowIdle, 120*time.Second) }
-func (c *Config) resolveTimeout() time.Duration { return or(c.ResolveTimeout, 5*time.Second) }
-func (c *Config) maxWaiting() int               { return or(c.MaxWaiting, 16) }
-func (c *Config) maxLookups() int               { return or(c.MaxLookups, 1000) }
-func (c *Config) maxBacklog() int               { return or(c.MaxBacklog, 1024) }
-func (c *Config) maxClaims() int                { return or(c.MaxClaims, 16) }
-func (c *Config) claimTTL() time.Duration       { return or(c.ClaimTTL, 300*time.Second) }
-func (c *Config) helloRate() float64            { return or(c.HelloRate, 2) }
-func (c *Config) helloBurst() int               { return or(c.HelloBurst, 10) }

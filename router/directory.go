@@ -15,8 +15,8 @@ import (
 // identityKey is a gateway's identity as a map key.
 type identityKey = identity.PublicKey
 
-// Directory names the gateways that this one forwards to, by identity. A client
-// names an identity, never an address (section 8).
+// Directory holds the gateways that this one forwards to, by identity. A client names an identity,
+// never an address (section 8).
 type Directory struct {
 	gateways atomic.Pointer[[]uri.Gateway]
 	resolver Resolver
@@ -28,8 +28,7 @@ type known struct {
 	addrs      map[netip.Addr]bool
 }
 
-// NewDirectory returns a directory of gateways; their names are resolved by
-// Refresh.
+// NewDirectory returns a directory of gateways. Refresh resolves their names.
 func NewDirectory(gateways []uri.Gateway, resolver Resolver) *Directory {
 	d := &Directory{resolver: resolver}
 	d.Replace(gateways)
@@ -37,15 +36,15 @@ func NewDirectory(gateways []uri.Gateway, resolver Resolver) *Directory {
 	return d
 }
 
-// Replace makes the directory that of other gateways, with the next Refresh. Flows to
-// those that are no more in it go on; new ones are not opened.
+// Replace replaces the gateways with the next Refresh. Open flows to removed gateways stay; new ones
+// are refused.
 func (d *Directory) Replace(gateways []uri.Gateway) {
 	gateways = slices.Clone(gateways)
 	d.gateways.Store(&gateways)
 }
 
-// Refresh resolves every gateway's host name again. A name that cannot be
-// resolved keeps the address that it had; the error names all such.
+// Refresh resolves every gateway's host name. A name that cannot be resolved keeps its address; the
+// error names all of these.
 func (d *Directory) Refresh(ctx context.Context) error {
 	before := d.known.Load()
 	now := &known{byIdentity: make(map[identityKey]netip.AddrPort), addrs: make(map[netip.Addr]bool)}
@@ -90,8 +89,8 @@ func (d *Directory) Find(id identity.PublicKey) (netip.AddrPort, bool) {
 	return addr, ok
 }
 
-// Trusts reports whether an address is that of a gateway in the directory, whose
-// handshakes have a budget of their own.
+// Trusts reports whether an address belongs to a gateway of the directory. Handshakes from there have
+// a budget of their own.
 func (d *Directory) Trusts(addr netip.Addr) bool {
 	return d != nil && d.known.Load().addrs[addr.Unmap()]
 }

@@ -1,26 +1,31 @@
-// Package router decides who gets a packet and what is done with it: it is the
-// gateway, but for its command line.
+// Package router is the gateway without its command line: it routes packets to sessions, and
+// datagrams to targets, other gateways and clients.
 //
-// A Gateway has a number of shards. The receiver index of a packet names its
-// shard, the kernel steers most packets to the socket of the right one, and each
-// session lives in one shard for its whole life. A shard is a monitor: a turn
-// takes its lock once, works through a batch, sends what came of it, and lets go.
-// Within a turn nothing blocks and, in steady state, nothing is allocated.
+// A Gateway has a number of shards. The receiver index of a packet selects its shard, the kernel
+// steers most packets to a socket of that shard, and each session stays in one shard. A shard
+// processes packets in batches: it takes its lock once, handles every packet, sends the results,
+// and unlocks. Within a batch nothing blocks and, in steady state, nothing is allocated.
 //
-//	socket ── ReadBatch ──► turn: open, replay window, type
-//	                          ├─ EncryptedData ─► flow ─► policy ─► target's socket
-//	                          ├─ ForwardPacket ─► claim ─► next gateway's socket
-//	                          └─ handshake, subsession, Ping, Close ─► package state
-//	targets' sockets ── loop ──► seal with the session's Sender ─► shard's socket
+//	client's socket ─ ReadBatch ─► header, session, replay window, open, type
+//	                                 ├─ EncryptedData ─► flow ─► policy ─► target's socket
+//	                                 ├─ ForwardPacket ─► index binding ─► upstream's socket
+//	                                 └─ handshake, subsession, Ping, Close ─► package state
+//	target's socket ── return loop ──► seal with the session's Sender ─► client's socket
 //
-// What comes back from a target or from another gateway takes no turn: the shard's loop
-// seals it with the session's Sender, which is safe to share, and sends it. The loop
-// is a udp.Poller of all these sockets; where there is none, each has a pump.
+// The return path does not take the shard's lock: it seals with the session's Sender, which is
+// safe to share.
 //
-// What takes long is cut into stretches of a millisecond, so that datagrams pass in between:
-// handshakes (backlog.go), and what is due, however much of it at once (due.go). A
-// histogram of the turns' lengths shows it (Stats.Turns).
+// The files, in the order of the datapath:
 //
-// The protocol's own state machines are in package state. This package adds
-// flows, forwarding, the egress policy, and the sockets.
+//   - gateway.go, config.go: a Gateway's configuration, start and end
+//   - sockets.go: the sockets of the shards, their readers, packets of other shards
+//   - shard.go: Shard and its lock, batches, timers
+//   - receive.go: one packet, from its header to its handler
+//   - scheduler.go: the share of time that handshakes get
+//   - flow.go: flows to targets
+//   - forward.go: packets for other gateways
+//   - return.go: the way back to clients
+//   - tcp_delivery.go: delivery to sessions on TCP
+//   - stats.go, watchdog.go, directory.go, reload.go: counters, background work, live changes
+//   - handover_send.go, handover_receive.go, snapshot.go: the handover to a successor process
 package router

@@ -98,8 +98,8 @@ func FuzzDoor(f *testing.F) {
 func (d *door) freeze() {
 	d.shard.mu.Lock()
 	defer d.shard.mu.Unlock()
-	d.shard.alarm.Stop()
-	d.shard.alarmAt = epoch.Add(-time.Hour)
+	d.shard.st.timer.timer.Stop()
+	d.shard.st.timer.at = epoch.Add(-time.Hour)
 }
 
 // take returns the next byte of the program.
@@ -315,13 +315,13 @@ type unmoved struct {
 
 func (d *door) unmoved() unmoved {
 	s := d.shard.Stats()
-	u := unmoved{s.Sessions, s.Flows, s.Claims, s.Rekeys, s.Moves, s.FlowsOpened, s.Up, s.Handshakes, ""}
-	d.shard.Turn(func(time.Time) {
+	u := unmoved{s.Sessions, s.Flows, s.Claims, s.Rekeys, s.Migrations, s.FlowsOpened, s.Up, s.Handshakes, ""}
+	d.shard.Do(func(time.Time, *shardState) {
 		for _, c := range d.clients {
 			if c == nil || c.session == nil {
 				continue
 			}
-			if g := d.shard.sessions.Find(c.session.Current().Index()); g != nil {
+			if g := d.shard.st.sessions.Find(c.session.Current().Index()); g != nil {
 				at := g.Session()
 				u.each += fmt.Sprint(c.number, at.Phase(), at.Path(), at.Current().Index(), at.LastOpened().UnixNano(), "; ")
 			}
@@ -368,30 +368,30 @@ func (d *door) check() {
 		}
 	}
 	agree(d.t, d.shard)
-	if n := d.shard.Stats().Backlog; n != 0 {
+	if n := d.shard.Stats().HandshakeQueue; n != 0 {
 		d.t.Fatalf("%d packets wait", n)
 	}
 }
 
 // agree fails where a shard's stores do not agree with each other.
 func agree(t testing.TB, s *Shard) {
-	s.Turn(func(time.Time) {
+	s.Do(func(time.Time, *shardState) {
 		sessions, flows := 0, 0
-		s.sessions.All(func(session *state.Session) {
+		s.st.sessions.All(func(session *state.Session) {
 			sessions++
 			flows += len(session.User.(*client).flows)
 			if p := session.Phase(); p != state.Transport && p != state.SubsessionHandshaking {
 				t.Errorf("a session is in the state %v", p)
 			}
 		})
-		if sessions != s.sessions.Len() || flows != s.flows || s.lookups < 0 || s.backlog.len() > s.backlog.most {
-			t.Errorf("%d sessions and %d in the count, %d flows and %d in the count, %d lookups, %d packets wait", sessions, s.sessions.Len(), flows, s.flows, s.lookups, s.backlog.len())
+		if sessions != s.st.sessions.Len() || flows != s.st.flows.open || s.st.flows.lookups < 0 || s.st.scheduler.len() > s.st.scheduler.limit {
+			t.Errorf("%d sessions and %d in the count, %d flows and %d in the count, %d lookups, %d packets wait", sessions, s.st.sessions.Len(), flows, s.st.flows.open, s.st.flows.lookups, s.st.scheduler.len())
 		}
 	})
 }
 
 // gauges are figures that may fall.
-var gauges = map[string]bool{"Stats.Sessions": true, "Stats.Records": true, "Stats.Flows": true, "Stats.Claims": true, "Stats.Backlog": true, "Stats.HandshakeDelay": true, "Stats.MemoryUsed": true, "Stats.MemoryLimit": true, "Stats.Held": true}
+var gauges = map[string]bool{"Stats.Sessions": true, "Stats.Records": true, "Stats.Flows": true, "Stats.Claims": true, "Stats.HandshakeQueue": true, "Stats.HandshakeDelay": true, "Stats.MemoryUsed": true, "Stats.MemoryLimit": true, "Stats.QueuedBytes": true}
 
 // backwards fails where a counter is less than it was.
 func backwards(t testing.TB, before, after reflect.Value, name string) {
@@ -414,7 +414,7 @@ func backwards(t testing.TB, before, after reflect.Value, name string) {
 // finish looks whether every session that both ends have still carries data.
 func (d *door) finish() {
 	for _, c := range d.clients {
-		if c == nil || c.session == nil || c.closed || d.shard.sessions.Find(c.session.Current().Index()) == nil {
+		if c == nil || c.session == nil || c.closed || d.shard.st.sessions.Find(c.session.Current().Index()) == nil {
 			continue
 		}
 		d.step(c)

@@ -164,14 +164,14 @@ func TestWhatComesLateIsNoOtherFlows(t *testing.T) {
 	p := r.connect(2, clientAt)
 	p.data(1, target, "x")
 	var first *flow
-	r.shard.Turn(func(time.Time) { r.shard.turnEachFlow(func(f *flow) { first = f }) })
+	r.shard.Do(func(time.Time, *shardState) { r.shard.st.eachFlow(func(f *flow) { first = f }) })
 	p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle})
 	p.data(1, netip.AddrPortFrom(target.Addr(), 9), "y")
 	if n := r.shard.Stats().Flows; n != 1 {
 		t.Fatalf("%d flows", n)
 	}
 	w := newWriter()
-	first.giveBack(r.now(), w, []transport.Packet{{Data: []byte("late")}})
+	first.handleReturn(r.now(), w, []transport.Packet{{Data: []byte("late")}})
 	if len(w.packets) != 0 {
 		t.Error("the client gets it as of its new flow")
 	}

@@ -13,66 +13,76 @@ import (
 	"lewes/transport"
 )
 
-// nextGateway is a gateway that a shard forwards to: one socket for all sessions,
-// and the claims that say whose each inner index is.
-type nextGateway struct {
-	shard    *Shard
+// upstream is another gateway that a shard forwards to: one socket for all sessions, and the
+// bindings that say which session owns an inner index.
+type upstream struct {
+	env      *shardEnv
 	identity identity.PublicKey
 	addr     netip.AddrPort
 	conn     transport.Conn
-	batch    []transport.Packet // to the gateway, in this turn
+	batch    []transport.Packet // to the gateway, in this batch
 
-	// claims is changed in turns and read by what brings back, which takes the lock
-	// once a batch.
-	mu     sync.RWMutex
-	claims map[uint32]*claim
+	// bindings is written under the shard's lock as well, so batches read it without mu. The
+	// return path holds mu for a lookup, never while it seals or sends.
+	mu       sync.RWMutex
+	bindings map[uint32]*indexBinding
 }
 
 // forward is a session's flow to another gateway.
 type forward struct {
-	next *nextGateway
+	upstream *upstream
 }
 
-// claim says that packets of an inner index belong to a session.
-type claim struct {
-	next   *nextGateway
-	index  uint32
-	client *client
-	flowID uint16
-	timer  state.Timer[*claim]
-	last   time.Time
+// indexBinding assigns an inner receiver index to a session. Its upstream, index, client and flowID
+// are immutable.
+type indexBinding struct {
+	upstream *upstream
+	index    uint32
+	client   *client
+	flowID   uint16
+	timer    state.Timer[*indexBinding]
+	last     time.Time
 }
 
-// turnForward handles a ForwardPacket.
-func (s *Shard) turnForward(now time.Time, c *client, content []byte) {
+// forwarder holds a shard's upstreams and the timers of its bindings.
+type forwarder struct {
+	upstreams map[identityKey]*upstream
+	timers    state.Deadlines[*indexBinding]
+	pending   []*upstream // upstreams with packets to send in this batch
+}
+
+// handleForward handles a ForwardPacket.
+func (st *shardState) handleForward(now time.Time, c *client, content []byte) {
 	m, err := wire.ParseForwardPacket(content)
 	if err != nil {
-		s.counters.Malformed++
+		st.counters.Malformed++
 		return
 	}
 	f := c.forwards[m.FlowID]
 	if f == nil {
-		if f = s.turnOpenForward(now, c, &m); f == nil {
+		if f = st.openForward(now, c, &m); f == nil {
 			return
 		}
-	} else if m.Flags != 0 && f.next.identity != m.Identity {
-		c.tell(now, m.FlowID, wire.FlowOtherTarget, "this flow goes to another gateway")
+	} else if m.Flags != 0 && f.upstream.identity != m.Identity {
+		st.rejectFlow(now, c, m.FlowID, wire.FlowOtherTarget, "this flow goes to another gateway")
 		return
 	}
-	if !s.turnClaim(now, c, f, &m) {
+	if !st.bindIndex(now, c, f, &m) {
 		return
 	}
-	s.counters.Forwarded++
-	if len(f.next.batch) == 0 {
-		s.forwarded = append(s.forwarded, f.next)
+	st.counters.Forwarded++
+	u := f.upstream
+	if len(u.batch) == 0 {
+		st.forwarder.pending = append(st.forwarder.pending, u)
 	}
-	f.next.batch = append(f.next.batch, transport.Packet{Data: m.Inner})
+	u.batch = append(u.batch, transport.Packet{Data: m.Inner})
 }
 
-func (s *Shard) turnOpenForward(now time.Time, c *client, m *wire.ForwardPacket) *forward {
+// openForward opens the flow that m names, or answers with the reason why not.
+func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacket) *forward {
 	refuse := func(reason wire.FlowReason, detail string) *forward {
-		s.counters.FlowsRefused++
-		c.tell(now, m.FlowID, reason, detail)
+		st.counters.FlowsRefused++
+		st.rejectFlow(now, c, m.FlowID, reason, detail)
 		return nil
 	}
 	switch {
@@ -80,19 +90,19 @@ func (s *Shard) turnOpenForward(now time.Time, c *client, m *wire.ForwardPacket)
 		return refuse(wire.FlowIdle, "no flow with this id is open: send with the gateway's identity")
 	case c.flows[m.FlowID] != nil:
 		return refuse(wire.FlowOtherTarget, "this flow goes to a target")
-	case c.flowCount() >= s.config.maxFlowsPerSession():
+	case c.flowCount() >= st.limits.Load().MaxFlowsPerSession:
 		return refuse(wire.FlowBound, "")
 	}
-	next, err := s.turnNext(m.Identity)
+	u, err := st.upstreamFor(m.Identity)
 	if err != nil {
 		return refuse(wire.FlowPolicy, err.Error())
 	}
 	if c.forwards == nil {
 		c.forwards = make(map[uint16]*forward)
 	}
-	f := &forward{next: next}
+	f := &forward{upstream: u}
 	c.forwards[m.FlowID] = f
-	delete(c.told, m.FlowID)
+	delete(c.flowClosed, m.FlowID)
 	return f
 }
 
@@ -101,145 +111,166 @@ var (
 	errNoWay       = errors.New("no way to that gateway")
 )
 
-// turnNext returns the way to a gateway of the directory.
-func (s *Shard) turnNext(id identity.PublicKey) (*nextGateway, error) {
-	addr, ok := s.config.Directory.Find(id)
+// upstreamFor returns the upstream of a gateway in the directory.
+func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, error) {
+	addr, ok := st.config.Directory.Find(id)
 	if !ok {
 		return nil, errNoDirectory
 	}
-	n := s.nexts[id]
-	if n != nil && n.addr == addr {
-		return n, nil
+	u := st.forwarder.upstreams[id]
+	if u != nil && u.addr == addr {
+		return u, nil
 	}
-	conn, err := s.config.Egress.Dial(addr)
+	conn, err := st.config.Egress.Dial(addr)
 	if err != nil {
 		return nil, errNoWay
 	}
-	if n == nil {
-		n = &nextGateway{shard: s, identity: id, claims: make(map[uint32]*claim)}
-		s.nexts[id] = n
+	if u == nil {
+		u = &upstream{env: st.shardEnv, identity: id, bindings: make(map[uint32]*indexBinding)}
+		st.forwarder.upstreams[id] = u
 	} else {
-		_ = n.conn.Close() // it has moved; nothing comes back by the old socket
+		_ = u.conn.Close() // the gateway has moved
 	}
-	n.addr, n.conn = addr, conn
-	s.turnReturn(conn, n)
-	return n, nil
+	u.addr, u.conn = addr, conn
+	st.startReturn(conn, u)
+	return u, nil
 }
 
-// turnClaim checks that the inner packet's index is the session's, or makes it
-// so.
-func (s *Shard) turnClaim(now time.Time, c *client, f *forward, m *wire.ForwardPacket) bool {
+// bindIndex checks that the inner packet's index is bound to the session, or binds it.
+func (st *shardState) bindIndex(now time.Time, c *client, f *forward, m *wire.ForwardPacket) bool {
 	index, hello, err := wire.ParseInner(m.Inner)
 	if err != nil || len(m.Inner) > wire.MaxUDPPacket {
-		s.counters.Malformed++
+		st.counters.Malformed++
 		return false
 	}
-	if hello && !c.mayGreet(now) {
-		s.counters.Refused++
+	if hello && !st.takeHello(now, c) {
+		st.counters.Refused++
 		return false
 	}
-	held := f.next.claims[index]
-	if held != nil && held.client != c {
-		if held.client.session.Peer() != c.session.Peer() || held.client.session.Started().After(c.session.Started()) {
-			c.closed(m.FlowID, wire.FlowIndexCollision, "")
+	b := f.upstream.bindings[index]
+	if b != nil && b.client != c {
+		if b.client.session.Peer() != c.session.Peer() || b.client.session.Started().After(c.session.Started()) {
+			st.sendFlowClosed(c, m.FlowID, wire.FlowIndexCollision, "")
 			return false
 		}
-		s.turnRelease(held)
-		held = nil
+		st.unbind(b)
+		b = nil
 	}
-	if held == nil {
-		if len(c.claims) >= s.config.maxClaims() {
-			s.counters.FlowsRefused++
-			c.tell(now, m.FlowID, wire.FlowBound, "too many sessions through this gateway")
+	if b == nil {
+		limits := st.limits.Load()
+		if len(c.bindings) >= limits.MaxClaims {
+			st.counters.FlowsRefused++
+			st.rejectFlow(now, c, m.FlowID, wire.FlowBound, "too many sessions through this gateway")
 			return false
 		}
-		held = &claim{next: f.next, index: index, client: c, flowID: m.FlowID}
-		held.timer.Value = held
-		f.next.mu.Lock()
-		f.next.claims[index] = held
-		f.next.mu.Unlock()
-		c.claims = append(c.claims, held)
-		s.claims.Set(&held.timer, now.Add(s.config.claimTTL()))
+		b = &indexBinding{upstream: f.upstream, index: index, client: c, flowID: m.FlowID}
+		b.timer.Value = b
+		f.upstream.mu.Lock()
+		f.upstream.bindings[index] = b
+		f.upstream.mu.Unlock()
+		c.bindings = append(c.bindings, b)
+		st.forwarder.timers.Set(&b.timer, now.Add(limits.ClaimTTL))
 	}
-	held.last = now
+	b.last = now
 	return true
 }
 
-// turnRelease gives a claim up.
-func (s *Shard) turnRelease(h *claim) {
-	h.next.mu.Lock()
-	if h.next.claims[h.index] == h {
-		delete(h.next.claims, h.index)
+// takeHello takes a token from the session's budget of inner hellos.
+func (st *shardState) takeHello(now time.Time, c *client) bool {
+	limits := st.limits.Load()
+	interval := time.Duration(float64(time.Second) / limits.HelloRate)
+	full := now
+	if c.hellos.After(now) {
+		full = c.hellos
 	}
-	h.next.mu.Unlock()
-	if at := slices.Index(h.client.claims, h); at >= 0 {
-		h.client.claims = slices.Delete(h.client.claims, at, at+1)
+	full = full.Add(interval)
+	if full.Sub(now) > interval*time.Duration(limits.HelloBurst) {
+		return false
 	}
-	s.claims.Set(&h.timer, time.Time{})
+	c.hellos = full
+	return true
 }
 
-// turnUnclaim gives up those claims of a session that which names.
-func (s *Shard) turnUnclaim(c *client, which func(*claim) bool) {
-	for _, h := range slices.Clone(c.claims) {
-		if which(h) {
-			s.turnRelease(h)
+// unbind releases a binding.
+func (st *shardState) unbind(b *indexBinding) {
+	b.upstream.mu.Lock()
+	if b.upstream.bindings[b.index] == b {
+		delete(b.upstream.bindings, b.index)
+	}
+	b.upstream.mu.Unlock()
+	if at := slices.Index(b.client.bindings, b); at >= 0 {
+		b.client.bindings = slices.Delete(b.client.bindings, at, at+1)
+	}
+	st.forwarder.timers.Set(&b.timer, time.Time{})
+}
+
+// unbindAll releases the matching bindings of a session.
+func (st *shardState) unbindAll(c *client, match func(*indexBinding) bool) {
+	for _, b := range slices.Clone(c.bindings) {
+		if match(b) {
+			st.unbind(b)
 		}
 	}
 }
 
-// turnIdleClaim looks at the claim whose time has come, and drops it if it was not used for
-// long. It reports whether there was one.
-func (s *Shard) turnIdleClaim(now time.Time) bool {
-	h, ok := s.claims.Pop(now)
+// expireBinding releases a binding whose deadline has passed if it is idle, or sets its next
+// deadline. It reports whether there was one.
+func (st *shardState) expireBinding(now time.Time) bool {
+	b, ok := st.forwarder.timers.Pop(now)
 	if !ok {
 		return false
 	}
-	if idleAt := h.last.Add(s.config.claimTTL()); now.Before(idleAt) {
-		s.claims.Set(&h.timer, idleAt)
+	if idleAt := b.last.Add(st.limits.Load().ClaimTTL); now.Before(idleAt) {
+		st.forwarder.timers.Set(&b.timer, idleAt)
 	} else {
-		s.turnRelease(h)
+		st.unbind(b)
 	}
 	return true
 }
 
-// flush sends the turn's packets to the gateway.
-func (n *nextGateway) flush() {
-	if sent, err := n.conn.WriteBatch(n.batch); err != nil {
-		n.shard.counters.EgressFailed += uint64(len(n.batch) - sent)
-	}
-	clear(n.batch)
-	n.batch = n.batch[:0]
-}
-
-// giveBack implements returning: what comes back belongs to the sessions that own the inner
-// indexes.
-func (n *nextGateway) giveBack(_ time.Time, w *writer, batch []transport.Packet) {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	for i := range batch {
-		for inner := range batch[i].Segments() {
-			n.giveBackOne(w, inner)
+// flushUpstreams sends the batch's packets to other gateways.
+func (st *shardState) flushUpstreams() {
+	for _, u := range st.forwarder.pending {
+		if sent, err := u.conn.WriteBatch(u.batch); err != nil {
+			st.counters.EgressFailed += uint64(len(u.batch) - sent)
 		}
+		clear(u.batch)
+		u.batch = u.batch[:0]
+	}
+	st.forwarder.pending = st.forwarder.pending[:0]
+}
+
+// handleReturn implements returnPath: an inner packet goes to the session that owns its index.
+func (u *upstream) handleReturn(_ time.Time, w *writer, batch []transport.Packet) {
+	for i := range batch {
+		u.findOwners(w, &batch[i])
+		n := 0
+		for inner := range batch[i].Segments() {
+			b := w.owners[n]
+			n++
+			if b == nil {
+				u.env.returned.unclaimed.Add(1)
+			} else if w.flowPacket(u.env, b.client.session, wire.TypeForwardPacket, b.flowID, inner) {
+				u.env.returned.forwarded.Add(1)
+			}
+		}
+		clear(w.owners)
 	}
 }
 
-// trouble implements returning. The socket's counters have it, and the clients' own
-// repetitions find out.
-func (n *nextGateway) trouble(error) {}
-
-// giveBackOne seals an inner packet for the session that owns its index.
-func (n *nextGateway) giveBackOne(w *writer, inner []byte) {
-	h, err := wire.ParseHeader(inner)
-	if err != nil {
-		n.shard.counters.unclaimed.Add(1)
-		return
-	}
-	held := n.claims[h.ReceiverIdx]
-	if held == nil {
-		n.shard.counters.unclaimed.Add(1)
-		return
-	}
-	if w.flowPacket(n.shard, held.client.session, wire.TypeForwardPacket, held.flowID, inner) {
-		n.shard.counters.returned.Add(1)
+// findOwners looks up the bindings of a packet's segments, nil for unknown indexes.
+func (u *upstream) findOwners(w *writer, p *transport.Packet) {
+	w.owners = w.owners[:0]
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	for inner := range p.Segments() {
+		var b *indexBinding
+		if h, err := wire.ParseHeader(inner); err == nil {
+			b = u.bindings[h.ReceiverIdx]
+		}
+		w.owners = append(w.owners, b)
 	}
 }
+
+// handleSocketError implements returnPath. The socket counts the error, and clients retransmit.
+func (u *upstream) handleSocketError(error) {}

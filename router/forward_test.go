@@ -278,7 +278,7 @@ func TestNewIndexesStayInTheirShard(t *testing.T) {
 	p := r.connect(2, clientAt)
 	r.shard.steer, r.shard.id = udp.Steer{Secret: 12345, Shards: 7}, 3
 	for range 1000 {
-		index := r.shard.newIndex()
+		index := r.shard.st.newIndex()
 		if index == 0 || r.shard.steer.Shard(index) != 3 || index == p.session.Current().Index() {
 			t.Fatalf("index %#x", index)
 		}

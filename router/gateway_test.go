@@ -241,7 +241,7 @@ func TestOnlyListedClients(t *testing.T) {
 	mu.Lock()
 	delete(listed, testIdentity(2).Public())
 	mu.Unlock()
-	if n := g.Readmit(); n != 1 {
+	if n := g.ReapplyAccess(); n != 1 {
 		t.Errorf("%d sessions closed, want 1", n)
 	}
 	if !l.until(func() bool { return l.closed != nil }) {

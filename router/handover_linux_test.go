@@ -298,7 +298,7 @@ func FuzzTakeOver(f *testing.F) {
 			next := handover.Frame{Kind: handover.Kind(b[0]), Payload: append([]byte(nil), b[2:2+n]...)}
 			b = b[2+n:]
 			return next, nil
-		}, func() error { return nil }, &heirlooms{})
+		}, func() error { return nil }, &inheritedSockets{})
 		r.shard.Tick()
 	})
 }

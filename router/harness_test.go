@@ -163,7 +163,7 @@ type rig struct {
 	mu     sync.Mutex
 	time   time.Time
 	clock  func() time.Time // nil: time stands still until advance
-	pumps  sync.WaitGroup
+	loops  sync.WaitGroup
 }
 
 func newRig(t testing.TB, change func(*Config)) *rig {
@@ -195,14 +195,15 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		t.Fatal(err)
 	}
 	g := &Gateway{config: config, kems: kems}
+	g.limits.Store(config.Limits.withDefaults())
 	r.whole = g
-	r.shard, err = newShard(0, udp.Steer{Shards: 1}, &g.config, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.pumps)
+	r.shard, err = newShard(0, udp.Steer{Shards: 1}, &g.config, &g.limits, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.loops)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		r.shard.close()
-		r.pumps.Wait()
+		r.loops.Wait()
 	})
 	return r
 }
@@ -353,7 +354,7 @@ func (p *peer) receive(n int) {
 func (p *peer) serverSession() *state.Session {
 	p.r.shard.mu.Lock()
 	defer p.r.shard.mu.Unlock()
-	return p.r.shard.sessions.Find(p.session.Current().Index()).Session()
+	return p.r.shard.st.sessions.Find(p.session.Current().Index()).Session()
 }
 
 // sendOne seals a datagram of flow 1 into the peer's output.

@@ -29,16 +29,16 @@ func TestMemoryIsWatched(t *testing.T) {
 		again         time.Duration
 		lines         int
 	}{
-		{0, 100, 0, false, 0, memoryEvery, 0},
-		{time.Second, 400, 500, false, 1, memoryEvery, 0},
-		{time.Second, 400, 500, true, 1, memoryEveryNear, 1}, // garbage, but so soon again
-		{time.Second, 810, 0, true, 1, memoryEveryNear, 1},
-		{collectEvery, 790, 300, true, 2, memoryEveryNear, 1},
-		{time.Second, 740, 300, true, 2, memoryEveryNear, 1},
-		{collectEvery, 740, 300, false, 3, memoryEveryNear, 2},
-		{time.Second, 790, 0, false, 3, memoryEveryNear, 2},
-		{collectEvery, 801, 0, true, 4, memoryEveryNear, 3},
-		{time.Second, 100, 0, false, 4, memoryEvery, 4},
+		{0, 100, 0, false, 0, memoryInterval, 0},
+		{time.Second, 400, 500, false, 1, memoryInterval, 0},
+		{time.Second, 400, 500, true, 1, memoryIntervalNear, 1}, // garbage, but so soon again
+		{time.Second, 810, 0, true, 1, memoryIntervalNear, 1},
+		{collectInterval, 790, 300, true, 2, memoryIntervalNear, 1},
+		{time.Second, 740, 300, true, 2, memoryIntervalNear, 1},
+		{collectInterval, 740, 300, false, 3, memoryIntervalNear, 2},
+		{time.Second, 790, 0, false, 3, memoryIntervalNear, 2},
+		{collectInterval, 801, 0, true, 4, memoryIntervalNear, 3},
+		{time.Second, 100, 0, false, 4, memoryInterval, 4},
 	} {
 		now = now.Add(step.after)
 		used, garbage = step.used, step.garbage

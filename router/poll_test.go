@@ -137,7 +137,7 @@ func TestPoll(t *testing.T) {
 	if s := g.TCP(); s.HoldTimeouts != 2 {
 		t.Errorf("%d Polls in vain", s.HoldTimeouts)
 	}
-	if s := g.Stats(); s.Polls != 5 || s.Moves != 0 || s.Held != 0 {
+	if s := g.Stats(); s.Polls != 5 || s.Migrations != 0 || s.QueuedBytes != 0 {
 		t.Errorf("counted %+v", s)
 	}
 }
@@ -148,7 +148,7 @@ func TestPoll(t *testing.T) {
 func TestPollIsTenSecondsAtMost(t *testing.T) {
 	r := newRig(t, nil)
 	content := (&wire.Poll{WaitMillis: 65_535}).Append(nil)
-	if wait := r.shard.turnPoll(content, path.NewTCP(clientAt.Peer, netip.Addr{}, 1)); wait != 10*time.Second {
+	if wait := r.shard.st.handlePoll(&rxContext{from: path.NewTCP(clientAt.Peer, netip.Addr{}, 1)}, content); wait != 10*time.Second {
 		t.Errorf("a Poll of 65 s waits %v", wait)
 	}
 }
@@ -196,13 +196,17 @@ func TestNewerPoll(t *testing.T) {
 	}
 }
 
+// maxHeld is the default bound of a session's queue (section 12).
+const maxHeld = 128 << 10
+
 // TestWaitingIsBounded lets more wait than may: the newest stay, up to the bound.
 //
 // Shows R10.7, R12.5.
 func TestWaitingIsBounded(t *testing.T) {
 	leakless(t)
-	if maxHeld != 128<<10 {
-		t.Errorf("%d bytes wait for a session", maxHeld)
+	var defaults TCP
+	if defaults.fill(); defaults.MaxHeld != maxHeld {
+		t.Errorf("%d bytes are queued for a session, want %d", defaults.MaxHeld, maxHeld)
 	}
 	g, k, l := withTalker(t, nil)
 	to := g.TCPAddrs()[0]
@@ -213,15 +217,15 @@ func TestWaitingIsBounded(t *testing.T) {
 		k.say(g, fmt.Sprintf("%04d", n)+strings.Repeat("x", size-4))
 	}
 	s := g.Stats()
-	if s.Held != fit*framed || s.HeldFull != sent-fit {
-		t.Errorf("%d bytes wait and %d packets were dropped, want %d and %d", s.Held, s.HeldFull, fit*framed, sent-fit)
+	if s.QueuedBytes != fit*framed || s.QueueFull != sent-fit {
+		t.Errorf("%d bytes wait and %d packets were dropped, want %d and %d", s.QueuedBytes, s.QueueFull, fit*framed, sent-fit)
 	}
 	got := l.fetch(to, 0)
 	if len(got) != fit || !strings.HasPrefix(got[0], fmt.Sprintf("%04d", sent-fit)) || !strings.HasPrefix(got[fit-1], fmt.Sprintf("%04d", sent-1)) {
 		t.Errorf("%d came, want the last %d", len(got), fit)
 	}
-	if s := g.Stats(); s.Held != 0 {
-		t.Errorf("%d bytes wait yet", s.Held)
+	if s := g.Stats(); s.QueuedBytes != 0 {
+		t.Errorf("%d bytes wait yet", s.QueuedBytes)
 	}
 }
 
@@ -232,12 +236,12 @@ func TestWaitingGrowsOld(t *testing.T) {
 	leakless(t)
 	g, k, l := withTalker(t, func(c *Config) { c.TCP.HeldAge = 300 * time.Millisecond })
 	k.say(g, "one", "two")
-	if s := g.Stats(); s.Held == 0 {
+	if s := g.Stats(); s.QueuedBytes == 0 {
 		t.Error("nothing waits")
 	}
-	eventually(t, "what waits is gone", func() bool { return g.Stats().Held == 0 })
-	if s := g.Stats(); s.HeldOld != 2 || s.HeldFull != 0 {
-		t.Errorf("%d packets too old, %d too many", s.HeldOld, s.HeldFull)
+	eventually(t, "what waits is gone", func() bool { return g.Stats().QueuedBytes == 0 })
+	if s := g.Stats(); s.QueueExpired != 2 || s.QueueFull != 0 {
+		t.Errorf("%d packets too old, %d too many", s.QueueExpired, s.QueueFull)
 	}
 	if got := l.fetch(g.TCPAddrs()[0], 0); len(got) != 0 {
 		t.Errorf("what was too old came: %q", got)
@@ -258,8 +262,8 @@ func TestWaitingInAll(t *testing.T) {
 	for n := range 3 {
 		k.say(g, fmt.Sprint(n)+strings.Repeat("x", 99))
 	}
-	if s := g.Stats(); s.Held != 2*one || s.HeldFull != 1 {
-		t.Errorf("%d bytes wait, %d packets were dropped", s.Held, s.HeldFull)
+	if s := g.Stats(); s.QueuedBytes != 2*one || s.QueueFull != 1 {
+		t.Errorf("%d bytes wait, %d packets were dropped", s.QueuedBytes, s.QueueFull)
 	}
 	if got := l.fetch(g.TCPAddrs()[0], 0); len(got) != 2 || got[0][0] != '1' {
 		t.Errorf("%d came", len(got))
@@ -281,7 +285,7 @@ func TestNothingWaitsForGood(t *testing.T) {
 	if !l.until(func() bool { return len(l.got) == 2 }) || fmt.Sprint(l.got) != "[one two]" {
 		t.Fatalf("after the return came %q", l.got)
 	}
-	eventually(t, "it is forgotten", func() bool { return s.User.(*client).down.Load() == nil })
+	eventually(t, "it is forgotten", func() bool { return s.User.(*client).queue.Load() == nil })
 
 	// And it ends on TCP, with something waiting, a Poll that does, or neither.
 	other := dialStream(t, 4, to)
@@ -294,8 +298,8 @@ func TestNothingWaitsForGood(t *testing.T) {
 	if n := len(other.answers(waits)); n != 0 {
 		t.Errorf("the Poll of a session that has ended got %d answers", n)
 	}
-	if s := g.Stats(); s.Held != 0 || s.Sessions != 1 {
-		t.Errorf("%d bytes wait, %d sessions", s.Held, s.Sessions)
+	if s := g.Stats(); s.QueuedBytes != 0 || s.Sessions != 1 {
+		t.Errorf("%d bytes wait, %d sessions", s.QueuedBytes, s.Sessions)
 	}
 }
 
@@ -386,8 +390,8 @@ func TestAnswersEndTheirConnection(t *testing.T) {
 			t.Fatalf("%d answers to a Ping", n)
 		}
 	}
-	if s := g.Stats(); s.Moves != 0 || s.Held != 0 {
-		t.Errorf("a session on TCP moved %d times; %d bytes wait", s.Moves, s.Held)
+	if s := g.Stats(); s.Migrations != 0 || s.QueuedBytes != 0 {
+		t.Errorf("a session on TCP moved %d times; %d bytes wait", s.Migrations, s.QueuedBytes)
 	}
 }
 
@@ -424,7 +428,7 @@ func TestTCPPortTaken(t *testing.T) {
 	l := dialLive(t, 2, loopback(g))
 	l.connect()
 	l.echo(target, "over UDP")
-	if n := logs.FilterMessageSnippet("TCP cannot be served").Len(); n != 1 {
+	if n := logs.FilterMessageSnippet("cannot serve TCP").Len(); n != 1 {
 		t.Errorf("%d warnings: %v", n, logs.All())
 	}
 	if len(g.TCPAddrs()) != 0 || g.TCP() != (tcp.Stats{}) {

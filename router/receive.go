@@ -8,138 +8,229 @@ import (
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/wire"
+	"lewes/transport"
 )
 
-// turnPacket handles one packet of this shard.
-func (s *Shard) turnPacket(now time.Time, packet []byte, from path.Path) {
-	h, err := wire.ParseHeader(packet)
-	if err != nil || from.Transport == path.UDP && len(packet) > s.maxDatagram {
-		s.counters.Malformed++
+// rxContext is a received packet with its header, which is parsed once, and the key set of its
+// receiver index, which is looked up once.
+type rxContext struct {
+	now    time.Time
+	packet []byte
+	from   path.Path
+	header wire.Header
+	keys   *state.KeySet // of a transport packet; nil: unknown index
+}
+
+// lookup is the cached result of a session lookup. It holds until version changes.
+type lookup struct {
+	index uint32
+	keys  *state.KeySet
+}
+
+// receive handles a batch, and appends the packets of other shards to misrouted.
+func (st *shardState) receive(now time.Time, batch, misrouted []transport.Packet) []transport.Packet {
+	st.scheduler.backlogged = len(batch) == batchSize
+	var cached [batchSize]lookup
+	st.prefetch(batch, &cached)
+	version := st.tableVersion
+	rx := rxContext{now: now}
+	for i := range batch {
+		rx.from = batch[i].Path
+		for datagram := range batch[i].Segments() {
+			var err error
+			rx.packet, rx.keys = datagram, nil
+			if rx.header, err = wire.ParseHeader(datagram); err != nil {
+				st.counters.Malformed++
+				continue
+			}
+			if st.steer.Shards > 1 && st.steer.Shard(rx.routingIndex()) != st.id {
+				misrouted = append(misrouted, transport.Packet{Data: datagram, Path: rx.from})
+				continue
+			}
+			if rx.header.Level == wire.LevelTransport {
+				if i < batchSize && cached[i].index == rx.header.ReceiverIdx && version == st.tableVersion {
+					rx.keys = cached[i].keys
+				} else {
+					rx.keys = st.sessions.Find(rx.header.ReceiverIdx)
+				}
+			}
+			st.handlePacket(&rx)
+		}
+	}
+	return misrouted
+}
+
+// routingIndex returns the index that selects the packet's shard.
+func (rx *rxContext) routingIndex() uint32 {
+	if rx.header.ReceiverIdx != 0 {
+		return rx.header.ReceiverIdx
+	}
+	index, _ := wire.ReceiverIdx(rx.packet)
+	return index
+}
+
+// prefetch looks up the sessions of a batch and touches the fields that Open reads first, to pull
+// them into cache: the misses of a batch overlap, where handling one packet after the other would
+// wait for each. The first packet of a GSO train stands for all.
+func (st *shardState) prefetch(batch []transport.Packet, cached *[batchSize]lookup) {
+	n := min(len(batch), batchSize)
+	for i := range batch[:n] {
+		if index, ok := wire.ReceiverIdx(batch[i].Data); ok {
+			cached[i] = lookup{index, st.sessions.Find(index)}
+		}
+	}
+	if n < 2 {
 		return
 	}
-	if h.Level != wire.LevelTransport {
-		if len(packet) > maxGreeting {
-			s.counters.Malformed++
-			return
+	for _, l := range cached[:n] {
+		if l.keys != nil {
+			st.prefetched += l.keys.Prefetch()
 		}
-		if s.backlog.push(now, packet, from) {
-			s.counters.Stale++
-		}
-		s.turnBacklog() // at once if there is time: what follows may need its session
-		return
-	}
-	if g := s.sessions.Find(h.ReceiverIdx); g != nil {
-		s.turnSealed(now, g, h, packet, from)
-	} else {
-		s.turnUnknown(now, h, packet, from)
 	}
 }
 
-// turnGreeting handles a packet of a handshake, which is of level 1 or 2.
-func (s *Shard) turnGreeting(now time.Time, packet []byte, from path.Path) {
-	h, err := wire.ParseHeader(packet)
+// handlePacket handles one packet of this shard.
+func (st *shardState) handlePacket(rx *rxContext) {
 	switch {
-	case err != nil:
-		s.counters.Malformed++
-	case h.Level == wire.LevelHandshake:
-		s.turnHandshake(now, h, packet, from)
-	case s.closing:
-		s.count(s.handshakes.RejectShutdown(now, h, packet, from, &s.output))
+	case rx.from.Transport == path.UDP && len(rx.packet) > st.maxDatagram:
+		st.counters.Malformed++
+	case rx.header.Level == wire.LevelTransport && rx.keys != nil:
+		st.handleTransport(rx)
+	case rx.header.Level == wire.LevelTransport:
+		st.handleUnknownIndex(rx)
+	case len(rx.packet) > maxHandshakePacket:
+		st.counters.Malformed++
 	default:
-		s.count(s.handshakes.HandleClear(now, h, packet, from, &s.output))
+		if st.scheduler.push(rx) {
+			st.counters.HandshakeStale++
+		}
+		st.runHandshakes() // at once if there is time: the next packets may need the session
 	}
 }
 
-// turnSealed handles a packet of an established session.
-func (s *Shard) turnSealed(now time.Time, g *state.KeySet, h wire.Header, packet []byte, from path.Path) {
-	s.backlog.lastOne = now
-	session := g.Session()
-	t, content, err := g.OpenParsed(now, h, packet, from, &s.output)
+// handleHandshakePacket handles a packet of level 1 or 2.
+func (st *shardState) handleHandshakePacket(rx *rxContext) {
+	switch {
+	case rx.header.Level == wire.LevelHandshake:
+		st.handleHandshake3(rx)
+	case st.closing:
+		st.count(st.handshakes.RejectShutdown(rx.now, rx.header, rx.packet, rx.from, &st.output))
+	default:
+		st.count(st.handshakes.HandleClear(rx.now, rx.header, rx.packet, rx.from, &st.output))
+	}
+}
+
+// handleTransport handles a packet of an established session.
+func (st *shardState) handleTransport(rx *rxContext) {
+	st.scheduler.lastDatagram = rx.now
+	session := rx.keys.Session()
+	t, content, err := rx.keys.OpenParsed(rx.now, rx.header, rx.packet, rx.from, &st.output)
+	if err != nil {
+		st.count(err)
+		st.applyEvents(session)
+		return
+	}
 	var wait time.Duration
-	switch {
-	case err != nil:
-		s.count(err)
-	case t == wire.TypePoll:
-		wait = s.turnPoll(content, from)
-	default:
-		s.turnMessage(now, session, g, t, content, from)
+	if t == wire.TypePoll {
+		wait = st.handlePoll(rx, content)
+	} else {
+		st.handleMessage(rx, session, t, content)
 	}
-	s.turnSettle(session)
-	if err == nil {
-		s.turnVisit(session, from, wait)
-		if t == wire.TypePong {
-			s.turnReturned(session)
-		}
+	st.applyEvents(session)
+	st.noteTCPConn(session, rx.from, wait)
+	if t == wire.TypePong {
+		st.redirectToUDP(session)
 	}
 }
 
-func (s *Shard) turnMessage(now time.Time, session *state.Session, g *state.KeySet, t wire.Type, content []byte, from path.Path) {
+func (st *shardState) handleMessage(rx *rxContext, session *state.Session, t wire.Type, content []byte) {
 	switch t {
 	case wire.TypeEncryptedData:
-		s.turnData(now, session.User.(*client), content)
+		st.handleData(rx.now, session.User.(*client), content)
 	case wire.TypeForwardPacket:
-		s.turnForward(now, session.User.(*client), content)
+		st.handleForward(rx.now, session.User.(*client), content)
 	case wire.TypeFlowClosed:
-		s.turnFlowClosed(session.User.(*client), content)
+		st.handleFlowClosed(session.User.(*client), content)
 	case wire.TypeRegister:
-		s.counters.Misplaced++
+		st.counters.Misplaced++
 	default:
-		s.count(session.Control(now, g, t, content, from, &s.output))
+		st.count(session.Control(rx.now, rx.keys, t, content, rx.from, &st.output))
 	}
 }
 
-// turnHandshake handles Handshake 3, and the packets that overtook it.
-func (s *Shard) turnHandshake(now time.Time, h wire.Header, packet []byte, from path.Path) {
-	if !s.handshakes.Has(h.ReceiverIdx) {
-		s.turnUnknown(now, h, packet, from)
+// handlePoll handles a Poll and returns how long its connection may wait.
+func (st *shardState) handlePoll(rx *rxContext, content []byte) time.Duration {
+	m, err := wire.ParsePoll(content)
+	switch {
+	case err != nil:
+		st.counters.Malformed++
+		return 0
+	case rx.from.Transport != path.TCP:
+		st.counters.Misplaced++
+		return 0
+	}
+	st.counters.Polls++
+	return min(time.Duration(m.WaitMillis)*time.Millisecond, st.config.TCP.PollWait)
+}
+
+// handleHandshake3 handles a Handshake 3, then the packets that overtook it.
+func (st *shardState) handleHandshake3(rx *rxContext) {
+	if !st.handshakes.Has(rx.header.ReceiverIdx) {
+		st.handleUnknownIndex(rx)
 		return
 	}
-	session, early, err := s.handshakes.HandleHandshake3(now, h, packet, &s.output)
-	s.count(err)
+	session, early, err := st.handshakes.HandleHandshake3(rx.now, rx.header, rx.packet, &st.output)
+	st.count(err)
 	if session == nil {
-		if g := s.sessions.Find(h.ReceiverIdx); err == nil && g != nil && from.SameSource(g.Session().Path()) {
-			s.turnVisit(g.Session(), from, 0) // a copy; its Ack is repeated
+		keys := st.sessions.Find(rx.header.ReceiverIdx)
+		if err == nil && keys != nil && rx.from.SameSource(keys.Session().Path()) {
+			st.noteTCPConn(keys.Session(), rx.from, 0) // a copy, which repeats the Ack
 		}
 		return
 	}
-	session.User = &client{shard: s, session: session}
-	s.sessions.Add(session)
-	s.turnVisit(session, from, 0)
+	session.User = &client{env: st.shardEnv, session: session}
+	st.sessions.Add(session)
+	st.tableVersion++
+	st.noteTCPConn(session, rx.from, 0)
 	for _, p := range early {
-		s.turnPacket(now, p.Data, p.Path)
+		next := rxContext{now: rx.now, packet: p.Data, from: p.Path}
+		if next.header, err = wire.ParseHeader(p.Data); err == nil {
+			next.keys = st.sessions.Find(next.header.ReceiverIdx)
+			st.handlePacket(&next)
+		}
 	}
 }
 
-// turnUnknown handles a sealed packet of no session: it waits for Handshake 3, or
-// its sender learns by a Reset that nobody knows it.
-func (s *Shard) turnUnknown(now time.Time, h wire.Header, packet []byte, from path.Path) {
-	index := h.ReceiverIdx
-	if s.handshakes.Has(index) {
-		s.count(s.handshakes.BufferEarly(h, packet, from))
+// handleUnknownIndex handles a sealed packet without a session: it is buffered for Handshake 3, or
+// answered by a Reset.
+func (st *shardState) handleUnknownIndex(rx *rxContext) {
+	index := rx.header.ReceiverIdx
+	if st.handshakes.Has(index) {
+		st.count(st.handshakes.BufferEarly(rx.header, rx.packet, rx.from))
 		return
 	}
-	s.counters.Unknown++
-	if len(packet) < minResetPacket || index == 0 {
+	st.counters.Unknown++
+	if len(rx.packet) < minResetPacket || index == 0 {
 		return
 	}
-	if _, ok := s.resets.Take(now, from.Peer.Addr()); !ok {
+	if _, ok := st.resets.Take(rx.now, rx.from.Peer.Addr()); !ok {
 		return
 	}
-	s.counters.Resets++
-	s.output.Packets = append(s.output.Packets, state.Packet{Data: s.handshakes.Reset(index), Path: from})
+	st.counters.Resets++
+	st.output.Packets = append(st.output.Packets, state.Packet{Data: st.handshakes.Reset(index), Path: rx.from})
 }
 
-// count counts why a packet was dropped.
-func (s *Shard) count(err error) {
+// count counts a dropped packet under its reason.
+func (st *shardState) count(err error) {
 	switch {
 	case err == nil:
 	case state.IsReplay(err):
-		s.counters.Replayed++
+		st.counters.Replayed++
 	case errors.Is(err, seal.ErrOpen), errors.Is(err, state.ErrMAC1):
-		s.counters.Forged++
+		st.counters.Forged++
 	case errors.Is(err, state.ErrUnexpectedMessage), errors.Is(err, state.ErrWrongLevel), errors.Is(err, state.ErrStale):
-		s.counters.Misplaced++
+		st.counters.Misplaced++
 	default:
-		s.counters.Refused++
+		st.counters.Refused++
 	}
 }

@@ -291,17 +291,17 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 			"handshake packets that wait", func(c *Config) { c.MaxBacklog = 2 },
 			func(t *testing.T, r *rig) {
 				r.connect(2, clientAt).data(1, target, "busy with datagrams")
-				r.shard.backlog.left, r.shard.backlog.earned = -time.Hour, r.now() // handshakes have had their share
+				r.shard.st.scheduler.credit, r.shard.st.scheduler.creditedAt = -time.Hour, r.now() // handshakes have had their share
 				for n := range uint64(5) {
 					if got := r.receive(hello(t, n, r.now()), secondAt); len(got) != 0 {
 						t.Errorf("hello %d got an answer", n)
 					}
 				}
-				if got := r.shard.Stats().Backlog; got != 2 {
+				if got := r.shard.Stats().HandshakeQueue; got != 2 {
 					t.Errorf("%d wait", got)
 				}
 			},
-			func(s *Stats) uint64 { return s.Stale }, 3,
+			func(s *Stats) uint64 { return s.HandshakeStale }, 3,
 		},
 		{
 			"forward targets", withDirectory(t),
@@ -362,7 +362,7 @@ func (slowResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr,
 func (r *rig) lookups() int {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	return r.shard.lookups
+	return r.shard.st.flows.lookups
 }
 
 // openFlows opens as many flows as there may be, and one more.
@@ -380,14 +380,14 @@ func openFlows(t *testing.T, p *peer, most int) {
 	}
 }
 
-// TestDefaultBounds compares what a Config that says nothing means with section 12.
+// TestDefaultBounds compares the defaults with section 12.
 //
 // Shows R8.8.
 func TestDefaultBounds(t *testing.T) {
-	var c Config
-	if c.maxFlowsPerSession() != 256 || c.flowIdle() != 120*time.Second || c.maxSessions() != 1_000_000 ||
-		c.maxClaims() != 16 || c.claimTTL() != 300*time.Second || c.helloRate() != 2 || c.helloBurst() != 10 {
-		t.Errorf("defaults of %+v are not those of section 12", c)
+	c := Limits{}.withDefaults()
+	if c.MaxFlowsPerSession != 256 || c.FlowIdle != 120*time.Second || c.MaxSessions != 1_000_000 ||
+		c.MaxClaims != 16 || c.ClaimTTL != 300*time.Second || c.HelloRate != 2 || c.HelloBurst != 10 {
+		t.Errorf("default limits are %+v, which differs from section 12", c)
 	}
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)

@@ -94,7 +94,7 @@ func TestMisplacedTypes(t *testing.T) {
 	index := p.session.Current().Index()
 	for _, kind := range []wire.Type{wire.TypeAck, wire.TypeBusy, wire.TypeReject, wire.TypeReset, wire.TypeKKTResponse, wire.TypeClose, wire.TypeEncryptedData, 0x00EE} {
 		packet := wire.Finish(append(wire.Begin(nil, index, wire.LevelClear, 0, kind), make([]byte, 40)...))
-		r.shard.handshakes.MAC1().Sum(packet)
+		r.shard.st.handshakes.MAC1().Sum(packet)
 		misplaced++
 		if answers := r.receive(packet, clientAt); len(answers) != 0 || r.shard.Stats().Misplaced != misplaced {
 			t.Errorf("%v in clear: %d of %d counted, %d answers", kind, r.shard.Stats().Misplaced, misplaced, len(answers))
@@ -224,7 +224,7 @@ func TestWhatGetsNoReset(t *testing.T) {
 		return wire.Finish(append(wire.Begin(nil, index, level, 0, wire.TypePing), make([]byte, size-wire.Overhead)...))
 	}
 	clear := packet(0xABCD, wire.LevelClear, 100)
-	r.shard.handshakes.MAC1().Sum(clear)
+	r.shard.st.handshakes.MAC1().Sum(clear)
 	for name, bad := range map[string][]byte{
 		"63 bytes":            packet(0xABCD, wire.LevelTransport, 63),
 		"34 bytes":            packet(0xABCD, wire.LevelTransport, 34),
@@ -250,7 +250,7 @@ func TestWhatGetsNoReset(t *testing.T) {
 		h, err := wire.ParseHeader(got[0].Data)
 		kind, content, err2 := wire.ParseBody(wire.Body(got[0].Data))
 		if err != nil || err2 != nil || kind != wire.TypeReset || len(content) != 0 || h.Level != wire.LevelClear ||
-			!bytes.Equal(got[0].Data[:4], unknown[:4]) || !r.shard.handshakes.MAC1().Verify(got[0].Data) || got[0].Path != clientAt {
+			!bytes.Equal(got[0].Data[:4], unknown[:4]) || !r.shard.st.handshakes.MAC1().Verify(got[0].Data) || got[0].Path != clientAt {
 			t.Errorf("%s: answered by %v of index %#x", name, kind, h.ReceiverIdx)
 		}
 	}
@@ -286,7 +286,7 @@ func handshakeUnderWay(t *testing.T, r *rig) uint32 {
 		t.Fatalf("%d answers to a hello", len(got))
 	}
 	index, _ := wire.ReceiverIdx(packet)
-	if !r.shard.handshakes.Has(index) {
+	if !r.shard.st.handshakes.Has(index) {
 		t.Fatal("no record")
 	}
 	return index

@@ -2,6 +2,7 @@ package router
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lewes/state"
@@ -13,301 +14,421 @@ import (
 )
 
 const (
-	// resetRate is how many Resets a second a source address gets (section 11).
+	// resetRate is the number of Resets that a source gets per second (section 11).
 	resetRate = 10
-	// minResetPacket is the smallest sealed packet that is answered by a Reset.
+	// minResetPacket is the smallest sealed packet that is answered by a Reset, in bytes.
 	minResetPacket = 64
 )
 
-// Shard owns the sessions whose receiver indexes steer to it. Its methods take
-// the lock for a turn; those whose names begin with "turn" are called within one.
+// Shard owns the sessions whose receiver indexes steer to it. Its methods lock it for one batch and
+// work on shardState, which has no lock.
 type Shard struct {
-	id     int
-	steer  udp.Steer
-	config *Config
-	now    func() time.Time
-	out    outlets
+	*shardEnv
 
-	maxDatagram int // the largest packet taken over UDP
+	mu sync.Mutex
+	st shardState // guarded by mu
+}
 
-	mu         sync.Mutex
-	closing    bool
-	paused     bool // nothing is read: not from clients, not from targets
-	gone       bool // it is closed, or all of it is a successor's
-	handshakes *state.ResponderTable
-	backlog    backlog
-	sessions   *state.Sessions
+// shardEnv is shared by a shard's batches and its return loop. Fields are immutable once the shard
+// serves; the types behind pointers are safe for concurrent use.
+type shardEnv struct {
+	id          int
+	steer       udp.Steer
+	config      *Config
+	limits      *atomic.Pointer[Limits]
+	now         func() time.Time
+	out         clientSockets
+	maxDatagram int         // largest packet accepted over UDP, in bytes
+	do          func(batch) // runs a function as a batch of its own
+	returns     *returnLoop // nil: each socket has a goroutine
+	returnLoops *sync.WaitGroup
+	returned    returnCounters
+	queues      pollQueues
+	errors      socketErrors
+}
+
+// batch is work under the shard's lock.
+type batch func(now time.Time, st *shardState)
+
+// shardState is the state of a shard.
+type shardState struct {
+	*shardEnv
+
+	closing bool // hellos are rejected
+	paused  bool // no socket is read
+	retired bool // closed, or handed over to a successor
+
+	sessions     *state.Sessions
+	tableVersion uint64 // changes with the table of sessions
+	handshakes   *state.ResponderTable
+	resets       *ratelimit.Table
+
+	scheduler scheduler
+	flows     flowTable
+	forwarder forwarder
+	delivery  tcpDelivery
+	timer     shardTimer
+
+	// Scratch of a batch.
 	output     state.Output
-	resets     *ratelimit.Table
+	datagrams  []transport.Packet // of output, over UDP
+	discarded  []transport.Conn   // sockets to close when there is time
+	prefetched uint64             // keeps the reads of prefetch from being optimized away
 
-	flows     int
-	lookups   int // of names, under way
-	flowTimes state.Deadlines[*flow]
-	claims    state.Deadlines[*claim]
-	nexts     map[identityKey]*nextGateway
-	written   []*flow        // flows that have datagrams to send in this turn
-	forwarded []*nextGateway // gateways that have
-	answers   []transport.Packet
-	datagrams []transport.Packet // answers over UDP
-	visitors  []visitor          // connections of sessions in this turn
-	pushed    []*downstream      // what waits for sessions and was added to in this turn
-	ending    []path.Path        // connections that were answered in this turn
-	alarm     *time.Timer
-	alarmAt   time.Time
-	pumps     *sync.WaitGroup
-	returns   *returnLoop // nil: each socket has a pump
-
-	down     downstreams
-	counters counters
-	turns    TurnTimes
-	overdue  bool // the last Tick has left something for the next
-
-	foreseen  uint64           // keeps turnForesee's reads from being left out
-	discarded []transport.Conn // that no flow has any more, to be closed
+	counters Stats
+	times    BatchTimes
 }
 
-// outlets finds the socket by which a packet leaves to a client.
-type outlets interface {
-	For(path.Path) transport.Conn
+// shardTimer wakes the shard for its next deadline.
+type shardTimer struct {
+	timer   *time.Timer
+	at      time.Time
+	overdue bool // the last Tick left work for the next
 }
 
-// newShard returns a shard that is not fed yet.
-func newShard(id int, steer udp.Steer, config *Config, handshake *state.GatewayConfig, out outlets, now func() time.Time, pumps *sync.WaitGroup) (*Shard, error) {
-	s := &Shard{
-		id:       id,
-		steer:    steer,
-		config:   config,
-		now:      now,
-		out:      out,
-		sessions: state.NewSessions(),
-		backlog:  backlog{most: config.maxBacklog()},
-		nexts:    make(map[identityKey]*nextGateway),
-		pumps:    pumps,
-
-		maxDatagram: int(config.Terms.MaxDatagram),
+// newShard returns a shard that receives no packets yet.
+func newShard(id int, steer udp.Steer, config *Config, limits *atomic.Pointer[Limits], handshake *state.GatewayConfig, out clientSockets, now func() time.Time, returnLoops *sync.WaitGroup) (*Shard, error) {
+	env := &shardEnv{
+		id: id, steer: steer, config: config, limits: limits, now: now, out: out,
+		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: returnLoops,
 	}
-	mine := *handshake
-	mine.IndexInUse = func(index uint32) bool { return s.sessions.Find(index) != nil }
-	mine.Full = func() bool { return s.full() || s.shortOfMemory(handshake.Full) }
-	mine.QueueDelay = s.backlog.delay
-	mine.Session.NewIndex = s.newIndex
+	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: state.NewSessions()}}
+	env.do = s.Do
+	st := &s.st
+	st.scheduler.limit = config.MaxBacklog
+	st.forwarder.upstreams = make(map[identityKey]*upstream)
+	st.delivery.queues = &env.queues
+	own := *handshake
+	own.IndexInUse = func(index uint32) bool { return st.sessions.Find(index) != nil }
+	own.Full = func() bool { return st.full() || st.shortOfMemory(handshake.Full) }
+	own.QueueDelay = st.scheduler.delay
+	own.Session.NewIndex = st.newIndex
 	var err error
-	if s.handshakes, err = state.NewResponderTable(now(), &mine); err != nil {
+	if st.handshakes, err = state.NewResponderTable(now(), &own); err != nil {
 		return nil, err
 	}
-	s.resets = ratelimit.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
-	s.alarm = time.AfterFunc(time.Hour, s.Tick)
-	s.down.init(&config.TCP, steer.Shards, now)
+	st.resets = ratelimit.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
+	st.timer.timer = time.AfterFunc(time.Hour, s.Tick)
+	env.queues.init(&config.TCP, steer.Shards, now)
+	env.errors.wake = s.Tick
 	return s, nil
 }
 
-// full reports whether the shard has its share of the sessions that the gateway
-// may hold.
-func (s *Shard) full() bool {
-	return s.sessions.Len() >= max(1, s.config.maxSessions()/max(1, s.steer.Shards))
+// full reports whether the shard holds its share of the gateway's sessions.
+func (st *shardState) full() bool {
+	return st.sessions.Len() >= max(1, st.limits.Load().MaxSessions/max(1, st.steer.Shards))
 }
 
 // shortOfMemory counts the hellos that are refused because memory is short.
-func (s *Shard) shortOfMemory(short func() bool) bool {
+func (st *shardState) shortOfMemory(short func() bool) bool {
 	if short == nil || !short() {
 		return false
 	}
-	s.counters.ShortOfMemory++
+	st.counters.ShortOfMemory++
 	return true
 }
 
-// newIndex draws an index that is free and steers to this shard.
-func (s *Shard) newIndex() uint32 {
+// newIndex draws a free index that steers to this shard.
+func (st *shardState) newIndex() uint32 {
 	for {
 		var b [4]byte
-		if _, err := s.config.Rand.Read(b[:]); err != nil {
+		if _, err := st.config.Rand.Read(b[:]); err != nil {
 			panic("router: no randomness: " + err.Error())
 		}
 		index := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
-		if index != 0 && s.steer.Shard(index) == s.id && s.sessions.Find(index) == nil && !s.handshakes.Has(index) {
+		if index != 0 && st.steer.Shard(index) == st.id && st.sessions.Find(index) == nil && !st.handshakes.Has(index) {
 			return index
 		}
 	}
 }
 
-// Receive takes a batch that came at now. Packets whose index belongs to another
-// shard are appended to elsewhere, which it returns; their Data aliases the
-// batch.
-func (s *Shard) Receive(now time.Time, batch []transport.Packet, elsewhere []transport.Packet) []transport.Packet {
+// Receive handles a batch that arrived at now. It appends the packets whose index belongs to
+// another shard to misrouted and returns that; their Data aliases the batch.
+func (s *Shard) Receive(now time.Time, batch, misrouted []transport.Packet) []transport.Packet {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.backlog.loaded = len(batch) == batchSize
-	s.turnForesee(batch)
-	for i := range batch {
-		p := &batch[i]
-		for datagram := range p.Segments() {
-			if s.steer.Shards > 1 {
-				index, ok := wire.ReceiverIdx(datagram)
-				if ok && s.steer.Shard(index) != s.id {
-					elsewhere = append(elsewhere, transport.Packet{Data: datagram, Path: p.Path})
-					continue
-				}
-			}
-			s.turnPacket(now, datagram, p.Path)
-		}
-	}
-	s.turnEnd(now)
-	return elsewhere
+	misrouted = s.st.receive(now, batch, misrouted)
+	s.st.endBatch(now)
+	return misrouted
 }
 
-// turnForesee reads the sessions of a batch's packets for no other purpose than to have them
-// in the processor's cache: among very many sessions each is somewhere in memory, and
-// the processor waits for all of a batch at once where it would wait for one after the
-// other. Of a train, the first packet stands for all.
-func (s *Shard) turnForesee(batch []transport.Packet) {
-	if len(batch) < 2 {
-		return
-	}
-	var found [batchSize]*state.KeySet
-	n := 0
-	for i := range batch[:min(len(batch), batchSize)] {
-		if index, ok := wire.ReceiverIdx(batch[i].Data); ok {
-			if found[n] = s.sessions.Find(index); found[n] != nil {
-				n++
-			}
-		}
-	}
-	for _, g := range found[:n] {
-		s.foreseen += g.Prefetch()
-	}
-}
-
-// Turn calls f with the shard's lock held and sends what came of it.
-func (s *Shard) Turn(f func(now time.Time)) {
+// receiveMisrouted handles packets that arrived at another shard's socket.
+func (s *Shard) receiveMisrouted(now time.Time, batch []transport.Packet) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gone {
+	s.st.counters.Misrouted += uint64(len(batch))
+	s.st.receive(now, batch, nil)
+	s.st.endBatch(now)
+}
+
+// Do runs f as a batch. It does nothing if the shard is closed or handed over.
+func (s *Shard) Do(f batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.st.retired {
 		return
 	}
 	now := s.now()
-	f(now)
-	s.turnEnd(now)
+	f(now, &s.st)
+	s.st.endBatch(now)
 }
 
-// turnEnd sends what the turn has gathered and sets the alarm for the next
-// deadline.
-func (s *Shard) turnEnd(now time.Time) {
-	s.turnBacklog()
-	for _, f := range s.written {
-		f.flush()
-	}
-	s.written = s.written[:0]
-	for _, n := range s.forwarded {
-		n.flush()
-	}
-	s.forwarded = s.forwarded[:0]
-	s.turnAnswers()
-	s.turnStreams()
-	s.turnAlarm(now)
-	took := s.now().Sub(now)
-	s.turns.add(took)
-	s.backlog.turned(took)
+// endBatch sends the results of the batch and sets the timer for the next deadline.
+func (st *shardState) endBatch(now time.Time) {
+	st.handleSocketErrors()
+	st.runHandshakes()
+	st.flushFlows()
+	st.flushUpstreams()
+	st.sendAnswers()
+	st.delivery.endBatch()
+	st.setTimer(now)
+	took := st.now().Sub(now)
+	st.times.add(took)
+	st.scheduler.endBatch(took)
 }
 
-// turnAnswers sends what the state machines answered. What that takes counts as the
-// handshakes' time where the turn had any: nobody else has so many answers.
-func (s *Shard) turnAnswers() {
-	if len(s.output.Packets) == 0 {
+// sendAnswers sends the packets of the state machines. The time is charged to handshakes if the
+// batch had any: nothing else has so many answers.
+func (st *shardState) sendAnswers() {
+	if len(st.output.Packets) == 0 {
 		return
 	}
-	if s.backlog.spent > 0 {
-		begun := s.now()
-		defer func() { s.turnSpent(s.now().Sub(begun)) }()
+	if st.scheduler.spent > 0 {
+		start := st.now()
+		defer func() { st.chargeHandshakes(st.now().Sub(start)) }()
 	}
-	for _, p := range s.output.Packets {
+	for _, p := range st.output.Packets {
 		if p.Path.Transport == path.TCP {
-			s.turnStream(&p)
+			st.sendOverTCP(&p)
 			continue
 		}
-		s.datagrams = append(s.datagrams, transport.Packet{Data: p.Data, Path: p.Path})
+		st.datagrams = append(st.datagrams, transport.Packet{Data: p.Data, Path: p.Path})
 	}
-	s.counters.ClientFailed += writeRuns(s.out, s.datagrams)
-	clear(s.datagrams)
-	s.datagrams = s.datagrams[:0]
-	s.output.Reset()
+	st.counters.ClientFailed += writeRuns(st.out, st.datagrams)
+	clear(st.datagrams)
+	st.datagrams = st.datagrams[:0]
+	st.output.Reset()
 }
 
-func (s *Shard) turnAlarm(now time.Time) {
+// setTimer sets the timer for the earliest deadline.
+func (st *shardState) setTimer(now time.Time) {
 	next := time.Time{}
-	if s.backlog.len() > 0 || len(s.discarded) > 0 {
-		next = now.Add(stretch)
+	if st.scheduler.len() > 0 || len(st.discarded) > 0 {
+		next = now.Add(slice)
 	}
-	for _, at := range [...]time.Time{s.sessions.Next(), s.handshakes.Next(), s.flowTimes.Next(), s.claims.Next()} {
+	for _, at := range [...]time.Time{st.sessions.Next(), st.handshakes.Next(), st.flows.timers.Next(), st.forwarder.timers.Next()} {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
 	}
-	if least := now.Add(stretch); s.overdue && next.Before(least) {
+	t := &st.timer
+	if least := now.Add(slice); t.overdue && next.Before(least) {
 		next = least
 	}
-	if next.IsZero() || !s.alarmAt.IsZero() && !next.Before(s.alarmAt) {
+	if next.IsZero() || !t.at.IsZero() && !next.Before(t.at) {
 		return
 	}
-	s.alarmAt = next
-	s.alarm.Reset(max(0, next.Sub(now)))
+	t.at = next
+	t.timer.Reset(max(0, next.Sub(now)))
 }
 
-// turnSettle follows the events of a session and keeps its deadline.
-func (s *Shard) turnSettle(t *state.Session) {
-	for _, e := range s.output.Events {
-		s.sessions.Apply(e)
+// applyEvents applies the events of a session and updates its deadline.
+func (st *shardState) applyEvents(session *state.Session) {
+	for _, e := range st.output.Events {
+		st.sessions.Apply(e)
+		st.tableVersion++
 		switch e.Kind {
 		case state.Closed:
-			s.turnForget(e.Session)
+			st.dropClient(e.Session)
 		case state.Rekeyed:
-			s.counters.Rekeys++
+			st.counters.Rekeys++
 		case state.Moved:
-			s.counters.Moves++
-			s.turnMoved(e.Session)
+			st.counters.Migrations++
+			st.leaveTCP(e.Session)
 		}
 	}
-	clear(s.output.Events)
-	s.output.Events = s.output.Events[:0]
-	s.sessions.Touch(t)
+	if len(st.output.Events) > 0 {
+		clear(st.output.Events)
+		st.output.Events = st.output.Events[:0]
+	}
+	st.sessions.Touch(session)
 }
 
-// Shutdown closes every session, tells its client why, and answers hellos with a
-// Reject from then on.
-func (s *Shard) Shutdown(reason wire.CloseReason, detail string) (sessions int) {
-	s.Turn(func(time.Time) {
-		s.closing = true
-		var all []*state.Session
-		s.sessions.All(func(t *state.Session) { all = append(all, t) })
-		for _, t := range all {
-			t.Close(reason, detail, &s.output)
-			s.turnSettle(t)
+const (
+	// dueAtOnce is the number of due items of each kind handled between two readings of the clock.
+	dueAtOnce = 16
+	// dueAnswers bounds the packets that due items produce in one batch: sending one takes as
+	// long as everything else.
+	dueAnswers = 128
+)
+
+// Tick handles due items for one slice. If many are due at once, the rest waits for the next
+// Tick, so that datagrams pass in between.
+func (s *Shard) Tick() {
+	s.Do(func(now time.Time, st *shardState) {
+		t := &st.timer
+		t.at = time.Time{}
+		end := now.Add(slice)
+		for t.overdue = true; t.overdue && now.Before(end) && len(st.output.Packets) < dueAnswers; now = st.now() {
+			t.overdue = st.runDue(now)
 		}
-		sessions = len(all)
+	})
+}
+
+// runDue handles some due items of each kind, and reports whether more may be due.
+func (st *shardState) runDue(now time.Time) (more bool) {
+	for _, one := range [...]func(time.Time) bool{st.handshakes.TickOne, st.tickSession, st.expireFlow, st.expireBinding, st.closeDiscarded} {
+		n := 0
+		for n < dueAtOnce && one(now) {
+			n++
+		}
+		more = more || n == dueAtOnce
+	}
+	return more
+}
+
+// tickSession ticks a session whose deadline has passed, and reports whether there was one.
+func (st *shardState) tickSession(now time.Time) bool {
+	session := st.sessions.Due(now)
+	if session == nil {
+		return false
+	}
+	session.Tick(now, &st.output)
+	st.applyEvents(session)
+	return true
+}
+
+// maxDiscarded bounds the sockets that wait to be closed. One session's flows can be hundreds, and
+// closing a socket takes ten microseconds.
+const maxDiscarded = 4096
+
+// discard closes a socket when there is time.
+func (st *shardState) discard(conn transport.Conn) {
+	if len(st.discarded) == maxDiscarded {
+		st.closeDiscarded(time.Time{})
+	}
+	st.discarded = append(st.discarded, conn)
+}
+
+// closeDiscarded closes a discarded socket, and reports whether there was one.
+func (st *shardState) closeDiscarded(time.Time) bool {
+	last := len(st.discarded) - 1
+	if last < 0 {
+		return false
+	}
+	_ = st.discarded[last].Close()
+	st.discarded[last] = nil
+	st.discarded = st.discarded[:last]
+	return true
+}
+
+// client is the state of a session beyond package state: its flows and index bindings. It is
+// guarded by the shard's lock, except env, session and queue.
+type client struct {
+	env     *shardEnv
+	session *state.Session
+	queue   atomic.Pointer[pollQueue] // while the session is on TCP; nil: never used
+
+	flows    map[uint16]*flow
+	forwards map[uint16]*forward
+	bindings []*indexBinding // at other gateways, at most Limits.MaxClaims
+
+	hellos     time.Time            // when the budget of inner hellos is full again
+	flowClosed map[uint16]time.Time // time of the last FlowClosed for an unknown flow
+}
+
+// maxFlowClosed bounds the flow ids in client.flowClosed.
+const maxFlowClosed = 256
+
+// flowCount returns the number of flow ids in use: datagram flows and forwarding flows share one
+// space and one bound.
+func (c *client) flowCount() int { return len(c.flows) + len(c.forwards) }
+
+// rejectFlow sends a FlowClosed for a flow that is not open, at most once per second and flow id.
+func (st *shardState) rejectFlow(now time.Time, c *client, id uint16, reason wire.FlowReason, detail string) {
+	if at, ok := c.flowClosed[id]; ok && now.Sub(at) < time.Second {
+		return
+	}
+	if c.flowClosed == nil || len(c.flowClosed) >= maxFlowClosed {
+		c.flowClosed = make(map[uint16]time.Time)
+	}
+	c.flowClosed[id] = now
+	st.sendFlowClosed(c, id, reason, detail)
+}
+
+func (st *shardState) sendFlowClosed(c *client, id uint16, reason wire.FlowReason, detail string) {
+	m := wire.FlowClosed{FlowID: id, Reason: reason, Detail: wire.Detail(detail)}
+	_ = c.session.Send(wire.TypeFlowClosed, &m, &st.output) // fails if the session is closed
+}
+
+// dropClient releases everything that a closed session holds.
+func (st *shardState) dropClient(session *state.Session) {
+	c, ok := session.User.(*client)
+	if !ok {
+		return
+	}
+	for _, f := range c.flows {
+		st.dropFlow(f)
+	}
+	st.unbindAll(c, func(*indexBinding) bool { return true })
+	c.forwards = nil
+	st.delivery.flushOnClose(c, &st.output)
+}
+
+// Shutdown closes every session, notifies its client, and rejects hellos from then on.
+func (s *Shard) Shutdown(reason wire.CloseReason, detail string) (sessions int) {
+	s.Do(func(_ time.Time, st *shardState) {
+		st.closing = true
+		sessions = st.closeSessions(func(*state.Session) bool { return true }, reason, detail)
 	})
 	return sessions
 }
 
-// CloseUnless closes the sessions whose client is not admitted any more.
+// CloseUnless closes the sessions whose client is no longer admitted.
 func (s *Shard) CloseUnless(admitted func(*state.Session) bool) (closed int) {
-	s.Turn(func(time.Time) {
-		var gone []*state.Session
-		s.sessions.All(func(t *state.Session) {
-			if !admitted(t) {
-				gone = append(gone, t)
-			}
-		})
-		for _, t := range gone {
-			t.Close(wire.CloseDone, "this identity is not listed any more", &s.output)
-			s.turnSettle(t)
-		}
-		closed = len(gone)
+	s.Do(func(_ time.Time, st *shardState) {
+		closed = st.closeSessions(func(t *state.Session) bool { return !admitted(t) }, wire.CloseDone, "this identity is no longer listed")
 	})
 	return closed
 }
 
-// Stats returns the shard's figures.
-func (s *Shard) Stats() (stats Stats) {
+// closeSessions closes the matching sessions.
+func (st *shardState) closeSessions(match func(*state.Session) bool, reason wire.CloseReason, detail string) int {
+	var all []*state.Session
+	st.sessions.All(func(t *state.Session) {
+		if match(t) {
+			all = append(all, t)
+		}
+	})
+	for _, t := range all {
+		t.Close(reason, detail, &st.output)
+		st.applyEvents(t)
+	}
+	return len(all)
+}
+
+// close releases everything that the shard holds.
+func (s *Shard) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stats()
+	st := &s.st
+	st.retired = true // lookups that end later are ignored
+	st.timer.timer.Stop()
+	s.queues.stop()
+	st.sessions.All(func(t *state.Session) { st.dropClient(t) })
+	for st.closeDiscarded(time.Time{}) {
+	}
+	for _, u := range st.forwarder.upstreams {
+		_ = u.conn.Close()
+	}
+	if s.returns != nil {
+		s.returns.poller.Stop()
+	}
+}
+
+// Stats returns the shard's counters.
+func (s *Shard) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.stats()
 }

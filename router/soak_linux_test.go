@@ -129,7 +129,7 @@ func (s *soak) run(length time.Duration) {
 		Terms:    state.Terms{IdleTTL: time.Hour, RekeyAfter: 2 * time.Second, MaxDatagram: wire.MaxUDPPacket},
 		Shards:   2,
 		Rate:     100, Burst: 100,
-		FlowIdle: time.Second,
+		Limits: Limits{FlowIdle: time.Second},
 	}
 	s.start()
 	s.config.Listen.Addrs = s.gateway.Addrs() // from now on
@@ -214,7 +214,7 @@ func (s *soak) hold(f func()) {
 	for before := (Stats{}); ; {
 		time.Sleep(soakSettle)
 		now := s.gateway.Stats()
-		if now.Up == before.Up && now.Down == before.Down && now.Backlog == 0 {
+		if now.Up == before.Up && now.Down == before.Down && now.HandshakeQueue == 0 {
 			break
 		}
 		before = now

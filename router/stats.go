@@ -1,123 +1,147 @@
 package router
 
 import (
+	"reflect"
 	"sync/atomic"
 	"time"
 
 	"lewes/state"
 )
 
-// Stats is what a gateway has counted since it started.
+// Stats are the counters of a gateway since it started. The tags describe the metric of each field:
+// its name, whether it is a gauge, its label as name=value, and its help text (fields with the same
+// name share the first one's). Package metrics exports them from the tags.
 type Stats struct {
-	Sessions, Records, Flows, Claims uint64 // now
+	Sessions uint64 `metric:"sessions" kind:"gauge" help:"Established sessions."`
+	Records  uint64 `metric:"handshake_records" kind:"gauge" help:"Handshake records: handshakes under way, and completed ones that answer retransmissions."`
+	Flows    uint64 `metric:"flows" kind:"gauge" help:"Open flows to targets."`
+	Claims   uint64 `metric:"index_bindings" kind:"gauge" help:"Receiver indexes bound at other gateways."`
 
-	Up   Traffic // from clients, opened
-	Down Traffic // to clients, sealed
+	Up        Traffic `label:"direction=up"`   // datagrams from clients, opened
+	Down      Traffic `label:"direction=down"` // datagrams to clients, sealed
+	Forwarded uint64  `metric:"forwarded_packets_total" label:"direction=up" help:"Inner packets forwarded between clients and other gateways."`
+	Returned  uint64  `metric:"forwarded_packets_total" label:"direction=down"`
 
 	Handshakes state.HandshakeStats
-	Rekeys     uint64
-	Moves      uint64
+	Rekeys     uint64 `metric:"rekeys_total" help:"Completed subsessions."`
+	Migrations uint64 `metric:"migrations_total" help:"Migrations of sessions to another path."`
+	Resets     uint64 `metric:"resets_total" help:"Resets sent for unknown sessions."`
 
-	// Packets dropped, by why.
-	Malformed, Unknown, Replayed, Forged, Misplaced, Refused uint64
+	Malformed    uint64 `metric:"dropped_packets_total" label:"reason=malformed" help:"Dropped packets by reason."`
+	Unknown      uint64 `metric:"dropped_packets_total" label:"reason=unknown_session"`
+	Replayed     uint64 `metric:"dropped_packets_total" label:"reason=replayed"`
+	Forged       uint64 `metric:"dropped_packets_total" label:"reason=forged"`
+	Misplaced    uint64 `metric:"dropped_packets_total" label:"reason=unexpected"`
+	Refused      uint64 `metric:"dropped_packets_total" label:"reason=refused"`
+	TooLarge     uint64 `metric:"dropped_packets_total" label:"reason=too_large"`
+	EgressFailed uint64 `metric:"dropped_packets_total" label:"reason=egress_failed"`
+	ClientFailed uint64 `metric:"dropped_packets_total" label:"reason=client_failed"`
+	Unclaimed    uint64 `metric:"dropped_packets_total" label:"reason=unbound_index"`
+	QueueFull    uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_full"`
+	QueueExpired uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_expired"`
 
-	Resets, HandedOver                   uint64
-	FlowsOpened, FlowsRefused            uint64
-	Forwarded, Returned, Unclaimed       uint64
-	TooLarge, EgressFailed, ClientFailed uint64
+	FlowsOpened  uint64 `metric:"flows_opened_total" help:"Flows opened."`
+	FlowsRefused uint64 `metric:"flows_refused_total" help:"Flows refused."`
+	Misrouted    uint64 `metric:"misrouted_packets_total" help:"Packets that arrived at another shard's socket."`
 
-	// What the process holds of memory and needs, its limit (0: none), bytes both, and
-	// the hellos refused because the first comes too near to the second.
-	MemoryUsed, MemoryLimit, ShortOfMemory uint64
+	MemoryUsed    uint64 `metric:"memory_used_bytes" kind:"gauge" help:"Memory in use by the process."`
+	MemoryLimit   uint64 `metric:"memory_limit_bytes" kind:"gauge" help:"Memory limit of the process; 0 is none."`
+	ShortOfMemory uint64 `metric:"memory_refused_hellos_total" help:"Hellos refused because memory was short."`
+	ClockJumps    uint64 `metric:"clock_jumps_total" help:"Steps of the system's clock."`
 
-	ClockJumps uint64 // of the system's clock
+	Polls         uint64 `metric:"polls_total" help:"Polls received over TCP."`
+	PollsReplaced uint64 `metric:"polls_replaced_total" help:"Waiting Polls that a newer one of the session replaced."`
+	QueuedBytes   uint64 `metric:"tcp_queued_bytes" kind:"gauge" help:"Bytes queued for sessions on TCP."`
 
-	// Over TCP: Polls, those that a newer one replaced, the bytes that wait for
-	// sessions now, and the packets given up because too much waited or for too long.
-	Polls, PollsReplaced    uint64
-	Held, HeldFull, HeldOld uint64
+	HandshakeQueue uint64        `metric:"handshake_queue_packets" kind:"gauge" help:"Queued handshake packets."`
+	HandshakeStale uint64        `metric:"handshake_stale_packets_total" help:"Handshake packets dropped because they were queued too long."`
+	HandshakeTime  time.Duration `metric:"handshake_milliseconds_total" help:"Time that shards spent on handshakes."`
+	// HandshakeDelay is the largest of all shards.
+	HandshakeDelay time.Duration `metric:"handshake_delay_milliseconds" kind:"gauge" sum:"max" help:"Expected wait of a handshake packet that arrives now, in the slowest shard."`
 
-	// Handshake packets that wait, that waited too long, and the time that
-	// handshakes took in all.
-	Backlog, Stale uint64
-	HandshakeTime  time.Duration
-	Turns          []TurnTimes   // of each shard
-	HandshakeDelay time.Duration // until one that comes now is looked at, in the shard where it is longest
+	Batches []BatchTimes // one per shard
 }
 
-// Traffic is a number of flows' datagrams and their payload's bytes.
-type Traffic struct{ Packets, Bytes uint64 }
-
-// counters are a shard's own. Those of the turn are plain, those of what
-// brings back atomic.
-type counters struct {
-	Stats
-	downPackets, downBytes        atomic.Uint64
-	returned, unclaimed, tooLarge atomic.Uint64
-	clientFailed                  atomic.Uint64
+// Traffic counts datagrams of flows and the bytes of their payload.
+type Traffic struct {
+	Packets uint64 `metric:"datagrams_total" help:"Datagrams of flows."`
+	Bytes   uint64 `metric:"payload_bytes_total" help:"Payload bytes of the datagrams of flows."`
 }
 
-// add sums up another shard's figures.
+// add adds another shard's counters.
 func (s *Stats) add(o *Stats) {
-	sum := func(to *uint64, from uint64) { *to += from }
-	sum(&s.Sessions, o.Sessions)
-	sum(&s.Records, o.Records)
-	sum(&s.Flows, o.Flows)
-	sum(&s.Claims, o.Claims)
-	sum(&s.Up.Packets, o.Up.Packets)
-	sum(&s.Up.Bytes, o.Up.Bytes)
-	sum(&s.Down.Packets, o.Down.Packets)
-	sum(&s.Down.Bytes, o.Down.Bytes)
-	sum(&s.Rekeys, o.Rekeys)
-	sum(&s.Moves, o.Moves)
-	sum(&s.Malformed, o.Malformed)
-	sum(&s.Unknown, o.Unknown)
-	sum(&s.Replayed, o.Replayed)
-	sum(&s.Forged, o.Forged)
-	sum(&s.Misplaced, o.Misplaced)
-	sum(&s.Refused, o.Refused)
-	sum(&s.Resets, o.Resets)
-	sum(&s.HandedOver, o.HandedOver)
-	sum(&s.FlowsOpened, o.FlowsOpened)
-	sum(&s.FlowsRefused, o.FlowsRefused)
-	sum(&s.Forwarded, o.Forwarded)
-	sum(&s.Returned, o.Returned)
-	sum(&s.Unclaimed, o.Unclaimed)
-	sum(&s.TooLarge, o.TooLarge)
-	sum(&s.EgressFailed, o.EgressFailed)
-	sum(&s.ClientFailed, o.ClientFailed)
-	sum(&s.Polls, o.Polls)
-	sum(&s.PollsReplaced, o.PollsReplaced)
-	sum(&s.Held, o.Held)
-	sum(&s.HeldFull, o.HeldFull)
-	sum(&s.HeldOld, o.HeldOld)
-	sum(&s.Backlog, o.Backlog)
-	sum(&s.Stale, o.Stale)
-	sum(&s.ShortOfMemory, o.ShortOfMemory)
-	s.HandshakeTime += o.HandshakeTime
-	s.HandshakeDelay = max(s.HandshakeDelay, o.HandshakeDelay)
-	s.Handshakes.Add(&o.Handshakes)
-	s.Turns = append(s.Turns, o.Turns...)
+	sum(reflect.ValueOf(s).Elem(), reflect.ValueOf(o).Elem(), "")
+	s.Batches = append(s.Batches, o.Batches...)
 }
 
-// stats returns the shard's figures; the caller has the turn.
-func (s *Shard) stats() Stats {
-	c := s.counters.Stats
-	c.Sessions = uint64(s.sessions.Len())
-	c.Turns = []TurnTimes{s.turns}
-	c.Records = uint64(s.handshakes.Len())
-	c.Flows = uint64(s.flows)
-	c.Backlog = uint64(s.backlog.len())
-	c.HandshakeDelay = s.backlog.delay()
-	c.Claims = uint64(s.claims.Len())
-	c.Handshakes = s.handshakes.Stats
-	c.Down = Traffic{s.counters.downPackets.Load(), s.counters.downBytes.Load()}
-	c.Held = uint64(max(0, s.down.held.Load()))
-	c.HeldFull, c.HeldOld = s.down.full.Load(), s.down.old.Load()
-	c.PollsReplaced = s.down.renewed.Load()
-	c.Returned += s.counters.returned.Load()
-	c.Unclaimed += s.counters.unclaimed.Load()
-	c.TooLarge += s.counters.tooLarge.Load()
-	c.ClientFailed += s.counters.clientFailed.Load()
-	return c
+// sum adds the numbers of one struct to another's, or takes the larger one where the tag asks.
+func sum(to, from reflect.Value, how string) {
+	switch to.Kind() {
+	case reflect.Struct:
+		for i := range to.NumField() {
+			sum(to.Field(i), from.Field(i), to.Type().Field(i).Tag.Get("sum"))
+		}
+	case reflect.Array:
+		for i := range to.Len() {
+			sum(to.Index(i), from.Index(i), how)
+		}
+	case reflect.Uint64:
+		to.SetUint(to.Uint() + from.Uint())
+	case reflect.Int64:
+		if how == "max" {
+			to.SetInt(max(to.Int(), from.Int()))
+		} else {
+			to.SetInt(to.Int() + from.Int())
+		}
+	}
+}
+
+// returnCounters are the counters of the return path.
+type returnCounters struct {
+	datagrams, bytes, forwarded, unclaimed, tooLarge, failed atomic.Uint64
+}
+
+// stats returns the shard's counters and gauges.
+func (st *shardState) stats() Stats {
+	s, r, q := st.counters, &st.returned, &st.queues
+	s.Sessions = uint64(st.sessions.Len())
+	s.Records = uint64(st.handshakes.Len())
+	s.Flows = uint64(st.flows.open)
+	s.Claims = uint64(st.forwarder.timers.Len())
+	s.Handshakes = st.handshakes.Stats
+	s.HandshakeQueue = uint64(st.scheduler.len())
+	s.HandshakeDelay = st.scheduler.delay()
+	s.Down = Traffic{r.datagrams.Load(), r.bytes.Load()}
+	s.Returned = r.forwarded.Load()
+	s.Unclaimed = r.unclaimed.Load()
+	s.TooLarge += r.tooLarge.Load()
+	s.ClientFailed += r.failed.Load()
+	s.QueuedBytes = uint64(max(0, q.held.Load()))
+	s.QueueFull, s.QueueExpired, s.PollsReplaced = q.full.Load(), q.expired.Load(), q.renewed.Load()
+	s.Batches = []BatchTimes{st.times}
+	return s
+}
+
+// BatchBounds are the upper bounds of BatchTimes.Counts, except the last, which has none.
+var BatchBounds = [...]time.Duration{
+	20 * time.Microsecond, 50 * time.Microsecond, 100 * time.Microsecond, 200 * time.Microsecond, 500 * time.Microsecond,
+	time.Millisecond, 2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond,
+}
+
+// BatchTimes is a histogram of the durations of a shard's batches, from the arrival of the first
+// packet until the last result was sent. A long batch delays all sessions of the shard.
+type BatchTimes struct {
+	Counts  [len(BatchBounds) + 1]uint64
+	Sum     time.Duration
+	Longest time.Duration
+}
+
+func (t *BatchTimes) add(took time.Duration) {
+	i := 0
+	for i < len(BatchBounds) && took > BatchBounds[i] {
+		i++
+	}
+	t.Counts[i]++
+	t.Sum += took
+	t.Longest = max(t.Longest, took)
 }

@@ -111,14 +111,14 @@ func TestManyOverTCP(t *testing.T) {
 		t.Errorf("%d datagrams up, %d down, of %d", s.Up.Packets, s.Down.Packets, taken.Load())
 	}
 	// Echoes may be written to a connection that is then broken off.
-	missing := int64(s.Down.Packets) - int64(echoes) - int64(s.HeldFull) - int64(s.HeldOld) - int64(s.Held)
+	missing := int64(s.Down.Packets) - int64(echoes) - int64(s.QueueFull) - int64(s.QueueExpired) - int64(s.QueuedBytes)
 	if missing < 0 || missing > mostWaiting*broken.Load() {
-		t.Errorf("of %d echoes %d came and %d were given up; %d connections were broken off", s.Down.Packets, echoes, s.HeldFull+s.HeldOld, broken.Load())
+		t.Errorf("of %d echoes %d came and %d were given up; %d connections were broken off", s.Down.Packets, echoes, s.QueueFull+s.QueueExpired, broken.Load())
 	}
 	if s.Malformed+s.Forged+s.Misplaced+s.Replayed+s.Refused != 0 {
 		t.Errorf("counted %+v", s)
 	}
-	t.Logf("%d up, %d down, %d came, %d given up, %d connections broken off", s.Up.Packets, s.Down.Packets, echoes, s.HeldFull+s.HeldOld, broken.Load())
+	t.Logf("%d up, %d down, %d came, %d given up, %d connections broken off", s.Up.Packets, s.Down.Packets, echoes, s.QueueFull+s.QueueExpired, broken.Load())
 }
 
 var errBroken = errors.New("broken off")

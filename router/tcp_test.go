@@ -159,7 +159,7 @@ func TestSessionOverTCP(t *testing.T) {
 			t.Errorf("shard %d has no session", i)
 		}
 	}
-	if s := g.Stats(); s.HandedOver != 0 || s.Malformed != 0 || s.Misplaced != 0 || s.HeldFull != 0 || s.HeldOld != 0 {
+	if s := g.Stats(); s.Misrouted != 0 || s.Malformed != 0 || s.Misplaced != 0 || s.QueueFull != 0 || s.QueueExpired != 0 {
 		t.Errorf("counted %+v", s)
 	}
 	g.Shutdown()
@@ -199,7 +199,7 @@ func (g *Gateway) sessionOf(l *live) *state.Session {
 	s := g.shards[g.shards[0].steer.Shard(index)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sessions.Find(index).Session()
+	return s.st.sessions.Find(index).Session()
 }
 
 // TestForwardingOverTCP reaches an exit through an entry that is on TCP.
@@ -256,7 +256,7 @@ func TestForwardingOverTCP(t *testing.T) {
 		take(l.answers(l.visit(to, l.poll(100*time.Millisecond))))
 		inner.Tick(time.Now(), &out)
 	}
-	if s := entry.Stats(); s.Forwarded == 0 || s.Returned == 0 || s.HeldOld+s.HeldFull != 0 {
+	if s := entry.Stats(); s.Forwarded == 0 || s.Returned == 0 || s.QueueExpired+s.QueueFull != 0 {
 		t.Errorf("counted %+v", s)
 	}
 }

@@ -28,8 +28,8 @@ func newClocked(t *testing.T) *clocked {
 }
 
 func (c *clocked) pass(d time.Duration) {
-	for range d / clockEvery {
-		c.advance(clockEvery)
+	for range d / clockInterval {
+		c.advance(clockInterval)
 		c.whole.wall.look(c.now(), c.now().Add(c.offset), zap.NewNop())
 	}
 }
@@ -202,7 +202,7 @@ func TestTimesNeverComeAgain(t *testing.T) {
 			now = now.Add(time.Second)
 			w.look(now, now.Add(offset), zap.NewNop())
 		}
-		if off := w.corrected(now).Sub(now.Add(offset)); off.Abs() > clockSteady {
+		if off := w.corrected(now).Sub(now.Add(offset)); off.Abs() > clockJump {
 			t.Fatalf("it stays %v off", off)
 		}
 	})

@@ -14,30 +14,20 @@ import (
 	"lewes/state/wire"
 )
 
-// HandshakeStats counts what happened, for metrics.
+// HandshakeStats are the counters of a ResponderTable. The tags describe their metrics.
 type HandshakeStats struct {
-	Hellos, Repeated, Collisions, Busy, Cookies uint64
-	Rejects                                     [7]uint64 // by code
-	Opened, Failed, Established, Evicted        uint64
-	Expired, Unlisted                           uint64
-}
-
-// Add sums up the figures of another store.
-func (s *HandshakeStats) Add(o *HandshakeStats) {
-	s.Hellos += o.Hellos
-	s.Repeated += o.Repeated
-	s.Collisions += o.Collisions
-	s.Busy += o.Busy
-	s.Cookies += o.Cookies
-	for code, n := range o.Rejects {
-		s.Rejects[code] += n
-	}
-	s.Opened += o.Opened
-	s.Failed += o.Failed
-	s.Established += o.Established
-	s.Evicted += o.Evicted
-	s.Expired += o.Expired
-	s.Unlisted += o.Unlisted
+	Hellos      uint64    `metric:"handshakes_total" label:"step=hello" help:"Handshake messages by outcome."`
+	Repeated    uint64    `metric:"handshakes_total" label:"step=repeated"`
+	Collisions  uint64    `metric:"handshakes_total" label:"step=collision"`
+	Busy        uint64    `metric:"handshakes_total" label:"step=busy"`
+	Cookies     uint64    `metric:"handshakes_total" label:"step=cookie"`
+	Opened      uint64    `metric:"handshakes_total" label:"step=opened"`
+	Failed      uint64    `metric:"handshakes_total" label:"step=failed"`
+	Unlisted    uint64    `metric:"handshakes_total" label:"step=unlisted"`
+	Established uint64    `metric:"handshakes_total" label:"step=established"`
+	Evicted     uint64    `metric:"handshakes_total" label:"step=evicted"`
+	Expired     uint64    `metric:"handshakes_total" label:"step=expired"`
+	Rejects     [7]uint64 // by code
 }
 
 // Handshakes is a gateway shard's store of handshake records and answers every

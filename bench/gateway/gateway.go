@@ -98,7 +98,7 @@ func start(ctx context.Context, p Params) (*worker.Service, error) {
 			"stats": worker.Method(func(context.Context, worker.None) (router.Stats, error) { return g.Stats(), nil }),
 			"traffic": worker.Method(func(context.Context, worker.None) (Traffic, error) {
 				clients, egress := g.Traffic()
-				return Traffic{clients, egress, g.Stats().HandedOver}, nil
+				return Traffic{clients, egress, g.Stats().Misrouted}, nil
 			}),
 		},
 	}, nil
@@ -127,8 +127,7 @@ func (p *Params) config(ctx context.Context) (*router.Config, error) {
 		Rate:         plenty,
 		Burst:        plenty,
 		TrustedRate:  plenty,
-		MaxSessions:  4 * plenty,
-		FlowIdle:     life,
+		Limits:       router.Limits{MaxSessions: 4 * plenty, FlowIdle: life},
 		Terms:        state.Terms{IdleTTL: life, RekeyAfter: life, MaxDatagram: wire.MaxUDPPacket},
 	}, nil
 }

@@ -176,7 +176,7 @@ func TestPortTaken(t *testing.T) {
 			t.Errorf("the URI %s names a port that is not served", uri)
 		}
 		g.awaitLog("  ready  ")
-		has(t, g.stderr(), "TCP cannot be served", "bind "+taken.Addr().String(), "another program has this port")
+		has(t, g.stderr(), "cannot serve TCP", "bind "+taken.Addr().String(), "another program has this port")
 	})
 	t.Run("forward", func(t *testing.T) {
 		file, _ := newClient(t)

@@ -148,7 +148,7 @@ record_ttl = "3s"
 	defer flood.Close()
 	makes := newGreeter(parsed.Identity)
 	short := map[string]float64{}
-	for began := time.Now(); short["lewes_short_of_memory_total"] == 0; short = g.figures() {
+	for began := time.Now(); short["lewes_memory_refused_hellos_total"] == 0; short = g.figures() {
 		for range 500 {
 			hello, request := makes.next(time.Now())
 			_, _ = flood.Write(hello) // what is lost is made up for by what comes

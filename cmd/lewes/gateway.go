@@ -385,7 +385,6 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 		Burst:        c.Handshake.Burst,
 		TrustedRate:  c.Handshake.DirectoryRate,
 
-		MaxSessions: c.Session.Max,
 		Terms: state.Terms{
 			IdleTTL:     time.Duration(c.Session.TTL),
 			RekeyAfter:  time.Duration(c.Session.RekeyAfter),
@@ -394,17 +393,24 @@ func gatewaySettings(c *config.Config, key *identity.PrivateKey, guard *guard, l
 		RekeyPackets: uint64(c.Session.RekeyPackets),
 		DemotedTTL:   time.Duration(c.Session.DemotedTTL),
 
+		Limits: limitsOf(c),
+	}
+}
+
+// limitsOf returns the bounds that can change while the gateway serves.
+func limitsOf(c *config.Config) router.Limits {
+	return router.Limits{
+		MaxSessions:        c.Session.Max,
 		MaxFlowsPerSession: c.Flows.MaxPerSession,
 		MaxFlows:           c.Flows.Max,
 		FlowIdle:           time.Duration(c.Flows.Idle),
 		ResolveTimeout:     time.Duration(c.Flows.ResolveTimeout),
 		MaxWaiting:         c.Flows.MaxResolving,
 		MaxLookups:         c.Flows.MaxLookups,
-
-		MaxClaims:  c.Forward.MaxClaims,
-		ClaimTTL:   time.Duration(c.Forward.ClaimTTL),
-		HelloRate:  c.Forward.HelloRate,
-		HelloBurst: c.Forward.HelloBurst,
+		MaxClaims:          c.Forward.MaxClaims,
+		ClaimTTL:           time.Duration(c.Forward.ClaimTTL),
+		HelloRate:          c.Forward.HelloRate,
+		HelloBurst:         c.Forward.HelloBurst,
 	}
 }
 

@@ -81,7 +81,7 @@ func (g *guard) watch(ctx context.Context, gateway *router.Gateway, start func(f
 		first := true
 		access.Watch(ctx, rule.path, clientsInterval, func(list *access.List) {
 			before := len(rule.list.Swap(list).Entries())
-			closed := gateway.Readmit()
+			closed := gateway.ReapplyAccess()
 			if now := len(list.Entries()); !first || now != before {
 				g.log.Info("read the list of clients again", zap.Int("clients", now), zap.Int("sessions_closed", closed))
 				g.sayIfEmpty(rule, list)

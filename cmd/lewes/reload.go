@@ -99,13 +99,12 @@ func (p *gatewayProcess) apply(ctx context.Context, g *router.Gateway, next *con
 		if err := p.guard.set(next); err != nil { // the only step that can fail comes first
 			return err
 		}
-		closed = g.Readmit()
+		closed = g.ReapplyAccess()
 		p.guard.watch(ctx, g, p.chores)
 	}
 	p.level.SetLevel(level.Level())
 	limitMemory(next)
-	limits := gatewaySettings(next, nil, p.guard, p.log)
-	g.SetLimits(limits.Limits())
+	g.SetLimits(limitsOf(next))
 	if p.directory != nil && slices.Contains(found[atOnce], "gateway") {
 		p.directory.Replace(gatewaysOf(next))
 		resolveDirectory(ctx, p.directory, p.log)
@@ -115,7 +114,7 @@ func (p *gatewayProcess) apply(ctx context.Context, g *router.Gateway, next *con
 	}
 	p.log.Info("read the configuration again",
 		zap.Strings("changed", found[atOnce]), zap.Strings("needs_upgrade", found[atUpgrade]), zap.Strings("needs_restart", found[atRestart]),
-		zap.Int("sessions_closed", closed), zap.Int("flows_closed", g.Recheck()))
+		zap.Int("sessions_closed", closed), zap.Int("flows_closed", g.ReapplyPolicy()))
 	p.settle(next)
 	return nil
 }

@@ -142,7 +142,7 @@ func (g *Gateway) Expel(id identity.PublicKey) {
 	g.mu.Lock()
 	delete(g.admitted, id)
 	g.mu.Unlock()
-	g.Readmit()
+	g.ReapplyAccess()
 }
 
 func (g *Gateway) admits(id identity.PublicKey) bool {

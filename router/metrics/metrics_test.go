@@ -25,8 +25,8 @@ func (figures) Stats() router.Stats {
 	var s router.Stats
 	s.Sessions, s.Replayed, s.Up.Packets, s.Down.Bytes = 3, 4, 5, 6
 	s.Handshakes.Rejects[2] = 7
-	s.Turns = []router.TurnTimes{{}, {Sum: 250 * time.Microsecond, Longest: 240 * time.Microsecond}}
-	s.Turns[1].Counts[0], s.Turns[1].Counts[4] = 1, 1
+	s.Batches = []router.BatchTimes{{}, {Sum: 250 * time.Microsecond, Longest: 240 * time.Microsecond}}
+	s.Batches[1].Counts[0], s.Batches[1].Counts[4] = 1, 1
 	return s
 }
 
@@ -48,7 +48,7 @@ func TestFiguresAreShown(t *testing.T) {
 # HELP lewes_sessions Established sessions.
 # TYPE lewes_sessions gauge
 lewes_sessions 3
-# HELP lewes_socket_batch_messages Messages that one call to the system moved.
+# HELP lewes_socket_batch_messages Messages per system call.
 # TYPE lewes_socket_batch_messages histogram
 lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="1"} 1
 lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="2"} 1
@@ -76,12 +76,12 @@ lewes_socket_batch_messages_count{direction="receive",side="clients"} 3
 		`lewes_datagrams_total{direction="up"} 5`,
 		`lewes_payload_bytes_total{direction="down"} 6`,
 		`lewes_tcp_connections 8`,
-		`lewes_turn_seconds_bucket{shard="1",le="2e-05"} 1`,
-		`lewes_turn_seconds_bucket{shard="1",le="0.0002"} 1`,
-		`lewes_turn_seconds_bucket{shard="1",le="0.0005"} 2`,
-		`lewes_turn_seconds_sum{shard="1"} 0.00025`,
-		`lewes_turn_seconds_count{shard="0"} 0`,
-		`lewes_turn_longest_microseconds{shard="1"} 240`,
+		`lewes_shard_batch_seconds_bucket{shard="1",le="2e-05"} 1`,
+		`lewes_shard_batch_seconds_bucket{shard="1",le="0.0002"} 1`,
+		`lewes_shard_batch_seconds_bucket{shard="1",le="0.0005"} 2`,
+		`lewes_shard_batch_seconds_sum{shard="1"} 0.00025`,
+		`lewes_shard_batch_seconds_count{shard="0"} 0`,
+		`lewes_shard_batch_longest_microseconds{shard="1"} 240`,
 		`lewes_rejects_total{code="the clocks differ too much"} 7`,
 		`lewes_socket_kernel_drops_total{side="clients"} 9`,
 		`lewes_socket_buffer_bytes{direction="receive",listen="0.0.0.0:51264",shard="0"} 425984`,
@@ -146,7 +146,7 @@ func newNumbered() *numbered {
 			v.SetInt(int64(next) * 1e6)
 			n.names[next] = name
 			next++
-		case reflect.Slice: // Stats.Turns, histograms: TestFiguresAreShown
+		case reflect.Slice: // Stats.Batches, histograms: TestFiguresAreShown
 		default:
 			panic("no figure: " + name)
 		}

@@ -4,26 +4,22 @@ import "sync/atomic"
 
 // Stats is a snapshot of a Listener's counters.
 type Stats struct {
-	// Open is the number of open connections.
-	Open uint64
-	// Accepted counts admitted connections; RefusedFull and RefusedSource those reset
-	// because of Config.MaxConnections or MaxPerSource.
-	Accepted, RefusedFull, RefusedSource uint64
-	// AcceptErrors counts failed accepts, mostly for lack of descriptors.
-	AcceptErrors uint64
+	Open            uint64 `metric:"tcp_connections" kind:"gauge" help:"Open TCP connections."`
+	Accepted        uint64 `metric:"tcp_accepted_connections_total" help:"Accepted TCP connections."`
+	RefusedFull     uint64 `metric:"tcp_refused_connections_total" label:"bound=max_connections" help:"TCP connections closed at once, by the bound that was reached."`
+	RefusedSource   uint64 `metric:"tcp_refused_connections_total" label:"bound=max_per_source"`
+	AcceptErrors    uint64 `metric:"tcp_accept_errors_total" help:"Failed accepts, mostly for lack of descriptors."`
+	BadLength       uint64 `metric:"tcp_failed_connections_total" label:"reason=bad_length" help:"TCP connections that ended before their answers were sent, by reason."`
+	ReceiveTimeouts uint64 `metric:"tcp_failed_connections_total" label:"reason=receive_timeout"`
+	Aborted         uint64 `metric:"tcp_failed_connections_total" label:"reason=aborted"`
+	RefusedMemory   uint64 `metric:"tcp_failed_connections_total" label:"reason=max_receiving"`
+	Unanswered      uint64 `metric:"tcp_failed_connections_total" label:"reason=unanswered"`
+	WriteTimeouts   uint64 `metric:"tcp_failed_connections_total" label:"reason=write_timeout"`
+	WriteErrors     uint64 `metric:"tcp_failed_connections_total" label:"reason=write_error"`
+	HoldTimeouts    uint64 `metric:"polls_timed_out_total" help:"Polls that ended without a packet."`
 
-	// Connections that ended without a complete packet: because of an invalid length, a
-	// timeout, the peer, or Config.MaxReceiving.
-	BadLength, ReceiveTimeouts, Aborted, RefusedMemory uint64
-	// Unanswered counts connections without an answer in time, HoldTimeouts those that
-	// expired while held.
-	Unanswered, HoldTimeouts uint64
-	// WriteTimeouts counts connections whose peer did not read its answers in time,
-	// WriteErrors other write failures.
-	WriteTimeouts, WriteErrors uint64
-
-	// Complete packets received, and packets queued for sending.
-	Received, Sent Traffic
+	Received Traffic `label:"direction=receive"` // complete packets
+	Sent     Traffic `label:"direction=send"`
 }
 
 // DialStats is a snapshot of a Conn's counters.
@@ -37,8 +33,11 @@ type DialStats struct {
 	Received, Sent Traffic
 }
 
-// Traffic counts packets and their bytes, without length prefixes.
-type Traffic struct{ Packets, Bytes uint64 }
+// Traffic counts packets and their bytes, without length fields.
+type Traffic struct {
+	Packets uint64 `metric:"tcp_packets_total" help:"Packets over TCP."`
+	Bytes   uint64 `metric:"tcp_bytes_total" help:"Bytes of packets over TCP."`
+}
 
 // counters are shared by the shards: next to the cost of a connection, contention does
 // not matter.

@@ -13,24 +13,24 @@ import (
 // before it was due, and others came in between.
 func TestNothingWaitsTooLong(t *testing.T) {
 	r := newRig(t, nil)
-	s := &r.shard.down
+	s := &r.shard.queues
 	c := r.connect(2, clientAt).clientOf()
-	first, second := &downstream{of: s, client: c}, &downstream{of: s, client: c}
+	first, second := &pollQueue{all: s, client: c}, &pollQueue{all: s, client: c}
 	first.push([]byte("gone by then"), true)
 	first.drop(1)
 	r.advance(10 * time.Millisecond)
 	first.push([]byte("due soon"), true)
-	r.advance(s.oldest - 20*time.Millisecond)
+	r.advance(s.maxAge - 20*time.Millisecond)
 	second.push([]byte("due later"), true)
 	r.advance(10 * time.Millisecond)
-	s.sweep()
+	s.expireDue()
 	r.advance(10 * time.Millisecond)
-	s.sweep()
+	s.expireDue()
 	if !first.empty() || second.empty() {
 		t.Errorf("of what is due soon nothing is left: %v, of what is due later: %v", first.empty(), second.empty())
 	}
-	r.advance(s.oldest)
-	s.sweep()
+	r.advance(s.maxAge)
+	s.expireDue()
 	if !second.empty() || s.held.Load() != 0 {
 		t.Errorf("%d bytes are held", s.held.Load())
 	}
@@ -50,9 +50,9 @@ func TestNoDatagramToAStream(t *testing.T) {
 	r.socket.take()
 	w := newWriter()
 	for _, f := range p.clientOf().flows {
-		f.giveBack(r.now(), w, []transport.Packet{{Data: []byte("answer")}})
+		f.handleReturn(r.now(), w, []transport.Packet{{Data: []byte("answer")}})
 	}
-	w.flush(r.shard)
+	w.flush(r.shard.shardEnv)
 	if sent := r.socket.take(); len(sent) != 0 {
 		t.Errorf("%d datagrams went to %v", len(sent), sent[0].Path)
 	}
@@ -63,6 +63,6 @@ func TestNoDatagramToAStream(t *testing.T) {
 
 // clientOf returns what the shard knows of a peer.
 func (p *peer) clientOf() *client {
-	g := p.r.shard.sessions.Find(p.session.Current().Index())
+	g := p.r.shard.st.sessions.Find(p.session.Current().Index())
 	return g.Session().User.(*client)
 }

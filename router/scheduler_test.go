@@ -9,6 +9,7 @@ import (
 	"lewes/crypto/seal"
 	"lewes/state"
 	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
 )
 
@@ -63,7 +64,7 @@ func TestHandshakesLeaveTimeForDatagrams(t *testing.T) {
 	if got := len(r.egress.at(target).take()); got != datagrams+1 {
 		t.Errorf("%d datagrams passed of %d", got, datagrams+1)
 	}
-	if r.shard.Stats().Backlog == 0 {
+	if r.shard.Stats().HandshakeQueue == 0 {
 		t.Error("nothing waits: the test did not overload the shard")
 	}
 }
@@ -94,32 +95,38 @@ func TestTimeOfOtherProgramsEarnsNothing(t *testing.T) {
 		turn   time.Duration // of which 100 µs were handshakes
 		want   time.Duration
 	}{
-		{false, 400 * time.Microsecond, stretch},
+		{false, 400 * time.Microsecond, slice},
 		{true, 400 * time.Microsecond, 100 * time.Microsecond},
 		{true, 100 * time.Microsecond, 0},
-		{true, time.Hour, stretch},
+		{true, time.Hour, slice},
 	} {
-		b := backlog{loaded: row.loaded, lastOne: epoch, earned: epoch.Add(-time.Second), spent: 100 * time.Microsecond}
-		b.turned(row.turn)
+		b := scheduler{backlogged: row.loaded, lastDatagram: epoch, creditedAt: epoch.Add(-time.Second), spent: 100 * time.Microsecond}
+		b.endBatch(row.turn)
 		if got := b.allowance(epoch); got != row.want {
 			t.Errorf("%+v: handshakes may take %v", row, got)
 		}
 	}
 }
 
+// rxOf returns a received packet with its header.
+func rxOf(now time.Time, packet []byte, from path.Path) *rxContext {
+	h, _ := wire.ParseHeader(packet)
+	return &rxContext{now: now, packet: packet, from: from, header: h}
+}
+
 func TestBacklogIsBoundedAndGoesStale(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
-	b := &r.shard.backlog
+	b := &r.shard.st.scheduler
 	packet := hello(t, 1, epoch)
 	for range 1024 + 10 {
-		b.push(epoch, packet, clientAt)
+		b.push(rxOf(epoch, packet, clientAt))
 	}
 	if b.len() != 1024 {
 		t.Errorf("%d packets wait, want %d", b.len(), 1024)
 	}
 	r.advance(staleAfter + time.Millisecond)
-	if s := r.shard.Stats(); s.Backlog != 0 || s.Stale != 1024 || s.Handshakes.Hellos != 0 {
-		t.Errorf("after a second: %d wait, %d stale, %d hellos", s.Backlog, s.Stale, s.Handshakes.Hellos)
+	if s := r.shard.Stats(); s.HandshakeQueue != 0 || s.HandshakeStale != 1024 || s.Handshakes.Hellos != 0 {
+		t.Errorf("after a second: %d wait, %d stale, %d hellos", s.HandshakeQueue, s.HandshakeStale, s.Handshakes.Hellos)
 	}
 }
 
@@ -131,19 +138,19 @@ func TestBacklogKnowsItsDelay(t *testing.T) {
 		t.Errorf("nothing waits, and that for %v", d)
 	}
 	r.shard.now = r.slowClock(200 * time.Microsecond)
-	r.shard.alarm.Stop()
-	r.shard.alarmAt = epoch // so that no turn sets it, and none comes by itself
-	b := &r.shard.backlog
+	r.shard.st.timer.timer.Stop()
+	r.shard.st.timer.at = epoch // so that no turn sets it, and none comes by itself
+	b := &r.shard.st.scheduler
 	came := map[int]time.Time{} // by how many came before
 	expected := map[int]time.Duration{}
 	popped, long, worst := 0, 0, 0.0
 	for n := range 600 {
 		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}), 1)}
 		came[n], expected[n] = r.now(), b.delay()
-		b.push(came[n], hello(t, uint64(n), epoch), from)
+		b.push(rxOf(came[n], hello(t, uint64(n), epoch), from))
 		if n%8 == 7 { // more comes than is worked off
 			before := b.len()
-			r.shard.Turn(func(time.Time) {})
+			r.shard.Do(func(time.Time, *shardState) {})
 			for range before - b.len() {
 				if waited := r.now().Sub(came[popped]); waited > 30*time.Millisecond { // a turn takes 3 ms
 					worst = max(worst, float64((waited-expected[popped]).Abs())/float64(waited))
@@ -156,8 +163,8 @@ func TestBacklogKnowsItsDelay(t *testing.T) {
 			r.mu.Unlock()
 		}
 	}
-	if s := r.shard.Stats(); s.Backlog < 20 || s.HandshakeDelay < 10*time.Millisecond || s.Stale != 0 {
-		t.Errorf("%d wait, for %v; %d are stale", s.Backlog, s.HandshakeDelay, s.Stale)
+	if s := r.shard.Stats(); s.HandshakeQueue < 20 || s.HandshakeDelay < 10*time.Millisecond || s.HandshakeStale != 0 {
+		t.Errorf("%d wait, for %v; %d are stale", s.HandshakeQueue, s.HandshakeDelay, s.HandshakeStale)
 	}
 	if long < 200 || worst > 0.3 {
 		t.Errorf("%d packets waited for long, one of them %.0f %% longer or shorter than was expected", long, 100*worst)
@@ -165,10 +172,10 @@ func TestBacklogKnowsItsDelay(t *testing.T) {
 }
 
 func TestBacklogKeepsItsOrder(t *testing.T) {
-	b := backlog{most: 64}
+	b := scheduler{limit: 64}
 	next := byte(0)
 	for round := range 5000 {
-		b.push(epoch, []byte{byte(round)}, clientAt)
+		b.push(rxOf(epoch, []byte{byte(round)}, clientAt))
 		if round%3 == 2 {
 			for range 3 {
 				if got := b.pop().data[0]; got != next {

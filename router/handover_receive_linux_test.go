@@ -26,8 +26,8 @@ func TestFlowsStayAsOldAsTheyAreInAHandOver(t *testing.T) {
 			next, _ := succeeded(t, g, func(c *Config) { c.Clock = nil })
 			found := 0
 			for _, s := range next.shards {
-				s.Turn(func(now time.Time) {
-					s.turnEachFlow(func(f *flow) {
+				s.Do(func(now time.Time, _ *shardState) {
+					s.st.eachFlow(func(f *flow) {
 						found++
 						if age := now.Sub(time.Unix(0, f.lastDown.Load())); age < 0 || age > time.Minute {
 							t.Errorf("something came back %v ago", age)
@@ -65,9 +65,9 @@ func TestGatewayThatCannotBeMadeSaysSo(t *testing.T) {
 // TestSlowSuccessor: one that reads for almost as long as it may is not given up on
 // when everything is its own.
 func TestSlowSuccessor(t *testing.T) {
-	defer func(d time.Duration) { takePatience = d }(takePatience)
-	takePatience = 4 * time.Second
-	almost := takePatience * 6 / 10
+	defer func(d time.Duration) { handoverPatience = d }(handoverPatience)
+	handoverPatience = 4 * time.Second
+	almost := handoverPatience * 6 / 10
 	g, target := started(t, nil)
 	liveSessions(t, g, 1, target)
 	ours, theirs := conversation(t)
@@ -133,7 +133,7 @@ func TestNothingHappensBehindTheEnd(t *testing.T) {
 	time.Sleep(20 * time.Millisecond) // the name's turn, if it gets one
 	for _, s := range g.shards {
 		s.Tick()
-		if s.alarm.Stop() {
+		if s.st.timer.timer.Stop() {
 			t.Errorf("shard %d of a gateway that was closed has its alarm set", s.id)
 		}
 	}
