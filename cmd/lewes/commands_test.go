@@ -104,7 +104,7 @@ func TestKeygen(t *testing.T) {
 		t.Errorf("mode %04o", mode)
 	}
 
-	has(t, fails(t, env, exitFailed, "keygen", path), path, "it is there already and is not overwritten", "choose another name")
+	has(t, fails(t, env, exitFailed, "keygen", path), path, "not overwritten", "choose another name")
 	if shown := strings.TrimSpace(mustLewes(t, env, "keygen", "--show", path)); shown != public {
 		t.Errorf("after a second keygen the file holds %s, not %s", shown, public)
 	}

@@ -16,33 +16,30 @@ import (
 	"lewes/crypto/wipe"
 )
 
-// maxFileSize bounds what Load reads; a key file has 119 bytes.
+// maxFileSize bounds the size of a key file, which has 119 bytes.
 const maxFileSize = 16 << 10
 
 const pemType = "PRIVATE KEY"
 
 var (
-	// ErrPermissions means that others than its owner may read or write a key
-	// file.
+	// ErrPermissions means that users other than its owner may access a key file.
 	ErrPermissions = errors.New("others can read or write it")
 
 	// ErrFormat means that a key file is not an Ed25519 key in PKCS#8 PEM.
 	ErrFormat = errors.New("not an Ed25519 private key in PKCS#8 PEM")
 
-	// ErrExists means that Save would have overwritten a file. It wraps
-	// fs.ErrExist.
-	ErrExists = fmt.Errorf("it is there already and is not overwritten: %w", fs.ErrExist)
+	// ErrExists means that Save would overwrite a file. It wraps fs.ErrExist.
+	ErrExists = fmt.Errorf("not overwritten: %w", fs.ErrExist)
 )
 
-// Load reads the private key in the file at path: PKCS#8 in PEM, as Save and
-// openssl genpkey -algorithm ed25519 write it. A file that its group or others
-// have any access to is refused with ErrPermissions, except on Windows, where
-// the mode says nothing about that.
+// Load reads a private key file in PKCS#8 PEM, the format of Save and of openssl
+// genpkey -algorithm ed25519. A file accessible by group or others gives
+// ErrPermissions, except on Windows, where the mode does not show access.
 func Load(path string) (*PrivateKey, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("identity: there is no key file %s; make one with lewes keygen: %w", path, err)
+			return nil, fmt.Errorf("identity: no key file %s; make one with lewes keygen: %w", path, err)
 		}
 		return nil, fmt.Errorf("identity: key file %s cannot be opened: %w", path, err)
 	}
@@ -75,8 +72,8 @@ func Load(path string) (*PrivateKey, error) {
 	return key, nil
 }
 
-// Save writes the key to a new file at path with mode 0600 and waits until it
-// is on the disk. A file that exists already is left as it is: ErrExists.
+// Save writes the key to a new file at path with mode 0600 and syncs it to disk.
+// An existing file gives ErrExists and is not changed.
 func (k *PrivateKey) Save(path string) error {
 	text, err := k.marshalPEM()
 	if err != nil {
@@ -99,18 +96,18 @@ func (k *PrivateKey) Save(path string) error {
 		err = cerr
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
-		_ = os.Remove(path) // half a key is worse than none; the error below is the one to tell
+		_ = os.Remove(path) // a partial key is worse than none
 		return fmt.Errorf("identity: key file %s cannot be written: %w", path, err)
 	}
 	return nil
 }
 
-// syncDir makes the name of a new file durable. Windows cannot sync a
-// directory and does not need it.
-func syncDir(path string) error {
+// SyncDir syncs a directory to disk, which makes the name of a new file durable.
+// Windows cannot sync a directory and does not need it.
+func SyncDir(path string) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
@@ -131,18 +128,18 @@ func (k *PrivateKey) marshalPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), nil
 }
 
-// parsePEM reads exactly one PEM block with an Ed25519 key in it.
+// parsePEM parses exactly one PEM block with an Ed25519 key.
 func parsePEM(text []byte) (*PrivateKey, error) {
 	block, rest := pem.Decode(text)
 	if block == nil {
-		return nil, fmt.Errorf("no PEM block in it: %w", ErrFormat)
+		return nil, fmt.Errorf("no PEM block: %w", ErrFormat)
 	}
 	defer wipe.Bytes(block.Bytes)
 	if block.Type != pemType {
 		return nil, fmt.Errorf("its PEM block is %q, not %q: %w", block.Type, pemType, ErrFormat)
 	}
 	if len(bytes.TrimSpace(rest)) != 0 {
-		return nil, fmt.Errorf("something follows the key: %w", ErrFormat)
+		return nil, fmt.Errorf("data after the key: %w", ErrFormat)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {

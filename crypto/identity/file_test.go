@@ -125,7 +125,7 @@ func TestLoadRejectsOtherFiles(t *testing.T) {
 		{"the form of OpenSSH", strings.ReplaceAll(opensslKey, "PRIVATE KEY", "OPENSSH PRIVATE KEY"), `"OPENSSH PRIVATE KEY"`},
 		{"an encrypted key", strings.ReplaceAll(opensslKey, "PRIVATE KEY", "ENCRYPTED PRIVATE KEY"), `"ENCRYPTED PRIVATE KEY"`},
 		{"another kind of key", otherKind, "ecdsa"},
-		{"two keys", opensslKey + opensslKey, "follows the key"},
+		{"two keys", opensslKey + opensslKey, "data after the key"},
 		{"cut DER", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der[:20]})), "not an Ed25519"},
 		{"too large", strings.Repeat("\n", maxFileSize) + opensslKey, "larger than"},
 	} {

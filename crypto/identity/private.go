@@ -9,21 +9,17 @@ import (
 	"lewes/crypto/wipe"
 )
 
-// SeedSize is the length of the secret that a private key is made from.
+// SeedSize is the length of an Ed25519 seed in bytes.
 const SeedSize = 32
 
-// redacted is what every way of printing a private key shows.
+// redacted is the printed form of every private key.
 const redacted = "identity.PrivateKey(redacted)"
 
-// PrivateKey is an Ed25519 private key. Whatever way it is printed, nothing of
-// the key is shown.
-//
-// Its methods may be used by several goroutines at once, except Wipe, which
-// must be the last one called.
+// PrivateKey is an Ed25519 private key. Printing it never shows the key. It is
+// safe for concurrent use, except for Wipe, which must be the last call.
 type PrivateKey struct {
-	// secret is a function because that is opaque to reflection: fmt looks
-	// through any pointer when a PrivateKey stands in an unexported field,
-	// where it cannot call Format.
+	// secret is a function because functions are opaque to reflection: fmt follows
+	// pointers in unexported fields, where it cannot call Format.
 	secret func() *secret
 	public PublicKey
 }
@@ -45,7 +41,7 @@ func Generate(rand io.Reader) (*PrivateKey, error) {
 	return FromSeed(&seed), nil
 }
 
-// FromSeed makes the key of a 32-byte Ed25519 seed, which it copies.
+// FromSeed derives the key of a 32-byte Ed25519 seed, which it copies.
 func FromSeed(seed *[SeedSize]byte) *PrivateKey {
 	expanded := ed25519.NewKeyFromSeed(seed[:])
 	defer wipe.Bytes(expanded)
@@ -76,14 +72,14 @@ func (k *PrivateKey) Sign(msg []byte) []byte {
 
 // X25519 returns the static key pair for Noise: the first 32 bytes of the
 // seed's SHA-512, clamped, and the Montgomery form of the public key. The
-// caller owns the copy and wipes it.
+// caller wipes it.
 func (k *PrivateKey) X25519() (private, public [32]byte) {
 	s := k.live()
 	return s.x25519, s.xpublic
 }
 
-// Wipe overwrites the key. Public goes on working; Sign and X25519 panic, as a
-// key of zeros is one that everybody has.
+// Wipe overwrites the key. Public still works; Sign and X25519 panic rather than
+// use a key of zeros.
 func (k *PrivateKey) Wipe() {
 	*k.secret() = secret{wiped: true}
 }

@@ -16,21 +16,20 @@ const PublicKeySize = 32
 const maxTextSize = 44
 
 var (
-	// ErrWeakKey means that the 32 bytes are no usable Ed25519 public key: not
-	// a point of the curve, a point of low order, or a point spelled otherwise
-	// than RFC 8032 says.
+	// ErrWeakKey means that the 32 bytes are not a usable Ed25519 public key: not
+	// a point of the curve, of low order, or not encoded as in RFC 8032.
 	ErrWeakKey = errors.New("not a usable Ed25519 public key (no point of the curve, of low order, or not canonical)")
 
 	// ErrKeyText means that a text is not the base58 form of 32 bytes.
 	ErrKeyText = errors.New("not a public key in base58")
 )
 
-// PublicKey is an Ed25519 public key as RFC 8032 encodes it. It is comparable
-// and may be a map key. Converting bytes to a PublicKey checks nothing.
+// PublicKey is an Ed25519 public key in the encoding of RFC 8032. Converting
+// bytes to a PublicKey checks nothing.
 type PublicKey [PublicKeySize]byte
 
-// ParsePublicKey reads the base58 text that String writes, and refuses a key
-// that X25519 would refuse.
+// ParsePublicKey parses the base58 text of a key, and rejects keys that X25519
+// would reject.
 func ParsePublicKey(s string) (PublicKey, error) {
 	if len(s) > maxTextSize {
 		return PublicKey{}, fmt.Errorf("identity: %q… is %d characters long: %w; give the 43 or 44 characters that the peer's key has", s[:maxTextSize], len(s), ErrKeyText)
@@ -40,11 +39,11 @@ func ParsePublicKey(s string) (PublicKey, error) {
 		return PublicKey{}, fmt.Errorf("identity: %q: %w: %v", s, ErrKeyText, err)
 	}
 	if len(b) != PublicKeySize {
-		return PublicKey{}, fmt.Errorf("identity: %q is %d bytes, not %d: %w; look whether part of it is missing", s, len(b), PublicKeySize, ErrKeyText)
+		return PublicKey{}, fmt.Errorf("identity: %q is %d bytes, not %d: %w; check that it is complete", s, len(b), PublicKeySize, ErrKeyText)
 	}
 	k := PublicKey(b)
 	if _, err := k.point(); err != nil {
-		return PublicKey{}, fmt.Errorf("identity: %q: %w; look for a mistyped character", s, err)
+		return PublicKey{}, fmt.Errorf("identity: %q: %w; check it for a typing error", s, err)
 	}
 	return k, nil
 }
@@ -55,8 +54,7 @@ func (k PublicKey) String() string { return base58.Encode(k[:]) }
 // MarshalText returns the key in base58.
 func (k PublicKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// UnmarshalText reads what MarshalText wrote, with the checks of
-// ParsePublicKey.
+// UnmarshalText is ParsePublicKey.
 func (k *PublicKey) UnmarshalText(text []byte) error {
 	parsed, err := ParsePublicKey(string(text))
 	if err != nil {
@@ -66,14 +64,14 @@ func (k *PublicKey) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Verify tells whether sig is this key's signature over msg. It is false for a
-// weak key, for which signatures can be made without any private key.
+// Verify reports whether sig is this key's signature over msg. It is false for a
+// weak key, for which signatures can be made without a private key.
 func (k PublicKey) Verify(msg, sig []byte) bool {
 	return !k.weak() && len(sig) == ed25519.SignatureSize && ed25519.Verify(k[:], msg, sig)
 }
 
-// X25519 returns the key in Montgomery form: the static public key of its
-// owner in Noise. The error is ErrWeakKey.
+// X25519 returns the key in Montgomery form, the owner's static public key in
+// Noise. The error is ErrWeakKey.
 func (k PublicKey) X25519() ([32]byte, error) {
 	p, err := k.point()
 	if err != nil {
@@ -94,7 +92,7 @@ func (k PublicKey) point() (*edwards25519.Point, error) {
 }
 
 // lowOrderY are the y coordinates of the eight points whose order divides the
-// cofactor; the two x of each y make both of its points weak.
+// cofactor; both points with such a y are weak.
 var lowOrderY = [...][PublicKeySize]byte{
 	{0x00}, // order 4
 	{0x01}, // order 1
@@ -112,9 +110,9 @@ var lowOrderY = [...][PublicKeySize]byte{
 	},
 }
 
-// weak tells whether k has a low-order or a non-canonical y. It does not say
-// whether k is a point of the curve. The other non-canonical spelling, x = 0
-// with its sign set, has y = 1 or -1 and is of low order.
+// weak reports whether k has a low-order or a non-canonical y. It does not check
+// that k is on the curve. The other non-canonical encoding, x = 0 with its sign
+// set, has y = 1 or -1 and is of low order.
 func (k PublicKey) weak() bool {
 	k[31] &= 0x7f // the sign of x
 	for _, y := range lowOrderY {
@@ -125,7 +123,7 @@ func (k PublicKey) weak() bool {
 	return !canonical(&k)
 }
 
-// canonical tells whether y, little-endian, is below p = 2^255 - 19.
+// canonical reports whether y, little-endian, is below p = 2^255 - 19.
 func canonical(y *PublicKey) bool {
 	if y[31] != 0x7f || y[0] < 0xed {
 		return true

@@ -13,12 +13,12 @@ import (
 // a shared secret.
 const KeySize = x25519.Size
 
-// ErrLowOrder says that a peer's public key is a point of low order, with
-// which X25519 gives zero bytes whatever the private key is.
+// ErrLowOrder means that a peer's public key is a point of low order, for which
+// X25519 returns zeros with every private key.
 var ErrLowOrder = errors.New("X25519 public key is of low order, the shared secret would be all zero")
 
-// KeyPair is an X25519 key pair. Public must belong to Private; where only the
-// private key is known, KeyPairFrom makes the pair.
+// KeyPair is an X25519 key pair. Public must belong to Private; KeyPairFrom
+// computes it.
 type KeyPair struct {
 	Private, Public [KeySize]byte
 }
@@ -34,7 +34,7 @@ func GenerateKeyPair(rand io.Reader) (KeyPair, error) {
 	return pair, nil
 }
 
-// KeyPairFrom makes the key pair of a private key. The key need not be clamped.
+// KeyPairFrom returns the key pair of a private key, which need not be clamped.
 func KeyPairFrom(private [KeySize]byte) KeyPair {
 	pair := KeyPair{Private: private}
 	x25519.KeyGen((*x25519.Key)(&pair.Public), (*x25519.Key)(&pair.Private))
@@ -44,10 +44,10 @@ func KeyPairFrom(private [KeySize]byte) KeyPair {
 // Wipe overwrites both keys.
 func (k *KeyPair) Wipe() { *k = KeyPair{} }
 
-// Format keeps the private key out of whatever prints the pair.
+// Format writes a fixed text for every verb, so that the key is never printed.
 func (KeyPair) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "noise.KeyPair(redacted)") }
 
-// DH is X25519. It returns ErrLowOrder where the result would be all zero.
+// DH returns the X25519 shared secret, or ErrLowOrder if it would be zero.
 func DH(private, public *[KeySize]byte) ([KeySize]byte, error) {
 	var shared [KeySize]byte
 	if err := dh(&shared, private, public); err != nil {

@@ -5,32 +5,30 @@
 //     (section 5 of PROTOCOL.md), and
 //   - KK, Noise_KKpsk0_25519_ChaChaPoly_SHA256, in a subsession (section 7).
 //
-// Each side of each handshake is a type of its own, with a method a message,
-// so that a message out of turn is an error and a wrong kind of message cannot
-// be written at all:
+// Each side of each handshake has its own type, with one method per message. A
+// message out of order is an error, and a wrong message cannot be written:
 //
 //	client := noise.NewXKInitiator(prologue, static, ephemeral, gatewayKey)
 //	m1, err := client.WriteMessage1(initiatorMsg)
 //	...
-//	payload, err := client.ReadMessage2(m2) // an error here costs nothing
+//	payload, err := client.ReadMessage2(m2) // an error changes nothing
 //	m3, split, err := client.WriteMessage3(psk)
 //
 // # Failure
 //
 // A datagram may be forged, so a message that does not open must leave the
-// handshake as it was. The library's own rollback does not restore everything;
-// therefore a library state on which anything failed is thrown away here, and
-// the next attempt builds a new one by going through the steps that succeeded.
-// The results of X25519 are remembered within one handshake, so that building
-// anew costs some hashing, but no public-key operation.
+// handshake unchanged. The library's own rollback is incomplete. Therefore this
+// package discards a library state after a failure, and the next attempt builds
+// a new one by repeating the successful steps. X25519 results are cached per
+// handshake, so rebuilding costs some hashing but no public-key operation.
 //
 // # Keys
 //
-// Key pairs are passed by value. Ephemeral keys are chosen by the caller,
-// because the protocol commits to one before the first message is written
-// (section 4), and because a test needs them fixed. An X25519 result of zero
-// bytes is refused everywhere. Wipe erases what a handshake holds, the
-// library's state with it; a handshake that ended in a Split has wiped itself.
+// The caller chooses the ephemeral keys, because the protocol commits to one
+// before the first message (section 4), and because tests need fixed keys. An
+// X25519 result of zeros is an error everywhere. Wipe erases the secrets of a
+// handshake, including the library's state; a handshake that ended in a Split has
+// wiped itself.
 //
-// No value of this package is safe for use by several goroutines at once.
+// The types of this package are not safe for concurrent use.
 package noise

@@ -12,26 +12,26 @@ import (
 	"lewes/crypto/wipe"
 )
 
-// Errors of the handshakes. ErrLowOrder is another.
+// Errors of the handshakes, besides ErrLowOrder.
 var (
-	// ErrOpen says that a message does not authenticate: it was damaged or
-	// forged, or made under another prologue, key or preshared key.
+	// ErrOpen means that a message does not authenticate: it is damaged or forged,
+	// or was made under another prologue, key or preshared key.
 	ErrOpen = errors.New("message does not open")
 
-	// ErrSize says that a message is too short to hold the keys it must begin
-	// with, or longer than the 65535 bytes that Noise allows.
-	ErrSize = errors.New("message of a size that cannot be")
+	// ErrSize means that a message is too short to contain its keys, or longer
+	// than the 65535 bytes that Noise allows.
+	ErrSize = errors.New("message of invalid size")
 
-	// ErrOrder says that the method is not the next step of this handshake, or
-	// that the handshake is over or wiped.
+	// ErrOrder means that the method is not the next step of this handshake, or
+	// that the handshake is finished or wiped.
 	ErrOrder = errors.New("handshake step out of order")
 )
 
-// tagSize is what the AEAD adds.
+// tagSize is the AEAD's overhead.
 const tagSize = 16
 
-// Split is what a handshake ends with: the two keys of Noise's Split, and the
-// handshake hash. Lewes derives its own keys from them (section 5).
+// Split is the result of a handshake: the two keys of Noise's Split and the
+// handshake hash. Lewes derives its keys from them (section 5).
 type Split struct {
 	InitiatorToResponder, ResponderToInitiator, Hash [32]byte
 }
@@ -39,30 +39,34 @@ type Split struct {
 // Wipe overwrites keys and hash.
 func (s *Split) Wipe() { *s = Split{} }
 
-// Format keeps the keys out of whatever prints the value.
+// Format writes a fixed text for every verb, so that the keys are never printed.
 func (Split) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "noise.Split(redacted)") }
 
-// exchange is one side of one handshake: the steps that succeeded, and the
-// library's state after them. It is what the four exported types share.
+// exchange is one side of one handshake: the successful steps, and the library's
+// state after them. The four exported types share it.
 type exchange struct {
 	name   string // of the pattern, for errors
 	config flynn.Config
 	suite  suite
 	psk    [32]byte
-	peer   []byte // static public key, once known
+	peer   []byte // static public key; nil until known
 	done   []step
-	state  *flynn.HandshakeState // after done; nil when it has to be built
+	state  *flynn.HandshakeState // after the steps in done; nil until built
 	over   bool
 }
 
-// step is one message: the payload that was written, or the message that was
-// read. Written again with the same ephemeral key it comes out the same.
+// step is one message: the payload written or the message read. Repeating a
+// write with the same ephemeral key gives the same message.
 type step struct {
 	write bool
 	data  []byte
 }
 
-func newExchange(pattern flynn.HandshakePattern, initiator bool, prologue []byte, static, ephemeral KeyPair, pskPlacement int) *exchange {
+func newExchange(pattern flynn.HandshakePattern, initiator bool, prologue []byte, static, ephemeral KeyPair) *exchange {
+	placement := 3 // XKpsk3: both sides may learn the preshared key as late as message 3
+	if pattern.Name == flynn.HandshakeKK.Name {
+		placement = 0 // KKpsk0: before message 1
+	}
 	x := &exchange{name: pattern.Name}
 	x.suite.static, x.suite.ephemeral = static, ephemeral
 	x.config = flynn.Config{
@@ -70,13 +74,13 @@ func newExchange(pattern flynn.HandshakePattern, initiator bool, prologue []byte
 		Pattern:               pattern,
 		Initiator:             initiator,
 		Prologue:              bytes.Clone(prologue),
-		PresharedKeyPlacement: pskPlacement,
+		PresharedKeyPlacement: placement,
 	}
 	return x
 }
 
-// setPSK sets the preshared key, on a state that exists already too. The library
-// refuses only keys of another length.
+// setPSK sets the preshared key, also on an existing state. The library rejects
+// only keys of another length.
 func (x *exchange) setPSK(psk *[32]byte) {
 	x.psk = *psk
 	x.config.PresharedKey = x.psk[:]
@@ -85,7 +89,7 @@ func (x *exchange) setPSK(psk *[32]byte) {
 	}
 }
 
-// at reports ErrOrder unless n messages have gone before this one.
+// at returns ErrOrder unless exactly n steps are done.
 func (x *exchange) at(n int) error {
 	if x.over || len(x.done) != n {
 		return fmt.Errorf("noise: message %d of %s: %w", n+1, x.name, ErrOrder)
@@ -93,8 +97,8 @@ func (x *exchange) at(n int) error {
 	return nil
 }
 
-// readFirst reads a message 1, the first or one in place of the last. An error
-// leaves the last standing.
+// readFirst reads a message 1, which replaces the previous one. An error keeps
+// the previous one.
 func (x *exchange) readFirst(msg []byte) ([]byte, error) {
 	before := x.done
 	if len(before) == 1 {
@@ -111,9 +115,17 @@ func (x *exchange) readFirst(msg []byte) ([]byte, error) {
 	return payload, err
 }
 
-// take does the next step. It returns the message written or the payload read,
-// in memory of its own, and after the last step the Split. On an error the
-// steps done stay as they were.
+// step makes step number n, which is not the last.
+func (x *exchange) step(n int, s step) ([]byte, error) {
+	if err := x.at(n); err != nil {
+		return nil, err
+	}
+	out, _, err := x.take(s)
+	return out, err
+}
+
+// take makes the next step. It returns the message written or the payload read,
+// in new memory, and after the last step the Split. An error changes nothing.
 func (x *exchange) take(s step) ([]byte, *Split, error) {
 	out, split, err := x.try(s)
 	if err != nil {
@@ -150,13 +162,12 @@ func (x *exchange) try(s step) ([]byte, *Split, error) {
 	return out, split, nil
 }
 
-// build makes the library's state anew, if the last one is gone, and takes it
-// through the steps that were done.
+// build makes a new library state, if there is none, and repeats the steps done.
 func (x *exchange) build() error {
 	if x.state != nil {
 		return nil
 	}
-	// The state is erased when it goes, so it gets copies.
+	// drop erases the state, so it gets copies.
 	config := x.config
 	config.StaticKeypair = x.suite.static.library()
 	config.PeerStatic = bytes.Clone(x.peer)
@@ -179,7 +190,7 @@ var libraryShared = []reflect.Type{
 	reflect.TypeFor[flynn.CipherSuite](), reflect.TypeFor[io.Reader](), reflect.TypeFor[[][]flynn.MessagePattern](),
 }
 
-// drop throws the library's state away.
+// drop erases and discards the library's state.
 func (x *exchange) drop() {
 	if x.state != nil {
 		wipe.Deep(x.state, libraryShared...)
@@ -206,14 +217,13 @@ func (s step) verb() string {
 	return "reading"
 }
 
-// run puts the step to a state of the library, in the library's order of
-// results, and turns its errors into ours.
+// run performs the step on a state of the library and converts its errors.
 func (s step) run(state *flynn.HandshakeState) (out []byte, toResponder, toInitiator *flynn.CipherState, err error) {
 	if len(s.data) > flynn.MaxMsgLen {
 		return nil, nil, nil, ErrSize
 	}
 	if s.write {
-		// Room for a key in clear, a sealed key and the payload's tag.
+		// Room for a plain key, a sealed key and the payload's tag.
 		room := make([]byte, 0, 2*KeySize+2*tagSize+len(s.data))
 		out, toResponder, toInitiator, err = state.WriteMessage(room, s.data)
 		if err == nil && len(out) > flynn.MaxMsgLen {

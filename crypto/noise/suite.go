@@ -11,10 +11,8 @@ import (
 )
 
 // suite is the cipher suite of one handshake: the library's ChaCha20-Poly1305
-// and SHA-256, and X25519 by circl, which is faster than the library's. It
-// holds what the library asks for by way of the suite: our key pairs, shared
-// secrets already computed, and every cipher made, so that all of it can be
-// wiped.
+// and SHA-256, and circl's X25519, which is faster than the library's. It holds
+// the key pairs, the shared secrets and every cipher, so that it can wipe them.
 type suite struct {
 	static, ephemeral KeyPair
 	memo              memo
@@ -30,14 +28,14 @@ func (s *suite) DHLen() int         { return KeySize }
 func (s *suite) DHName() string     { return flynn.DH25519.DHName() }
 func (s *suite) CipherName() string { return flynn.CipherChaChaPoly.CipherName() }
 
-// GenerateKeypair hands out the ephemeral pair that the caller of this package
-// chose, on every building of the state the same one. Nothing is drawn.
+// GenerateKeypair returns the caller's ephemeral pair, the same one for every
+// state that is built.
 func (s *suite) GenerateKeypair(io.Reader) (flynn.DHKey, error) {
 	return s.ephemeral.library(), nil
 }
 
-// DH returns a slice of the memo, which is good until four other secrets have
-// been asked for. The library mixes it into the chaining key at once.
+// DH returns a slice of the memo, valid until four other secrets are requested.
+// The library mixes it into the chaining key at once.
 func (s *suite) DH(private, public []byte) ([]byte, error) {
 	return s.memo.secret((*[KeySize]byte)(private), (*[KeySize]byte)(public))
 }
@@ -48,7 +46,7 @@ func (s *suite) Cipher(key [32]byte) flynn.Cipher {
 	return c
 }
 
-// forgetCiphers wipes the ciphers of a state that is thrown away.
+// forgetCiphers wipes the ciphers of a discarded state.
 func (s *suite) forgetCiphers() {
 	for i := range s.ciphers {
 		wipe.Deep(&s.ciphers[i])
@@ -64,18 +62,17 @@ func (s *suite) wipe() {
 	s.memo.wipe()
 }
 
-// library is a copy of the pair as the library wants it.
+// library returns a copy of the pair in the library's type.
 func (k *KeyPair) library() flynn.DHKey {
 	return flynn.DHKey{Private: bytes.Clone(k.Private[:]), Public: bytes.Clone(k.Public[:])}
 }
 
-// memo remembers the last shared secrets of a handshake, the latest used
-// first. Neither pattern has more than four in all, and those of the steps
-// that stand are used again each time a state is built, so they are not the
-// ones that forged messages push out.
+// memo caches the four most recently used shared secrets of a handshake, the
+// latest first. Neither pattern has more than four. Rebuilding a state uses
+// those of the steps done, so forged messages do not evict them.
 type memo struct {
 	entries [4]*memoEntry
-	misses  int // public-key operations done, for tests
+	misses  int // number of public-key operations, for tests
 }
 
 type memoEntry struct {
@@ -97,7 +94,7 @@ func (m *memo) secret(private, public *[KeySize]byte) ([]byte, error) {
 	return e.secret[:], nil
 }
 
-// find moves the entry found to the front.
+// find returns the entry, moved to the front, or nil.
 func (m *memo) find(private, public *[KeySize]byte) *memoEntry {
 	for i, e := range m.entries {
 		if e != nil && e.public == *public && subtle.ConstantTimeCompare(e.private[:], private[:]) == 1 {
@@ -118,7 +115,7 @@ func (m *memo) wipe() {
 	*m = memo{}
 }
 
-// oldest makes the entry used longest ago, or a new one, the first.
+// oldest moves the least recently used entry, or a new one, to the front.
 func (m *memo) oldest() *memoEntry {
 	e := m.entries[len(m.entries)-1]
 	if e == nil {

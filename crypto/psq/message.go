@@ -13,36 +13,33 @@ import (
 	"lewes/crypto/kem"
 )
 
-// Errors of messages, for errors.Is. They come wrapped with what was wrong.
-// Those of the KEM, kem.ErrTLSForm, kem.ErrCiphertext, kem.ErrPublicKey,
-// kem.ErrUnsupported and kem.ErrWiped, come through as they are.
+// Errors of messages, for errors.Is, besides the errors of package kem.
 var (
-	// ErrSize says that a message, or the length that stands in it, is not the
-	// one that there is.
+	// ErrSize means that a message, or a length field in it, has the wrong length.
 	ErrSize = errors.New("PSQ message of the wrong length")
 
-	// ErrMAC says that the initiator did not have the secret that we have: it
-	// used another KEM key or another transcript, or the message was damaged.
+	// ErrMAC means that the initiator has another secret: it used another KEM key
+	// or another transcript, or the message was damaged.
 	ErrMAC = errors.New("PSQ mac is wrong")
 
-	// ErrOpen says that the sealed part does not authenticate.
+	// ErrOpen means that the sealed part does not authenticate.
 	ErrOpen = errors.New("PSQ message does not open")
 
-	// ErrSignature says that the client named in the credential did not sign
-	// the message.
+	// ErrSignature means that the client in the credential did not sign the
+	// message.
 	ErrSignature = errors.New("PSQ credential's signature does not verify")
 
-	// ErrTime says that a time cannot stand in a credential: it is before 1970
-	// or after the year 9999, or has more than 999 milliseconds.
-	ErrTime = errors.New("PSQ credential's time cannot be")
+	// ErrTime means that a credential's time is before 1970 or after the year
+	// 9999, or has more than 999 milliseconds.
+	ErrTime = errors.New("PSQ credential's time is out of range")
 
-	// ErrHandle says that a gateway's answer names another session.
+	// ErrHandle means that a gateway's answer belongs to another session.
 	ErrHandle = errors.New("PSQ answer with another handle")
 )
 
 const tagSize = chacha20poly1305.Overhead
 
-// A credential, the plaintext of the initiator's message.
+// Offsets in a credential, the plaintext of the initiator's message.
 const (
 	secondsAt      = 0
 	millisAt       = secondsAt + 8
@@ -52,8 +49,8 @@ const (
 	credentialSize = identityAt + 32
 )
 
-// ttl is what the reference writes for how long a credential is good; its low
-// 64 bits. Nobody looks at it.
+// ttl is the low half of the reference's lifetime of a credential in
+// milliseconds. It is not checked.
 const ttl = 3_600_000
 
 // maxSeconds is the end of the year 9999.
@@ -63,7 +60,7 @@ const maxSeconds = 253_402_300_799
 func appendCredential(dst []byte, now time.Time, signature []byte, client identity.PublicKey) ([]byte, error) {
 	seconds := now.Unix()
 	if seconds < 0 || seconds > maxSeconds {
-		return nil, fmt.Errorf("our clock says %v: %w", now.UTC().Format(time.RFC3339), ErrTime)
+		return nil, fmt.Errorf("our clock is at %v: %w", now.UTC().Format(time.RFC3339), ErrTime)
 	}
 	dst = binary.BigEndian.AppendUint64(dst, uint64(seconds))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(now.Nanosecond()/int(time.Millisecond)))
@@ -73,14 +70,14 @@ func appendCredential(dst []byte, now time.Time, signature []byte, client identi
 	return append(dst, client[:]...), nil
 }
 
-// credential is what an initiator's message holds.
+// credential is the content of an initiator's message.
 type credential struct {
 	time      time.Time
 	signature []byte
 	client    identity.PublicKey
 }
 
-// parseCredential reads a plaintext of the right size; the signature aliases it.
+// parseCredential parses a plaintext of the right size; the signature aliases it.
 func parseCredential(b []byte) (credential, error) {
 	seconds, millis := binary.BigEndian.Uint64(b[secondsAt:]), binary.BigEndian.Uint32(b[millisAt:])
 	if seconds > maxSeconds || millis >= 1000 {
@@ -93,11 +90,11 @@ func parseCredential(b []byte) (credential, error) {
 	}, nil
 }
 
-// sealedSize is the size of tag ‖ length ‖ sealed plaintext of size bytes.
+// sealedSize returns the size of tag ‖ length ‖ size sealed bytes.
 func sealedSize(size int) int { return tagSize + lengthSize(size) + size }
 
-// InitiatorMsgSize returns the size in bytes of an initiator's message, 0 for a
-// KEM that is not supported.
+// InitiatorMsgSize returns the size in bytes of an initiator's message, 0 for an
+// unsupported KEM.
 func InitiatorMsgSize(id kem.ID) int {
 	if !id.Supported() {
 		return 0
@@ -108,7 +105,7 @@ func InitiatorMsgSize(id kem.ID) int {
 // ResponderMsgSize is the size in bytes of a responder's message.
 const ResponderMsgSize = tagSize + 1 + HandleSize
 
-// initiatorMsg is an initiator's message cut into its parts, which alias it.
+// initiatorMsg is a parsed initiator's message. Its slices alias the input.
 type initiatorMsg struct {
 	ciphertext []byte // of the KEM, raw
 	encTLS     []byte // the same in its TLS form
@@ -117,22 +114,22 @@ type initiatorMsg struct {
 	sealed     []byte // tag ‖ length ‖ sealed credential
 }
 
-// parseInitiatorMsg checks every size there is before anything is computed.
+// parseInitiatorMsg checks all sizes, before any cryptographic operation.
 func parseInitiatorMsg(id kem.ID, msg []byte) (m initiatorMsg, err error) {
 	var rest []byte
 	if m.ciphertext, m.encTLS, rest, err = kem.CutCiphertextTLS(id, msg); err != nil {
 		return initiatorMsg{}, err
 	}
 	if want := macSize + sealedSize(credentialSize); len(rest) != want {
-		return initiatorMsg{}, fmt.Errorf("%d bytes behind the KEM's, not %d: %w", len(rest), want, ErrSize)
+		return initiatorMsg{}, fmt.Errorf("%d bytes after the ciphertext, not %d: %w", len(rest), want, ErrSize)
 	}
 	m.signed = msg[:len(m.encTLS)+macSize]
 	m.mac, m.sealed = rest[:macSize], rest[macSize:]
 	return m, checkSealed(m.sealed, credentialSize)
 }
 
-// checkSealed checks that b is tag ‖ length ‖ size sealed bytes, the length in
-// its only form.
+// checkSealed checks that b is tag ‖ length ‖ size sealed bytes, with the length
+// in its shortest form.
 func checkSealed(b []byte, size int) error {
 	if len(b) != sealedSize(size) {
 		return fmt.Errorf("%d sealed bytes, not %d: %w", len(b), sealedSize(size), ErrSize)
@@ -144,14 +141,14 @@ func checkSealed(b []byte, size int) error {
 	return nil
 }
 
-// appendLength appends a length below 2^14 as QUIC writes numbers (RFC 9000,
-// section 16), in its shortest form.
+// appendLength appends a length below 2^14 as the shortest variable-length
+// integer of QUIC (RFC 9000, section 16).
 func appendLength(dst []byte, n int) []byte {
 	if n < 1<<6 {
 		return append(dst, byte(n))
 	}
 	if n > math.MaxUint16>>2 {
-		panic(fmt.Sprintf("psq: a part of %d bytes", n))
+		panic(fmt.Sprintf("psq: length %d is too large", n))
 	}
 	return binary.BigEndian.AppendUint16(dst, 0x4000|uint16(n))
 }

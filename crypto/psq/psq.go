@@ -12,13 +12,13 @@ import (
 	"lewes/crypto/wipe"
 )
 
-// Initiate makes the client's message to the gateway whose KEM public key is
-// pk, InitiatorMsgSize bytes, and the secrets that it stands for. sctx is the
-// transcript, and now goes into the credential with a millisecond's precision.
-// Randomness is drawn for one encapsulation.
+// Initiate returns the client's message to the gateway with KEM public key pk,
+// InitiatorMsgSize bytes, and the resulting secrets. sctx is the transcript; now
+// goes into the credential with millisecond precision. rand serves one
+// encapsulation.
 //
-// The errors are ErrTime for a clock outside of what a credential can say, and
-// those of kem.Encapsulate.
+// The errors are ErrTime for a clock outside the range of a credential, and those
+// of kem.Encapsulate.
 func Initiate(id kem.ID, pk, sctx []byte, client *identity.PrivateKey, now time.Time, rand io.Reader) ([]byte, *Secrets, error) {
 	ct, ss, err := kem.Encapsulate(id, pk, rand)
 	if err != nil {
@@ -32,7 +32,7 @@ func Initiate(id kem.ID, pk, sctx []byte, client *identity.PrivateKey, now time.
 	return msg, s, nil
 }
 
-// initiate is Initiate behind the encapsulation.
+// initiate is Initiate after the encapsulation.
 func initiate(id kem.ID, pk, ct []byte, ss *[kem.SecretSize]byte, sctx []byte, client *identity.PrivateKey, now time.Time) ([]byte, *Secrets, error) {
 	msg := kem.AppendCiphertextTLS(make([]byte, 0, InitiatorMsgSize(id)), id, ct)
 	s, mac := schedule(id, ss, pk, msg, sctx)
@@ -48,24 +48,23 @@ func initiate(id kem.ID, pk, ct []byte, ss *[kem.SecretSize]byte, sctx []byte, c
 	return seal.append(msg, plaintext), s, nil
 }
 
-// Opened is what a gateway learns from a client's message.
+// Opened is the content of a client's message.
 type Opened struct {
-	// Client signed the message. Nothing is done in its name before Noise has
-	// shown that it is here now.
+	// Client signed the message, which may be a replay: only the rest of the
+	// handshake proves that the client is present.
 	Client identity.PublicKey
 
-	// Time is when the client says it made the message, by its own clock.
-	// Whether that is near enough is for the caller to judge.
+	// Time is the creation time by the client's clock. The caller checks it.
 	Time time.Time
 
-	// Secrets belong to the caller, who wipes them.
+	// Secrets are to be wiped by the caller.
 	Secrets *Secrets
 }
 
-// Respond opens a client's message that was made for the key pair and the
-// transcript sctx. It checks all sizes first, then spends one decapsulation,
-// and one signature verification on a message whose mac and seal hold. It does
-// not judge the time. It keeps nothing of msg, which may be any bytes at all.
+// Respond opens a client's message for the key pair and the transcript sctx. It
+// checks all sizes first, then makes one decapsulation and, if mac and seal are
+// valid, one signature verification. It does not check the time, and keeps no
+// reference to msg.
 //
 // The errors are ErrSize, ErrMAC, ErrOpen, ErrTime, ErrSignature, and those of
 // kem: ErrTLSForm, ErrCiphertext, ErrWiped.
@@ -86,7 +85,7 @@ func Respond(kp *kem.KeyPair, sctx, msg []byte) (*Opened, error) {
 	return opened, nil
 }
 
-// open is Respond behind the decapsulation.
+// open is Respond after the decapsulation.
 func (m *initiatorMsg) open(id kem.ID, pk []byte, ss *[kem.SecretSize]byte, sctx []byte) (*Opened, error) {
 	s, mac := schedule(id, ss, pk, m.encTLS, sctx)
 	opened, err := m.check(s, &mac)
@@ -119,7 +118,7 @@ func (m *initiatorMsg) check(s *Secrets, mac *[macSize]byte) (*Opened, error) {
 }
 
 // AppendResponderMsg appends the gateway's answer, ResponderMsgSize bytes, to
-// dst. It is the same each time it is made.
+// dst. It is deterministic.
 func (s *Secrets) AppendResponderMsg(dst []byte) []byte {
 	handle := s.Handle()
 	return s.appendAnswer(dst, handle[:])
@@ -131,8 +130,8 @@ func (s *Secrets) appendAnswer(dst, handle []byte) []byte {
 	return seal.append(dst, handle)
 }
 
-// OpenResponderMsg checks that msg is the gateway's answer to the message that
-// made these secrets. The errors are ErrSize, ErrOpen and ErrHandle.
+// OpenResponderMsg checks that msg is the gateway's answer to the message of
+// these secrets. The errors are ErrSize, ErrOpen and ErrHandle.
 func (s *Secrets) OpenResponderMsg(msg []byte) error {
 	got, err := s.openAnswer(msg, HandleSize)
 	if err != nil {

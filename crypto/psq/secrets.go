@@ -18,17 +18,18 @@ import (
 // HandleSize is the length in bytes of a session's handle.
 const HandleSize = 16
 
-// Secrets is what both ends get from one exchange. The owner wipes it.
+// Secrets are the results of one exchange, equal at both ends. The owner wipes
+// them.
 type Secrets struct {
-	// KPQ is k_pq, from which the first subsession seed is made.
+	// KPQ is k_pq, the source of the first subsession seed.
 	KPQ [32]byte
 
-	// PSK is psq_psk, which goes into Noise's preshared key.
+	// PSK is psq_psk, an input of Noise's preshared key.
 	PSK [32]byte
 }
 
-// Handle returns the name of this session in the logs of both ends. It gives
-// nothing away about the secrets.
+// Handle returns the identifier of this session in the logs of both ends. It
+// reveals nothing about the secrets.
 func (s *Secrets) Handle() [HandleSize]byte {
 	h := kdf.DeriveKey("lewes/2 handle", s.KPQ[:])
 	return [HandleSize]byte(h[:])
@@ -37,16 +38,16 @@ func (s *Secrets) Handle() [HandleSize]byte {
 // Wipe overwrites the secrets.
 func (s *Secrets) Wipe() { *s = Secrets{} }
 
-// Format keeps the secrets out of whatever prints the value.
+// Format writes a fixed text for every verb, so that secrets are never printed.
 func (Secrets) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "psq.Secrets(redacted)") }
 
 const macSize = sha256.Size
 
-// schedule derives everything from the shared secret of the KEM: the secrets,
-// and the mac by which the initiator shows that it has them.
+// schedule derives the secrets from the KEM's shared secret, and the mac with
+// which the initiator proves that it has them.
 //
-// The first key is made from the TLS form of the shared secret cut to 32 bytes,
-// so one byte of the form and 31 of the secret, as the reference does.
+// The first key comes from the first 32 bytes of the TLS form of the shared
+// secret, one byte of the form and 31 of the secret, as in the reference.
 func schedule(id kem.ID, ss *[kem.SecretSize]byte, pk, encTLS, sctx []byte) (*Secrets, [macSize]byte) {
 	form := kem.AppendSecretTLS(make([]byte, 0, kem.SecretSize+1), id, ss)
 	defer wipe.Bytes(form)
@@ -73,7 +74,7 @@ func (s *Secrets) expandInto(out *[32]byte, key []byte, info string) {
 	wipe.Bytes(b)
 }
 
-// sealer is one direction's AEAD and its nonce, good for one message.
+// sealer is one direction's AEAD and nonce, for a single message.
 type sealer struct {
 	aead  cipher.AEAD
 	nonce [chacha20poly1305.NonceSize]byte
@@ -85,7 +86,7 @@ const (
 	toInitiator = "AEAD-Responder-Initiator"
 )
 
-// sealer makes the AEAD of a direction. The caller wipes it.
+// sealer returns the sealer of a direction. The caller wipes it.
 func (s *Secrets) sealer(direction string) *sealer {
 	b := expand(s.KPQ[:], direction, chacha20poly1305.KeySize+chacha20poly1305.NonceSize)
 	defer wipe.Bytes(b)
@@ -101,8 +102,8 @@ func (s *sealer) wipe() {
 	clear(s.nonce[:])
 }
 
-// append appends tag ‖ length ‖ sealed plaintext. The plaintext is shorter than
-// 2^14 bytes.
+// append appends tag ‖ length ‖ sealed plaintext. The plaintext must be shorter
+// than 2^14 bytes.
 func (s *sealer) append(dst, plaintext []byte) []byte {
 	sealed := s.aead.Seal(make([]byte, 0, len(plaintext)+tagSize), s.nonce[:], plaintext, nil)
 	dst = append(dst, sealed[len(plaintext):]...)
@@ -110,8 +111,8 @@ func (s *sealer) append(dst, plaintext []byte) []byte {
 	return append(dst, sealed[:len(plaintext)]...)
 }
 
-// open opens tag ‖ length ‖ sealed plaintext, where the plaintext has to be of
-// a certain size and nothing may follow. The plaintext is the caller's.
+// open opens tag ‖ length ‖ sealed plaintext. The plaintext must have exactly
+// size bytes; the caller owns it.
 func (s *sealer) open(b []byte, size int) ([]byte, error) {
 	if err := checkSealed(b, size); err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (s *sealer) open(b []byte, size int) ([]byte, error) {
 	return plaintext, nil
 }
 
-// expand is HKDF-Expand with SHA-256. There is no extract step in PSQ.
+// expand is HKDF-Expand with SHA-256. PSQ has no extract step.
 func expand(key []byte, info string, size int) []byte {
 	b, err := hkdf.Expand(sha256.New, key, info, size)
 	if err != nil {
