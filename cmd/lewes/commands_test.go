@@ -158,8 +158,8 @@ func TestClients(t *testing.T) {
 	mustLewes(t, env, "clients", "add", ben)
 	shown := mustLewes(t, env, "clients", "list")
 	has(t, shown, anna+"  anna-phone  since May\n", ben)
-	has(t, fails(t, env, exitFailed, "clients", "add", anna), anna, "it is in the list already", "line 1")
-	has(t, fails(t, env, exitFailed, "clients", "add", identity.FromSeed(&[32]byte{3}).Public().String(), "two words"), `"two words"`, "a name is one word")
+	has(t, fails(t, env, exitFailed, "clients", "add", anna), anna, "already in the list", "line 1")
+	has(t, fails(t, env, exitFailed, "clients", "add", identity.FromSeed(&[32]byte{3}).Public().String(), "two words"), `"two words"`, "more than one word")
 	has(t, fails(t, env, exitFailed, "clients", "remove", "carla"), `"carla"`, "no such client in the list")
 
 	var facts struct {

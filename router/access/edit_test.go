@@ -17,7 +17,7 @@ import (
 	"lewes/crypto/identity"
 )
 
-// file makes a file of clients.
+// file creates a file of clients.
 func file(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "clients")
@@ -27,8 +27,7 @@ func file(t *testing.T, text string) string {
 	return path
 }
 
-// content returns a file's text, and fails when anything else is left in its
-// folder.
+// content returns a file's text, and fails if a temporary file is left beside it.
 func content(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -47,7 +46,7 @@ func content(t *testing.T, path string) string {
 	return string(text)
 }
 
-func TestAddToNoFile(t *testing.T) {
+func TestAddCreatesFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clients")
 	if err := Add(path, Entry{Identity: client(1), Name: "anna", Comment: " since May "}); err != nil {
 		t.Fatal(err)
@@ -97,7 +96,7 @@ func TestAddAndRemove(t *testing.T) {
 	}
 }
 
-func TestRefusedEditsChangeNothing(t *testing.T) {
+func TestFailedEditChangesNothing(t *testing.T) {
 	a, b, c := client(1), client(2), client(3)
 	text := "#\n" + a.String() + "  anna\n" + b.String() + "  twin\n" + c.String() + "  twin\n"
 	path := file(t, text)
@@ -118,7 +117,7 @@ func TestRefusedEditsChangeNothing(t *testing.T) {
 		{"a name that is an identity", add(Entry{Identity: client(4), Name: client(5).String()}), ErrEntry, "identity"},
 		{"a long name", add(Entry{Identity: client(4), Name: strings.Repeat("n", MaxName+1)}), ErrEntry, "64"},
 		{"a comment of two lines", add(Entry{Identity: client(4), Comment: "x\n" + client(6).String()}), ErrEntry, "U+000A"},
-		{"a comment that ends a line", add(Entry{Identity: client(4), Comment: "x\r"}), ErrEntry, "else"},
+		{"a comment that ends a line", add(Entry{Identity: client(4), Comment: "x\r"}), ErrEntry, "differently"},
 		{"a long comment", add(Entry{Identity: client(4), Comment: strings.Repeat("c", MaxLine)}), ErrEntry, "1024"},
 		{"remove nobody", remove(client(7).String()), ErrUnknown, client(7).String()},
 		{"remove an unknown name", remove("berta"), ErrUnknown, `"berta"`},
@@ -134,7 +133,7 @@ func TestRefusedEditsChangeNothing(t *testing.T) {
 	}
 }
 
-func TestEditRefusesABadFile(t *testing.T) {
+func TestEditRejectsInvalidFile(t *testing.T) {
 	text := client(1).String() + " anna\nwhat is this\n"
 	path := file(t, text)
 	var bad *LineError
@@ -159,7 +158,7 @@ func TestEditRefusesABadFile(t *testing.T) {
 	}
 }
 
-func TestManyNamesakes(t *testing.T) {
+func TestAmbiguousName(t *testing.T) {
 	var text strings.Builder
 	for n := range byte(12) {
 		fmt.Fprintf(&text, "%v  twin\n", client(n))
@@ -207,8 +206,7 @@ func TestEditKeepsModeAndLink(t *testing.T) {
 	}
 }
 
-// Property: a client that is added and removed leaves the file as it was.
-func TestAddThenRemoveIsNothing(t *testing.T) {
+func TestAddThenRemoveRestoresFile(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		var text bytes.Buffer
@@ -248,7 +246,7 @@ func TestAddThenRemoveIsNothing(t *testing.T) {
 	})
 }
 
-func TestEditorsTakeTurns(t *testing.T) {
+func TestConcurrentEdits(t *testing.T) {
 	path := file(t, "# clients\n")
 	const editors, each = 4, 8
 	var wg sync.WaitGroup
@@ -275,7 +273,7 @@ func TestEditorsTakeTurns(t *testing.T) {
 	}
 }
 
-func TestEditSeesChangesByOthers(t *testing.T) {
+func TestEditDetectsChangesByOthers(t *testing.T) {
 	path := file(t, "# clients\n")
 	others := "# somebody's editor was faster\n"
 	err := edit(path, MaxEntries, func(text []byte, _ *List) ([]byte, error) {
@@ -300,7 +298,7 @@ func TestEditSeesChangesByOthers(t *testing.T) {
 	}
 }
 
-func TestAddKeepsTheBounds(t *testing.T) {
+func TestAddLimitsEntries(t *testing.T) {
 	text := bytes.Repeat([]byte(strings.Repeat("#", 1023)+"\n"), MaxSize/1024)
 	path := file(t, string(text))
 	if err := Add(path, Entry{Identity: client(1)}); !errors.Is(err, ErrTooLarge) {

@@ -1,17 +1,21 @@
 package access
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"runtime"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"lewes/crypto/identity"
 )
 
-// What a file may hold at most.
+// Limits of a file.
 const (
 	MaxSize    = 64 << 20 // bytes
 	MaxEntries = 1_000_000
@@ -20,14 +24,14 @@ const (
 )
 
 var (
-	// ErrTooLarge means a file larger than MaxSize or with more than MaxEntries.
+	// ErrTooLarge means that a file exceeds MaxSize or MaxEntries.
 	ErrTooLarge = errors.New("too large")
 
-	// ErrPermissions means that others than its owner may write a file, and so give
-	// themselves access.
+	// ErrPermissions means that users other than the owner may write the file, and
+	// so grant themselves access.
 	ErrPermissions = errors.New("others can write it")
 
-	// ErrNotFile means that what is at the path is no file.
+	// ErrNotFile means that the path is not a regular file.
 	ErrNotFile = errors.New("not a regular file")
 )
 
@@ -36,10 +40,10 @@ type Entry struct {
 	Identity identity.PublicKey
 	Name     string // one word, may be empty
 	Comment  string // may be empty
-	Line     int    // where it stands in the file, from 1
+	Line     int    // number in the file, from 1
 }
 
-// String returns the entry as its line reads.
+// String returns the entry's line.
 func (e Entry) String() string {
 	line := e.Identity.String()
 	if e.Name != "" {
@@ -51,29 +55,29 @@ func (e Entry) String() string {
 	return line
 }
 
-// List is what a file said when it was read.
+// List is the content of a file.
 type List struct {
 	entries []Entry
 	index   map[identity.PublicKey]int32 // into entries
 	missing bool
 }
 
-// Contains tells whether a client is in the list.
+// Contains reports whether a client is in the list.
 func (l *List) Contains(client identity.PublicKey) bool {
 	_, found := l.index[client]
 	return found
 }
 
 // Entries returns all clients in the order of the file. The caller must not modify
-// it.
+// the slice.
 func (l *List) Entries() []Entry { return l.entries }
 
-// Missing tells whether there was no file; the list is then empty.
+// Missing reports whether the file did not exist; the list is then empty.
 func (l *List) Missing() bool { return l.missing }
 
-// Load reads a file. That there is none is no error: the list is empty, and
-// Missing. A line that cannot be read gives a *LineError; other errors wrap
-// ErrTooLarge, ErrPermissions, ErrNotFile or the system's.
+// Load reads a file. A missing file is no error: the list is empty, and Missing. An
+// invalid line gives a *LineError; other errors wrap ErrTooLarge, ErrPermissions,
+// ErrNotFile or a system error.
 func Load(path string) (*List, error) {
 	text, _, err := read(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -85,9 +89,9 @@ func Load(path string) (*List, error) {
 	return parse(path, text, MaxEntries)
 }
 
-// read returns what a file holds, and what it was before it was read.
+// read returns a file's content and its state before it was read.
 func read(path string) ([]byte, fs.FileInfo, error) {
-	// Before it is opened, which would wait for a pipe's other end.
+	// Check before opening, which would block on a pipe.
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
@@ -110,4 +114,144 @@ func read(path string) ([]byte, fs.FileInfo, error) {
 		return nil, nil, fmt.Errorf("access: list of clients %s is larger than %d bytes: %w; split the clients among gateways", path, MaxSize, ErrTooLarge)
 	}
 	return text, info, nil
+}
+
+// lineForm is the end of every error about a line.
+const lineForm = `a line is an identity, a name of one word and "# " with a comment, such as: 9qAx…3kF  anna-phone  # since May`
+
+// minIdentity is the length of the shortest identity in base58.
+const minIdentity = identity.PublicKeySize
+
+var (
+	errUTF8        = errors.New("not UTF-8 text")
+	errUnprintable = errors.New("unprintable character")
+	errLong        = fmt.Errorf("longer than %d bytes", MaxLine)
+	errName        = errors.New("not a name")
+	errWords       = errors.New(`only a comment, after "# ", may follow the name`)
+	errTwice       = errors.New("the identity is in the file twice")
+)
+
+// LineError is an invalid line.
+type LineError struct {
+	Path  string
+	Line  int    // from 1
+	Value string // the invalid part, at most 64 bytes of it
+	Err   error
+}
+
+func (e *LineError) Error() string {
+	return fmt.Sprintf("access: list of clients %s, line %d: %q: %v; %s", e.Path, e.Line, e.Value, e.Err, lineForm)
+}
+
+// Unwrap returns Err.
+func (e *LineError) Unwrap() error { return e.Err }
+
+// parse parses a file of at most most clients. path is for errors.
+func parse(path string, text []byte, most int) (*List, error) {
+	// Names and comments are substrings of all.
+	all := string(text)
+	room := min(bytes.Count(text, []byte("\n"))+1, len(text)/minIdentity, most)
+	l := &List{entries: make([]Entry, 0, room), index: make(map[identity.PublicKey]int32, room)}
+	for n := 1; all != ""; n++ {
+		var line string
+		line, all, _ = strings.Cut(all, "\n")
+		e, found, value, err := parseLine(line)
+		if err != nil {
+			return nil, &LineError{Path: path, Line: n, Value: shorten(value), Err: err}
+		}
+		if !found {
+			continue
+		}
+		if i, twice := l.index[e.Identity]; twice {
+			return nil, &LineError{Path: path, Line: n, Value: e.Identity.String(), Err: fmt.Errorf("%w, also in line %d; remove one of them", errTwice, l.entries[i].Line)}
+		}
+		if len(l.entries) == most {
+			return nil, fmt.Errorf("access: list of clients %s has more than %d clients: %w; split them among gateways", path, most, ErrTooLarge)
+		}
+		e.Line = n
+		l.index[e.Identity] = int32(len(l.entries))
+		l.entries = append(l.entries, e)
+	}
+	return l, nil
+}
+
+// parseLine parses a line without its end. found is false for a line without a
+// client. wrong is the invalid part, if there is an error.
+func parseLine(line string) (e Entry, found bool, wrong string, err error) {
+	line = strings.TrimSuffix(line, "\r")
+	if len(line) > MaxLine {
+		return Entry{}, false, line, errLong
+	}
+	if err := printable(line); err != nil {
+		return Entry{}, false, line, err
+	}
+	id, rest := cutWord(line)
+	if id == "" || id[0] == '#' {
+		return Entry{}, false, "", nil
+	}
+	if e.Identity, err = identity.ParsePublicKey(id); err != nil {
+		return Entry{}, false, id, err
+	}
+	if !strings.HasPrefix(rest, "#") {
+		e.Name, rest = cutWord(rest)
+		if err := checkName(e.Name); err != nil && e.Name != "" {
+			return Entry{}, false, e.Name, err
+		}
+	}
+	comment, isComment := strings.CutPrefix(rest, "#")
+	if rest != "" && !isComment {
+		return Entry{}, false, rest, errWords
+	}
+	e.Comment = strings.Trim(comment, " \t")
+	return e, true, "", nil
+}
+
+// cutWord returns the first word of s, and the rest from the next word on.
+func cutWord(s string) (word, rest string) {
+	s = strings.TrimLeft(s, " \t")
+	if i := strings.IndexAny(s, " \t"); i >= 0 {
+		return s[:i], strings.TrimLeft(s[i:], " \t")
+	}
+	return s, ""
+}
+
+// checkName returns an error if name is not valid as a client's name.
+func checkName(name string) error {
+	switch {
+	case len(name) > MaxName:
+		return fmt.Errorf("%w: longer than %d bytes", errName, MaxName)
+	case strings.ContainsAny(name, " \t"):
+		return fmt.Errorf("%w: more than one word", errName)
+	case strings.Contains(name, "#"):
+		return fmt.Errorf("%w: it contains #; put a space before the # of a comment", errName)
+	}
+	if err := printable(name); err != nil {
+		return fmt.Errorf("%w: %w", errName, err)
+	}
+	if _, err := identity.ParsePublicKey(name); err == nil {
+		return fmt.Errorf("%w: it is an identity; a line holds one client", errName)
+	}
+	return nil
+}
+
+// printable returns an error if s cannot be printed on a terminal as it is.
+func printable(s string) error {
+	if !utf8.ValidString(s) {
+		return errUTF8
+	}
+	for _, r := range s {
+		if !unicode.IsPrint(r) && r != '\t' {
+			return fmt.Errorf("%w, %U", errUnprintable, r)
+		}
+	}
+	return nil
+}
+
+// shorten truncates a value for an error.
+func shorten(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "")
 }

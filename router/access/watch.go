@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Watch reads the file at once and gives the list to apply, then looks at it each
-// interval, and again gives the list to apply when the file has changed, until ctx
-// is done. Both functions are called by the goroutine that calls Watch.
+// Watch loads the file and calls apply with the list, then checks the file at every
+// interval and calls apply again after a change, until ctx is done. It calls both
+// functions on its own goroutine.
 //
-// A change counts when two looks in a row find the file the same, so that one that
-// is just being written, or is gone for the moment in which an editor replaces it,
-// is not taken for what its owner wants. A file that stays away is an empty list.
+// A change counts once two successive checks find the same file, so that Watch does
+// not load a file that is being written or replaced by an editor. A missing file is
+// an empty list.
 //
-// What cannot be read is told to failed, once for each change and each other
-// reason; apply is not called, and the list that was applied last goes on to hold.
-// An interval of 0 or less means a second.
+// If the file cannot be loaded, Watch calls failed, once per change and per error,
+// and not apply: the last list stays in use. An interval of 0 or less means one
+// second.
 func Watch(ctx context.Context, path string, every time.Duration, apply func(*List), failed func(error)) {
 	if every <= 0 {
 		every = time.Second
@@ -27,14 +27,14 @@ func Watch(ctx context.Context, path string, every time.Duration, apply func(*Li
 	defer ticker.Stop()
 
 	w := watcher{path: path, apply: apply, failed: failed}
-	w.seen = stampOf(path)
+	w.seen = stat(path)
 	w.load()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			w.look()
+			w.check()
 		}
 	}
 }
@@ -44,57 +44,51 @@ type watcher struct {
 	apply  func(*List)
 	failed func(error)
 
-	seen   stamp // at the last look
-	loaded stamp // when the file was last read
-	retry  bool  // reading failed for a reason that is not in the file
-	told   string
+	seen    fs.FileInfo // at the last check; nil if there was no file
+	loaded  fs.FileInfo // at the last load
+	retry   bool        // the last load failed for a reason outside the file
+	lastErr string      // reported last
 }
 
-func (w *watcher) look() {
-	now := stampOf(w.path)
-	settled := now.same(w.seen)
+func (w *watcher) check() {
+	now := stat(w.path)
+	settled := sameFile(now, w.seen)
 	w.seen = now
-	if settled && (w.retry || !now.same(w.loaded)) {
+	if settled && (w.retry || !sameFile(now, w.loaded)) {
 		w.load()
 	}
 }
 
 func (w *watcher) load() {
-	changed := !w.seen.same(w.loaded)
+	changed := !sameFile(w.seen, w.loaded)
 	w.loaded = w.seen
 	l, err := Load(w.path)
 	if err == nil {
-		w.retry, w.told = false, ""
+		w.retry, w.lastErr = false, ""
 		w.apply(l)
 		return
 	}
 	var line *LineError
 	w.retry = !errors.As(err, &line)
-	if changed || err.Error() != w.told {
-		w.told = err.Error()
+	if changed || err.Error() != w.lastErr {
+		w.lastErr = err.Error()
 		w.failed(err)
 	}
 }
 
-// stamp is what shows from outside that a file has changed. The zero stamp is that
-// of no file.
-type stamp struct {
-	info fs.FileInfo
-}
-
-func stampOf(path string) stamp {
+// stat returns the state of a file, nil if there is none.
+func stat(path string) fs.FileInfo {
 	info, err := os.Stat(path)
 	if err != nil {
-		return stamp{}
+		return nil
 	}
-	return stamp{info}
+	return info
 }
 
-// same tells whether two stamps are of one unchanged file.
-func (s stamp) same(t stamp) bool {
-	if s.info == nil || t.info == nil {
-		return s.info == nil && t.info == nil
+// sameFile reports whether two states are of one unchanged file.
+func sameFile(a, b fs.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
 	}
-	return os.SameFile(s.info, t.info) && s.info.Size() == t.info.Size() &&
-		s.info.ModTime().Equal(t.info.ModTime()) && s.info.Mode() == t.info.Mode()
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// watched is a file under Watch, which looks every second.
+// watched is a file under Watch, which checks it every second.
 type watched struct {
 	t    *testing.T
 	path string
@@ -49,7 +49,7 @@ func (w *watched) failed(err error) {
 	w.errors = append(w.errors, err)
 }
 
-// write replaces the file and gives it a time that no other write here has.
+// write replaces the file and gives it a unique time.
 func (w *watched) write(text string, at int) {
 	w.t.Helper()
 	if err := os.WriteFile(w.path+".new", []byte(text), 0o600); err != nil {
@@ -64,12 +64,12 @@ func (w *watched) write(text string, at int) {
 	}
 }
 
-func (w *watched) looks(n int) {
+func (w *watched) checks(n int) {
 	time.Sleep(time.Duration(n) * time.Second)
 	synctest.Wait()
 }
 
-// want says how often each function must have been called by now.
+// want checks how often each function has been called.
 func (w *watched) want(lists, failures int) {
 	w.t.Helper()
 	w.mu.Lock()
@@ -79,7 +79,7 @@ func (w *watched) want(lists, failures int) {
 	}
 }
 
-// last returns the list applied last, failure the error told last.
+// last returns the list applied last, failure the error reported last.
 func (w *watched) last() *List {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,23 +101,23 @@ func TestWatch(t *testing.T) {
 		if !w.last().Missing() {
 			t.Fatal("a file that is not there is not missing")
 		}
-		w.looks(5)
+		w.checks(5)
 		w.want(1, 0)
 
 		w.write(a.String()+"\n", 1)
-		w.looks(1)
+		w.checks(1)
 		w.want(1, 0) // not before it is seen to rest
-		w.looks(1)
+		w.checks(1)
 		w.want(2, 0)
 		if l := w.last(); l.Missing() || !l.Contains(a) || l.Contains(b) {
 			t.Fatalf("the list is %v", l.Entries())
 		}
-		w.looks(10)
+		w.checks(10)
 		w.want(2, 0)
 
 		// The same size.
 		w.write(b.String()+"\n", 2)
-		w.looks(2)
+		w.checks(2)
 		w.want(3, 0)
 		if l := w.last(); l.Contains(a) || !l.Contains(b) {
 			t.Fatalf("the list is %v", l.Entries())
@@ -125,7 +125,7 @@ func TestWatch(t *testing.T) {
 
 		// A bad line is told once, and the list stays as it was.
 		w.write(b.String()+"\nanna\n", 3)
-		w.looks(10)
+		w.checks(10)
 		w.want(3, 1)
 		var bad *LineError
 		if !errors.As(w.failure(), &bad) || bad.Line != 2 || bad.Path != w.path {
@@ -133,11 +133,11 @@ func TestWatch(t *testing.T) {
 		}
 		// Written again, as bad as before, it is told again.
 		w.write(b.String()+"\nanna\n", 4)
-		w.looks(10)
+		w.checks(10)
 		w.want(3, 2)
 
 		w.write(b.String()+"\n"+a.String()+" anna\n", 5)
-		w.looks(2)
+		w.checks(2)
 		w.want(4, 2)
 		if l := w.last(); !l.Contains(a) || !l.Contains(b) {
 			t.Fatalf("the list is %v", l.Entries())
@@ -146,7 +146,7 @@ func TestWatch(t *testing.T) {
 		if err := os.Remove(w.path); err != nil {
 			t.Fatal(err)
 		}
-		w.looks(2)
+		w.checks(2)
 		w.want(5, 2)
 		if l := w.last(); !l.Missing() || l.Contains(a) {
 			t.Fatalf("the list is %v", l.Entries())
@@ -154,7 +154,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-func TestWatchWaitsForRest(t *testing.T) {
+func TestWatchWaitsUntilFileIsStable(t *testing.T) {
 	a, b := client(1), client(2)
 	synctest.Test(t, func(t *testing.T) {
 		w := watch(t, file(t, a.String()+"\n"))
@@ -165,11 +165,11 @@ func TestWatchWaitsForRest(t *testing.T) {
 		if err := os.Remove(w.path); err != nil {
 			t.Fatal(err)
 		}
-		w.looks(1)
+		w.checks(1)
 		w.write(a.String()+"\n"+b.String()+"\n", 1)
-		w.looks(1)
+		w.checks(1)
 		w.want(1, 0)
-		w.looks(1)
+		w.checks(1)
 		w.want(2, 0)
 		if l := w.last(); !l.Contains(a) || !l.Contains(b) {
 			t.Fatalf("the list is %v", l.Entries())
@@ -178,12 +178,12 @@ func TestWatchWaitsForRest(t *testing.T) {
 		// Written piece by piece.
 		for i := range 10 {
 			w.write(b.String()[:20+i], 2+i)
-			w.looks(1)
+			w.checks(1)
 		}
 		w.write(b.String(), 20)
-		w.looks(1)
+		w.checks(1)
 		w.want(2, 0)
-		w.looks(1)
+		w.checks(1)
 		w.want(3, 0)
 		if l := w.last(); l.Contains(a) || !l.Contains(b) {
 			t.Fatalf("the list is %v", l.Entries())
@@ -191,7 +191,7 @@ func TestWatchWaitsForRest(t *testing.T) {
 	})
 }
 
-func TestWatchTriesAgain(t *testing.T) {
+func TestWatchReportsEachFailureOnce(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("file modes say nothing about access on Windows")
 	}
@@ -202,7 +202,7 @@ func TestWatchTriesAgain(t *testing.T) {
 		}
 		w := watch(t, path)
 		defer w.stop()
-		w.looks(10)
+		w.checks(10)
 		w.want(0, 1) // once, not each second
 		if !errors.Is(w.failure(), ErrPermissions) {
 			t.Fatalf("error %v, want ErrPermissions", w.failure())
@@ -214,7 +214,7 @@ func TestWatchTriesAgain(t *testing.T) {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		w.looks(10)
+		w.checks(10)
 		w.want(0, 2)
 		if !errors.Is(w.failure(), ErrNotFile) || !strings.Contains(w.failure().Error(), path) {
 			t.Fatalf("error %v, want ErrNotFile", w.failure())
@@ -223,24 +223,24 @@ func TestWatchTriesAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.write(client(1).String()+"\n", 1)
-		w.looks(2)
+		w.checks(2)
 		w.want(1, 2)
 		// What changes nothing but the mode is a change.
 		if err := os.Chmod(path, 0o620); err != nil {
 			t.Fatal(err)
 		}
-		w.looks(2)
+		w.checks(2)
 		w.want(1, 3)
 		if err := os.Chmod(path, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		w.looks(2)
+		w.checks(2)
 		w.want(2, 3)
 	})
 }
 
-// A failure whose cause is elsewhere goes away without a change of the file.
-func TestWatchRetriesWithoutAChange(t *testing.T) {
+// A failure with another cause is retried without a change of the file.
+func TestWatchRetriesWithoutChange(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		// The path leads through what is a file first and a folder later, which looks
@@ -251,12 +251,12 @@ func TestWatchRetriesWithoutAChange(t *testing.T) {
 		}
 		w := watch(t, filepath.Join(between, "clients"))
 		defer w.stop()
-		w.looks(5)
+		w.checks(5)
 		w.want(0, 1)
 		if err := os.Remove(between); err != nil {
 			t.Fatal(err)
 		}
-		w.looks(1)
+		w.checks(1)
 		w.want(1, 1)
 		if !w.last().Missing() {
 			t.Fatal("not missing")
@@ -264,7 +264,7 @@ func TestWatchRetriesWithoutAChange(t *testing.T) {
 	})
 }
 
-func TestWatchSeesEdits(t *testing.T) {
+func TestWatchLoadsEdits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := watch(t, filepath.Join(t.TempDir(), "clients"))
 		defer w.stop()
@@ -272,7 +272,7 @@ func TestWatchSeesEdits(t *testing.T) {
 			if err := Add(w.path, Entry{Identity: client(n), Name: "c" + string('0'+rune(n))}); err != nil {
 				t.Fatal(err)
 			}
-			w.looks(2)
+			w.checks(2)
 			w.want(2+int(n), 0)
 			if !w.last().Contains(client(n)) {
 				t.Fatalf("the list is %v", w.last().Entries())
@@ -281,7 +281,7 @@ func TestWatchSeesEdits(t *testing.T) {
 		if _, err := Remove(w.path, "c1"); err != nil {
 			t.Fatal(err)
 		}
-		w.looks(2)
+		w.checks(2)
 		w.want(5, 0)
 		if w.last().Contains(client(1)) || !w.last().Contains(client(2)) {
 			t.Fatalf("the list is %v", w.last().Entries())
@@ -289,7 +289,7 @@ func TestWatchSeesEdits(t *testing.T) {
 	})
 }
 
-func TestWatchEnds(t *testing.T) {
+func TestWatchStopsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := file(t, "")
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)

@@ -1,168 +1,203 @@
 package policy
 
 import (
-	"fmt"
+	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 )
 
-// Config is what a Policy is made from. The zero Config allows the public network
-// and nothing else, the gateway's own public addresses included.
+// Config is the configuration of a Policy. The zero Config allows exactly the
+// public network, the gateway's own public addresses included.
 type Config struct {
 	Allow, Deny []Rule
-	// Own gives the gateway's addresses: those of all interfaces, and those that it
-	// is known by outside. HostAddrs makes one. nil is none.
+	// Own returns the gateway's addresses: those of its interfaces and those that
+	// it is reached by (see HostAddrs). nil means none.
 	Own func() []netip.Addr
 }
 
-// Policy says which targets clients may send to. Its methods may be called by any
-// number of goroutines at once.
+// Policy decides which targets clients may send to. It is safe for concurrent
+// use.
 type Policy struct {
 	rules atomic.Pointer[rules]
 	own   atomic.Pointer[ownSet]
 }
 
-// rules is never changed once it is stored.
+// rules is immutable.
 type rules struct {
 	allow, deny []Rule
-	ask         func() []netip.Addr
+	queryOwn    func() []netip.Addr
 }
 
-// New makes a Policy, and asks Config.Own for the first time. An owner that wants
-// to know how that went calls Refresh.
+// New returns a Policy and calls Config.Own for the first time. It ignores an
+// error of Refresh.
 func New(c Config) *Policy {
 	p := new(Policy)
-	_ = p.Replace(c) // nothing is known before, so there is nothing to keep or to report
+	_ = p.Replace(c)
 	return p
 }
 
-// Replace makes the policy that of another Config from now on. Its error is that of
-// Refresh: the gateway's addresses that were known are denied then.
+// Replace applies another Config. Its error is that of Refresh, after which the
+// previously known addresses of the gateway are still denied.
 func (p *Policy) Replace(c Config) error {
-	p.rules.Store(&rules{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), ask: c.Own})
+	p.rules.Store(&rules{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), queryOwn: c.Own})
 	return p.Refresh()
 }
 
-// Allowed tells whether clients may send to target. It allocates nothing.
+// Allowed reports whether clients may send to target. It does not allocate.
 func (p *Policy) Allowed(target netip.AddrPort) bool {
-	return p.judge(target).source.allows()
+	return p.decide(target).source.allows()
 }
 
-// Check returns nil if clients may send to target, otherwise a *DeniedError, which
-// wraps ErrDenied. It allocates nothing but that error.
+// Check returns nil if clients may send to target, otherwise a *DeniedError. It
+// allocates only that error.
 func (p *Policy) Check(target netip.AddrPort) error {
-	if v := p.judge(target); !v.source.allows() {
-		return &DeniedError{Target: target, verdict: v}
+	if d := p.decide(target); !d.source.allows() {
+		return &DeniedError{Target: target, decision: d}
 	}
 	return nil
 }
 
-// verdict is a decision before anybody has asked for it in words.
-type verdict struct {
-	source Source
-	judged netip.Addr   // the target's address, or one that it carries
-	rule   *Rule        // that decided
-	within netip.Prefix // the range that denies, or would but for the rule
-	what   string       // what an address of that range is
-}
-
-func (p *Policy) judge(target netip.AddrPort) verdict {
+func (p *Policy) decide(target netip.AddrPort) decision {
 	addr, port := plain(target.Addr()), target.Port()
 	if !addr.IsValid() || port == 0 {
-		return verdict{source: NoTarget, judged: addr}
+		return decision{source: NoTarget, addr: addr}
 	}
-	carrier := carrierOf(addr)
-	var inner [maxPlaces]netip.Addr
+	embedding := embeddingOf(addr)
+	var inner [maxFields]netip.Addr
 	var n int
-	if carrier != nil {
-		inner, n = carrier.embedded(addr)
+	if embedding != nil {
+		inner, n = embedding.addrs(addr)
 	}
 
 	if r := p.denyRule(addr, port); r != nil {
-		return verdict{source: DenyRule, judged: addr, rule: r}
+		return decision{source: DenyRule, addr: addr, rule: r}
 	}
 	for _, a := range inner[:n] {
 		if r := p.denyRule(a, port); r != nil {
-			return verdict{source: DenyRule, judged: a, rule: r}
+			return decision{source: DenyRule, addr: a, rule: r}
 		}
 	}
 
-	v := p.judgeRange(addr, port)
-	if carrier == nil || !v.source.allows() || v.source == AllowRule {
-		return v
+	d := p.decideRange(addr, port)
+	if embedding == nil || !d.source.allows() || d.source == AllowRule {
+		return d
 	}
-	if r := p.allowRule(addr, port, carrier.prefix); r != nil {
-		return verdict{source: AllowRule, judged: addr, rule: r, within: carrier.prefix, what: carrier.what}
+	if r := p.allowRule(addr, port, embedding.prefix); r != nil {
+		return decision{source: AllowRule, addr: addr, rule: r, within: embedding.prefix, what: embedding.what}
 	}
 	for _, a := range inner[:n] {
-		switch vi := p.judgeRange(a, port); {
-		case !vi.source.allows():
-			return vi
-		case vi.source == AllowRule:
-			v = vi
+		switch di := p.decideRange(a, port); {
+		case !di.source.allows():
+			return di
+		case di.source == AllowRule:
+			d = di
 		}
 	}
-	return v
+	return d
 }
 
-// judgeRange judges an address by itself, deny rules aside.
-func (p *Policy) judgeRange(addr netip.Addr, port uint16) verdict {
-	v := verdict{source: Public, judged: addr}
+// decideRange decides about one address, without the deny rules.
+func (p *Policy) decideRange(addr netip.Addr, port uint16) decision {
+	d := decision{source: Public, addr: addr}
 	if p.isOwn(addr) {
-		v.source, v.within, v.what = OwnAddress, netip.PrefixFrom(addr, addr.BitLen()), ownAddress
+		d.source, d.within, d.what = OwnAddress, netip.PrefixFrom(addr, addr.BitLen()), ownAddress
 	} else if r := nonPublicRange(addr); r != nil {
-		v.source, v.within, v.what = NonPublic, r.prefix, r.what
+		d.source, d.within, d.what = NonPublic, r.prefix, r.what
 	} else {
-		return v
+		return d
 	}
-	if r := p.allowRule(addr, port, v.within); r != nil {
-		v.source, v.rule = AllowRule, r
+	if r := p.allowRule(addr, port, d.within); r != nil {
+		d.source, d.rule = AllowRule, r
 	}
-	return v
+	return d
 }
 
 func (p *Policy) denyRule(addr netip.Addr, port uint16) *Rule {
 	deny := p.rules.Load().deny
 	for i := range deny {
-		if deny[i].names(addr, port) {
+		if deny[i].matches(addr, port) {
 			return &deny[i]
 		}
 	}
 	return nil
 }
 
-// allowRule returns the first allow rule that names the target and lies inside a
-// range.
+// allowRule returns the first allow rule that matches the target and lies inside
+// a range.
 func (p *Policy) allowRule(addr netip.Addr, port uint16, within netip.Prefix) *Rule {
 	allow := p.rules.Load().allow
 	for i := range allow {
-		if allow[i].names(addr, port) && allow[i].inside(within) {
+		if allow[i].matches(addr, port) && allow[i].inside(within) {
 			return &allow[i]
 		}
 	}
 	return nil
 }
 
-// CheckAllow returns an error, which wraps ErrOpensNothing, for a rule that does
-// nothing as an allow rule: its addresses are public, or it is wider than the
-// ranges that it meets. Whoever wrote it means something else by it, the usual
-// guess being that all other targets are then denied.
-func CheckAllow(r Rule) error {
-	if r.Prefix.IsSingleIP() {
-		return nil // it may be the gateway's own
+// ErrOwnUnknown means that the gateway's addresses could not be determined.
+var ErrOwnUnknown = errors.New("cannot determine the gateway's own addresses")
+
+// ownSet is immutable.
+type ownSet map[netip.Addr]struct{}
+
+// Refresh calls Config.Own again for the gateway's addresses. It is to be called
+// periodically and after a change of the network. An empty result, which a host
+// with a network never has, keeps the known addresses and gives ErrOwnUnknown.
+func (p *Policy) Refresh() error {
+	query := p.rules.Load().queryOwn
+	if query == nil {
+		return nil
 	}
-	for _, list := range [][]nonPublic{nonPublic4, nonPublic6} {
-		for i := range list {
-			if r.inside(list[i].prefix) {
-				return nil
-			}
+	answer := query()
+	if len(answer) == 0 {
+		return ErrOwnUnknown
+	}
+	set := make(ownSet, len(answer))
+	for _, addr := range answer {
+		addr = plain(addr)
+		// Loopback has a range of its own.
+		if addr.IsValid() && !addr.IsUnspecified() && !addr.IsLoopback() {
+			set[addr] = struct{}{}
 		}
 	}
-	for i := range carriers {
-		if r.inside(carriers[i].prefix) {
+	p.own.Store(&set)
+	return nil
+}
+
+func (p *Policy) isOwn(addr netip.Addr) bool {
+	set := p.own.Load()
+	if set == nil {
+		return false
+	}
+	_, found := (*set)[addr]
+	return found
+}
+
+// HostAddrs returns a function for Config.Own that returns the current addresses
+// of all interfaces and the public ones given here, which no interface has behind
+// NAT. It returns nothing if the interfaces cannot be read.
+func HostAddrs(public ...netip.Addr) func() []netip.Addr {
+	return func() []netip.Addr {
+		found, err := net.InterfaceAddrs()
+		if err != nil {
 			return nil
 		}
+		list := make([]netip.Addr, 0, len(found)+len(public))
+		for _, a := range found {
+			if n, ok := a.(*net.IPNet); ok {
+				if addr, ok := netip.AddrFromSlice(n.IP); ok {
+					list = append(list, addr.Unmap())
+				}
+			}
+		}
+		if len(list) == 0 {
+			return nil
+		}
+		return append(list, public...)
 	}
-	return fmt.Errorf("%q %w: public targets are allowed without a rule, and a range that is denied by default is opened only by a rule that lies inside it, such as \"10.0.0.0/8\"; to keep clients from targets, name those in deny", r, ErrOpensNothing)
 }
+
+// plain returns the address in its canonical form.
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }

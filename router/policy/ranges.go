@@ -6,13 +6,13 @@ import (
 	"slices"
 )
 
-// nonPublic is a range of addresses that are not of the public network.
+// nonPublic is a range of addresses outside the public network.
 type nonPublic struct {
 	prefix netip.Prefix
-	what   string // what an address in it is, as in "it is …"
+	what   string // as in "it is …"
 }
 
-// What several ranges are.
+// Descriptions of several ranges.
 const (
 	unspecified = "the unspecified address"
 	loopback    = "a loopback address"
@@ -24,9 +24,9 @@ const (
 	ownAddress  = "one of the gateway's own addresses"
 )
 
-// The ranges after the IANA special-purpose registries and what clouds have.
-// 168.63.129.16 (Azure) and 192.0.0.192 (Oracle) are reached only from inside a
-// cloud, like the rest of the metadata services.
+// The ranges of the IANA special-purpose registries and of cloud metadata
+// services. 168.63.129.16 (Azure) and 192.0.0.192 (Oracle) are reachable only from
+// inside a cloud, like the other metadata services.
 var (
 	nonPublic4 = narrowestFirst([]nonPublic{
 		{prefix("0.0.0.0/32"), unspecified},
@@ -41,7 +41,7 @@ var (
 		{prefix("169.254.169.0/24"), metadata},
 		{prefix("169.254.170.0/24"), metadata},
 		{prefix("172.16.0.0/12"), private},
-		{prefix("192.0.0.0/24"), "an address kept for protocols (RFC 6890)"},
+		{prefix("192.0.0.0/24"), "an address reserved for protocols (RFC 6890)"},
 		{prefix("192.0.0.192/32"), metadata},
 		{prefix("192.168.0.0/16"), private},
 		{prefix("198.18.0.0/15"), benchmark},
@@ -70,15 +70,15 @@ var (
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-// narrowestFirst sorts ranges so that the first that contains an address is the
-// one that counts.
+// narrowestFirst sorts ranges so that the first one that contains an address
+// applies.
 func narrowestFirst(list []nonPublic) []nonPublic {
 	slices.SortStableFunc(list, func(a, b nonPublic) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
 	return list
 }
 
-// nonPublicRange returns the narrowest range that contains addr, which is
-// unmapped and has no zone; nil for a public address.
+// nonPublicRange returns the narrowest range that contains addr, which is unmapped
+// and has no zone, or nil for a public address.
 func nonPublicRange(addr netip.Addr) *nonPublic {
 	list := nonPublic6
 	if addr.Is4() {
@@ -90,4 +90,71 @@ func nonPublicRange(addr netip.Addr) *nonPublic {
 		}
 	}
 	return nil
+}
+
+// embedding is a range of IPv6 addresses that embed IPv4 addresses, to which a
+// translator or a tunnel forwards.
+type embedding struct {
+	prefix netip.Prefix
+	what   string
+	fields []field
+	// ambiguous means that an address is in one unknown field, usually the last.
+	ambiguous bool
+}
+
+// field is the position of an IPv4 address in an IPv6 address: four byte offsets,
+// and a mask for the bytes.
+type field struct {
+	at  [4]int
+	xor byte
+}
+
+const maxFields = 4 // of an embedding
+
+// embeddings do not overlap. IPv4-mapped addresses are not among them, since they
+// are unmapped first.
+var embeddings = []embedding{
+	{prefix: prefix("2002::/16"), what: "a 6to4 address", fields: []field{{at: [4]int{2, 3, 4, 5}}}},
+	{prefix: prefix("2001::/32"), what: "a Teredo address", fields: []field{
+		{at: [4]int{4, 5, 6, 7}},                // the server
+		{at: [4]int{12, 13, 14, 15}, xor: 0xff}, // the client
+	}},
+	{prefix: prefix("64:ff9b::/96"), what: "a NAT64 address", fields: []field{{at: [4]int{12, 13, 14, 15}}}},
+	{prefix: prefix("::ffff:0:0:0/96"), what: "an IPv4-translated address", fields: []field{{at: [4]int{12, 13, 14, 15}}}},
+	// A network chooses a prefix of 48, 56, 64 or 96 bits in this block (RFC 8215),
+	// and its length determines the position of the IPv4 address (RFC 6052). It is
+	// nearly always 96; a network with another length needs an allow rule.
+	{prefix: prefix("64:ff9b:1::/48"), what: "a local NAT64 address", ambiguous: true, fields: []field{
+		{at: [4]int{6, 7, 9, 10}},
+		{at: [4]int{7, 9, 10, 11}},
+		{at: [4]int{9, 10, 11, 12}},
+		{at: [4]int{12, 13, 14, 15}},
+	}},
+}
+
+// embeddingOf returns the embedding that contains addr, or nil.
+func embeddingOf(addr netip.Addr) *embedding {
+	if !addr.Is6() {
+		return nil
+	}
+	for i := range embeddings {
+		if embeddings[i].prefix.Contains(addr) {
+			return &embeddings[i]
+		}
+	}
+	return nil
+}
+
+// addrs returns the n IPv4 addresses that addr may embed.
+func (e *embedding) addrs(addr netip.Addr) (list [maxFields]netip.Addr, n int) {
+	b := addr.As16()
+	for i, p := range e.fields {
+		v4 := [4]byte{b[p.at[0]] ^ p.xor, b[p.at[1]] ^ p.xor, b[p.at[2]] ^ p.xor, b[p.at[3]] ^ p.xor}
+		if e.ambiguous && v4[0] == 0 && i < len(e.fields)-1 {
+			continue // not a host's address, but the zeros before a later field
+		}
+		list[n] = netip.AddrFrom4(v4)
+		n++
+	}
+	return list, n
 }

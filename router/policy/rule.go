@@ -8,24 +8,28 @@ import (
 	"strings"
 )
 
-// ErrRule means that a text is no rule.
-var ErrRule = errors.New("not a rule")
+var (
+	// ErrRule means that a text is not a rule.
+	ErrRule = errors.New("not a rule")
 
-// ruleForms ends every error about a rule's text.
+	// ErrOpensNothing is wrapped by the errors of CheckAllow.
+	ErrOpensNothing = errors.New("opens nothing")
+)
+
+// ruleForms is the end of every error about a rule's text.
 const ruleForms = `a rule is an address, a range of addresses, or * for all, with or without a port or a range of ports: "198.51.100.0/24", "198.51.100.7:53", "198.51.100.0/24:1000-2000", "[2001:db8::/32]:53", "*:443"`
 
-// maxRuleText is longer than the text of any rule.
-const maxRuleText = 100
+const maxRuleText = 100 // longer than any rule
 
-// Rule names targets: those whose address is in Prefix and whose port is from
-// First to Last. It is comparable. The zero Rule names every target.
+// Rule matches the targets with an address in Prefix and a port from First to
+// Last. The zero Rule matches every target.
 //
-// Its text has one form only, with or without the parts about ports:
+// Its text has one form, with or without ports:
 //
 //	198.51.100.7           one address
 //	198.51.100.0/24:53     a range and a port
-//	198.51.100.0/24:1-99   a range and ports, both ends included
-//	2001:db8::/32          IPv6 without ports may go without brackets
+//	198.51.100.0/24:1-99   a range and ports, inclusive
+//	2001:db8::/32          IPv6 without ports needs no brackets
 //	[2001:db8::/32]:53
 //	*                      every address of both families
 //	*:443
@@ -34,8 +38,7 @@ type Rule struct {
 	First, Last uint16       // both 0 is every port
 }
 
-// ParseRule reads a rule's text. The error wraps ErrRule, and says which text it
-// was and what a rule looks like.
+// ParseRule parses a rule's text. The error wraps ErrRule.
 func ParseRule(s string) (Rule, error) {
 	if len(s) > maxRuleText {
 		return Rule{}, fmt.Errorf("%q… is %d characters long: %w; %s", s[:maxRuleText], len(s), ErrRule, ruleForms)
@@ -55,8 +58,7 @@ func ParseRule(s string) (Rule, error) {
 	return r, nil
 }
 
-// cutPorts takes a rule's text apart. ports is nil where there is no part about
-// ports.
+// cutPorts splits a rule's text. ports is nil if it has none.
 func cutPorts(s string) (address string, ports *string) {
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		address, after, closed := strings.Cut(inner, "]")
@@ -67,10 +69,10 @@ func cutPorts(s string) (address string, ports *string) {
 			after = after[1:]
 			return address, &after
 		default:
-			return s, nil // no address either, which is then said
+			return s, nil // not an address either, so parsePrefix fails
 		}
 	}
-	// More than one colon is an IPv6 address, whose ports need brackets.
+	// With more than one colon it is an IPv6 address, whose ports need brackets.
 	if address, after, found := strings.Cut(s, ":"); found && !strings.Contains(after, ":") {
 		return address, &after
 	}
@@ -85,16 +87,16 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "/") {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%q is no range of addresses", s)
+			return netip.Prefix{}, fmt.Errorf("%q is not a range of addresses", s)
 		}
 		prefix = p
 	} else {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%q is no address (a name is not either: it is the address that it resolves to that counts)", s)
+			return netip.Prefix{}, fmt.Errorf("%q is not an address (rules match resolved addresses, not names)", s)
 		}
 		if a.Zone() != "" {
-			return netip.Prefix{}, fmt.Errorf("the address %q has a zone, which a rule cannot have", s)
+			return netip.Prefix{}, fmt.Errorf("the address %q has a zone", s)
 		}
 		prefix = netip.PrefixFrom(a, a.BitLen())
 	}
@@ -119,7 +121,7 @@ func parsePorts(s string) (first, last uint16, err error) {
 		return 0, 0, err
 	}
 	if first > last {
-		return 0, 0, fmt.Errorf("the ports %q end before they begin: write %d-%d", s, last, first)
+		return 0, 0, fmt.Errorf("the ports %q are reversed: write %d-%d", s, last, first)
 	}
 	return first, last, nil
 }
@@ -127,12 +129,12 @@ func parsePorts(s string) (first, last uint16, err error) {
 func parsePort(s string) (uint16, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 || s[0] == '0' {
-		return 0, fmt.Errorf("%q is no port: one is a number from 1 to 65535", s)
+		return 0, fmt.Errorf("%q is not a port from 1 to 65535", s)
 	}
 	return uint16(n), nil
 }
 
-// String returns the text that ParseRule reads.
+// String returns the rule's text.
 func (r Rule) String() string {
 	address := "*"
 	if r.Prefix.IsValid() {
@@ -154,10 +156,10 @@ func (r Rule) String() string {
 	return address + ":" + ports
 }
 
-// MarshalText is String.
+// MarshalText returns the rule's text.
 func (r Rule) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText is ParseRule. On an error r stays as it was.
+// UnmarshalText is ParseRule. An error leaves r unchanged.
 func (r *Rule) UnmarshalText(text []byte) error {
 	parsed, err := ParseRule(string(text))
 	if err != nil {
@@ -169,14 +171,36 @@ func (r *Rule) UnmarshalText(text []byte) error {
 
 func (r *Rule) everyPort() bool { return r.First == 0 && r.Last == 0 }
 
-// names tells whether a target is one of the rule's. addr is unmapped and has no
+// matches reports whether the rule matches a target. addr is unmapped and has no
 // zone.
-func (r *Rule) names(addr netip.Addr, port uint16) bool {
+func (r *Rule) matches(addr netip.Addr, port uint16) bool {
 	return (r.everyPort() || r.First <= port && port <= r.Last) &&
 		(!r.Prefix.IsValid() || r.Prefix.Contains(addr))
 }
 
-// inside tells whether all of the rule's addresses are in a range.
+// inside reports whether all of the rule's addresses are in a range.
 func (r *Rule) inside(within netip.Prefix) bool {
 	return r.Prefix.IsValid() && r.Prefix.Bits() >= within.Bits() && within.Contains(r.Prefix.Addr())
+}
+
+// CheckAllow returns an error that wraps ErrOpensNothing for a rule without effect
+// as an allow rule: its addresses are public, or it is wider than the ranges that
+// it overlaps. Such a rule is usually meant to deny all other targets.
+func CheckAllow(r Rule) error {
+	if r.Prefix.IsSingleIP() {
+		return nil // it may be the gateway's own
+	}
+	for _, list := range [][]nonPublic{nonPublic4, nonPublic6} {
+		for i := range list {
+			if r.inside(list[i].prefix) {
+				return nil
+			}
+		}
+	}
+	for i := range embeddings {
+		if r.inside(embeddings[i].prefix) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q %w: public targets are allowed without a rule, and a range that is denied by default is opened only by a rule that lies inside it, such as \"10.0.0.0/8\"; to keep clients from targets, name those in deny", r, ErrOpensNothing)
 }
