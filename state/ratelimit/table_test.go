@@ -36,26 +36,26 @@ func TestRateAndBurst(t *testing.T) {
 	}
 }
 
-func TestPrefixesShareABucket(t *testing.T) {
+func TestAddressesOfPrefixShareBucket(t *testing.T) {
 	table := NewTable(start, 1, 1, 7)
 	first, same, other := netip.MustParseAddr("2001:db8:1:2::1"), netip.MustParseAddr("2001:db8:1:2:ffff::9"), netip.MustParseAddr("2001:db8:1:3::1")
 	if _, ok := table.Take(start, first); !ok {
 		t.Fatal("first token refused")
 	}
 	if _, ok := table.Take(start, same); ok {
-		t.Error("an address of the same /64 has a budget of its own")
+		t.Error("an address of the same /64 has its own bucket")
 	}
 	if _, ok := table.Take(start, other); !ok {
-		t.Error("another /64 has no budget of its own")
+		t.Error("another /64 has no bucket of its own")
 	}
 	if _, ok := table.Take(start, netip.MustParseAddr("192.0.2.1")); !ok {
 		t.Error("IPv4 source refused")
 	}
 	if _, ok := table.Take(start, netip.MustParseAddr("::ffff:192.0.2.1")); ok {
-		t.Error("a mapped IPv4 address has a budget of its own")
+		t.Error("a mapped IPv4 address has its own bucket")
 	}
 	if _, ok := table.Take(start, netip.MustParseAddr("192.0.2.2")); !ok {
-		t.Error("another /32 has no budget of its own")
+		t.Error("another /32 has no bucket of its own")
 	}
 }
 

@@ -1,10 +1,25 @@
+// Package replay keeps the sliding window that rejects replayed packets (section 6
+// of PROTOCOL.md).
+//
+// A receiver has one Window per key. It calls Check before opening a packet and
+// Mark after, so that a forged packet never moves the window:
+//
+//	if err := w.Check(seq); err != nil { … drop … }
+//	if body, err := key.Open(packet); err != nil { … drop … }
+//	w.Mark(seq)
+//
+// The zero Window is ready to use. It is not safe for concurrent use.
 package replay
 
-import "errors"
+import (
+	"errors"
 
-// Size is the number of sequence numbers that a Window remembers: a packet is
-// taken when it is newer than every packet before it, or when it is one of the
-// last Size and was not seen (section 6).
+	"lewes/state/snapshot"
+)
+
+// Size is the number of sequence numbers in a Window: a packet is accepted if it
+// is newer than all others, or one of the last Size and not seen before (section
+// 6).
 const Size = 4096
 
 const (
@@ -13,22 +28,21 @@ const (
 )
 
 var (
-	// ErrReplay says that a packet with this sequence number was taken before.
+	// ErrReplay means that a packet with this sequence number was accepted before.
 	ErrReplay = errors.New("replay: sequence number was seen before")
-	// ErrTooOld says that the sequence number lies before the window.
+	// ErrTooOld means that the sequence number lies before the window.
 	ErrTooOld = errors.New("replay: sequence number is older than the window")
 )
 
-// Window is a bitmap of the last Size sequence numbers. Bit i of the ring holds
-// the one number of the window that is i modulo Size.
+// Window is a bitmap of the last Size sequence numbers. Bit i of the ring stands
+// for the number of the window that equals i modulo Size.
 type Window struct {
-	next  uint64 // one more than the highest marked number; 0 when none was
-	floor uint64 // numbers below are refused: they were forgotten by Rest
+	next  uint64 // one more than the highest marked number, or 0
+	floor uint64 // numbers below are rejected, since Compact dropped their bits
 	ring  *[words]uint64
 }
 
-// Check reports whether seq may be taken: nil, ErrReplay or ErrTooOld. It
-// changes nothing.
+// Check returns nil if seq may be accepted, ErrReplay or ErrTooOld.
 func (w *Window) Check(seq uint64) error {
 	if seq >= w.next {
 		return nil
@@ -42,8 +56,8 @@ func (w *Window) Check(seq uint64) error {
 	return nil
 }
 
-// Mark records seq as taken. The caller has checked it and has authenticated
-// the packet; marking a number that Check refuses changes nothing.
+// Mark records seq as accepted, after Check and after authenticating the packet.
+// It ignores a number that Check rejects.
 func (w *Window) Mark(seq uint64) {
 	if w.ring == nil {
 		w.ring = new([words]uint64)
@@ -57,20 +71,18 @@ func (w *Window) Mark(seq uint64) {
 	w.ring[seq/wordBits%words] |= 1 << (seq % wordBits)
 }
 
-// Rest gives the bitmap's memory back. From then on no number up to the highest
-// is taken, seen or not: the caller rests a window only when nothing has come for
-// longer than any packet travels.
+// Compact frees the bitmap. From then on every number up to the highest is
+// rejected, so the caller compacts a window only after a silence longer than any
+// packet is under way.
 func (w *Window) Compact() {
 	w.floor, w.ring = w.next, nil
 }
 
-// Highest returns the highest number marked, and false when none was.
-func (w *Window) Highest() (seq uint64, ok bool) {
-	return w.next - 1, w.next != 0
-}
+// Highest returns the highest marked number, or false if there is none.
+func (w *Window) Highest() (seq uint64, ok bool) { return w.next - 1, w.next != 0 }
 
-// forget clears the places that the numbers from w.next up to seq take over from
-// numbers that leave the window.
+// forget clears the bits of the numbers from w.next to seq, which older numbers
+// used.
 func (w *Window) forget(seq uint64) {
 	if seq-w.next >= Size {
 		*w.ring = [words]uint64{}
@@ -82,5 +94,36 @@ func (w *Window) forget(seq uint64) {
 		mask := ^uint64(0) >> (wordBits - run) << bit
 		w.ring[n/wordBits%words] &^= mask
 		n += run
+	}
+}
+
+// maxSequence is above every sequence number of a header.
+const maxSequence = 1 << 62
+
+// Write writes the window to a snapshot.
+func (w *Window) Write(to *snapshot.Writer) {
+	to.Uint64(w.next)
+	to.Uint64(w.floor)
+	to.Bool(w.ring != nil)
+	if w.ring != nil {
+		for _, word := range w.ring {
+			to.Uint64(word)
+		}
+	}
+}
+
+// Read restores the window from a snapshot.
+func (w *Window) Read(from *snapshot.Reader) {
+	*w = Window{next: from.Uint64(), floor: from.Uint64()}
+	if w.next > maxSequence || w.floor > w.next {
+		from.Fail("replay window from %d to %d", w.floor, w.next)
+	}
+	if !from.Bool() || from.Err() != nil {
+		w.floor = min(w.next, maxSequence) // without a bitmap every number counts as seen
+		return
+	}
+	w.ring = new([words]uint64)
+	for i := range w.ring {
+		w.ring[i] = from.Uint64()
 	}
 }

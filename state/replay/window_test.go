@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model is the rule of section 6 with nothing clever in it.
+// model is a direct implementation of section 6.
 type model struct {
 	seen    map[uint64]bool
 	highest uint64
@@ -16,7 +16,7 @@ type model struct {
 	floor   uint64
 }
 
-func (m *model) rest() {
+func (m *model) compact() {
 	if m.any {
 		m.floor = m.highest + 1
 	}
@@ -60,7 +60,7 @@ func TestWindowAgreesWithModel(t *testing.T) {
 			).Draw(t, "step")
 			if rapid.IntRange(0, 50).Draw(t, "rest") == 0 {
 				w.Compact()
-				m.rest()
+				m.compact()
 			}
 			seq := at + uint64(step)
 			if step < 0 && uint64(-step) > at {
@@ -79,7 +79,7 @@ func TestWindowAgreesWithModel(t *testing.T) {
 	})
 }
 
-func TestMarkOfRefusedNumberChangesNothing(t *testing.T) {
+func TestMarkIgnoresRejectedNumber(t *testing.T) {
 	var w Window
 	for _, seq := range []uint64{0, 5000, 4999, 905, 9000} {
 		w.Mark(seq)
@@ -96,7 +96,7 @@ func TestMarkOfRefusedNumberChangesNothing(t *testing.T) {
 	}
 }
 
-func TestWindowKeepsAllOfTheLast4096(t *testing.T) {
+func TestWindowCoversLast4096(t *testing.T) {
 	var w Window
 	w.Mark(Size - 1)
 	for seq := uint64(0); seq < Size-1; seq++ {
@@ -116,7 +116,7 @@ func TestWindowKeepsAllOfTheLast4096(t *testing.T) {
 	}
 }
 
-func TestRestKeepsEveryReplayOut(t *testing.T) {
+func TestCompactRejectsAllOldNumbers(t *testing.T) {
 	var w Window
 	for _, seq := range []uint64{0, 1, 3, 70} {
 		w.Mark(seq)
