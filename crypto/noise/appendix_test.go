@@ -36,7 +36,7 @@ func fill(b byte) (out [32]byte) {
 	return out
 }
 
-// staticOf is the Noise key pair of the identity whose seed is 32 times b.
+// staticOf returns the Noise key pair of the identity with 32 bytes b as seed.
 func staticOf(b byte) noise.KeyPair {
 	seed := fill(b)
 	private, public := identity.FromSeed(&seed).X25519()
@@ -50,8 +50,8 @@ func checkSplit(t *testing.T, s *noise.Split, c2g, g2c, h string) {
 	same(t, "h", s.Hash[:], h)
 }
 
-// TestAppendixAHandshake goes through the handshake of appendix A with PSQ's
-// messages as payloads.
+// TestAppendixAHandshake makes the handshake of appendix A with PSQ's messages as
+// payloads.
 //
 // Shows R5.5, R5.11.
 func TestAppendixAHandshake(t *testing.T) {
@@ -127,7 +127,7 @@ func TestAppendixAHandshake(t *testing.T) {
 	}
 }
 
-// TestAppendixASubsession goes through the subsession of appendix A.
+// TestAppendixASubsession makes the subsession of appendix A.
 //
 // Shows R7.1.
 func TestAppendixASubsession(t *testing.T) {

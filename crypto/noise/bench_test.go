@@ -41,8 +41,8 @@ func BenchmarkKeyPairFrom(b *testing.B) {
 	}
 }
 
-// BenchmarkXK is a whole handshake, both sides, key pairs given: three X25519
-// operations a side.
+// BenchmarkXK is a whole handshake with given key pairs: three X25519 operations
+// per side.
 func BenchmarkXK(b *testing.B) {
 	client, ephemeral, gateway, answer := pair(1), pair(2), pair(3), pair(4)
 	payload := make([]byte, 1265)
@@ -87,8 +87,8 @@ func BenchmarkXKResponder(b *testing.B) {
 	}
 }
 
-// BenchmarkXKForgedMessage2 is what a message that does not open costs: a
-// state built anew and one X25519 operation.
+// BenchmarkXKForgedMessage2 is the cost of a message that does not open: a rebuilt
+// state and one X25519 operation.
 func BenchmarkXKForgedMessage2(b *testing.B) {
 	i, r := xkPair()
 	get(b)(r.ReadMessage1(get(b)(i.WriteMessage1(make([]byte, 1265)))))
@@ -103,8 +103,7 @@ func BenchmarkXKForgedMessage2(b *testing.B) {
 	}
 }
 
-// BenchmarkKK is a whole subsession handshake, both sides: four X25519
-// operations a side.
+// BenchmarkKK is a whole subsession handshake: four X25519 operations per side.
 func BenchmarkKK(b *testing.B) {
 	client, ephemeral, gateway, answer := pair(1), pair(2), pair(3), pair(4)
 	kemKey, ciphertext := make([]byte, 1184), make([]byte, 1088)

@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// keys draws 32 bytes, at times values at the edges of the field.
+// keys draws 32 bytes, sometimes at the boundaries of the field.
 func keys() *rapid.Generator[[32]byte] {
 	random := rapid.Map(rapid.SliceOfN(rapid.Byte(), 32, 32), func(b []byte) [32]byte { return [32]byte(b) })
 	edges := rapid.SampledFrom(lowOrder())
@@ -44,7 +44,7 @@ func lowOrder() [][32]byte {
 	return points
 }
 
-// standardDH is what crypto/ecdh says; nil for a result of zeros.
+// standardDH returns the result of crypto/ecdh, nil for zeros.
 func standardDH(t fataler, private, public [32]byte) []byte {
 	priv, err := ecdh.X25519().NewPrivateKey(private[:])
 	if err != nil {
@@ -68,9 +68,9 @@ func TestDHAgreesWithStandardLibrary(t *testing.T) {
 		want := standardDH(t, private, public)
 		switch {
 		case want == nil && !errors.Is(err, ErrLowOrder):
-			t.Fatalf("got %x, %v; the standard library refuses", got, err)
+			t.Fatalf("got %x, %v; the standard library rejects", got, err)
 		case want == nil && got != [32]byte{}:
-			t.Fatalf("refused, but returned %x", got)
+			t.Fatalf("rejected, but returned %x", got)
 		case want != nil && err != nil:
 			t.Fatalf("got %v, the standard library %x", err, want)
 		case want != nil && !bytes.Equal(got[:], want):
@@ -93,7 +93,7 @@ func TestKeyPairFromAgreesWithStandardLibrary(t *testing.T) {
 }
 
 // Shows R3.3.
-func TestDHRefusesLowOrder(t *testing.T) {
+func TestDHRejectsLowOrder(t *testing.T) {
 	private := KeyPairFrom([32]byte{1, 2, 3}).Private
 	for _, p := range lowOrder() {
 		if got, err := DH(&private, &p); !errors.Is(err, ErrLowOrder) || got != [32]byte{} {
@@ -109,14 +109,14 @@ func TestGenerateKeyPair(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := KeyPairFrom([32]byte(private)); k != want {
-		t.Error("not the pair of the bytes drawn")
+		t.Error("not the pair of the random bytes")
 	}
 	if _, err := GenerateKeyPair(bytes.NewReader(private[:31])); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("short of randomness: got %v", err)
 	}
 }
 
-func TestSecretsAreNotPrinted(t *testing.T) {
+func TestKeysAreNeverPrinted(t *testing.T) {
 	k := KeyPairFrom([32]byte(bytes.Repeat([]byte{0xab}, 32)))
 	s := Split{InitiatorToResponder: k.Private, ResponderToInitiator: k.Private, Hash: k.Private}
 	for _, v := range []any{k, &k, s, &s, struct{ K KeyPair }{k}, []Split{s}} {

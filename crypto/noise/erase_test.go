@@ -10,8 +10,7 @@ import (
 	flynn "github.com/flynn/noise"
 )
 
-// secretsOf names the places of a library state where secrets are, by the
-// fields' own names, and what is there.
+// secretsOf returns the secrets in a library state by field name.
 func secretsOf(t *testing.T, s *flynn.HandshakeState) map[string][]byte {
 	t.Helper()
 	found := map[string][]byte{}
@@ -24,7 +23,7 @@ func secretsOf(t *testing.T, s *flynn.HandshakeState) map[string][]byte {
 				v = v.Elem()
 			}
 			if v = v.FieldByName(name); !v.IsValid() {
-				t.Fatalf("the library has no %s any more", path)
+				t.Fatalf("the library no longer has %s", path)
 			}
 		}
 		found[path] = v.Bytes()
@@ -34,7 +33,7 @@ func secretsOf(t *testing.T, s *flynn.HandshakeState) map[string][]byte {
 
 func zero(b []byte) bool { return bytes.Equal(b, make([]byte, len(b))) }
 
-func TestWipeReachesTheLibrary(t *testing.T) {
+func TestWipeErasesLibraryState(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1(nil))
 	get(t)(r.ReadMessage1(m1))
@@ -60,7 +59,7 @@ func TestWipeReachesTheLibrary(t *testing.T) {
 	}
 	for name, b := range held {
 		if len(b) != 32 || zero(b) {
-			t.Fatalf("%s holds %x before the wipe: the test looks at the wrong place", name, b)
+			t.Fatalf("%s is %x before Wipe: the test reads the wrong field", name, b)
 		}
 	}
 	i.Wipe()
@@ -72,7 +71,7 @@ func TestWipeReachesTheLibrary(t *testing.T) {
 }
 
 // Shows R5.13.
-func TestEndOfHandshakeWipes(t *testing.T) {
+func TestFinishedHandshakeIsErased(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1(nil))
 	get(t)(r.ReadMessage1(m1))
@@ -94,7 +93,7 @@ func TestEndOfHandshakeWipes(t *testing.T) {
 	}
 }
 
-func TestFailureErasesTheState(t *testing.T) {
+func TestFailureErasesState(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1(nil))
 	get(t)(r.ReadMessage1(m1))

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzReadMessage gives arbitrary bytes to every method that reads. Nothing but
-// the one message made for it may be read, and afterwards that one still is.
+// FuzzReadMessage passes arbitrary bytes to every reading method. Each must accept
+// only the authentic message, before and after.
 func FuzzReadMessage(f *testing.F) {
 	xi, xr := xkPair()
 	m1, err := xi.WriteMessage1([]byte("payload"))
@@ -78,7 +78,7 @@ func FuzzReadMessage(f *testing.F) {
 	})
 }
 
-// FuzzDH checks X25519 against the standard library on keys that nobody chose.
+// FuzzDH compares X25519 with the standard library.
 func FuzzDH(f *testing.F) {
 	private := pair(1).Private
 	for _, p := range lowOrder() {

@@ -46,7 +46,7 @@ func TestKKSurvivesDamagedMessages(t *testing.T) {
 	}
 }
 
-func TestKKRefusesOthers(t *testing.T) {
+func TestKKRejectsOtherKeys(t *testing.T) {
 	otherPSK := [32]byte{9}
 	i, _ := kkPair()
 	m1 := get(t)(i.WriteMessage1(nil))
@@ -66,7 +66,7 @@ func TestKKRefusesOthers(t *testing.T) {
 	}
 }
 
-func TestKKOrder(t *testing.T) {
+func TestKKStepOrder(t *testing.T) {
 	i, r := kkPair()
 	if _, _, err := i.ReadMessage2(make([]byte, 48)); !errors.Is(err, ErrOrder) {
 		t.Errorf("message 2 before message 1: got %v", err)
@@ -106,8 +106,8 @@ func TestKKOrder(t *testing.T) {
 	}
 }
 
-// A side makes one message of a generation and sends it again as it is; so a
-// message made from the same keys has to be the same.
+// The protocol retransmits messages unchanged, so the same keys must give the same
+// message.
 func TestKKIsDeterministic(t *testing.T) {
 	i, r := kkPair()
 	j, s := kkPair()

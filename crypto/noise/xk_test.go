@@ -14,7 +14,7 @@ var (
 	testPSK      = [32]byte{1, 2, 3, 4}
 )
 
-// pair is the key pair of a small number, for tests.
+// pair returns test key pair number n.
 func pair(n byte) KeyPair { return KeyPairFrom([32]byte{n, 0xa5, 31: n}) }
 
 func xkPair() (*XKInitiator, *XKResponder) {
@@ -22,14 +22,14 @@ func xkPair() (*XKInitiator, *XKResponder) {
 	return NewXKInitiator(testPrologue, pair(1), pair(2), static.Public), NewXKResponder(testPrologue, static)
 }
 
-// fataler is what a test and a property's run have in common.
+// fataler is implemented by testing.TB and rapid.T.
 type fataler interface {
 	Helper()
 	Fatal(...any)
 	Fatalf(string, ...any)
 }
 
-// get returns a method's bytes, or ends the test.
+// get returns a method's bytes and fails the test on an error.
 func get(t fataler) func([]byte, error) []byte {
 	t.Helper()
 	return func(b []byte, err error) []byte {
@@ -41,7 +41,7 @@ func get(t fataler) func([]byte, error) []byte {
 	}
 }
 
-// finishXK does messages 2 and 3 and compares what both sides end with.
+// finishXK exchanges messages 2 and 3 and compares the results of both sides.
 func finishXK(t testing.TB, i *XKInitiator, r *XKResponder) {
 	t.Helper()
 	m2 := get(t)(r.WriteMessage2(pair(4), []byte("answer")))
@@ -67,8 +67,8 @@ func finishXK(t testing.TB, i *XKInitiator, r *XKResponder) {
 	}
 }
 
-// damaged returns copies of msg, each with something wrong with it: every byte
-// changed in turn, cut short at every length, made longer, and replaced.
+// damaged returns copies of msg with each byte changed, truncated to each length,
+// extended, and replaced.
 func damaged(msg []byte) [][]byte {
 	var out [][]byte
 	for n := range msg {
@@ -180,7 +180,7 @@ func TestXKErrors(t *testing.T) {
 	})
 }
 
-func TestXKOrder(t *testing.T) {
+func TestXKStepOrder(t *testing.T) {
 	refused := func(t *testing.T, what string, err error) {
 		t.Helper()
 		if !errors.Is(err, ErrOrder) {
@@ -251,7 +251,7 @@ func TestXKOrder(t *testing.T) {
 }
 
 // Shows R5.19.
-func TestXKMessage1MayBeReadAgain(t *testing.T) {
+func TestXKReadsMessage1Again(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1([]byte("no good")))
 	i2, _ := xkPair()
@@ -320,7 +320,7 @@ func TestXKSameEphemeralCostsOneDH(t *testing.T) {
 	}
 }
 
-func TestXKKeepsNothingOfTheCaller(t *testing.T) {
+func TestXKCopiesArguments(t *testing.T) {
 	prologue := bytes.Clone(testPrologue)
 	i := NewXKInitiator(prologue, pair(1), pair(2), pair(3).Public)
 	r := NewXKResponder(prologue, pair(3))
@@ -337,11 +337,11 @@ func TestXKKeepsNothingOfTheCaller(t *testing.T) {
 	finishXK(t, i, r)
 }
 
-// TestXKAnySchedule delivers good, damaged and stale messages in any order: a
-// handshake that gets every good message in the end always stands.
+// A handshake that receives damaged and stale messages in any order still succeeds
+// once it receives the authentic ones.
 //
 // Shows R5.27.
-func TestXKAnySchedule(t *testing.T) {
+func TestXKAnyMessageOrder(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		i, r := xkPair()
 		payload := rapid.SliceOfN(rapid.Byte(), 0, 1300).Draw(rt, "payload")

@@ -11,7 +11,7 @@ import (
 	"lewes/crypto/kem"
 )
 
-// TestAppendixA makes what appendix A of PROTOCOL.md has of PSQ, with each KEM.
+// TestAppendixA compares the messages with appendix A of PROTOCOL.md, for each KEM.
 //
 // Shows R5.2, R5.4, R5.5, R5.9.
 func TestAppendixA(t *testing.T) {

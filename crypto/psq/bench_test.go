@@ -40,7 +40,7 @@ func BenchmarkRespond(b *testing.B) {
 	})
 }
 
-// BenchmarkRespondForged is what a message costs whose mac is wrong.
+// BenchmarkRespondForged is the cost of a message with a wrong mac.
 func BenchmarkRespondForged(b *testing.B) {
 	benchEachKEM(b, func(b *testing.B, id kem.ID) {
 		x := newExchange(b, id)

@@ -8,8 +8,8 @@ import (
 	"lewes/crypto/kem"
 )
 
-// FuzzRespond answers arbitrary bytes under a key of each KEM. Nobody who does
-// not know the key gets anything opened but the one message there is.
+// FuzzRespond passes arbitrary bytes to Respond under a key of each KEM. Only the
+// authentic message opens.
 func FuzzRespond(f *testing.F) {
 	exchanges := make([]exchange, len(supported))
 	for n, id := range supported {
@@ -32,8 +32,8 @@ func FuzzRespond(f *testing.F) {
 	})
 }
 
-// FuzzInitiatorMsg changes a good message at one place: overwrites, inserts or
-// removes bytes there. Only a change that changes nothing may pass.
+// FuzzInitiatorMsg overwrites, inserts or removes bytes at one place of a valid
+// message. Only the unchanged message opens.
 func FuzzInitiatorMsg(f *testing.F) {
 	exchanges := make([]exchange, len(supported))
 	for n, id := range supported {
@@ -55,9 +55,8 @@ func FuzzInitiatorMsg(f *testing.F) {
 	})
 }
 
-// FuzzCredential seals arbitrary plaintexts with the right key behind a good
-// mac, as a client who cheats would. Only the one that the client signed opens,
-// whatever its ttl says.
+// FuzzCredential seals arbitrary plaintexts with the right key after a valid mac,
+// as a malicious client could. Only the signed one opens, with any ttl.
 func FuzzCredential(f *testing.F) {
 	x := newExchange(f, kem.X25519)
 	m, err := parseInitiatorMsg(kem.X25519, x.msg)
@@ -95,7 +94,7 @@ func FuzzCredential(f *testing.F) {
 	})
 }
 
-// FuzzOpenResponderMsg gives a client arbitrary answers.
+// FuzzOpenResponderMsg passes arbitrary answers to a client.
 func FuzzOpenResponderMsg(f *testing.F) {
 	s := newExchange(f, kem.X25519).secrets
 	good := s.AppendResponderMsg(nil)

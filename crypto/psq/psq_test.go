@@ -23,7 +23,7 @@ var (
 	testNow    = time.Date(2026, 5, 4, 3, 2, 1, 987_654_321, time.UTC)
 )
 
-// random is a stream that is the same for a number each time.
+// random returns the deterministic stream number n.
 func random(n byte) io.Reader { return rand.NewChaCha8([32]byte{n}) }
 
 type exchange struct {
@@ -89,7 +89,7 @@ func TestExchange(t *testing.T) {
 }
 
 // Shows R5.9.
-func TestSessionsDiffer(t *testing.T) {
+func TestSessionsHaveDifferentSecrets(t *testing.T) {
 	kp, err := kem.Generate(kem.MLKEM768, random(1))
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestSessionsDiffer(t *testing.T) {
 }
 
 // Shows R5.6, R5.7.
-func TestRespondAnyChangeIsRefused(t *testing.T) {
+func TestRespondRejectsAnyChange(t *testing.T) {
 	eachKEM(t, func(t *testing.T, id kem.ID) {
 		x := newExchange(t, id)
 		for n := range x.msg {
@@ -139,7 +139,7 @@ func TestRespondAnyChangeIsRefused(t *testing.T) {
 }
 
 // Shows R5.3, R5.6.
-func TestRespondToAnotherKeyOrTranscript(t *testing.T) {
+func TestRespondRejectsOtherKeyOrTranscript(t *testing.T) {
 	eachKEM(t, func(t *testing.T, id kem.ID) {
 		x := newExchange(t, id)
 		other, err := kem.Generate(id, random(9))
@@ -169,11 +169,11 @@ func TestRespondToAnotherKeyOrTranscript(t *testing.T) {
 	})
 }
 
-// TestRespondToAnInsider has messages from a client who knows the secret, so
-// that mac and seal hold, and writes what it likes into the rest.
+// A malicious client knows the secret, so that mac and seal are valid, and chooses
+// the rest.
 //
 // Shows R5.3, R5.6, R5.7, R5.8.
-func TestRespondToAnInsider(t *testing.T) {
+func TestRespondToMaliciousClient(t *testing.T) {
 	x := newExchange(t, kem.X25519)
 	m, err := parseInitiatorMsg(kem.X25519, x.msg)
 	if err != nil {
@@ -238,7 +238,7 @@ func TestRespondToAnInsider(t *testing.T) {
 }
 
 // Shows R5.3.
-func TestRespondKEMLengthIsMinimal(t *testing.T) {
+func TestRespondRejectsLongerLengthField(t *testing.T) {
 	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing} {
 		x := newExchange(t, id)
 		long := append([]byte{x.msg[0], 0x80, 0, 0x04, 0x40}, x.msg[3:]...)
@@ -249,7 +249,7 @@ func TestRespondKEMLengthIsMinimal(t *testing.T) {
 }
 
 // Shows R5.7, R5.9.
-func TestOpenResponderMsgAnyChangeIsRefused(t *testing.T) {
+func TestOpenResponderMsgRejectsAnyChange(t *testing.T) {
 	s := newExchange(t, kem.X25519).secrets
 	answer := s.AppendResponderMsg(nil)
 	for n := range answer {
@@ -305,7 +305,7 @@ func TestInitiateErrors(t *testing.T) {
 	}
 }
 
-func TestRespondKeepsNothing(t *testing.T) {
+func TestRespondCopiesMessage(t *testing.T) {
 	x := newExchange(t, kem.X25519)
 	before := bytes.Clone(x.msg)
 	o, err := Respond(x.kp, testSCtx, x.msg)
@@ -321,7 +321,7 @@ func TestRespondKeepsNothing(t *testing.T) {
 	}
 }
 
-func TestWipe(t *testing.T) {
+func TestWipeZeroesSecrets(t *testing.T) {
 	s := newExchange(t, kem.X25519).secrets
 	seal := s.sealer(toResponder)
 	seal.wipe()
@@ -336,7 +336,7 @@ func TestWipe(t *testing.T) {
 	}
 }
 
-func TestSecretsAreNotPrinted(t *testing.T) {
+func TestSecretsAreNeverPrinted(t *testing.T) {
 	s := Secrets{KPQ: [32]byte(bytes.Repeat([]byte{0xab}, 32)), PSK: [32]byte(bytes.Repeat([]byte{0xab}, 32))}
 	for _, v := range []any{s, &s, []Secrets{s}, Opened{Secrets: &s}, struct{ S Secrets }{s}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
