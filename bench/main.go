@@ -1,7 +1,10 @@
+//go:build linux
+
 // Bench measures what a datagram costs a gateway, beside a loop that only receives and sends and
 // beside wireguard-go and masque-go:
 //
 //	go run ./bench --quick
+//	go run ./bench > new.txt; benchstat old.txt new.txt
 package main
 
 import (
@@ -11,9 +14,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -25,9 +28,10 @@ import (
 const usage = `usage: go run ./bench [flags]
 
 Bench measures what a datagram costs a gateway on this machine. It starts gateway, load
-and sink as separate processes on loopback and prints tables: the highest rate without
-loss, CPU time per datagram, delays, and ratios between them. The ratios hold on a noisy
-machine; absolute figures depend on the machine.
+and sink as separate processes on loopback and prints every sample in Go's benchmark
+format, which benchstat compares, and then tables: the highest rate without loss, CPU time
+per datagram, delays, and ratios between them. The ratios hold on a noisy machine;
+absolute figures depend on the machine.
 
 wireguard-go and masque-go are built from bench/peers. WireGuard needs root: it runs
 between two network namespaces. Anything that cannot run is left out and listed.
@@ -39,6 +43,7 @@ figures measured so far.
   go run ./bench --scenario idle --sessions 1000000
   go run ./bench --json bench.json --markdown RESULTS.md
   go run ./bench --scenario bulk-out --profile profiles    # for go tool pprof
+  go run ./bench --scenario bulk-out,exit --gateway-binary old/lewes,new/lewes
 
 Flags:
 `
@@ -70,7 +75,7 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 func run(args []string, stdout, stderr io.Writer) error {
 	var s scenario.Settings
 	var list bool
-	var scenarios, jsonFile, markdown string
+	var scenarios, gateways, jsonFile, markdown string
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
@@ -83,6 +88,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	flags.DurationVar(&s.Trial, "duration", 0, "`length` of a measured trial (default 2s, with --quick 300ms)")
 	flags.IntVar(&s.Rounds, "rounds", 0, "`number` of trials of each (default 7, with --quick 3)")
 	flags.IntVar(&s.Sessions, "sessions", 0, "`number` of sessions of the scenario idle (default 200000, with --quick 5000)")
+	flags.StringVar(&gateways, "gateway-binary", "", "comma-separated `paths` of lewes programs to measure side by side as gateways (default: the gateway of this tree)")
 	flags.StringVar(&s.Peers, "peers", "", "`folder` with the sources of the peers, or none (default bench/peers, here or above)")
 	flags.StringVar(&jsonFile, "json", "", "write everything to `file` as JSON")
 	flags.StringVar(&markdown, "markdown", "", "write the tables to `file` as Markdown")
@@ -115,6 +121,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 			return &usageError{err}
 		}
 	}
+	if gateways != "" {
+		s.Gateways = strings.Split(gateways, ",")
+	}
 	switch s.Peers {
 	case "":
 		if here, err := os.Getwd(); err == nil {
@@ -129,7 +138,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	s.Launcher = worker.Launcher{Path: program, Args: []string{"worker"}}
 	s.Command = strings.Join(append([]string{"go run ./bench"}, args...), " ")
-	s.Version = version()
+	s.Commit = commit()
 	progress := newProgress(stderr)
 	s.Progress = progress.show
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -142,26 +151,23 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted; the report is incomplete")
 	}
-	err = errors.Join(err, r.WriteTable(stdout))
+	err = errors.Join(err, r.WriteBenchmarks(stdout), r.WriteTable(stdout))
 	if jsonFile != "" {
 		err = errors.Join(err, writeFile(jsonFile, r.WriteJSON))
 	}
 	if markdown != "" {
-		err = errors.Join(err, writeFile(markdown, func(w io.Writer) error { return r.WriteMarkdown(w, "") }))
+		err = errors.Join(err, writeFile(markdown, r.WriteMarkdown))
 	}
 	return err
 }
 
-// version returns the commit that the program was built from.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				return s.Value
-			}
-		}
+// commit returns the commit of the source tree, as far as git knows it.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
 	}
-	return "(devel)"
+	return strings.TrimSpace(string(out))
 }
 
 // writeFile replaces a file once the new content is complete.

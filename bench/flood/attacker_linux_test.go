@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"lewes/bench/pace"
+	"lewes/bench/measure"
 	"lewes/bench/worker"
 	"lewes/crypto/cookie"
 	"lewes/crypto/identity"
@@ -137,7 +137,7 @@ func (a *attacker) capture(ctx context.Context, c capture) (int, error) {
 }
 
 // attack runs a flood and returns the number of packets sent.
-func (a *attacker) attack(ctx context.Context, p attack) (pace.Result, error) {
+func (a *attacker) attack(ctx context.Context, p attack) (measure.Sent, error) {
 	makers := map[string]func() (from netip.AddrPort, payload []byte){
 		"garbage":          a.garbage(p.Size),
 		"spoofed hellos":   a.spoofedHellos,
@@ -154,9 +154,9 @@ func (a *attacker) attack(ctx context.Context, p attack) (pace.Result, error) {
 	}
 	next := makers[p.Kind]
 	if next == nil {
-		return pace.Result{}, fmt.Errorf("no attack %q", p.Kind)
+		return measure.Sent{}, fmt.Errorf("no attack %q", p.Kind)
 	}
-	return pace.Run(ctx, pace.Plan{Rate: p.Rate, For: p.For, Most: 32}, func(n int) (int, error) {
+	return measure.Pacer{Rate: p.Rate, For: p.For, Most: 32}.Run(ctx, func(n int) (int, error) {
 		for i := range n {
 			from, payload := next()
 			if p.Spoiled {
@@ -261,10 +261,10 @@ func (a *attacker) replays() (netip.AddrPort, []byte) {
 // badCiphertexts performs handshakes from its own sockets, with a cookie when asked, each with
 // four Handshake 1 that decrypt up to the KEM ciphertext, which is random. The rate is that of
 // datagrams, of which a handshake has nine.
-func (a *attacker) badCiphertexts(ctx context.Context, p attack) (pace.Result, error) {
+func (a *attacker) badCiphertexts(ctx context.Context, p attack) (measure.Sent, error) {
 	static, err := a.Identity.X25519()
 	if err != nil {
-		return pace.Result{}, err
+		return measure.Sent{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.For)
 	defer cancel()
@@ -298,7 +298,7 @@ func (a *attacker) badCiphertexts(ctx context.Context, p attack) (pace.Result, e
 	}
 	all.Wait()
 	close(errs)
-	r := pace.Result{Sent: sent.Load(), Took: time.Since(began)}
+	r := measure.Sent{Sent: sent.Load(), Took: time.Since(began)}
 	for err := range errs {
 		return r, err
 	}

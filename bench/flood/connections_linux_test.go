@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"lewes/bench/pace"
+	"lewes/bench/measure"
 )
 
 const (
@@ -39,12 +39,12 @@ var manners = map[string]func(net.Conn){
 }
 
 // connect opens connections at a rate, and closes the remaining ones at the end.
-func (a *attacker) connect(ctx context.Context, p attack, manner func(net.Conn)) (pace.Result, error) {
+func (a *attacker) connect(ctx context.Context, p attack, manner func(net.Conn)) (measure.Sent, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	room := make(chan struct{}, mostConnections)
 	to := netip.AddrPortFrom(a.Four.Addr(), tcpPort)
-	result, err := pace.Run(ctx, pace.Plan{Rate: p.Rate, For: p.For}, func(n int) (int, error) {
+	result, err := measure.Pacer{Rate: p.Rate, For: p.For}.Run(ctx, func(n int) (int, error) {
 		for i := range n {
 			select {
 			case room <- struct{}{}:

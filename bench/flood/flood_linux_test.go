@@ -12,7 +12,7 @@ import (
 
 	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
-	"lewes/bench/pace"
+	"lewes/bench/measure"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
 )
@@ -171,7 +171,7 @@ func (b *floodEnv) capture() {
 func (b *floodEnv) attack(a attack, rate float64) (arrived, sent uint64) {
 	b.t.Helper()
 	a.For = burst + 200*time.Millisecond
-	attacked := background[pace.Result](b, b.attacker, "attack", a)
+	attacked := background[measure.Sent](b, b.attacker, "attack", a)
 	time.Sleep(100 * time.Millisecond)
 	b.run++
 	b.call(b.sink, "expect", 100+b.run, nil)

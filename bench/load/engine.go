@@ -1,9 +1,10 @@
+//go:build linux
+
 package load
 
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -19,16 +20,16 @@ import (
 	"lewes/transport"
 )
 
-// tick is how often an engine looks at what is due when nothing comes.
-const tick = 10 * time.Millisecond
+// tickInterval is how often an engine handles its timers.
+const tickInterval = 10 * time.Millisecond
 
-// engine is the clients behind one socket: it makes sessions, keeps them alive, and hands
-// what comes back to a Meter.
+// engine is the clients of one socket: it creates sessions, keeps them alive, and passes incoming
+// datagrams to a meter.
 type engine struct {
 	conn   transport.Conn
-	config state.ClientConfig // of every client, but for the KEM key
-	meter  *Meter
-	// forwarded is given the packets inside of ForwardPackets; may be nil.
+	config state.ClientConfig // of every client, without the KEM key
+	meter  *meter
+	// forwarded receives the packets inside ForwardPackets; may be nil.
 	forwarded func(inner []byte)
 	ended     chan struct{}
 
@@ -37,25 +38,23 @@ type engine struct {
 	packets  []transport.Packet
 	attempts map[uint32]*attempt // by receiver index
 	sessions *state.Sessions
-	kept     []*state.Session // in the order in which they were confirmed
-	lost     int              // sessions that ended
-	refused  string           // what the last FlowClosed said
+	kept     []*state.Session // in the order of their confirmation
 	knownKEM []byte
 
-	making *making
-	renew  *renewing
+	making   *making
+	renewing *renewing
 }
 
-// attempt is a handshake under way.
+// attempt is a handshake in progress.
 type attempt struct {
 	client  *state.Client
 	began   time.Time
 	indexes []uint32
-	session *state.Session // once there is one, until it is confirmed
+	session *state.Session // between its creation and its confirmation
 }
 
-// newEngine starts the engine of a socket. Its identity is the client's.
-func newEngine(conn transport.Conn, gateway identity.PublicKey, client *identity.PrivateKey, suites seal.Suite, m *Meter, to path.Path) (*engine, error) {
+// newEngine starts the engine of a socket.
+func newEngine(conn transport.Conn, gateway identity.PublicKey, client *identity.PrivateKey, suites seal.Suite, m *meter, to path.Path) *engine {
 	e := &engine{
 		conn:  conn,
 		meter: m,
@@ -73,7 +72,7 @@ func newEngine(conn transport.Conn, gateway identity.PublicKey, client *identity
 		sessions: state.NewSessions(),
 	}
 	go e.run()
-	return e, nil
+	return e
 }
 
 // close ends the engine.
@@ -88,8 +87,8 @@ func (e *engine) run() {
 	var armed, ticked time.Time
 	for {
 		now := time.Now()
-		if now.Sub(armed) > tick/2 {
-			_ = e.conn.SetReadDeadline(now.Add(tick)) // fails when closed, which ReadBatch says as well
+		if now.Sub(armed) > tickInterval/2 {
+			_ = e.conn.SetReadDeadline(now.Add(tickInterval)) // fails when closed, as ReadBatch does
 			armed = now
 		}
 		n, err := e.conn.ReadBatch(batch)
@@ -98,28 +97,29 @@ func (e *engine) run() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
-			time.Sleep(time.Millisecond) // the gateway is not there, or not yet
+			time.Sleep(time.Millisecond) // ICMP errors while the gateway starts
 		}
-		due := now.Sub(ticked) >= tick
+		due := now.Sub(ticked) >= tickInterval
 		if due {
 			ticked = now
 		}
-		e.turn(now, batch[:n], due)
+		e.handleBatch(now, batch[:n], due)
 	}
 }
 
-// turn works through a batch.
-func (e *engine) turn(now time.Time, batch []transport.Packet, due bool) {
+func (e *engine) handleBatch(now time.Time, batch []transport.Packet, due bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := range batch {
 		p := &batch[i]
-		counted := e.meter.take(p)
-		for datagram := range p.Segments() {
-			e.packet(now, datagram, counted)
-			if counted {
-				break
+		expected := e.meter.expects(p)
+		for packet := range p.Segments() {
+			if !expected {
+				e.handlePacket(now, packet, nil)
+				continue
 			}
+			e.handlePacket(now, packet, p)
+			break
 		}
 	}
 	if due {
@@ -129,53 +129,51 @@ func (e *engine) turn(now time.Time, batch []transport.Packet, due bool) {
 	e.flush()
 }
 
-// packet handles a packet; counted says that it is one that the meter has counted.
-func (e *engine) packet(now time.Time, packet []byte, counted bool) {
+// handlePacket handles a packet. p is the packet or train to count, if it has the expected size.
+func (e *engine) handlePacket(now time.Time, packet []byte, p *transport.Packet) {
 	index, ok := wire.ReceiverIdx(packet)
 	if !ok {
 		return
 	}
-	// What is in clear is about a handshake, also where the index that it drew is that of
-	// a session: the gateway says so by a Collision.
+	// A packet in clear belongs to a handshake even if the index is that of a session: it is a
+	// Collision.
 	h, err := wire.ParseHeader(packet)
 	if g := e.sessions.Find(index); g != nil && (err != nil || h.Level != wire.LevelClear) {
-		e.opened(now, g, packet, counted)
+		e.handleTransport(now, g, packet, p)
 		return
 	}
 	if a := e.attempts[index]; a != nil && a.session == nil {
-		_ = a.client.Handle(now, packet, &e.out) // of no use: dropped
+		_ = a.client.Handle(now, packet, &e.out) // an error means that it was ignored
 		e.follow(now, a)
 	}
 }
 
-// opened handles a packet of a session.
-func (e *engine) opened(now time.Time, g *state.KeySet, packet []byte, counted bool) {
+// handleTransport handles a packet of a session.
+func (e *engine) handleTransport(now time.Time, g *state.KeySet, packet []byte, p *transport.Packet) {
 	s := g.Session()
 	t, body, err := g.Open(now, packet, path.Path{}, &e.out)
+	var payload []byte
 	switch {
 	case err != nil:
-		if counted {
-			e.meter.first(nil)
-		}
 	case t == wire.TypeEncryptedData:
-		if d, err := wire.ParseEncryptedData(body); err == nil && counted {
-			e.meter.first(d.Payload)
+		if d, err := wire.ParseEncryptedData(body); err == nil {
+			payload = d.Payload
 		}
 	case t == wire.TypeForwardPacket:
 		if m, err := wire.ParseForwardPacket(body); err == nil && e.forwarded != nil {
 			e.forwarded(m.Inner)
 		}
 	case t == wire.TypeFlowClosed:
-		if c, err := wire.ParseFlowClosed(body); err == nil {
-			e.refused = fmt.Sprintf("%s (%s)", c.Reason, c.Detail)
-		}
 	default:
-		_ = s.Control(now, g, t, body, path.Path{}, &e.out) // refused: dropped
+		_ = s.Control(now, g, t, body, path.Path{}, &e.out) // an error means that it was ignored
+	}
+	if p != nil {
+		e.meter.add(p, payload)
 	}
 	e.settle(now, s)
 }
 
-// settle follows what happened to a session.
+// settle applies the events of a session.
 func (e *engine) settle(now time.Time, s *state.Session) {
 	for i := 0; i < len(e.out.Events); i++ {
 		event := e.out.Events[i]
@@ -184,9 +182,11 @@ func (e *engine) settle(now time.Time, s *state.Session) {
 		case state.Confirmed:
 			e.confirmed(now, event.Session)
 		case state.Rekeyed:
-			e.renewed(now, event.Session)
+			e.rekeyed(now, event.Session)
 		case state.Closed:
-			e.closed(event)
+			if a := e.attempts[event.Session.Current().Index()]; a != nil && a.session == event.Session {
+				e.fail(a, event.Reason)
+			}
 		}
 	}
 	clear(e.out.Events)
@@ -196,27 +196,22 @@ func (e *engine) settle(now time.Time, s *state.Session) {
 	}
 }
 
-// closed is called when a session has ended.
-func (e *engine) closed(event state.Event) {
-	a := e.attempts[event.Session.Current().Index()]
-	if a == nil || a.session != event.Session {
-		e.lost++
-		return
-	}
+// fail ends a handshake.
+func (e *engine) fail(a *attempt, err error) {
 	e.drop(a)
 	if m := e.making; m != nil {
 		m.failed++
-		m.err = event.Reason
+		m.err = err
 	}
 }
 
-// tick does what is due.
+// tick handles expired timers.
 func (e *engine) tick(now time.Time) {
 	for s := e.sessions.Due(now); s != nil; s = e.sessions.Due(now) {
 		s.Tick(now, &e.out)
 		e.settle(now, s)
 	}
-	for _, a := range e.underWay() {
+	for _, a := range e.inProgress() {
 		if a.session != nil {
 			continue
 		}
@@ -225,13 +220,13 @@ func (e *engine) tick(now time.Time) {
 			e.follow(now, a)
 		}
 	}
-	if r := e.renew; r != nil && !now.Before(r.until) {
+	if r := e.renewing; r != nil && !now.Before(r.until) {
 		e.endRenewing(now)
 	}
 }
 
-// underWay returns the handshakes under way, each once.
-func (e *engine) underWay() (all []*attempt) {
+// inProgress returns the handshakes in progress, each once.
+func (e *engine) inProgress() (all []*attempt) {
 	for index, a := range e.attempts {
 		if a.indexes[0] == index {
 			all = append(all, a)
@@ -240,7 +235,7 @@ func (e *engine) underWay() (all []*attempt) {
 	return all
 }
 
-// flush sends what the state machines said.
+// flush sends the packets of the state machines.
 func (e *engine) flush() {
 	if len(e.out.Packets) == 0 {
 		return
@@ -249,7 +244,7 @@ func (e *engine) flush() {
 	for _, p := range e.out.Packets {
 		e.packets = append(e.packets, transport.Packet{Data: p.Data, Path: p.Path})
 	}
-	_, _ = e.conn.WriteBatch(e.packets) // what is lost goes again
+	_, _ = e.conn.WriteBatch(e.packets) // lost packets are retransmitted
 	clear(e.packets)
 	e.out.Reset()
 }
@@ -270,7 +265,7 @@ func (e *engine) begin(now time.Time, known bool) error {
 	return nil
 }
 
-// register notes the indexes that a client's new packets bear.
+// register records the receiver indexes of a client's new packets.
 func (e *engine) register(a *attempt, from int) {
 	for _, p := range e.out.Packets[from:] {
 		index, ok := wire.ReceiverIdx(p.Data)
@@ -281,7 +276,7 @@ func (e *engine) register(a *attempt, from int) {
 	}
 }
 
-// follow looks at what came of a handshake after its client was called.
+// follow handles the result of a call of an attempt's client.
 func (e *engine) follow(now time.Time, a *attempt) {
 	e.register(a, 0)
 	if s := a.client.Session(); s != nil {
@@ -294,11 +289,7 @@ func (e *engine) follow(now time.Time, a *attempt) {
 		return
 	}
 	if err := a.client.Err(); err != nil {
-		e.drop(a)
-		if m := e.making; m != nil {
-			m.failed++
-			m.err = err
-		}
+		e.fail(a, err)
 	}
 }
 
@@ -310,11 +301,10 @@ func (e *engine) drop(a *attempt) {
 	}
 }
 
-// forgotten marks a session that the engine has let go of.
+// forgotten marks a session that the engine has dropped.
 var forgotten any = new(struct{ _ byte })
 
-// forget lets go of a session without telling the gateway, for whom it stays
-// established.
+// forget drops a session, which the gateway keeps.
 func (e *engine) forget(s *state.Session) {
 	s.User = forgotten
 	e.sessions.Apply(state.Event{Kind: state.IndexRemoved, Session: s, KeySet: s.Current(), Index: s.Current().Index()})

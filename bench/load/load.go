@@ -1,3 +1,19 @@
+//go:build linux
+
+// Package load is the client side of every scenario: it creates sessions, sends datagrams on them
+// at a set rate, and counts datagrams that come back.
+//
+// It uses as little CPU time as possible, because on a small machine it competes with the gateway.
+// Its sessions are those of package state, without the rest of a client (engine); packets are
+// sealed next to each other into one buffer and leave as GSO trains; of incoming trains only the
+// first packet is opened.
+//
+// All scenarios have in common that a Flow turns payloads into packets: of a session, of a session
+// through an entry, of the loop that opens packets but has no sessions, or none at all.
+//
+//	l := load.New(conn, nil, load.Plain{})
+//	err = l.Open(ctx, target)    // sends the datagram that opens each flow
+//	sent, err := l.Send(ctx, load.Plan{Run: 1, Rate: 500_000, For: time.Second, Size: 1200, Train: 52})
 package load
 
 import (
@@ -10,29 +26,34 @@ import (
 	"time"
 
 	"lewes/bench/measure"
-	"lewes/bench/pace"
-	"lewes/bench/payload"
+	"lewes/bench/rawudp"
 	"lewes/bench/sink"
+	"lewes/bench/worker"
 	"lewes/transport"
 )
 
-// Load sends and counts on lanes.
+// Load sends and counts datagrams.
 type Load struct {
-	lanes  []placed
-	meter  *Meter
+	flows  []boundFlow
+	meter  *meter
 	closes []func()
 }
 
-// Unseal opens a packet that came back and returns its payload, nil where it does
-// not open.
+// boundFlow is a flow and the socket of its packets.
+type boundFlow struct {
+	Flow
+	conn transport.Conn
+}
+
+// Unseal opens a packet from the gateway and returns its payload, nil if it is not authentic.
 type Unseal func(packet []byte) (payload []byte)
 
-// New returns a Load for lanes on one socket, which it closes. What comes back is
-// opened by unseal; nil takes payloads as they are.
-func New(conn transport.Conn, unseal Unseal, lanes ...Lane) *Load {
-	l := &Load{meter: new(Meter)}
-	for _, lane := range lanes {
-		l.lanes = append(l.lanes, placed{lane, conn})
+// New returns a Load for flows on one socket, which it closes. A nil unseal takes packets as
+// payloads.
+func New(conn transport.Conn, unseal Unseal, flows ...Flow) *Load {
+	l := &Load{meter: new(meter)}
+	for _, f := range flows {
+		l.flows = append(l.flows, boundFlow{f, conn})
 	}
 	if unseal == nil {
 		unseal = func(packet []byte) []byte { return packet }
@@ -49,7 +70,6 @@ func New(conn transport.Conn, unseal Unseal, lanes ...Lane) *Load {
 	return l
 }
 
-// read feeds the meter.
 func (l *Load) read(conn transport.Conn, unseal Unseal) {
 	batch := make([]transport.Packet, 32)
 	for {
@@ -61,11 +81,12 @@ func (l *Load) read(conn transport.Conn, unseal Unseal) {
 			time.Sleep(time.Millisecond)
 		}
 		for i := range batch[:n] {
-			if !l.meter.take(&batch[i]) {
+			p := &batch[i]
+			if !l.meter.expects(p) {
 				continue
 			}
-			for packet := range batch[i].Segments() {
-				l.meter.first(unseal(packet))
+			for packet := range p.Segments() {
+				l.meter.add(p, unseal(packet))
 				break
 			}
 		}
@@ -79,61 +100,164 @@ func (l *Load) Close() {
 	}
 }
 
-// openingRate bounds how fast flows are opened: a gateway makes a socket for each.
+var errNoFlow = errors.New("load: no flow")
+
+// openingRate bounds the rate at which flows are opened: a gateway creates a socket for each.
 const openingRate = 5000
 
-// Open sends on every lane a datagram that opens its flow to a target. The receiver
-// counts the flows; those that are missing are opened by another Open.
+// Open sends on every flow a datagram that opens it to a target. The sink counts the flows;
+// another Open repeats lost datagrams.
 func (l *Load) Open(ctx context.Context, target netip.AddrPort) error {
-	datagram := make([]byte, payload.Size)
-	payload.Put(datagram, payload.Opening, measure.Now())
-	if len(l.lanes) == 0 {
-		return errors.New("load: there is no lane")
-	}
+	datagram := make([]byte, measure.HeaderSize)
+	measure.PutHeader(datagram, measure.OpeningRun, measure.Now())
 	next := 0
 	send := func(n int) (int, error) {
-		for range min(n, len(l.lanes)-next) {
-			lane := l.lanes[next]
+		for range min(n, len(l.flows)-next) {
+			flow := l.flows[next]
 			next++
-			packet, err := lane.Opening(target, datagram)
+			packet, err := flow.Opening(target, datagram)
 			if err != nil {
-				return 0, fmt.Errorf("load: opening flow %d: %w", next, err)
+				return 0, fmt.Errorf("load: open flow %d: %w", next, err)
 			}
-			if _, err := write(lane.conn, []transport.Packet{{Data: packet}}); err != nil {
+			if _, err := write(flow.conn, []transport.Packet{{Data: packet}}); err != nil {
 				return 0, err
 			}
 		}
 		return n, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for next < len(l.lanes) {
-		left := time.Duration(len(l.lanes)-next) * time.Second / openingRate
-		if _, err := pace.Run(ctx, pace.Plan{Rate: openingRate, For: left + time.Millisecond}, send); err != nil {
+	if len(l.flows) == 0 {
+		return errNoFlow
+	}
+	for next < len(l.flows) {
+		left := time.Duration(len(l.flows)-next) * time.Second / openingRate
+		if _, err := (measure.Pacer{Rate: openingRate, For: left + time.Millisecond}).Run(ctx, send); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Send sends on the lanes, in turn.
-func (l *Load) Send(ctx context.Context, p Plan) (pace.Result, error) {
-	if len(l.lanes) == 0 {
-		return pace.Result{}, errors.New("load: there is no lane")
-	}
-	return newSender(l.lanes, p).run(ctx)
+// Plan describes what to send.
+type Plan struct {
+	Run  uint32        `json:"run"`
+	Rate float64       `json:"rate"` // datagrams per second, over all flows
+	For  time.Duration `json:"for"`
+	Size int           `json:"size"` // bytes of payload, at least measure.HeaderSize
+	// Train is the number of consecutive datagrams of one flow, which may leave as one GSO train.
+	Train int `json:"train"`
 }
 
-// Overhead is what the lanes' packets have more than their payloads.
-func (l *Load) Overhead() int {
-	if len(l.lanes) == 0 {
-		return 0
+// Send sends on the flows in turn.
+func (l *Load) Send(ctx context.Context, p Plan) (measure.Sent, error) {
+	if len(l.flows) == 0 {
+		return measure.Sent{}, errNoFlow
 	}
-	return l.lanes[0].Overhead()
+	s := newSender(l.flows, p)
+	pacer := measure.Pacer{Rate: p.Rate, For: p.For, Unit: s.plan.Train, Most: cap(s.packets)}
+	return pacer.Run(ctx, s.send)
 }
 
-// Expect starts to count what comes back anew: payloads of a size, of a run.
-func (l *Load) Expect(run uint32, size int) { l.meter.Expect(run, size+l.Overhead()) }
+type sender struct {
+	flows   []boundFlow
+	plan    Plan
+	next    int
+	payload []byte
+	buffer  []byte
+	packets []transport.Packet
+}
+
+// burst is the largest number of datagrams per call, at least one train. Their buffer should fit
+// in the CPU's cache.
+const burst = 64
+
+func newSender(flows []boundFlow, p Plan) *sender {
+	overhead := 0
+	for _, f := range flows {
+		overhead = max(overhead, f.Overhead())
+	}
+	p.Size = max(p.Size, measure.HeaderSize)
+	p.Train = min(max(p.Train, 1), rawudp.SegmentsIn(p.Size+overhead))
+	most := max(burst/p.Train, 1) * p.Train
+	return &sender{
+		flows:   flows,
+		plan:    p,
+		payload: make([]byte, p.Size),
+		buffer:  make([]byte, most*(p.Size+overhead)),
+		packets: make([]transport.Packet, 0, most),
+	}
+}
+
+// send builds and sends n datagrams, a whole number of trains.
+func (s *sender) send(n int) (sent int, err error) {
+	measure.PutHeader(s.payload, s.plan.Run, measure.Now())
+	free := s.buffer
+	s.packets = s.packets[:0]
+	for i := range n {
+		flow := s.flows[s.next]
+		size := len(s.payload) + flow.Overhead()
+		packet := free[:size:size]
+		free = free[size:]
+		if err := flow.Build(packet, s.payload); err != nil {
+			return sent, err
+		}
+		s.packets = append(s.packets, transport.Packet{Data: packet})
+		if (i+1)%s.plan.Train != 0 {
+			continue
+		}
+		s.next = (s.next + 1) % len(s.flows)
+		if i+1 < n && s.flows[s.next].conn == flow.conn {
+			continue
+		}
+		n, err := write(flow.conn, s.packets)
+		if sent += n; err != nil {
+			return sent, err
+		}
+		s.packets = s.packets[:0]
+	}
+	return sent, nil
+}
+
+// write returns how many packets of a batch were sent. A rejected packet is not an error, but a
+// closed socket is.
+func write(conn transport.Conn, packets []transport.Packet) (int, error) {
+	n, err := conn.WriteBatch(packets)
+	var some *transport.SendError
+	if err == nil || n == len(packets) || errors.As(err, &some) {
+		return n, nil
+	}
+	return n, err
+}
+
+// Expect restarts the count of datagrams that come back: payloads of a size, of a run.
+func (l *Load) Expect(run uint32, size int) {
+	if len(l.flows) > 0 {
+		size += l.flows[0].Overhead()
+	}
+	l.meter.size.Store(int64(size))
+	l.meter.Expect(run)
+}
 
 // Count returns what has come back so far.
 func (l *Load) Count() sink.Count { return l.meter.Count() }
+
+// ExpectPlan describes what to count.
+type ExpectPlan struct {
+	Run  uint32 `json:"run"`
+	Size int    `json:"size"`
+}
+
+// Calls are the calls that every load has: "open" (a target), "send" (a Plan), "expect" (an
+// ExpectPlan) and "count".
+func Calls(l *Load) map[string]worker.Handler {
+	return map[string]worker.Handler{
+		"open": worker.Method(func(ctx context.Context, target netip.AddrPort) (worker.None, error) {
+			return worker.None{}, l.Open(ctx, target)
+		}),
+		"send": worker.Method(l.Send),
+		"expect": worker.Method(func(_ context.Context, p ExpectPlan) (worker.None, error) {
+			l.Expect(p.Run, p.Size)
+			return worker.None{}, nil
+		}),
+		"count": worker.Method(func(context.Context, worker.None) (sink.Count, error) { return l.Count(), nil }),
+	}
+}

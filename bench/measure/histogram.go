@@ -5,17 +5,15 @@ import (
 	"time"
 )
 
-// Histogram counts durations in buckets that are 1.6 % wide at most, from a
-// nanosecond up. The zero value is empty. Adding takes no memory and no lock: one
-// goroutine does it.
+// Histogram counts durations in buckets of at most 1.6 % width. The zero value is empty. Add
+// neither allocates nor locks.
 type Histogram struct {
 	counts [buckets]uint32
 	n      uint64
-	sum    float64
 	max    time.Duration
 }
 
-// Within each power of two there are 64 buckets.
+// Each power of two has 64 buckets.
 const (
 	fine    = 6
 	buckets = (64 - fine) << fine
@@ -39,26 +37,18 @@ func middleOf(bucket int) float64 {
 	return float64(low) + float64(uint64(1)<<shift)/2
 }
 
-// Add counts one duration; less than 0 counts as 0.
+// Add counts a duration; a negative one counts as 0.
 func (h *Histogram) Add(d time.Duration) {
 	d = max(d, 0)
 	h.counts[bucketOf(uint64(d))]++
 	h.n++
-	h.sum += float64(d)
 	h.max = max(h.max, d)
 }
 
-// Count returns how many were added.
-func (h *Histogram) Count() uint64 { return h.n }
-
-// Quantile returns the duration below which a part q of all lie, 0 if there are
-// none.
+// Quantile returns the duration below which a fraction q of all lie, 0 if there are none.
 func (h *Histogram) Quantile(q float64) time.Duration {
-	if h.n == 0 {
-		return 0
-	}
 	rank := uint64(q * float64(h.n))
-	if rank >= h.n-1 {
+	if rank+1 >= h.n {
 		return h.max
 	}
 	var seen uint64
@@ -70,27 +60,15 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return h.max
 }
 
-// Delays is a Histogram in a few figures.
+// Delays is a summary of a Histogram.
 type Delays struct {
 	N    uint64        `json:"n"`
-	Mean time.Duration `json:"mean"`
 	P50  time.Duration `json:"p50"`
 	P99  time.Duration `json:"p99"`
 	P999 time.Duration `json:"p99.9"`
-	Max  time.Duration `json:"max"`
 }
 
-// Delays returns the figures.
+// Delays returns the summary.
 func (h *Histogram) Delays() Delays {
-	if h.n == 0 {
-		return Delays{}
-	}
-	return Delays{
-		N:    h.n,
-		Mean: time.Duration(h.sum / float64(h.n)),
-		P50:  h.Quantile(0.5),
-		P99:  h.Quantile(0.99),
-		P999: h.Quantile(0.999),
-		Max:  h.max,
-	}
+	return Delays{N: h.n, P50: h.Quantile(0.5), P99: h.Quantile(0.99), P999: h.Quantile(0.999)}
 }

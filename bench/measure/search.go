@@ -7,56 +7,53 @@ import (
 	"math"
 )
 
-// MaxLoss is the part of what was sent that may be lost for a rate to count as held.
+// MaxLoss is the fraction of datagrams that may be lost at a sustained rate.
 const MaxLoss = 0.001
 
-// Outcome is what came of a trial at a rate.
+// Outcome is the result of a trial at a rate.
 type Outcome struct {
-	Sent float64 // a second, which may be less than what was asked for
-	Loss float64 // part of what was sent
+	Sent float64 // per second, which may be less than requested
+	Loss float64 // fraction of the sent datagrams
 }
 
-// short is by how much a sender may miss its rate before it counts as the limit.
-const short = 0.05
+// tolerance is how far a sender may miss its rate before it counts as the limit.
+const tolerance = 0.05
 
 func (o Outcome) held() bool { return o.Loss <= MaxLoss }
 
-func (o Outcome) limited(rate float64) bool { return o.Sent < rate*(1-short) }
+func (o Outcome) limited(rate float64) bool { return o.Sent < rate*(1-tolerance) }
 
-// Search looks for the highest rate that a system holds.
+// Search finds the highest rate that a system sustains.
 type Search struct {
-	Start     float64 // where to begin, a second
-	Floor     float64 // a system that does not hold this holds nothing
-	Ceiling   float64 // not to be exceeded
-	Precision float64 // how far apart the last good and the first bad rate may lie, as in 0.05
+	Start     float64 // first rate, per second
+	Floor     float64 // the lowest rate to try
+	Ceiling   float64 // the highest rate to try
+	Precision float64 // largest relative distance between the last good and the first bad rate
 }
 
-// Found is the highest rate that was held.
+// Found is the highest sustained rate.
 type Found struct {
-	Rate   float64 // a second, as it was sent
+	Rate   float64 // per second, as sent
 	Loss   float64 // at that rate
 	Trials int
-	// Bound is set where no rate was lost at: the sender could send no more, or the
-	// ceiling was reached. The system may hold more than Rate.
+	// Bound is set if the search ended without loss. The system may sustain more than Rate.
 	Bound string
 }
 
-// Why a search ended without a loss.
+// Reasons why a search ended without loss.
 const (
-	BoundSender  = "the sender could send no more"
-	BoundCeiling = "no higher rate was tried"
+	BoundSender  = "the load was the limit"
+	BoundCeiling = "the highest rate of the search"
 )
 
-// ErrNothingHeld means that the system lost at every rate.
-var ErrNothingHeld = errors.New("it loses at every rate that was tried")
+// ErrNothingHeld means that the system lost datagrams at every rate.
+var ErrNothingHeld = errors.New("measure: loss at every rate")
 
 // tries is how often a rate is tried that the sender does not reach.
 const tries = 4
 
-// Run searches. trial sends at a rate and says what came of it. A rate at which
-// something was lost is tried once more, one that the sender did not reach some times
-// more, before that counts: on a machine with other things to do, it may be another
-// program's doing.
+// Run searches. trial sends at a rate. A rate with loss is tried twice, and one that the sender
+// does not reach is tried again several times: another program may have been the cause.
 func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (Outcome, error)) (Found, error) {
 	s.Floor = max(s.Floor, 1)
 	s.Start = max(s.Start, s.Floor)
@@ -101,7 +98,7 @@ func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (O
 				found.Rate, found.Loss = o.Sent, o.Loss
 			}
 			good = rate
-		case limited: // it lost at what the sender could do, which is less than was asked for
+		case limited: // loss at the rate that the sender reached
 			bad = min(bad, max(o.Sent, good*(1+s.Precision)))
 		default:
 			bad = min(bad, rate)
@@ -121,7 +118,7 @@ func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (O
 	}
 }
 
-// next returns the rate to try between what was held and what was not.
+// next returns the rate to try between a good and a bad one.
 func (s Search) next(good, bad float64) float64 {
 	switch {
 	case math.IsInf(bad, 1):

@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// system loses what exceeds its capacity, and its sender sends no more than it can.
+// system loses everything above its capacity, and its sender has a limit too.
 func system(capacity, sender float64) func(context.Context, float64) (Outcome, error) {
 	return func(_ context.Context, rate float64) (Outcome, error) {
 		sent := min(rate, sender)
@@ -17,7 +17,7 @@ func system(capacity, sender float64) func(context.Context, float64) (Outcome, e
 	}
 }
 
-func TestSearchFindsTheCapacity(t *testing.T) {
+func TestSearchFindsCapacity(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		capacity := rapid.Float64Range(1_000, 1e7).Draw(t, "capacity")
 		sender := rapid.Float64Range(1_000, 1e7).Draw(t, "sender")
@@ -57,11 +57,11 @@ func TestSearchStopsAtTheCeiling(t *testing.T) {
 	}
 }
 
-func TestSearchOfWhatHoldsNothing(t *testing.T) {
+func TestSearchWithoutSustainedRate(t *testing.T) {
 	trials := 0
 	_, err := Search{Start: 1e6, Floor: 100, Ceiling: 1e7, Precision: 0.05}.Run(t.Context(), func(_ context.Context, rate float64) (Outcome, error) {
 		if trials++; trials > 100 {
-			t.Fatal("it goes on for ever")
+			t.Fatal("the search does not end")
 		}
 		return Outcome{Sent: rate, Loss: 0.5}, nil
 	})
@@ -70,8 +70,8 @@ func TestSearchOfWhatHoldsNothing(t *testing.T) {
 	}
 }
 
-// One loss in a while is another program's doing, not the system's.
-func TestSearchForgivesOneLoss(t *testing.T) {
+// A single loss may be caused by another program.
+func TestSearchRepeatsAfterLoss(t *testing.T) {
 	n := 0
 	held := system(400_000, 1e9)
 	found, err := Search{Start: 1000, Floor: 100, Ceiling: 1e7, Precision: 0.05}.Run(t.Context(), func(ctx context.Context, rate float64) (Outcome, error) {
@@ -85,8 +85,8 @@ func TestSearchForgivesOneLoss(t *testing.T) {
 	}
 }
 
-// Nor does a sender that was kept off the processor a few times end the search.
-func TestSearchForgivesASlowSender(t *testing.T) {
+// A sender that was preempted a few times does not end the search.
+func TestSearchRepeatsAfterSlowSender(t *testing.T) {
 	asked := make(map[float64]int)
 	able := system(400_000, 1e9)
 	found, err := Search{Start: 1000, Floor: 100, Ceiling: 1e7, Precision: 0.05}.Run(t.Context(), func(ctx context.Context, rate float64) (Outcome, error) {

@@ -6,58 +6,64 @@ import (
 	"time"
 )
 
+// began and origin are the same moment on Go's clock and on the shared clock. Go's clock is read
+// without a system call.
+var began, origin = synchronize()
+
+// synchronize reads both clocks. It keeps the reading that took least time, because a process that
+// is preempted between the two reads would be out of step with the others.
+func synchronize() (at time.Time, shared int64) {
+	best := time.Duration(-1)
+	for range 100 {
+		before := time.Now()
+		now := sharedClock()
+		if took := time.Since(before); best < 0 || took < best {
+			best, at, shared = took, before.Add(took/2), now
+		}
+	}
+	return at, shared
+}
+
+// Now returns nanoseconds of a monotonic clock that all processes of this machine share: one
+// process may take the start of an interval and another its end.
+func Now() int64 { return origin + int64(time.Since(began)) }
+
 // Usage is what a process has used up to a moment, or between two.
 type Usage struct {
-	At       int64         `json:"at"`     // of the clock Now; between two: nanoseconds
-	User     time.Duration `json:"user"`   // CPU time outside the kernel
-	System   time.Duration `json:"system"` // CPU time inside it
-	Mallocs  uint64        `json:"mallocs"`
-	Heap     uint64        `json:"heap"`     // bytes of live and not yet collected objects; no difference
-	Resident uint64        `json:"resident"` // bytes, 0 where the system does not say; no difference
+	At       int64         `json:"at"`       // of Now; between two: nanoseconds
+	CPU      time.Duration `json:"cpu"`      // user and system
+	Mallocs  uint64        `json:"mallocs"`  // 0 for a process that is not a worker
+	Heap     uint64        `json:"heap"`     // bytes of objects not yet collected; no difference
+	Resident uint64        `json:"resident"` // bytes, 0 where unknown; no difference
 }
 
 // Self returns what this process has used so far.
 func Self() Usage {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	user, system := processTimes()
-	return Usage{
-		At:       Now(),
-		User:     user,
-		System:   system,
-		Mallocs:  m.Mallocs,
-		Heap:     m.HeapAlloc,
-		Resident: resident(),
-	}
+	return Usage{At: Now(), CPU: selfCPU(), Mallocs: m.Mallocs, Heap: m.HeapAlloc, Resident: resident()}
 }
 
-// Settle gives back all memory that is not in use, so that what is resident is what is
-// needed.
+// Settle returns unused memory to the system.
 func Settle() {
-	runtime.GC() // finalizers run after the first
+	runtime.GC() // finalizers run after the first collection
 	debug.FreeOSMemory()
 }
 
-// Since returns what was used between two moments. Heap and Resident are those
-// of the later.
+// Since returns what was used between two moments. Heap and Resident are those of the later one.
 func (u Usage) Since(before Usage) Usage {
 	u.At -= before.At
-	u.User -= before.User
-	u.System -= before.System
+	u.CPU -= before.CPU
 	u.Mallocs -= before.Mallocs
 	return u
 }
 
-// Add sums up what two processes have used in one time.
+// Add adds what another process used in the same time.
 func (u Usage) Add(other Usage) Usage {
 	u.At = max(u.At, other.At)
-	u.User += other.User
-	u.System += other.System
+	u.CPU += other.CPU
 	u.Mallocs += other.Mallocs
 	u.Heap += other.Heap
 	u.Resident += other.Resident
 	return u
 }
-
-// CPU is the CPU time, in and outside the kernel.
-func (u Usage) CPU() time.Duration { return u.User + u.System }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package relay
 
 import (
@@ -12,26 +14,26 @@ import (
 	"lewes/crypto/seal"
 )
 
-// Few buffers stay in the processor's cache. Trains fill theirs; datagrams that come by
-// themselves are small and many.
+// Few buffers stay in the CPU's cache: trains fill theirs, single datagrams are small and many.
 const (
-	trains    = 8
-	datagrams = 64
-	datagram  = 2048
-	sealed    = 256 << 10 // what is sealed before it is sent
+	trains     = 8
+	datagrams  = 64
+	datagram   = 2048
+	sealBuffer = 256 << 10 // sealed packets before they are sent
 )
 
-// raw relays on bare sockets.
+// raw relays on sockets of rawudp.
 type raw struct {
 	near, far *rawudp.Socket // towards the load, towards the sink
-	out, back *seal.Key      // nil: payloads pass as they are
+	fan       *rawudp.Fan    // may be nil; replaces far on the way out
+	out, back *seal.Key      // nil: relay payloads
 	client    atomic.Pointer[netip.AddrPort]
 	done      chan struct{}
 }
 
 func startRaw(p *Params) (*raw, error) {
-	o := rawudp.Options{Join: true, Batch: trains}
-	if p.Apart {
+	o := rawudp.Options{GRO: true, Batch: trains}
+	if p.Single {
 		o = rawudp.Options{Batch: datagrams, Keep: datagram}
 	}
 	near, err := rawudp.Open(loopback, o)
@@ -49,6 +51,12 @@ func startRaw(p *Params) (*raw, error) {
 		return nil, err
 	}
 	r := &raw{near: near, far: far, done: make(chan struct{}, 2)}
+	if p.Sockets > 0 {
+		if r.fan, err = rawudp.OpenFan(p.Sink, p.Sockets); err != nil {
+			_, _ = near.Close(), far.Close()
+			return nil, err
+		}
+	}
 	if p.Key != nil {
 		r.out = seal.NewKey(p.Key.Suite, &p.Key.Out)
 		r.back = seal.NewKey(p.Key.Suite, &p.Key.Back)
@@ -64,35 +72,42 @@ func (r *raw) close() {
 	_, _ = r.near.Close(), r.far.Close()
 	<-r.done
 	<-r.done
+	if r.fan != nil {
+		r.fan.Close()
+	}
 }
 
-// run receives until the socket is closed.
-func (r *raw) run(from *rawudp.Socket, relay func([]rawudp.Arrival) error) {
+// run relays until the socket is closed.
+func (r *raw) run(from *rawudp.Socket, relay func([]rawudp.Message) error) {
 	defer func() { r.done <- struct{}{} }()
 	for {
-		arrived, err := from.Receive()
+		messages, err := from.Receive()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err == nil && len(arrived) > 0 {
-			err = relay(arrived)
+		if err == nil && len(messages) > 0 {
+			err = relay(messages)
 		}
 		if err != nil {
-			time.Sleep(time.Millisecond) // what was refused is lost; the sink counts
+			time.Sleep(time.Millisecond) // rejected datagrams are lost
 		}
 	}
 }
 
-// relayOut sends what came from the load to the sink.
-func (r *raw) relayOut(arrived []rawudp.Arrival) error {
-	if c := r.client.Load(); c == nil || *c != arrived[0].From {
-		from := arrived[0].From
+// relayOut relays to the sink.
+func (r *raw) relayOut(messages []rawudp.Message) error {
+	if c := r.client.Load(); c == nil || *c != messages[0].From {
+		from := messages[0].From
 		r.client.Store(&from)
 	}
 	var pieces [rawudp.MaxSegments][]byte
-	for i := range arrived {
-		a := &arrived[i]
+	for i := range messages {
+		a := &messages[i]
 		if r.out == nil {
+			if r.fan != nil {
+				r.fan.Send(a.Data)
+				continue
+			}
 			if err := r.far.Queue(netip.AddrPort{}, a.Segment, a.Data); err != nil {
 				return err
 			}
@@ -117,8 +132,14 @@ func (r *raw) relayOut(arrived []rawudp.Arrival) error {
 	return r.far.Flush()
 }
 
-// queue adds a train of payloads of one size, the last of which may be shorter.
+// queue adds a train of payloads of one size; the last one may be shorter.
 func (r *raw) queue(pieces [][]byte) error {
+	if r.fan != nil {
+		for _, p := range pieces {
+			r.fan.Send(p)
+		}
+		return nil
+	}
 	switch len(pieces) {
 	case 0:
 		return nil
@@ -128,18 +149,18 @@ func (r *raw) queue(pieces [][]byte) error {
 	return r.far.Queue(netip.AddrPort{}, len(pieces[0]), pieces...)
 }
 
-// relayBack returns what sends what came from the sink to the load, of whom nothing is
-// known until it has sent.
-func (r *raw) relayBack() func([]rawudp.Arrival) error {
-	s := &sealing{socket: r.near, key: r.back, buffer: make([]byte, sealed)}
+// relayBack returns the function that relays to the load, whose address is known after its first
+// datagram.
+func (r *raw) relayBack() func([]rawudp.Message) error {
+	s := &sealer{socket: r.near, key: r.back, buffer: make([]byte, sealBuffer)}
 	s.free = s.buffer
-	return func(arrived []rawudp.Arrival) error {
+	return func(messages []rawudp.Message) error {
 		client := r.client.Load()
 		if client == nil {
 			return nil
 		}
-		for i := range arrived {
-			a := &arrived[i]
+		for i := range messages {
+			a := &messages[i]
 			var err error
 			if r.back == nil {
 				err = r.near.Queue(*client, a.Segment, a.Data)
@@ -155,17 +176,16 @@ func (r *raw) relayBack() func([]rawudp.Arrival) error {
 	}
 }
 
-// sealing seals trains into a buffer that is sent when it is full.
-type sealing struct {
+// sealer seals trains into a buffer, which is sent when it is full.
+type sealer struct {
 	socket       *rawudp.Socket
 	key          *seal.Key
 	seq          uint64
 	buffer, free []byte
 }
 
-// train seals what arrived, in as many trains as it needs: packets are longer than
-// payloads.
-func (s *sealing) train(to netip.AddrPort, a *rawudp.Arrival) error {
+// train seals a message. It may need several trains, because packets are longer than payloads.
+func (s *sealer) train(to netip.AddrPort, a *rawudp.Message) error {
 	segment := a.Segment
 	if segment == 0 {
 		segment = len(a.Data)
@@ -179,7 +199,7 @@ func (s *sealing) train(to netip.AddrPort, a *rawudp.Arrival) error {
 			}
 			s.free = s.buffer
 		}
-		packets, n := 0, 0 // bytes and number
+		packets, n := 0, 0 // bytes, number
 		for ; len(rest) > 0 && n < most; n++ {
 			payload := rest[:min(segment, len(rest))]
 			rest = rest[len(payload):]

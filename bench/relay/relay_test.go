@@ -1,3 +1,5 @@
+//go:build linux
+
 package relay
 
 import (
@@ -23,33 +25,26 @@ func until(t *testing.T, what string, done func() bool) {
 // near returns a load for a relay.
 func near(t *testing.T, r relay, p *Params) *load.Load {
 	t.Helper()
-	conn, err := udp.Dial(r.addr(), udp.Options{NoGSO: p.Apart})
+	conn, err := udp.Dial(r.addr(), udp.Options{NoGSO: p.Single})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var unseal load.Unseal
-	var lane load.Lane = load.Plain{}
+	var flow load.Flow = load.Plain{}
 	if p.Key != nil {
-		lane = load.NewSealed(p.Key.Suite, &p.Key.Out)
-		back := seal.NewKey(p.Key.Suite, &p.Key.Back)
-		unseal = func(packet []byte) []byte {
-			body, err := back.Open(packet)
-			if err != nil {
-				return nil
-			}
-			return load.PayloadIn(body)
-		}
+		flow = load.NewSealed(p.Key.Suite, &p.Key.Out)
+		unseal = p.Key.Unseal()
 	}
-	l := load.New(conn, unseal, lane)
+	l := load.New(conn, unseal, flow)
 	t.Cleanup(l.Close)
 	return l
 }
 
 func TestRelaysBothWays(t *testing.T) {
 	for _, batched := range []bool{false, true} {
-		for _, apart := range []bool{false, true} {
+		for _, single := range []bool{false, true} {
 			for _, key := range []*load.Key{nil, load.NewKey(seal.ChaCha20Poly1305), load.NewKey(seal.AES256GCM)} {
-				name := fmt.Sprintf("batched=%v/apart=%v/", batched, apart)
+				name := fmt.Sprintf("batched=%v/single=%v/", batched, single)
 				if key == nil {
 					name += "plain"
 				} else {
@@ -61,7 +56,7 @@ func TestRelaysBothWays(t *testing.T) {
 						t.Fatal(err)
 					}
 					defer s.Close()
-					p := &Params{Sink: s.Addr(), Key: key, Apart: apart, Batched: batched}
+					p := &Params{Sink: s.Addr(), Key: key, Single: single, Batched: batched}
 					r, err := p.start()
 					if err != nil {
 						t.Fatal(err)
@@ -104,8 +99,8 @@ func bothWays(t *testing.T, l *load.Load, s *sink.Sink) {
 	}
 }
 
-// What was not sealed with the key does not pass.
-func TestOpensWhatItRelays(t *testing.T) {
+// Packets that were not sealed with the key are dropped.
+func TestForgedPacketsAreDropped(t *testing.T) {
 	for _, batched := range []bool{false, true} {
 		s, err := sink.New(loopback)
 		if err != nil {
@@ -132,5 +127,35 @@ func TestOpensWhatItRelays(t *testing.T) {
 		if n := s.Count(); n.Datagrams != sent.Sent || n.Foreign != 0 {
 			t.Errorf("%d were sealed with the key, %+v arrived", sent.Sent, n)
 		}
+	}
+}
+
+// With many sockets, datagrams leave from each in turn.
+func TestRelaysFromManySockets(t *testing.T) {
+	for _, key := range []*load.Key{nil, load.NewKey(seal.AES256GCM)} {
+		s, err := sink.New(loopback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		p := &Params{Sink: s.Addr(), Key: key, Single: true, Sockets: 5}
+		r, err := p.start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.close()
+		l := near(t, r, p)
+		for range 5 {
+			if err := l.Open(t.Context(), s.Addr()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		until(t, "not all sockets were used", func() bool { return s.Sources() == 5 })
+		s.Expect(1)
+		sent, err := l.Send(t.Context(), load.Plan{Run: 1, Rate: 5_000, For: 20 * time.Millisecond, Size: 100, Train: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, "datagrams are missing", func() bool { return s.Count().Datagrams == sent.Sent })
 	}
 }

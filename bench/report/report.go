@@ -1,122 +1,136 @@
+//go:build linux
+
+// Package report holds the results of a bench and writes them as tables, Markdown, JSON, and in
+// Go's benchmark format, which benchstat reads.
 package report
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
+	"math"
+	"slices"
+	"strings"
 	"time"
 
-	"lewes/bench/machine"
 	"lewes/bench/measure"
 )
 
-// Report is a whole run.
+// Report is the result of a run.
 type Report struct {
-	Command  string          `json:"command"`
-	Version  string          `json:"version"`
-	Began    time.Time       `json:"began"`
-	Took     time.Duration   `json:"took"`
-	Quick    bool            `json:"quick"`
-	Trial    time.Duration   `json:"trial"`  // how long each measured trial took
-	Rounds   int             `json:"rounds"` // how many of them there were of each
-	Machine  machine.Machine `json:"machine"`
-	Groups   []Group         `json:"groups"`
-	Targets  []Target        `json:"targets"`
-	LeftOut  []LeftOut       `json:"left_out"`
-	Profiles []string        `json:"profiles,omitempty"` // files
+	Command string        `json:"command"`
+	Commit  string        `json:"commit"`
+	Began   time.Time     `json:"began"`
+	Took    time.Duration `json:"took"`
+	Quick   bool          `json:"quick"`
+	Trial   time.Duration `json:"trial"`  // length of a measured trial
+	Rounds  int           `json:"rounds"` // measured trials of each subject
+	Machine Machine       `json:"machine"`
+	Groups  []Group       `json:"groups"`
+	LeftOut []LeftOut     `json:"left_out"`
 }
 
-// LeftOut is something that could not be measured, and why.
+// LeftOut is a subject that could not be measured.
 type LeftOut struct {
 	What string `json:"what"`
 	Why  string `json:"why"`
 }
 
-// Group is what is compared with each other.
+// Group is a set of subjects that are compared.
 type Group struct {
 	Scenario string   `json:"scenario"`
+	Variant  string   `json:"variant,omitempty"` // distinguishes the groups of a scenario
 	Title    string   `json:"title"`
-	Unit     string   `json:"unit"` // what is counted: "datagram", "handshake", "session", …
+	Unit     string   `json:"unit"` // "datagram", "handshake", "session", …
 	Payload  int      `json:"payload,omitempty"`
 	Notes    []string `json:"notes,omitempty"`
 	Rows     []Row    `json:"rows"`
 }
 
-// Kind says what a row is about.
+// Kind is the kind of a subject.
 type Kind string
 
+// Kinds of subjects.
 const (
 	Gateway    Kind = "gateway"
-	Loop       Kind = "loop"       // relays and does nothing else, on bare sockets
-	Sockets    Kind = "sockets"    // the same on the gateway's sockets
-	Peer       Kind = "peer"       // another program that does a like job
-	Direct     Kind = "direct"     // nothing between sender and sink
+	Loop       Kind = "loop"       // relays only, on rawudp
+	Sockets    Kind = "sockets"    // relays only, on transport/udp
+	Fan        Kind = "fan"        // relays only, to as many connected sockets as the gateway has flows
+	Peer       Kind = "peer"       // another program for a similar purpose
+	Direct     Kind = "direct"     // no relay
 	Operations Kind = "operations" // the public-key operations alone
 )
 
-// Row is one subject. CPU times are microseconds a unit, of the subject's process, at the
-// rate At.
+// Metric is the name of a measured quantity: its unit in the benchmark format.
+type Metric string
+
+// Metrics. CPU times are those of the subject's process, except LoadCPU, SinkCPU and OtherCPU.
+const (
+	Max       Metric = "max/s"     // highest rate with less than 0.1 % loss
+	MaxCPU    Metric = "max-ns/op" // CPU time at that rate
+	Rate      Metric = "rate/s"    // rate at which the following are measured
+	Loss      Metric = "loss"      // fraction
+	CPU       Metric = "cpu-ns/op"
+	LoadCPU   Metric = "load-ns/op"
+	SinkCPU   Metric = "sink-ns/op"
+	OtherCPU  Metric = "other-ns/op" // of further processes, as the second gateway of a chain
+	Allocs    Metric = "allocs/op"
+	TrainIn   Metric = "datagrams/received" // per message of a socket: the effect of GRO
+	TrainOut  Metric = "datagrams/sent"     // the effect of GSO
+	Misrouted Metric = "misrouted"          // fraction received on the socket of another shard
+	P50       Metric = "p50-ns"             // delay of the first datagram of a message, or of a handshake
+	P99       Metric = "p99-ns"
+	P999      Metric = "p99.9-ns"
+	Resident  Metric = "resident-B"
+	PerUnit   Metric = "B/op"
+)
+
+var metrics = []Metric{Max, MaxCPU, Rate, Loss, CPU, LoadCPU, SinkCPU, OtherCPU, Allocs, TrainIn, TrainOut, Misrouted, P50, P99, P999, Resident, PerUnit}
+
+// Row is a subject with its samples, one for each trial.
 type Row struct {
-	Subject string `json:"subject"`
-	Kind    Kind   `json:"kind"`
-	AEAD    string `json:"aead,omitempty"` // empty where there is none, or no choice of it
-
-	// Max is the highest rate at which less than 0.1 % was lost, in units a second, and Bits
-	// the payload's bits a second at that rate. Bound says that no higher one was tried, and
-	// why.
-	Max   measure.Summary `json:"max"`
-	Bits  measure.Summary `json:"bits"`
-	Bound string          `json:"bound,omitempty"`
-	// MaxLoss is the part that was lost at that rate, MaxCPU the CPU time there.
-	MaxLoss measure.Summary `json:"max_loss"`
-	MaxCPU  measure.Summary `json:"max_cpu"`
-
-	// At is the rate, in units a second, at which what follows was measured.
-	At     measure.Summary `json:"at"`
-	Loss   measure.Summary `json:"loss"`
-	CPU    measure.Summary `json:"cpu"`
-	User   measure.Summary `json:"user"`
-	System measure.Summary `json:"system"`
-	Allocs measure.Summary `json:"allocs"` // allocations a unit
-
-	// TrainIn and TrainOut are how many datagrams a message had on average that a gateway received and
-	// sent, at the rate At: whether offloads engage.
-	TrainIn  measure.Summary `json:"train_in"`
-	TrainOut measure.Summary `json:"train_out"`
-
-	// What the other processes took for a unit, which is not in CPU.
-	LoadCPU measure.Summary `json:"load_cpu"`
-	SinkCPU measure.Summary `json:"sink_cpu"`
-	RestCPU measure.Summary `json:"rest_cpu"` // of a tunnel's other end, of an exit behind an entry, …
-
-	// Delays in microseconds, of the first datagram of each arrival, or of each handshake.
-	P50  measure.Summary `json:"p50"`
-	P99  measure.Summary `json:"p99"`
-	P999 measure.Summary `json:"p99.9"`
-
-	// Memory, in bytes: of the process, and of it what each unit takes.
-	Resident measure.Summary `json:"resident"`
-	PerUnit  measure.Summary `json:"per_unit"`
-	Units    int             `json:"units,omitempty"`
-
-	Ratios []Ratio  `json:"ratios,omitempty"`
-	Notes  []string `json:"notes,omitempty"`
+	Subject string               `json:"subject"`
+	Kind    Kind                 `json:"kind"`
+	AEAD    string               `json:"aead,omitempty"`
+	Bound   string               `json:"bound,omitempty"` // set if Max was not the subject's own limit
+	Units   int                  `json:"units,omitempty"` // sessions
+	Notes   []string             `json:"notes,omitempty"`
+	Samples map[Metric][]float64 `json:"samples"`
 }
 
-// Ratio is a row's CPU time over that of another.
-type Ratio struct {
-	To    string  `json:"to"`
-	Value float64 `json:"value"`
+// Add adds a sample.
+func (r *Row) Add(m Metric, v float64) {
+	if r.Samples == nil {
+		r.Samples = make(map[Metric][]float64)
+	}
+	r.Samples[m] = append(r.Samples[m], v)
 }
 
-// Target is what the finished gateway is to reach, and whether it does.
-type Target struct {
-	Name     string  `json:"name"`
-	Limit    string  `json:"limit"` // in words
-	Value    float64 `json:"value"`
-	Unit     string  `json:"unit"`
-	Measured bool    `json:"measured"`
-	Met      bool    `json:"met"`
-	Note     string  `json:"note,omitempty"`
+// AddDelays adds the quantiles of delays.
+func (r *Row) AddDelays(d measure.Delays) {
+	if d.N > 0 {
+		r.Add(P50, float64(d.P50))
+		r.Add(P99, float64(d.P99))
+		r.Add(P999, float64(d.P999))
+	}
+}
+
+// Median returns the median of the samples of a metric, NaN if there are none.
+func (r *Row) Median(m Metric) float64 {
+	s := slices.Sorted(slices.Values(r.Samples[m]))
+	n := len(s)
+	if n == 0 {
+		return math.NaN()
+	}
+	return (s[(n-1)/2] + s[n/2]) / 2
+}
+
+// AddGroup adds a group, unless it has no rows with samples.
+func (r *Report) AddGroup(g Group) {
+	g.Rows = slices.DeleteFunc(g.Rows, func(row Row) bool { return len(row.Samples) == 0 })
+	if len(g.Rows) > 0 {
+		r.Groups = append(r.Groups, g)
+	}
 }
 
 // WriteJSON writes the report as one JSON value.
@@ -127,22 +141,43 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// Find returns a scenario's groups.
-func (r *Report) Find(scenario string) (groups []*Group) {
+// WriteBenchmarks writes the samples in Go's benchmark format.
+func (r *Report) WriteBenchmarks(w io.Writer) error {
+	p := &printer{w: w}
+	system, arch, _ := strings.Cut(r.Machine.System, "/")
+	p.line("goos: %s\ngoarch: %s\npkg: lewes/bench\ncpu: %s", system, arch, r.Machine.CPU)
 	for i := range r.Groups {
-		if r.Groups[i].Scenario == scenario {
-			groups = append(groups, &r.Groups[i])
+		g := &r.Groups[i]
+		for j := range g.Rows {
+			g.Rows[j].writeBenchmarks(p, g)
 		}
 	}
-	return groups
+	return p.err
 }
 
-// Row returns the row of a kind and an AEAD, nil where there is none.
-func (g *Group) Row(k Kind, aead string) *Row {
-	for i := range g.Rows {
-		if r := &g.Rows[i]; r.Kind == k && r.AEAD == aead {
-			return r
-		}
+func (r *Row) writeBenchmarks(p *printer, g *Group) {
+	var name strings.Builder
+	for word := range strings.SplitSeq(g.Scenario, "-") {
+		name.WriteString(strings.ToUpper(word[:1]) + word[1:])
 	}
-	return nil
+	if g.Payload > 0 {
+		fmt.Fprintf(&name, "/payload=%d", g.Payload)
+	}
+	if g.Variant != "" {
+		name.WriteString("/" + g.Variant)
+	}
+	name.WriteString("/" + strings.ReplaceAll(r.Subject, "/", "_"))
+	rounds := 0
+	for _, s := range r.Samples {
+		rounds = max(rounds, len(s))
+	}
+	for i := range rounds {
+		line := "Benchmark" + strings.ReplaceAll(name.String(), " ", "_") + " 1"
+		for _, m := range metrics {
+			if s := r.Samples[m]; i < len(s) {
+				line += fmt.Sprintf(" %.6g %s", s[i], m)
+			}
+		}
+		p.line("%s", line)
+	}
 }

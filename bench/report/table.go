@@ -1,262 +1,221 @@
+//go:build linux
+
 package report
 
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
+	"text/tabwriter"
+	"time"
 	"unicode/utf8"
 )
 
-// column is one of a group's table.
+// column is a column of a table.
 type column struct {
 	name string
-	cell func(*Row) string
+	cell func(*Row) string // "" for no value
 }
 
-// columns returns those in which a group has something to show.
+// columns returns the columns in which a group has values.
 func (g *Group) columns() []column {
-	all := []column{
-		{"max/s", func(r *Row) string { return all(r.Max, rate) + boundMark(r) }},
-		{"bit/s", func(r *Row) string { return one(r.Bits, bits) }},
-		{"loss", func(r *Row) string { return one(r.MaxLoss, percent) }},
-		{"CPU µs there", func(r *Row) string { return one(r.MaxCPU, micros) }},
-		{"measured at", func(r *Row) string { return one(r.At, rate) }},
-		{lossThere, func(r *Row) string { return one(r.Loss, percent) }},
-		{"CPU µs", func(r *Row) string { return all(r.CPU, micros) }},
-		{"user+system", func(r *Row) string {
-			if !r.User.Measured() {
-				return "–"
-			}
-			return micros(r.User.Median) + "+" + micros(r.System.Median)
-		}},
-		{"allocs", func(r *Row) string { return one(r.Allocs, allocs) }},
-		{"trains in/out", func(r *Row) string {
-			if !r.TrainIn.Measured() {
-				return "–"
-			}
-			return one(r.TrainIn, train) + "/" + one(r.TrainOut, train)
-		}},
+	median := func(name string, m Metric, format func(float64) string) column {
+		return column{name, func(r *Row) string { return show(r.Median(m), format) }}
 	}
-	for _, to := range g.ratioNames() {
-		all = append(all, g.ratioColumn(to))
+	spread := func(name string, m Metric, format func(float64) string) column {
+		return column{name, func(r *Row) string {
+			s := r.Samples[m]
+			if len(s) < 2 {
+				return show(r.Median(m), format)
+			}
+			return fmt.Sprintf("%s (%s–%s)", format(r.Median(m)), format(slices.Min(s)), format(slices.Max(s)))
+		}}
+	}
+	all := []column{
+		{"max/s", func(r *Row) string {
+			cell := spread("", Max, rate).cell(r)
+			if r.Bound != "" && cell != "" {
+				cell += " ≥"
+			}
+			return cell
+		}},
+		median("CPU µs there", MaxCPU, micros),
+		median("rate", Rate, rate),
+		spread("CPU µs", CPU, micros),
+		median("allocs", Allocs, allocs),
+		median("train in", TrainIn, decimal),
+		median("out", TrainOut, decimal),
+		g.ratio("× loop+AEAD", func(base, r *Row) bool { return base.Kind == Loop && base.AEAD == r.AEAD && r.AEAD != "" }, false),
+		g.ratio("× sockets", func(base, r *Row) bool { return base.Kind == Fan && base.AEAD == r.AEAD }, false),
+		g.ratio("× loop", func(base, _ *Row) bool { return base.Kind == Loop && base.AEAD == "" }, false),
+		g.ratio("× operations", func(base, _ *Row) bool { return base.Kind == Operations }, false),
+	}
+	for i := range g.Rows {
+		if peer := &g.Rows[i]; peer.Kind == Peer {
+			all = append(all, g.ratio(peer.Subject+" ×", func(base, _ *Row) bool { return base == peer }, true))
+		}
 	}
 	all = append(all,
-		column{"p50 µs", func(r *Row) string { return one(r.P50, micros) }},
-		column{"p99", func(r *Row) string { return one(r.P99, micros) }},
-		column{"p99.9", func(r *Row) string { return one(r.P999, micros) }},
+		median("p50 µs", P50, micros), median("p99", P99, micros), median("p99.9", P999, micros),
 		column{g.Unit + "s", func(r *Row) string {
 			if r.Units == 0 {
-				return "–"
+				return ""
 			}
-			return fmt.Sprint(r.Units)
+			return strconv.Itoa(r.Units)
 		}},
-		column{"resident", func(r *Row) string { return one(r.Resident, memory) }},
-		column{"a " + g.Unit, func(r *Row) string { return one(r.PerUnit, memory) }},
+		median("resident", Resident, memory), median("per "+g.Unit, PerUnit, memory),
 	)
-	var used []column
-	for _, c := range all {
-		for i := range g.Rows {
-			cell := c.cell(&g.Rows[i])
-			if cell != "–" && (cell != "0" || c.name != lossThere) {
-				used = append(used, c)
-				break
-			}
-		}
-	}
-	return used
+	return slices.DeleteFunc(all, func(c column) bool {
+		return !slices.ContainsFunc(g.Rows, func(r Row) bool { return c.cell(&r) != "" })
+	})
 }
 
-// lossThere is a column that is left out where there is none.
-const lossThere = "loss there"
-
-// ratioColumn shows how many times what a row is compared with it costs; of peers, which cost
-// more, the other way around.
-func (g *Group) ratioColumn(to string) column {
-	peer := to != toSame && to != toPlain && to != toOperations
-	name := "× " + short(to)
-	if peer {
-		name = to + " ×"
-	}
+// ratio returns the column of ratios of CPU times to a base, or of the base's to the row's.
+func (g *Group) ratio(name string, isBase func(base, r *Row) bool, inverse bool) column {
 	return column{name, func(r *Row) string {
-		v, ok := r.Ratio(to)
-		switch {
-		case !ok || v == 0:
-			return "–"
-		case peer:
-			return times(1 / v)
+		if r.Kind == Peer || r.Kind == Direct || r.Kind == Operations {
+			return ""
 		}
-		return times(v)
+		for i := range g.Rows {
+			base := &g.Rows[i]
+			if base.Subject == r.Subject || !isBase(base, r) {
+				continue
+			}
+			if inverse {
+				return show(base.Median(CPU)/r.Median(CPU), decimal2)
+			}
+			return show(r.Median(CPU)/base.Median(CPU), decimal2)
+		}
+		return ""
 	}}
 }
 
-func (g *Group) ratioNames() (names []string) {
-	seen := make(map[string]bool)
-	for _, r := range g.Rows {
-		for _, ratio := range r.Ratios {
-			if !seen[ratio.To] {
-				seen[ratio.To] = true
-				names = append(names, ratio.To)
-			}
-		}
-	}
-	rank := func(name string) int { return slices.Index([]string{"", toSame, toPlain, toOperations}, name) & 7 } // peers, -1, come last
-	slices.SortStableFunc(names, func(a, b string) int { return rank(a) - rank(b) })
-	return names
-}
-
-// short is what a column of ratios is called.
-func short(to string) string {
-	switch to {
-	case toSame:
-		return "loop+AEAD"
-	case toPlain:
-		return "loop"
-	case toOperations:
-		return "operations"
-	}
-	return to
-}
-
-// boundMark marks a highest rate that was not the subject's own limit.
-func boundMark(r *Row) string {
-	if r.Bound != "" && r.Max.Measured() {
-		return " ≥"
-	}
-	return ""
-}
-
-// allocs prints allocations a unit: next to none is none.
-func allocs(v float64) string {
-	if v < 0.0005 {
-		return "0"
-	}
-	return fmt.Sprintf("%.3f", v)
-}
-
-// grid returns the group's table, the head first.
-func (g *Group) grid() [][]string {
-	columns := g.columns()
-	head := []string{"subject"}
-	for _, c := range columns {
-		head = append(head, c.name)
-	}
-	rows := [][]string{head}
-	for i := range g.Rows {
-		cells := []string{g.Rows[i].Subject}
-		for _, c := range columns {
-			cells = append(cells, c.cell(&g.Rows[i]))
-		}
-		rows = append(rows, cells)
-	}
-	return rows
-}
-
-// WriteTable writes the report for a terminal.
-func (r *Report) WriteTable(w io.Writer) error {
-	p := &printer{w: w}
-	for _, line := range r.Machine.Lines() {
-		p.line("%s", line)
-	}
-	for _, warning := range r.warnings() {
-		p.line("Mind: %s.", warning)
-	}
-	for i := range r.Groups {
-		r.Groups[i].write(p)
-	}
-	if len(r.Targets) > 0 {
-		p.line("")
-		p.line("Targets")
-		for _, t := range r.Targets {
-			p.line("  %-8s %s: %s", t.verdict(), t.Name, t.words())
-		}
-	}
-	for _, l := range r.LeftOut {
-		p.line("")
-		p.line("Left out: %s: %s.", l.What, strings.TrimSuffix(l.Why, "."))
-	}
-	return p.err
-}
-
-// warnings are what a reader has to know before the first figure.
-func (r *Report) warnings() (warnings []string) {
-	if r.Quick {
-		warnings = append(warnings, "this was a quick run, with short trials and few of them: good for a first look, not for figures to quote")
-	}
-	if noisy := r.Machine.Noisy(); noisy != "" {
-		warnings = append(warnings, noisy)
-	}
-	return warnings
-}
-
-func (g *Group) write(p *printer) {
-	p.line("")
-	p.line("%s", g.Title)
-	grid := g.grid()
-	widths := make([]int, len(grid[0]))
-	for _, row := range grid {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	for _, row := range grid {
-		var b strings.Builder
-		for i, cell := range row {
-			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			if i == 0 {
-				b.WriteString("  " + cell + space)
-			} else {
-				b.WriteString("  " + space + cell)
-			}
-		}
-		p.line("%s", strings.TrimRight(b.String(), " "))
-	}
-	for _, note := range g.notes() {
-		p.line("  %s", note)
-	}
-}
-
-// notes are the group's and its rows'.
+// notes returns the notes of the group and its rows.
 func (g *Group) notes() []string {
-	notes := g.Notes[:len(g.Notes):len(g.Notes)]
+	notes := slices.Clone(g.Notes)
 	for i := range g.Rows {
-		row := &g.Rows[i]
-		if row.Bound != "" && row.Max.Measured() {
-			notes = append(notes, fmt.Sprintf("%s: ≥, %s", row.Subject, row.Bound))
+		r := &g.Rows[i]
+		if r.Bound != "" && len(r.Samples[Max]) > 0 {
+			notes = append(notes, r.Subject+": ≥, "+r.Bound)
 		}
-		for _, n := range row.Notes {
-			notes = append(notes, row.Subject+": "+n)
+		if loss := r.Median(Loss); loss > 0.001 {
+			notes = append(notes, fmt.Sprintf("%s: %.2f %% loss at the rate of the CPU time", r.Subject, 100*loss))
+		}
+		if share := r.Median(Misrouted); share > 0 {
+			notes = append(notes, fmt.Sprintf("%s: %.1f %% of the packets were received on the socket of another shard", r.Subject, 100*share))
+		}
+		for _, n := range r.Notes {
+			notes = append(notes, r.Subject+": "+n)
 		}
 	}
 	return notes
 }
 
-func (t *Target) verdict() string {
-	switch {
-	case !t.Measured:
-		return "open"
-	case t.Met:
-		return "met"
+// cells returns the table of the group, beginning with the header.
+func (g *Group) cells() [][]string {
+	columns := g.columns()
+	table := [][]string{{"subject"}}
+	for _, c := range columns {
+		table[0] = append(table[0], c.name)
 	}
-	return "missed"
+	for i := range g.Rows {
+		row := []string{g.Rows[i].Subject}
+		for _, c := range columns {
+			row = append(row, orDash(c.cell(&g.Rows[i])))
+		}
+		table = append(table, row)
+	}
+	return table
 }
 
-// words says what was measured of a target.
-func (t *Target) words() string {
-	s := "not measured in this run"
-	if t.Measured {
-		s = times(t.Value)
-		if t.Unit == "bytes" {
-			s = memory(t.Value)
-		} else if t.Unit != "" {
-			s += " " + t.Unit
+// WriteTable writes the tables for a terminal.
+func (r *Report) WriteTable(w io.Writer) error {
+	p := &printer{w: w}
+	p.line("\nMachine: %s", r.Machine.String())
+	for _, warning := range r.warnings() {
+		p.line("Note: %s.", warning)
+	}
+	for i := range r.Groups {
+		g := &r.Groups[i]
+		p.line("\n%s", g.Title)
+		t := tabwriter.NewWriter(p, 0, 0, 2, ' ', tabwriter.AlignRight)
+		cells, width := g.cells(), 0
+		for _, row := range cells {
+			width = max(width, utf8.RuneCountInString(row[0]))
+		}
+		for _, row := range cells { // only the first column is aligned to the left
+			row[0] += strings.Repeat(" ", width-utf8.RuneCountInString(row[0]))
+			fmt.Fprintln(t, strings.Join(row, "\t")+"\t")
+		}
+		_ = t.Flush() // p keeps the error
+		for _, note := range g.notes() {
+			p.line("  %s", note)
 		}
 	}
-	s += " (" + t.Limit + ")"
-	if t.Note != "" {
-		s += "; " + t.Note
+	for _, l := range r.LeftOut {
+		p.line("\nLeft out: %s: %s", l.What, l.Why)
 	}
-	return s
+	return p.err
+}
+
+// warnings returns what a reader must know before the first figure.
+func (r *Report) warnings() (warnings []string) {
+	if r.Quick {
+		warnings = append(warnings, "a quick run has few short trials; do not quote its figures")
+	}
+	if w := r.Machine.Warning(); w != "" {
+		warnings = append(warnings, w)
+	}
+	return warnings
+}
+
+// method explains the tables of the Markdown page.
+const method = `
+- Load, subject and sink are three processes that share the machine's cores. *CPU* is the CPU time of the subject's
+  process divided by the number of datagrams that arrived. It is stable on a busy machine, where rates are not.
+- *max/s* is the highest rate with less than 0.1 %% loss; ≥ means that the load was the limit. *CPU* is measured at
+  *rate*, the same for gateways and loops: below the maximum of the slowest of them, or of a slower peer.
+- Subjects take turns: %d trials of %v each. Figures are medians, with the lowest and the highest in brackets.
+- The *loop* only receives and sends (GRO in, GSO out); with an AEAD it also opens or seals each packet. *× loop+AEAD* is
+  the subject's CPU time divided by that of the loop with the same AEAD; a peer's column is the peer's CPU time divided by
+  the subject's.
+- *train in* and *out* are datagrams per message that a gateway received and sent.`
+
+// WriteMarkdown writes the tables as a Markdown page.
+func (r *Report) WriteMarkdown(w io.Writer) error {
+	p := &printer{w: w}
+	p.line("# What a datagram costs\n\nCommand, at commit %s, on %s (%s):\n\n    %s\n", r.Commit, r.Began.UTC().Format(time.DateOnly), r.Took.Round(time.Second), r.Command)
+	p.line("%s", r.Machine.String())
+	for _, warning := range r.warnings() {
+		p.line("\n**Note:** %s.", warning)
+	}
+	p.line(method, r.Rounds, r.Trial)
+	for i := range r.Groups {
+		g := &r.Groups[i]
+		p.line("\n## %s\n", g.Title)
+		for i, row := range g.cells() {
+			p.line("| %s |", strings.Join(row, " | "))
+			if i == 0 {
+				p.line("| ---%s |", strings.Repeat(" | ---:", len(row)-1))
+			}
+		}
+		for i, note := range g.notes() {
+			if i == 0 {
+				p.line("")
+			}
+			p.line("- %s", note)
+		}
+	}
+	if len(r.LeftOut) > 0 {
+		p.line("\n## Left out\n")
+	}
+	for _, l := range r.LeftOut {
+		p.line("- %s: %s", l.What, l.Why)
+	}
+	return p.err
 }
 
 // printer writes lines and keeps the first error.
@@ -265,8 +224,71 @@ type printer struct {
 	err error
 }
 
-func (p *printer) line(format string, args ...any) {
+func (p *printer) Write(b []byte) (int, error) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
+		_, p.err = p.w.Write(b)
 	}
+	return len(b), p.err
+}
+
+func (p *printer) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
+
+func orDash(cell string) string {
+	if cell == "" {
+		return "–"
+	}
+	return cell
+}
+
+// show formats a value, "" if it was not measured.
+func show(v float64, format func(float64) string) string {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return ""
+	}
+	return format(v)
+}
+
+func decimal(v float64) string  { return strconv.FormatFloat(v, 'f', 1, 64) }
+func decimal2(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }
+
+// micros formats nanoseconds as microseconds, with three digits.
+func micros(v float64) string {
+	switch v /= 1000; {
+	case v >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case v >= 10:
+		return decimal(v)
+	}
+	return decimal2(v)
+}
+
+func allocs(v float64) string {
+	if v < 0.0005 {
+		return "0"
+	}
+	return strconv.FormatFloat(v, 'f', 3, 64)
+}
+
+func rate(v float64) string {
+	switch {
+	case v >= 999_500:
+		return decimal2(v/1e6) + " M"
+	case v >= 9_950:
+		return strconv.FormatFloat(v/1e3, 'f', 0, 64) + " k"
+	case v >= 1000:
+		return decimal(v/1e3) + " k"
+	}
+	return strconv.FormatFloat(v, 'f', 0, 64)
+}
+
+func memory(v float64) string {
+	switch {
+	case v >= 1<<30:
+		return decimal2(v/(1<<30)) + " GiB"
+	case v >= 1<<20:
+		return strconv.FormatFloat(v/(1<<20), 'f', 0, 64) + " MiB"
+	case v >= 1<<10:
+		return decimal2(v/(1<<10)) + " KiB"
+	}
+	return strconv.FormatFloat(v, 'f', 0, 64) + " B"
 }

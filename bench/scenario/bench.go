@@ -1,3 +1,15 @@
+//go:build linux
+
+// Package scenario runs a bench: it starts the processes, measures the subjects in turn, and
+// returns a report.
+//
+// A topology is a load, a subject and a sink, each a process. A run sends at a rate for some time
+// and counts the datagrams that arrive. A comparison searches for the highest rate of each
+// topology, then measures all of them at one rate that the slowest sustains, in turn. A subject
+// that cannot run is left out and listed with the reason.
+//
+// Everything happens on loopback or between two network namespaces. The processes and namespaces
+// end with the bench.
 package scenario
 
 import (
@@ -6,20 +18,65 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"lewes/bench/e2e/netns"
-	"lewes/bench/gateway"
 	"lewes/bench/load"
-	"lewes/bench/machine"
-	"lewes/bench/operations"
+	"lewes/bench/measure"
 	"lewes/bench/relay"
 	"lewes/bench/report"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
 )
 
-// The roles of the workers that a bench starts.
+// Scenario is one measurement of a bench.
+type Scenario struct {
+	Name  string
+	About string // one line
+	run   func(context.Context, *env) error
+}
+
+// All returns the scenarios in the order in which they run.
+func All() []Scenario {
+	return []Scenario{
+		{"bulk-out", "one client, one flow, full speed: client → gateway → target", bulkOut},
+		{"bulk-back", "the same in the other direction: target → gateway → client", bulkBack},
+		{"both", "both directions at once", bulkBoth},
+		{"sizes", "bulk-out with payloads from 64 to 1400 bytes", sizes},
+		{"sparse", "10,000 sessions in turn, one datagram each, so that nothing coalesces", sparse},
+		{"many-flows", "10,000 flows of 40 sessions in turn, one datagram each", manyFlows},
+		{"exit", "through an entry to an exit: client → entry → exit → target", chained},
+		{"shards", "one shard and two", shards},
+		{"tcp", "over TCP, one connection per packet, beside single datagrams", overTCP},
+		{"delay", "the delay that a gateway adds, idle and half loaded", delay},
+		{"handshakes", "new sessions, and their effect on established ones", handshakes},
+		{"subsessions", "new keys for established sessions", subsessions},
+		{"idle", "memory of idle sessions", idle},
+	}
+}
+
+// Find returns the scenarios with the given names.
+func Find(names []string) (found []Scenario, err error) {
+	all := All()
+next:
+	for _, name := range names {
+		for _, s := range all {
+			if s.Name == strings.TrimSpace(name) {
+				found = append(found, s)
+				continue next
+			}
+		}
+		known := make([]string, len(all))
+		for i, s := range all {
+			known[i] = s.Name
+		}
+		return nil, fmt.Errorf("unknown scenario %q; the scenarios are %s", name, strings.Join(known, ", "))
+	}
+	return found, nil
+}
+
+// The roles of the workers.
 const (
 	roleGateway    = "gateway"
 	roleLoad       = "load"
@@ -28,96 +85,58 @@ const (
 	roleOperations = "operations"
 )
 
-// Roles is what a program has to offer as workers that is to run a bench.
+// Roles returns the roles that a program must offer as a worker to run a bench.
 func Roles() map[string]worker.Role {
 	return map[string]worker.Role{
-		roleGateway:    gateway.Role,
-		roleLoad:       load.Role,
-		roleSink:       sink.Role,
-		roleRelay:      relay.Role,
-		roleOperations: operations.Role,
+		roleGateway: gatewayRole,
+		roleLoad:    load.Role,
+		roleSink:    sink.Role,
+		roleRelay:   relay.Role,
+		roleOperations: worker.Start(func(context.Context, worker.None) (*worker.Service, error) {
+			return &worker.Service{Result: worker.None{}, Calls: map[string]worker.Handler{
+				"measure": worker.Method(func(_ context.Context, d time.Duration) (*operations, error) {
+					return measureOperations(d)
+				}),
+			}}, nil
+		}),
 		netns.RoleName: netns.Role,
 	}
 }
 
-// Settings say what to run and how.
+// Settings are the options of a bench.
 type Settings struct {
 	Launcher  worker.Launcher // starts a program that has Roles
 	Scenarios []Scenario      // none means all
-	Quick     bool            // short trials and few of them
+	Quick     bool            // few short trials
 	Trial     time.Duration   // of a measured trial; 0 means 2 s, quick 0.3 s
 	Rounds    int             // of trials; 0 means 7, quick 3
 	Sessions  int             // of the scenario idle; 0 means 200,000, quick 5,000
-	Peers     string          // the folder with the peers' programs; empty leaves them out
-	Profiles  string          // a folder for CPU profiles; empty takes none
-	Progress  func(string)    // told what is done now; may be nil
-
-	Command, Version string // for the report
+	Gateways  []string        // programs to measure as gateways; none means the gateway of this tree
+	Peers     string          // folder with the peers' sources; "" leaves them out
+	Profiles  string          // folder for CPU profiles; "" takes none
+	Progress  func(string)    // receives the current step; may be nil
+	Command   string          // for the report
+	Commit    string
 }
 
-// Bench is a run under way.
-type Bench struct {
+// bench is a bench in progress.
+type bench struct {
 	settings Settings
-	probe    time.Duration // of one trial of a search
+	probe    time.Duration // length of a trial of a search
 	searches int
 	report   *report.Report
 	peers    peers
 	run      uint32
-	doing    string
+	scenario string
 }
 
-// patience bounds what is not a trial: a start, a handshake.
+// patience bounds everything but trials: a start, a handshake.
 const patience = 30 * time.Second
 
-// Run runs the scenarios. The report has what was measured until an error, or the end of
-// ctx, stopped it.
+// Run runs the scenarios. If ctx ends, the report has the results so far.
 func Run(ctx context.Context, s Settings) (*report.Report, error) {
-	b := &Bench{settings: s, probe: 500 * time.Millisecond, searches: 3}
-	if s.Quick {
-		b.probe, b.searches = 150*time.Millisecond, 1
-	}
-	b.fill()
-	b.report = &report.Report{
-		Command: s.Command,
-		Version: s.Version,
-		Began:   time.Now(),
-		Quick:   s.Quick,
-		Trial:   b.settings.Trial,
-		Rounds:  b.settings.Rounds,
-		Machine: machine.Read(),
-	}
-	defer b.peers.remove()
-	if dir := b.settings.Profiles; dir != "" {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("the folder for profiles: %w", err)
-		}
-		absolute, err := filepath.Abs(dir) // workers may be elsewhere
-		if err != nil {
-			return nil, err
-		}
-		b.settings.Profiles = absolute
-	}
-	for _, scenario := range b.settings.Scenarios {
-		if ctx.Err() != nil {
-			break
-		}
-		b.doing = scenario.Name
-		if err := b.one(ctx, scenario); err != nil && ctx.Err() == nil {
-			b.leaveOut(scenario.Name, err)
-		}
-	}
-	b.report.Compare()
-	b.report.Targets = targets(b.report)
-	b.report.Took = time.Since(b.report.Began)
-	return b.report, ctx.Err()
-}
-
-func (b *Bench) fill() {
-	s := &b.settings
-	if len(s.Scenarios) == 0 {
-		s.Scenarios = All()
-	}
-	byDefault := func(v *int, full, quick int) {
+	b := &bench{settings: s, probe: 500 * time.Millisecond, searches: 3}
+	quick := func(v *int, full, quick int) {
 		switch {
 		case *v > 0:
 		case s.Quick:
@@ -126,31 +145,65 @@ func (b *Bench) fill() {
 			*v = full
 		}
 	}
-	byDefault(&s.Rounds, 7, 3)
-	byDefault(&s.Sessions, 200_000, 5_000)
-	if s.Trial <= 0 {
-		if s.Trial = 2 * time.Second; s.Quick {
-			s.Trial = 300 * time.Millisecond
+	quick(&b.settings.Rounds, 7, 3)
+	quick(&b.settings.Sessions, 200_000, 5_000)
+	if b.settings.Trial == 0 {
+		b.settings.Trial = 2 * time.Second
+		if s.Quick {
+			b.settings.Trial = 300 * time.Millisecond
 		}
 	}
+	if s.Quick {
+		b.probe, b.searches = 150*time.Millisecond, 1
+	}
+	if len(b.settings.Scenarios) == 0 {
+		b.settings.Scenarios = All()
+	}
+	if dir := s.Profiles; dir != "" {
+		absolute, err := filepath.Abs(dir)
+		if err == nil {
+			err = os.MkdirAll(absolute, 0o755)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("create folder for profiles: %w", err)
+		}
+		b.settings.Profiles = absolute
+	}
+	b.report = &report.Report{
+		Command: s.Command,
+		Commit:  s.Commit,
+		Began:   time.Now(),
+		Quick:   s.Quick,
+		Trial:   b.settings.Trial,
+		Rounds:  b.settings.Rounds,
+		Machine: report.ReadMachine(),
+	}
+	defer b.peers.remove()
+	for _, scenario := range b.settings.Scenarios {
+		if ctx.Err() != nil {
+			break
+		}
+		b.scenario = scenario.Name
+		e := &env{bench: b}
+		err := scenario.run(ctx, e)
+		e.stop()
+		if err != nil && ctx.Err() == nil {
+			b.leaveOut(scenario.Name, err)
+		}
+	}
+	b.report.Took = time.Since(b.report.Began)
+	return b.report, ctx.Err()
 }
 
-// one runs a scenario with a crew of its own.
-func (b *Bench) one(ctx context.Context, s Scenario) error {
-	c := &crew{bench: b}
-	defer c.stop()
-	return s.run(ctx, c)
-}
-
-// say tells what is done now.
-func (b *Bench) say(format string, args ...any) {
+// progress reports the current step.
+func (b *bench) progress(format string, args ...any) {
 	if b.settings.Progress != nil {
-		b.settings.Progress(b.doing + ": " + fmt.Sprintf(format, args...))
+		b.settings.Progress(b.scenario + ": " + fmt.Sprintf(format, args...))
 	}
 }
 
-// leaveOut notes what could not be measured, once.
-func (b *Bench) leaveOut(what string, why error) {
+// leaveOut records a subject that could not be measured, once.
+func (b *bench) leaveOut(what string, why error) {
 	l := report.LeftOut{What: what, Why: why.Error()}
 	for _, known := range b.report.LeftOut {
 		if known == l {
@@ -158,50 +211,68 @@ func (b *Bench) leaveOut(what string, why error) {
 		}
 	}
 	b.report.LeftOut = append(b.report.LeftOut, l)
-	b.say("left out: %s: %v", what, why)
+	b.progress("left out: %s: %v", what, why)
 }
 
-// crew is the processes of one scenario.
-type crew struct {
-	bench     *Bench
-	processes []*worker.Process
-	pairs     []*netns.Pair
+// process is a subject: a worker, or a program of its own.
+type process interface {
+	Usage(context.Context) (measure.Usage, error)
+	Stop()
+}
+
+// env has the processes of one scenario.
+type env struct {
+	*bench
+	processes  []process
+	pairs      []*netns.Pair
+	topologies []*topology
 }
 
 // start starts a worker of this program.
-func (c *crew) start(ctx context.Context, role string, params, result any, where worker.Where) (*worker.Process, error) {
-	return c.startOf(ctx, c.bench.settings.Launcher, role, params, result, where)
+func (e *env) start(ctx context.Context, role string, params, result any, where worker.Where) (*worker.Process, error) {
+	return e.startOf(ctx, e.settings.Launcher, role, params, result, where)
 }
 
 // startOf starts a worker of another program.
-func (c *crew) startOf(ctx context.Context, l worker.Launcher, role string, params, result any, where worker.Where) (*worker.Process, error) {
+func (e *env) startOf(ctx context.Context, l worker.Launcher, role string, params, result any, where worker.Where) (*worker.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	p, err := l.Start(ctx, role, params, result, where)
 	if err != nil {
 		return nil, err
 	}
-	c.processes = append(c.processes, p)
+	e.processes = append(e.processes, p)
 	return p, nil
 }
 
-// stop ends all of them.
-func (c *crew) stop() {
+// stop ends all processes and forgets the topologies.
+func (e *env) stop() {
 	done := make(chan struct{})
-	for _, p := range c.processes {
+	for _, p := range e.processes {
 		go func() {
 			p.Stop()
 			done <- struct{}{}
 		}()
 	}
-	for range c.processes {
+	for range e.processes {
 		<-done
 	}
-	for _, p := range c.pairs {
+	for _, p := range e.pairs {
 		p.Close()
 	}
-	c.processes, c.pairs = nil, nil
+	e.processes, e.pairs, e.topologies = nil, nil, nil
 }
 
-// errNotMeasured is for what is there and gives no figure.
-var errNotMeasured = errors.New("nothing could be measured")
+// add adds a topology, or leaves it out if it could not be started.
+func (e *env) add(t *topology, err error) *topology {
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			e.leaveOut(e.scenario+", "+t.row.Subject, err)
+		}
+		return nil
+	}
+	e.topologies = append(e.topologies, t)
+	return t
+}
+
+var errNothingMeasured = errors.New("nothing could be measured")

@@ -1,3 +1,5 @@
+//go:build linux
+
 package scenario
 
 import (
@@ -15,18 +17,17 @@ import (
 
 	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
-	"lewes/bench/peer"
 	"lewes/bench/report"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
 )
 
-// FindPeers looks for the folder of the peers' programs, bench/peers of the project, in a
-// folder and those above it. It returns nothing where it is not there.
+// FindPeers returns the folder bench/peers in a folder or in one of those above it, "" if there is
+// none.
 func FindPeers(from string) string {
 	for {
 		dir := filepath.Join(from, "bench", "peers")
-		if _, err := os.Stat(filepath.Join(dir, peer.WireGuard, "go.mod")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, worker.WireGuard, "go.mod")); err == nil {
 			return dir
 		}
 		up := filepath.Dir(from)
@@ -37,61 +38,61 @@ func FindPeers(from string) string {
 	}
 }
 
-// peers are the peers' programs, built when they are first asked for.
+// peers are the programs in bench/peers, built when they are first needed.
 type peers struct {
-	dir      string // of what was built
-	programs map[string]*built
+	dir      string // of the programs
+	programs map[string]*builtPeer
 }
 
-type built struct {
+type builtPeer struct {
 	launcher worker.Launcher
 	err      error
 }
 
-var errNoPeers = errors.New("the sources of the peers, the folder bench/peers of the project, are not here; name it with --peers")
+var errNoPeers = errors.New("the folder bench/peers was not found; see --peers")
 
-// peer returns how to start a peer's program.
-func (b *Bench) peer(ctx context.Context, name string) (worker.Launcher, error) {
+// peer returns the launcher of a peer's program.
+func (b *bench) peer(ctx context.Context, name string) (worker.Launcher, error) {
 	if p := b.peers.programs[name]; p != nil {
 		return p.launcher, p.err
 	}
-	p := new(built)
+	p := new(builtPeer)
 	p.launcher.Path, p.err = b.build(ctx, name)
 	if ctx.Err() != nil {
 		return p.launcher, ctx.Err()
 	}
 	if b.peers.programs == nil {
-		b.peers.programs = make(map[string]*built)
+		b.peers.programs = make(map[string]*builtPeer)
 	}
 	b.peers.programs[name] = p
 	return p.launcher, p.err
 }
 
-// buildPatience bounds a build, which may have to fetch modules.
+// buildPatience bounds a build, which may download modules.
 const buildPatience = 10 * time.Minute
 
-func (b *Bench) build(ctx context.Context, name string) (program string, err error) {
+func (b *bench) build(ctx context.Context, name string) (program string, err error) {
 	if b.settings.Peers == "" {
 		return "", errNoPeers
 	}
 	source := filepath.Join(b.settings.Peers, name)
 	if _, err := os.Stat(filepath.Join(source, "go.mod")); err != nil {
-		return "", fmt.Errorf("its sources are not there: %w", err)
+		return "", fmt.Errorf("sources not found: %w", err)
 	}
 	if _, err := exec.LookPath("go"); err != nil {
-		return "", errors.New("it is built from source, and the program go is not installed")
+		return "", errors.New("the go command is not installed")
 	}
 	if b.peers.dir == "" {
 		if b.peers.dir, err = os.MkdirTemp("", "lewes-bench-"); err != nil {
 			return "", err
 		}
 	}
-	b.say("building %s", name)
+	b.progress("building %s", name)
 	ctx, cancel := context.WithTimeout(ctx, buildPatience)
 	defer cancel()
 	program = filepath.Join(b.peers.dir, name)
-	// The project's own requirements may have moved on since the peer's go.mod was written. The go
-	// command follows in a copy, so that building changes no source.
+	// The requirements of this module may have changed since the peer's go.mod was written. The go
+	// command updates a copy of it.
 	for _, kind := range []string{"mod", "sum"} {
 		text, err := os.ReadFile(filepath.Join(source, "go."+kind))
 		if err == nil {
@@ -105,125 +106,111 @@ func (b *Bench) build(ctx context.Context, name string) (program string, err err
 	build.Dir = source
 	build.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("it cannot be built: %w: %s", err, lastLine(out))
+		return "", fmt.Errorf("build: %w: %s", err, lastLine(out))
 	}
 	return program, nil
 }
 
-// lastLine returns the last line with something in it.
+// lastLine returns the last line that is not empty.
 func lastLine(out []byte) string {
 	out = bytes.TrimSpace(out)
 	return strings.TrimSpace(string(out[bytes.LastIndexByte(out, '\n')+1:]))
 }
 
-// remove removes what was built.
+// remove removes the programs.
 func (p *peers) remove() {
 	if p.dir != "" {
 		_ = os.RemoveAll(p.dir)
 	}
 }
 
-// The network inside the tunnel.
+// The network inside the tunnel, its MTU (WireGuard's default), and the name of both devices.
 var tunnel = netip.MustParsePrefix("198.51.100.0/24")
 
-// tunnelMTU is WireGuard's usual one.
-const tunnelMTU = "1420"
-
-// tunnelDevice is what the tunnel's device is called at both ends.
-const tunnelDevice = "tunnel0"
-
-// What WireGuard's rows are called: trains are sent into the tunnel, or each datagram by
-// itself, which is what most programs do.
 const (
-	wireGuard = "wireguard-go"
-	singly    = "wireguard-go, singly"
+	tunnelMTU    = "1420"
+	tunnelDevice = "tunnel0"
 )
 
-// wireguard starts a rig with wireguard-go: two network namespaces, a tunnel between them. The
-// subject is the end at the sink. apart sends each datagram into the tunnel by itself, as
-// programs do that know nothing of segmentation offload.
-func (c *crew) wireguard(ctx context.Context, w way, apart bool) (*rig, error) {
-	l, err := c.bench.peer(ctx, peer.WireGuard)
-	if err != nil {
-		return nil, err
+// wireguard starts wireguard-go in two network namespaces. The subject is the end at the sink.
+// single sends each datagram into the tunnel by itself, like programs without segmentation offload.
+func (e *env) wireguard(ctx context.Context, d direction, single bool) (*topology, error) {
+	t := &topology{
+		row:       report.Row{Subject: "wireguard-go", Kind: report.Peer, Notes: []string{"through its TUN between two network namespaces; CPU of the end at the sink"}},
+		direction: d,
+		payload:   payloadSize,
+		train:     32,
+		first:     20_000,
+		single:    single,
 	}
-	pair, err := netns.NewPair(ctx, c.bench.settings.Launcher)
-	if err != nil {
-		return nil, err
+	if single {
+		t.row.Subject = "wireguard-go, singly"
+		t.row.Notes = []string{"each datagram is sent into the tunnel by itself, without segmentation offload"}
 	}
-	c.pairs = append(c.pairs, pair)
+	l, err := e.peer(ctx, worker.WireGuard)
+	if err != nil {
+		return t, err
+	}
+	pair, err := netns.NewPair(ctx, e.settings.Launcher)
+	if err != nil {
+		return t, err
+	}
+	e.pairs = append(e.pairs, pair)
 	var ends [2]*worker.Process
 	var keys [2]string
 	for i := range pair {
-		if ends[i], err = c.startOf(ctx, l, peer.RoleWireGuard, tunnelDevice, &keys[i], pair[i].Where()); err != nil {
-			return nil, err
+		if ends[i], err = e.startOf(ctx, l, worker.RoleWireGuard, tunnelDevice, &keys[i], pair[i].Where()); err != nil {
+			return t, err
 		}
 	}
 	inside := [2]netip.Addr{tunnel.Addr().Next(), tunnel.Addr().Next().Next()}
 	for i := range pair {
 		other := 1 - i
-		if err := ends[i].Call(ctx, "connect", peer.End{
+		if err := ends[i].Call(ctx, "connect", worker.TunnelEnd{
 			Public:   keys[other],
-			Endpoint: netip.AddrPortFrom(pair[other].Addr, peer.WireGuardPort),
+			Endpoint: netip.AddrPortFrom(pair[other].Addr, worker.WireGuardPort),
 			Allowed:  netip.PrefixFrom(inside[other], 32),
 		}, nil); err != nil {
-			return nil, err
+			return t, err
 		}
 		for _, args := range [][]string{
 			{"addr", "add", netip.PrefixFrom(inside[i], tunnel.Bits()).String(), "dev", tunnelDevice},
 			{"link", "set", tunnelDevice, "mtu", tunnelMTU, "up"},
 		} {
 			if err := pair[i].IP(ctx, args...); err != nil {
-				return nil, err
+				return t, err
 			}
 		}
 	}
-	r := &rig{
-		row:  report.Row{Subject: wireGuard, Kind: report.Peer},
-		out:  w.out,
-		back: w.back,
-		rest: ends[:1],
-
-		subject: ends[1],
-		payload: payloadSize,
-		train:   32,
-		first:   20_000,
-	}
-	if r.apart = apart; apart {
-		r.row.Subject = singly
-	}
-	r.row.Notes = []string{"through its TUN, between two network namespaces; CPU of the end at the sink"}
-	if apart {
-		r.row.Notes = []string{"each datagram goes into the tunnel by itself, without segmentation offload"}
-	}
+	t.subject, t.others = ends[1], []process{ends[0]}
 	var at netip.AddrPort
-	if r.sink, err = c.start(ctx, roleSink, sink.Params{At: netip.AddrPortFrom(inside[1], 0)}, &at, pair[1].Where()); err != nil {
-		return nil, err
+	if t.sink, err = e.start(ctx, roleSink, sink.Params{At: netip.AddrPortFrom(inside[1], 0)}, &at, pair[1].Where()); err != nil {
+		return t, err
 	}
-	if r.load, err = c.start(ctx, roleLoad, load.Params{To: at, Apart: apart}, nil, pair[0].Where()); err != nil {
-		return nil, err
+	if t.load, err = e.start(ctx, roleLoad, load.Params{To: at, Single: single}, nil, pair[0].Where()); err != nil {
+		return t, err
 	}
-	return r, c.open(ctx, r, at, 1)
+	return t, e.open(ctx, t, at, 1)
 }
 
-// masque starts a rig with masque-go's CONNECT-UDP proxy. The subject is the proxy.
-func (c *crew) masque(ctx context.Context, w way) (*rig, error) {
-	l, err := c.bench.peer(ctx, peer.MASQUE)
+// masque starts masque-go's CONNECT-UDP proxy, the subject.
+func (e *env) masque(ctx context.Context, d direction) (*topology, error) {
+	row := report.Row{Subject: "masque-go", Kind: report.Peer, Notes: []string{"CONNECT-UDP over quic-go; CPU of the proxy"}}
+	l, err := e.peer(ctx, worker.MASQUE)
 	if err != nil {
-		return nil, err
+		return &topology{row: row}, err
 	}
-	r, at, err := c.rigWith(ctx, report.Row{Subject: "masque-go", Kind: report.Peer}, w)
+	t, at, err := e.newTopology(ctx, row, d)
 	if err != nil {
-		return nil, err
+		return t, err
 	}
-	r.row.Notes = []string{"CONNECT-UDP over quic-go; CPU of the proxy"}
-	r.first, r.train = 10_000, 8
-	var proxy peer.Proxy
-	if r.subject, err = c.startOf(ctx, l, peer.RoleMASQUEProxy, localhost, &proxy, worker.Where{}); err != nil {
-		return nil, err
+	t.first, t.train = 10_000, 8
+	var proxy worker.MASQUEProxy
+	if t.subject, err = e.startOf(ctx, l, worker.RoleMASQUEProxy, localhost, &proxy, worker.Where{}); err != nil {
+		return t, err
 	}
-	if r.load, err = c.startOf(ctx, l, peer.RoleMASQUEClient, peer.Client{Proxy: proxy, Target: at}, nil, worker.Where{}); err != nil {
-		return nil, err
+	if t.load, err = e.startOf(ctx, l, worker.RoleMASQUEClient, worker.MASQUEClient{Proxy: proxy, Target: at}, nil, worker.Where{}); err != nil {
+		return t, err
 	}
-	return r, c.open(ctx, r, at, 1)
+	return t, e.open(ctx, t, at, 1)
 }

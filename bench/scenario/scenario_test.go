@@ -1,30 +1,29 @@
+//go:build linux
+
 package scenario
 
 import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"lewes/bench/gateway"
-	"lewes/bench/machine"
-	"lewes/bench/measure"
 	"lewes/bench/report"
 	"lewes/bench/worker"
 )
 
 const testVar = "LEWES_TEST_SCENARIO"
 
+var lewes string // the path of the gateway program
+
 func TestMain(m *testing.M) {
 	if os.Getenv(testVar) == "" {
-		os.Exit(m.Run())
+		os.Exit(worker.RunTests(m, &lewes))
 	}
 	if err := worker.Main(Roles()); err != nil {
 		_, _ = os.Stderr.WriteString(err.Error())
@@ -32,10 +31,10 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func settings(t *testing.T, scenarios ...Scenario) Settings {
+func settings(t *testing.T, run func(context.Context, *env) error) Settings {
 	return Settings{
 		Launcher:  worker.Launcher{Path: os.Args[0], Env: []string{testVar + "=1"}},
-		Scenarios: scenarios,
+		Scenarios: []Scenario{{"test", "", run}},
 		Quick:     true,
 		Trial:     50 * time.Millisecond,
 		Rounds:    2,
@@ -44,12 +43,9 @@ func settings(t *testing.T, scenarios ...Scenario) Settings {
 	}
 }
 
-// childless fails if a process of this test is left.
-func childless(t *testing.T) {
+// noChildren fails if a process of this test is left.
+func noChildren(t *testing.T) {
 	t.Helper()
-	if runtime.GOOS != "linux" {
-		return
-	}
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
@@ -57,157 +53,164 @@ func childless(t *testing.T) {
 	for _, file := range stats {
 		stat, err := os.ReadFile(file)
 		if err != nil {
-			continue // gone meanwhile
+			continue // exited
 		}
 		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // state, parent, …
 		if fields[1] == strconv.Itoa(os.Getpid()) {
-			t.Errorf("a process is left: %s", stat)
+			t.Errorf("process left: %s", stat)
 		}
 	}
 }
 
-// The smallest contest there is: a loop and a gateway, between processes over
-// loopback.
-func TestContest(t *testing.T) {
-	defer childless(t)
-	profiles := t.TempDir()
-	s := settings(t, Scenario{"test", "", func(ctx context.Context, c *crew) error {
-		c.bench.probe = 50 * time.Millisecond
-		g := c.gather(ctx)
-		g.add("the loop")(c.loop(ctx, outward, loopOptions{suite: best()}))
-		g.add("gateway")(c.gateway(ctx, outward, gatewayOptions{suite: best(), sessions: 3, flows: 2, train: 16}))
-		g.add("a gateway that never was")(nil, errors.New("it is not there"))
-		broken := g.add("broken")(c.loop(ctx, outward, loopOptions{}))
+func TestTopologies(t *testing.T) {
+	defer noChildren(t)
+	s := settings(t, func(ctx context.Context, e *env) error {
+		e.add(e.loop(ctx, options{direction: both, suite: best(), train: 4}))
+		e.add(e.loop(ctx, options{direction: outward, suite: best(), sockets: 5, single: true, train: 4}))
+		e.gateway(ctx, options{direction: both, suite: best(), sessions: 3, flows: 2, train: 4})
+		e.chain(ctx, options{suite: best(), shards: 1, sessions: 2, train: 4}, true)
+		e.gateway(ctx, options{direction: both, suite: best(), single: true, train: 1, tcp: true})
+		broken := e.add(e.loop(ctx, options{direction: outward, train: 4}))
 		broken.row.Subject = "broken"
 		broken.subject.Stop()
-		return c.bench.contest(ctx, report.Group{Scenario: "test", Title: "Test", Unit: "datagram", Payload: payloadSize}, g.rigs)
-	}})
-	s.Profiles = profiles
+		broken.load.Stop()
+		e.rounds(ctx, "measuring", 1, func(*topology) float64 { return 500 })
+		return e.addGroup(ctx, report.Group{Title: "Test", Unit: "datagram"})
+	})
 	r, err := Run(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Groups) != 1 || len(r.Groups[0].Rows) != 2 {
+	if len(r.Groups) != 1 || len(r.Groups[0].Rows) != 5 {
 		t.Fatalf("%+v, left out %+v", r.Groups, r.LeftOut)
 	}
 	for _, row := range r.Groups[0].Rows {
-		for name, s := range map[string]measure.Summary{"max": row.Max, "at": row.At, "CPU": row.CPU, "load's CPU": row.LoadCPU, "sink's CPU": row.SinkCPU, "p50": row.P50} {
-			if !s.Measured() || s.Median <= 0 || s.Low > s.Median || s.High < s.Median {
-				t.Errorf("%s: %s is %+v", row.Subject, name, s)
+		for _, m := range []report.Metric{report.CPU, report.LoadCPU, report.SinkCPU, report.Rate, report.P50} {
+			if len(row.Samples[m]) != 2 || !(row.Median(m) > 0) {
+				t.Errorf("%s: %s is %v", row.Subject, m, row.Samples[m])
 			}
 		}
-		if row.CPU.N != 2 || row.At.Median > row.Max.High*1.1 || row.CPU.Median > 1000 {
-			t.Errorf("%s: %+v", row.Subject, row)
-		}
 	}
-	if gateway := r.Groups[0].Rows[1]; gateway.TrainIn.Median < 1 || gateway.TrainOut.Median < 1 {
-		t.Errorf("trains of %v in, %v out", gateway.TrainIn, gateway.TrainOut)
-	}
-	if _, ok := r.Groups[0].Rows[1].ToLoop(); !ok {
-		t.Error("the gateway is compared with nothing")
-	}
-	if len(r.LeftOut) != 2 || !strings.Contains(r.LeftOut[0].Why, "not there") || !strings.Contains(r.LeftOut[1].What, "broken") {
+	if len(r.LeftOut) != 1 || r.LeftOut[0].What != "test, broken" {
 		t.Errorf("left out: %+v", r.LeftOut)
-	}
-	if len(r.Profiles) != 1 {
-		t.Fatalf("profiles: %q", r.Profiles)
-	}
-	if p, err := os.ReadFile(r.Profiles[0]); err != nil || !bytes.HasPrefix(p, []byte{0x1f, 0x8b}) || filepath.Dir(r.Profiles[0]) != profiles {
-		t.Errorf("profile %s: %d bytes, %v", r.Profiles[0], len(p), err)
 	}
 }
 
 // Over TCP datagrams go out, each on a connection of its own, and come back by Polls.
 func TestOverTCP(t *testing.T) {
-	defer childless(t)
-	const rate = 400.0
-	var got *trial
-	r, err := Run(t.Context(), settings(t, Scenario{"test", "", func(ctx context.Context, c *crew) error {
-		r, err := c.gateway(ctx, bothWays, gatewayOptions{suite: best(), apart: true, train: 1, tcp: true})
+	var got *run
+	var udp traffic
+	r, err := Run(t.Context(), settings(t, func(ctx context.Context, e *env) error {
+		topology, err := e.oneGateway(ctx, options{direction: both, suite: best(), single: true, train: 1, tcp: true})
 		if err == nil {
-			got, err = c.bench.try(ctx, r, rate, 500*time.Millisecond)
+			got, err = e.try(ctx, topology, 200, 200*time.Millisecond)
 		}
-		if err != nil {
-			return err
-		}
-		var moved gateway.Traffic
-		err = r.subject.Call(ctx, "traffic", worker.None{}, &moved)
-		if n := moved.Clients.Received.Packets; n != 0 {
-			t.Errorf("%d packets came by UDP", n)
+		if err == nil {
+			udp, err = topology.traffic(ctx)
 		}
 		return err
-	}}))
+	}))
 	if err != nil || got == nil {
 		t.Fatalf("%v, left out %+v", err, r.LeftOut)
 	}
-	if got.sent < rate/4 || got.arrived != got.sent {
-		t.Errorf("of %d datagrams %d arrived", got.sent, got.arrived)
+	if got.arrived == 0 || got.delays.N == 0 {
+		t.Errorf("%+v", got)
+	}
+	// The sockets to the targets are UDP; each datagram that went out by them came in over TCP.
+	if udp.Out == 0 {
+		t.Errorf("traffic %+v", udp)
 	}
 }
 
-// byName returns a scenario of the program's.
-func byName(t *testing.T, name string) Scenario {
-	t.Helper()
-	found, err := Find([]string{name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found[0]
-}
-
-func TestSubsessionsAndIdle(t *testing.T) {
-	defer childless(t)
-	s := settings(t, byName(t, "subsessions"), byName(t, "idle"))
-	s.Trial = 500 * time.Millisecond
+func TestGatewayProgram(t *testing.T) {
+	defer noChildren(t)
+	s := settings(t, func(ctx context.Context, e *env) error {
+		e.gateway(ctx, options{direction: both, suite: best(), train: 4})
+		e.chain(ctx, options{suite: best(), shards: 1, sessions: 2, train: 4}, false)
+		e.rounds(ctx, "measuring", 0, func(*topology) float64 { return 500 })
+		return e.addGroup(ctx, report.Group{Title: "Test", Unit: "datagram"})
+	})
+	s.Gateways = []string{lewes, "/does/not/exist"}
 	r, err := Run(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Groups) != 2 || len(r.LeftOut) != 0 {
+	if len(r.Groups) != 1 || len(r.Groups[0].Rows) != 2 || len(r.LeftOut) != 2 {
 		t.Fatalf("%+v, left out %+v", r.Groups, r.LeftOut)
 	}
-	keys := &r.Groups[0]
-	if v, ok := keys.Rows[1].ToOperations(); !ok || v <= 0.5 || keys.Rows[1].Max.Median <= 0 || !keys.Rows[1].P50.Measured() {
-		t.Errorf("%+v", keys.Rows)
-	}
-	if runtime.GOOS == "linux" {
-		memory := r.Groups[1].Rows[0]
-		if memory.Units != 50 || memory.Resident.Median < 1<<20 {
-			t.Errorf("%+v", memory)
+	for _, row := range r.Groups[0].Rows {
+		if !strings.HasSuffix(row.Subject, ", "+lewes) || !(row.Median(report.CPU) > 0) || !(row.Median(report.P50) > 0) {
+			t.Errorf("%+v", row)
 		}
 	}
 }
 
-// Whoever ends a bench gets what was measured, and nothing is left running.
-func TestRunEndsAtOnce(t *testing.T) {
-	defer childless(t)
+func TestSearchAndProfile(t *testing.T) {
+	s := settings(t, func(ctx context.Context, e *env) error {
+		e.probe = 20 * time.Millisecond
+		e.gateway(ctx, options{direction: outward, suite: best()})
+		e.profile(ctx, "test", func(*topology) float64 { return 1000 })
+		e.each(ctx, "searching", func(t *topology) error { return e.search(ctx, t) })
+		return e.addGroup(ctx, report.Group{Title: "Test", Unit: "datagram"})
+	})
+	s.Profiles = t.TempDir()
+	r, err := Run(t.Context(), s)
+	if err != nil || len(r.Groups) != 1 || !(r.Groups[0].Rows[0].Median(report.Max) > 0) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	files, _ := filepath.Glob(filepath.Join(s.Profiles, "test-gateway-*.cpu.pprof"))
+	if len(files) != 1 {
+		t.Fatalf("profiles %v", files)
+	}
+	if p, err := os.ReadFile(files[0]); err != nil || !bytes.HasPrefix(p, []byte{0x1f, 0x8b}) {
+		t.Errorf("profile of %d bytes, %v", len(p), err)
+	}
+}
+
+func TestSubsessionsAndIdle(t *testing.T) {
+	s := settings(t, nil)
+	s.Trial = 300 * time.Millisecond
+	s.Rounds = 1
+	var err error
+	if s.Scenarios, err = Find([]string{"subsessions", " idle"}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), s)
+	if err != nil || len(r.Groups) != 2 || len(r.LeftOut) != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if rows := r.Groups[0].Rows; len(rows) != 2 || !(rows[1].Median(report.CPU) > 0) || !(rows[1].Median(report.Max) > 0) {
+		t.Errorf("%+v", rows)
+	}
+	if row := r.Groups[1].Rows[0]; row.Units != 50 || row.Median(report.Resident) < 1<<20 {
+		t.Errorf("%+v", row)
+	}
+}
+
+func TestRunEndsWithContext(t *testing.T) {
+	defer noChildren(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	s := settings(t, byName(t, "sparse"), byName(t, "bulk-out"))
-	s.Trial = 20 * time.Second
-	s.Progress = func(what string) {
-		if strings.Contains(what, "warming up") {
+	s := settings(t, bulkOut)
+	s.Trial = time.Hour
+	s.Progress = func(step string) {
+		if strings.Contains(step, "warming up") {
 			cancel()
 		}
 	}
-	began := time.Now()
-	r, err := Run(ctx, s)
-	if !errors.Is(err, context.Canceled) || r == nil {
+	if r, err := Run(ctx, s); !errors.Is(err, context.Canceled) || r == nil {
 		t.Errorf("%v, %+v", err, r)
-	}
-	if took := time.Since(began); took > 60*time.Second {
-		t.Errorf("it took %v", took)
 	}
 }
 
-func TestPeersThatAreNotThere(t *testing.T) {
-	b := &Bench{settings: settings(t), report: new(report.Report)}
+func TestMissingPeers(t *testing.T) {
+	b := &bench{report: new(report.Report)}
 	if _, err := b.peer(t.Context(), "wireguard"); !errors.Is(err, errNoPeers) {
 		t.Errorf("without a folder: %v", err)
 	}
-	b = &Bench{settings: settings(t), report: new(report.Report)}
-	defer b.peers.remove()
+	b = &bench{report: new(report.Report)}
+	defer func() { b.peers.remove() }()
 	b.settings.Peers = t.TempDir()
-	if _, err := b.peer(t.Context(), "wireguard"); err == nil || !strings.Contains(err.Error(), "sources are not there") {
+	if _, err := b.peer(t.Context(), "wireguard"); err == nil || !strings.Contains(err.Error(), "sources not found") {
 		t.Errorf("an empty folder: %v", err)
 	}
 	dir := filepath.Join(b.settings.Peers, "broken")
@@ -219,22 +222,14 @@ func TestPeersThatAreNotThere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := b.peer(t.Context(), "broken")
-	if err == nil || !strings.Contains(err.Error(), "cannot be built") || !strings.Contains(err.Error(), "nothing") {
+	if _, err := b.peer(t.Context(), "broken"); err == nil || !strings.Contains(err.Error(), "nothing") {
 		t.Errorf("sources that do not compile: %v", err)
-	}
-	if _, again := b.peer(t.Context(), "broken"); again == nil || again.Error() != err.Error() {
-		t.Errorf("asked again: %v", again)
 	}
 }
 
 func TestFindPeers(t *testing.T) {
 	root := t.TempDir()
-	if got := FindPeers(root); got != "" && strings.HasPrefix(got, root) {
-		t.Errorf("found %s where there is nothing", got)
-	}
-	dir := filepath.Join(root, "bench", "peers")
-	deep := filepath.Join(root, "a", "b")
+	dir, deep := filepath.Join(root, "bench", "peers"), filepath.Join(root, "a", "b")
 	for _, d := range []string{filepath.Join(dir, "wireguard"), deep} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -251,18 +246,11 @@ func TestFindPeers(t *testing.T) {
 }
 
 func TestFind(t *testing.T) {
-	found, err := Find([]string{"idle", " bulk-out "})
-	if err != nil || len(found) != 2 || found[0].Name != "idle" || found[1].Name != "bulk-out" {
+	if found, err := Find([]string{"idle", " bulk-out "}); err != nil || len(found) != 2 || found[0].Name != "idle" || found[1].Name != "bulk-out" {
 		t.Errorf("%v, %v", found, err)
 	}
-	if found, err := Find(nil); err != nil || len(found) != 0 {
-		t.Errorf("of nothing: %v, %v", found, err)
-	}
-	for name, want := range map[string]string{"bulkout": "bulk-out", "shard": "shards", "LATENCY": "latency", "handshake": "handshakes", "sprase": "sparse", "": "tcp"} {
-		_, err := Find([]string{"idle", name})
-		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("no scenario %q; did you mean %s?", name, want)) {
-			t.Errorf("%q: %v", name, err)
-		}
+	if _, err := Find([]string{"idle", "bulkout"}); err == nil || !strings.Contains(err.Error(), `unknown scenario "bulkout"; the scenarios are bulk-out, `) {
+		t.Errorf("%v", err)
 	}
 	seen := make(map[string]bool)
 	for _, s := range All() {
@@ -273,108 +261,13 @@ func TestFind(t *testing.T) {
 	}
 }
 
-func TestDistance(t *testing.T) {
-	for _, row := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"abc", "abc", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"idle", "idel", 2}} {
-		if got := distance([]rune(row.a), []rune(row.b)); got != row.want {
-			t.Errorf("%q to %q: %d, want %d", row.a, row.b, got, row.want)
-		}
+func TestOperations(t *testing.T) {
+	measured, err := measureOperations(7 * time.Millisecond)
+	if err != nil || measured.handshake(true) <= 0 || measured.subsession() <= 0 {
+		t.Errorf("%+v, %v", measured, err)
 	}
-}
-
-// reported is a report in which every target is met, or in which none is.
-func reported(factor float64) *report.Report {
-	one := func(v float64) measure.Summary { return measure.Series{v}.Summary() }
-	row := func(subject string, kind report.Kind, aead string, micros float64) report.Row {
-		return report.Row{Subject: subject, Kind: kind, AEAD: aead, CPU: one(micros), Allocs: one(0.0001 * factor * factor), Max: one(1e6), At: one(1e6)}
-	}
-	bulk := func(name string) report.Group {
-		return report.Group{Scenario: name, Unit: "datagram", Rows: []report.Row{
-			row("loop", report.Loop, "AES", 1), row("gateway", report.Gateway, "AES", factor),
-			row(singly, report.Peer, "", 20), row(wireGuard, report.Peer, "", 5), row("masque-go", report.Peer, "", 30),
-		}}
-	}
-	pair := func(name, subject string, kind report.Kind) report.Group {
-		aead := "AES"
-		if kind == report.Operations {
-			aead = ""
-		}
-		return report.Group{Scenario: name, Unit: "unit", Rows: []report.Row{row("base", kind, aead, 1), row(subject, report.Gateway, aead, factor)}}
-	}
-	r := &report.Report{Trial: time.Second, Machine: machine.Machine{Cores: 8}, Groups: []report.Group{
-		bulk("bulk-out"), bulk("bulk-back"),
-		pair("sparse", "gateway", report.Loop),
-		pair("exit", "gateway as entry, 1 shard, AES", report.Loop),
-		pair("handshakes", "gateway", report.Operations),
-		{Scenario: "idle", Unit: "session", Rows: []report.Row{{Subject: restedSubject, Kind: report.Gateway, Units: 9, PerUnit: one(1000 * factor)}}},
-		{Scenario: "shards", Rows: []report.Row{{Kind: report.Gateway, Max: one(1e6)}, {Kind: report.Gateway, Max: one(2e6 / factor)}}},
-		{Scenario: "tcp", Rows: []report.Row{
-			{Kind: report.Gateway, Subject: "gateway over UDP", Max: one(100)},
-			{Kind: report.Gateway, Subject: tcpSubject, Max: one(12_000 / factor)},
-			{Kind: report.Gateway, Subject: tcpSubject, Max: one(20_000)},
-		}},
-		{Scenario: "latency", Title: "Delay, idle", Rows: []report.Row{
-			{Kind: report.Direct, P50: one(20), P99: one(40)},
-			{Kind: report.Gateway, P50: one(20 + 40*factor), P99: one(40 + 120*factor)},
-		}},
-	}}
-	// An exit is no entry, and a session that was just made does not rest.
-	r.Groups[3].Rows = append(r.Groups[3].Rows, row("gateway as exit, 1 shard, AES", report.Gateway, "AES", 100))
-	r.Groups[5].Rows = append(r.Groups[5].Rows, report.Row{Subject: "gateway, sessions just made", Kind: report.Gateway, PerUnit: one(1e6)})
-	r.Compare()
-	return r
-}
-
-func TestTargets(t *testing.T) {
-	for _, met := range []bool{true, false} {
-		factor := 1.1
-		if !met {
-			factor = 4
-		}
-		all := targets(reported(factor))
-		if len(all) != 13 {
-			t.Errorf("%d targets", len(all))
-		}
-		for _, target := range all {
-			if !target.Measured || target.Met != met {
-				t.Errorf("%+v, should be met: %v", target, met)
-			}
-		}
-	}
-	if t.Failed() {
-		return
-	}
-	for _, target := range targets(reported(1)) {
-		if strings.HasPrefix(target.Name, singly[:12]) && (target.Value != 20 || !strings.Contains(target.Note, "5.00 times where trains")) {
-			t.Errorf("%+v", target)
-		}
-	}
-	// A ratio of shards means nothing where the load was the limit, or the cores were full.
-	for name, change := range map[string]func(*report.Report){
-		"the load":  func(r *report.Report) { r.Groups[6].Rows[0].Bound = measure.BoundSender },
-		"the cores": func(r *report.Report) { r.Groups[6].Rows[1].LoadCPU = measure.Series{20}.Summary() },
-	} {
-		r := reported(4)
-		change(r)
-		for _, target := range targets(r) {
-			if target.Name == "two shards against one" && (target.Measured || !strings.Contains(target.Note, name)) {
-				t.Errorf("%s: %+v", name, target)
-			}
-		}
-	}
-	// A few datagrams say nothing of allocations.
-	r := reported(4)
-	r.Trial = time.Millisecond
-	for _, target := range targets(r) {
-		if strings.HasPrefix(target.Name, "allocations") && target.Measured {
-			t.Errorf("%+v", target)
-		}
-	}
-	for _, target := range targets(new(report.Report)) {
-		if target.Measured || target.Met {
-			t.Errorf("nothing was measured, and %+v", target)
-		}
+	c := operations{Sign: 1, Verify: 10, Convert: 100, Generate: 1000, Agree: 10_000, Decapsulate: 100_000, Encapsulate: 1_000_000}
+	if a, b, s := c.handshake(false), c.handshake(true), c.subsession(); a != 141_111 || b != 141_110 || s != 1_041_000 {
+		t.Errorf("handshake %d, with a known key %d, subsession %d", a, b, s)
 	}
 }

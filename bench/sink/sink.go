@@ -1,6 +1,15 @@
+//go:build linux
+
+// Package sink is the target in every scenario: it counts datagrams and their delays, and sends
+// datagrams back to the flows that were opened to it. It is the same for gateways, loops and
+// peers.
+//
+// Counting is cheap: trains are received as one message, and only the header of the first
+// datagram is copied out of the kernel.
 package sink
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,66 +18,94 @@ import (
 	"time"
 
 	"lewes/bench/measure"
-	"lewes/bench/payload"
 	"lewes/bench/rawudp"
+	"lewes/bench/worker"
 )
 
 const (
-	// buffer lets a burst wait while others have the processor. Where the system grants
-	// less, that is what there is.
+	// buffer keeps a burst while other processes run. The system may grant less.
 	buffer = 32 << 20
 	// maxSources bounds the flows that are remembered.
 	maxSources = 1 << 17
 )
 
-// Count is what has arrived of one run.
+// Count is what has arrived in one run.
 type Count struct {
 	Datagrams uint64 `json:"datagrams"`
 	Bytes     uint64 `json:"bytes"`
-	First     int64  `json:"first"` // when the first came, of measure.Now; 0: none did
-	Last      int64  `json:"last"`
-	Foreign   uint64 `json:"foreign"` // of another run, or of somebody else's
+	Last      int64  `json:"last"`    // time of the last arrival by measure.Now; 0: none
+	Foreign   uint64 `json:"foreign"` // of another run or without a header
 
-	Delays measure.Delays `json:"delays"` // from sender to sink, of the first of each arrival
+	Delays measure.Delays `json:"delays"` // of the first datagram of each message
 }
 
-// Seconds is the time from the first arrival to the last.
-func (c *Count) Seconds() float64 { return time.Duration(c.Last - c.First).Seconds() }
-
-// Sink counts.
-type Sink struct {
-	socket *rawudp.Socket
-	done   chan struct{}
-
+// Counter counts the datagrams of a run. It is safe for concurrent use.
+type Counter struct {
 	mu     sync.Mutex
 	run    uint32
 	count  Count
 	delays *measure.Histogram
+}
 
+// Expect restarts the count, for a run.
+func (c *Counter) Expect(run uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.run, c.count, c.delays = run, Count{}, new(measure.Histogram)
+}
+
+// Count returns what has arrived so far.
+func (c *Counter) Count() Count {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	count := c.count
+	if c.delays != nil {
+		count.Delays = c.delays.Delays()
+	}
+	return count
+}
+
+// Add counts a message that begins with a datagram. Only its header needs to be valid.
+func (c *Counter) Add(datagram []byte, datagrams, size int, now int64) {
+	run, sent, ok := measure.Header(datagram)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !ok || run != c.run || c.delays == nil {
+		c.count.Foreign += uint64(datagrams)
+		return
+	}
+	c.count.Datagrams += uint64(datagrams)
+	c.count.Bytes += uint64(size)
+	c.count.Last = now
+	c.delays.Add(time.Duration(now - sent))
+}
+
+// Sink is a target.
+type Sink struct {
+	Counter
+	socket *rawudp.Socket
+	done   chan struct{}
+
+	mu      sync.Mutex
 	known   map[netip.AddrPort]struct{}
 	sources []netip.AddrPort
 }
 
 // New returns a sink that listens at an IPv4 address.
 func New(at netip.AddrPort) (*Sink, error) {
-	socket, err := rawudp.Open(at, rawudp.Options{Keep: payload.Size, Join: true, Buffer: buffer})
+	socket, err := rawudp.Open(at, rawudp.Options{Keep: measure.HeaderSize, GRO: true, Buffer: buffer})
 	if err != nil {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
-	s := &Sink{
-		socket: socket,
-		done:   make(chan struct{}),
-		delays: new(measure.Histogram),
-		known:  make(map[netip.AddrPort]struct{}),
-	}
+	s := &Sink{socket: socket, done: make(chan struct{}), known: make(map[netip.AddrPort]struct{})}
 	go s.receive()
 	return s, nil
 }
 
-// Addr returns where the sink listens.
+// Addr returns the address of the sink.
 func (s *Sink) Addr() netip.AddrPort { return s.socket.Addr() }
 
-// Close ends the sink.
+// Close stops the sink.
 func (s *Sink) Close() {
 	_ = s.socket.Close()
 	<-s.done
@@ -77,43 +114,28 @@ func (s *Sink) Close() {
 func (s *Sink) receive() {
 	defer close(s.done)
 	for {
-		arrived, err := s.socket.Receive()
+		messages, err := s.socket.Receive()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
 			time.Sleep(time.Millisecond)
-		case len(arrived) > 0:
-			s.take(arrived)
+		}
+		now := measure.Now()
+		for i := range messages {
+			m := &messages[i]
+			if run, _, ok := measure.Header(m.Data); ok && run == measure.OpeningRun {
+				s.addSource(m.From)
+				continue
+			}
+			s.Add(m.Data, m.Count(), m.Size, now)
 		}
 	}
 }
 
-func (s *Sink) take(arrived []rawudp.Arrival) {
+func (s *Sink) addSource(from netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := measure.Now()
-	for i := range arrived {
-		a := &arrived[i]
-		run, sent, ok := payload.Get(a.Data)
-		switch {
-		case ok && run == payload.Opening:
-			s.opened(a.From)
-		case !ok || run != s.run:
-			s.count.Foreign += uint64(a.Count())
-		default:
-			s.count.Datagrams += uint64(a.Count())
-			s.count.Bytes += uint64(a.Size)
-			if s.count.First == 0 {
-				s.count.First = now
-			}
-			s.count.Last = now
-			s.delays.Add(time.Duration(now - sent))
-		}
-	}
-}
-
-func (s *Sink) opened(from netip.AddrPort) {
 	if _, ok := s.known[from]; ok || len(s.sources) == maxSources {
 		return
 	}
@@ -121,26 +143,90 @@ func (s *Sink) opened(from netip.AddrPort) {
 	s.sources = append(s.sources, from)
 }
 
-// Expect starts to count anew: the datagrams of a run.
-func (s *Sink) Expect(run uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.run, s.count = run, Count{}
-	s.delays = new(measure.Histogram)
-}
-
-// Count returns what has arrived so far.
-func (s *Sink) Count() Count {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.count
-	c.Delays = s.delays.Delays()
-	return c
-}
-
-// Sources returns how many flows were opened to the sink, by where they come from.
+// Sources returns the number of flows, by source address, that were opened to the sink.
 func (s *Sink) Sources() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.sources)
 }
+
+// Plan describes what to send back.
+type Plan struct {
+	Run  uint32        `json:"run"`
+	Rate float64       `json:"rate"` // datagrams per second, over all flows
+	For  time.Duration `json:"for"`
+	Size int           `json:"size"` // bytes of each datagram, at least measure.HeaderSize
+	// Train is the number of consecutive datagrams to one flow. They leave as one GSO train
+	// unless Single is set.
+	Train  int  `json:"train"`
+	Single bool `json:"single"`
+}
+
+// ErrNoFlows means that no flow was opened to the sink.
+var ErrNoFlows = errors.New("sink: no open flow")
+
+// Send sends to the open flows in turn.
+func (s *Sink) Send(ctx context.Context, p Plan) (measure.Sent, error) {
+	s.mu.Lock()
+	flows := s.sources[:len(s.sources):len(s.sources)]
+	s.mu.Unlock()
+	if len(flows) == 0 {
+		return measure.Sent{}, ErrNoFlows
+	}
+	p.Size = max(p.Size, measure.HeaderSize)
+	p.Train = min(max(p.Train, 1), rawudp.SegmentsIn(p.Size))
+	train := make([]byte, p.Train*p.Size) // the trains of one burst are identical
+	next := 0
+	queue := func(to netip.AddrPort) error {
+		if !p.Single && p.Train > 1 {
+			return s.socket.Queue(to, p.Size, train)
+		}
+		for at := 0; at < len(train); at += p.Size {
+			if err := s.socket.Queue(to, 0, train[at:at+p.Size]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	pacer := measure.Pacer{Rate: p.Rate, For: p.For, Unit: p.Train, Most: 4 * max(p.Train, 16)}
+	return pacer.Run(ctx, func(n int) (sent int, err error) {
+		now := measure.Now()
+		for at := 0; at < len(train); at += p.Size {
+			measure.PutHeader(train[at:], p.Run, now)
+		}
+		for ; sent < n; sent += p.Train {
+			if err := queue(flows[next]); err != nil {
+				return sent, err
+			}
+			next = (next + 1) % len(flows)
+		}
+		return sent, s.socket.Flush()
+	})
+}
+
+// Params start a sink as a worker.
+type Params struct {
+	At netip.AddrPort `json:"at"`
+}
+
+// Role is a sink as a worker. Its result is the address. The calls are "expect" (a run), "count",
+// "sources" and "send" (a Plan).
+var Role = worker.Start(func(_ context.Context, p Params) (*worker.Service, error) {
+	s, err := New(p.At)
+	if err != nil {
+		return nil, err
+	}
+	return &worker.Service{
+		Result: s.Addr(),
+		Close:  s.Close,
+		Calls: map[string]worker.Handler{
+			"expect": worker.Method(func(_ context.Context, run uint32) (worker.None, error) {
+				s.Expect(run)
+				return worker.None{}, nil
+			}),
+			"count":   worker.Method(func(context.Context, worker.None) (Count, error) { return s.Count(), nil }),
+			"sources": worker.Method(func(context.Context, worker.None) (int, error) { return s.Sources(), nil }),
+			"send":    worker.Method(s.Send),
+		},
+	}, nil
+})

@@ -1,3 +1,5 @@
+//go:build linux
+
 package sink
 
 import (
@@ -9,7 +11,6 @@ import (
 	"time"
 
 	"lewes/bench/measure"
-	"lewes/bench/payload"
 )
 
 func newSink(t *testing.T) *Sink {
@@ -35,7 +36,7 @@ func dial(t *testing.T, s *Sink) *net.UDPConn {
 func send(t *testing.T, c *net.UDPConn, run uint32, size int) {
 	t.Helper()
 	b := make([]byte, size)
-	payload.Put(b, run, measure.Now())
+	measure.PutHeader(b, run, measure.Now())
 	if _, err := c.Write(b); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func TestCountsOneRun(t *testing.T) {
 	}
 	until(t, "five datagrams did not come", func() bool { n := s.Count(); return n.Datagrams+n.Foreign == 5 })
 	n := s.Count()
-	if n.Datagrams != 3 || n.Bytes != 300 || n.Foreign != 2 || n.First == 0 || n.Last < n.First || n.Delays.N != 3 || n.Delays.Max <= 0 {
+	if n.Datagrams != 3 || n.Bytes != 300 || n.Foreign != 2 || n.Last == 0 || n.Delays.N != 3 || n.Delays.P50 <= 0 {
 		t.Errorf("%+v", n)
 	}
 	if s.Sources() != 0 {
@@ -84,13 +85,13 @@ func TestSendsBackToEveryFlow(t *testing.T) {
 	var flows []*net.UDPConn
 	for range 3 {
 		c := dial(t, s)
-		send(t, c, payload.Opening, 50)
-		send(t, c, payload.Opening, 50) // a flow is opened once, however often it says so
+		send(t, c, measure.OpeningRun, 50)
+		send(t, c, measure.OpeningRun, 50) // a flow is opened once, however often it says so
 		flows = append(flows, c)
 	}
 	until(t, "the flows did not open", func() bool { return s.Sources() == 3 })
 	for _, apart := range []bool{false, true} {
-		plan.Apart = apart
+		plan.Single = apart
 		result, err := s.Send(t.Context(), plan)
 		if err != nil {
 			t.Fatal(err)
@@ -108,8 +109,8 @@ func TestSendsBackToEveryFlow(t *testing.T) {
 				if err != nil {
 					break
 				}
-				run, at, ok := payload.Get(buffer[:n])
-				if n != 200 || run != 9 || !ok || at <= 0 || !bytes.Equal(buffer[payload.Size:n], make([]byte, n-payload.Size)) {
+				run, at, ok := measure.Header(buffer[:n])
+				if n != 200 || run != 9 || !ok || at <= 0 || !bytes.Equal(buffer[measure.HeaderSize:n], make([]byte, n-measure.HeaderSize)) {
 					t.Fatalf("a datagram of %d bytes, run %d, %v", n, run, ok)
 				}
 				one++

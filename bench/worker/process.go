@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -15,44 +16,44 @@ import (
 	"lewes/bench/measure"
 )
 
-// stopWait is how long a worker may take to end before it is killed.
+// stopWait is how long a worker may take to exit before it is killed.
 const stopWait = 4 * time.Second
 
-// Launcher knows how a worker is started.
+// Launcher starts workers.
 type Launcher struct {
 	Path string   // of the program
 	Args []string // that make it call Main
 	Env  []string // in addition to this process's
 }
 
-// Where says in which network a worker runs. The zero value is this process's own.
+// Where selects the network of a worker. The zero value is this process's own.
 type Where struct {
-	New bool     // one of its own, with nothing in it
+	New bool     // a new, empty one
 	In  *Process // that of another worker
 }
 
-// ErrNoNamespaces means that this system has no network namespaces, or that this user may
-// not make one.
-var ErrNoNamespaces = errors.New("no network namespace can be made here")
+// ErrNoNamespaces means that this system has no network namespaces, or that this user must not
+// create one.
+var ErrNoNamespaces = errors.New("worker: network namespaces are not available")
 
-// Process is a worker under way. Its methods may be called by several goroutines; the
-// worker answers one call after the other.
+// Process is a running worker. Its methods are safe for concurrent use; the worker handles one
+// call at a time.
 type Process struct {
 	role   string
 	cmd    *exec.Cmd
 	input  io.WriteCloser
 	stderr *tail
 
-	mu      sync.Mutex
-	encoder *json.Encoder
-	answers chan answer // closed when the worker's output ends
-	broken  error
+	mu        sync.Mutex
+	encoder   *json.Encoder
+	responses chan response // closed when the worker's output ends
+	broken    error
 
 	once  sync.Once
 	ended chan struct{}
 }
 
-// Start starts a worker in a role and fills result with what it says, unless that is nil.
+// Start starts a worker in a role and stores the result of the role in result, unless that is nil.
 func (l Launcher) Start(ctx context.Context, role string, params, result any, where Where) (*Process, error) {
 	p, err := l.start(role, where)
 	if err != nil {
@@ -71,7 +72,7 @@ func (l Launcher) start(role string, where Where) (*Process, error) {
 	if err := isolate(cmd, where); err != nil {
 		return nil, err
 	}
-	p := &Process{role: role, cmd: cmd, stderr: new(tail), answers: make(chan answer), ended: make(chan struct{})}
+	p := &Process{role: role, cmd: cmd, stderr: new(tail), responses: make(chan response), ended: make(chan struct{})}
 	cmd.Stderr = p.stderr
 	input, err := cmd.StdinPipe()
 	if err != nil {
@@ -92,39 +93,35 @@ func (l Launcher) start(role string, where Where) (*Process, error) {
 	return p, nil
 }
 
-// read passes the worker's answers on until it ends.
+// read delivers the worker's responses until it exits.
 func (p *Process) read(output io.Reader) {
 	for decoder := json.NewDecoder(output); ; {
-		var a answer
-		if decoder.Decode(&a) != nil {
+		var r response
+		if decoder.Decode(&r) != nil {
 			break
 		}
 		select {
-		case p.answers <- a:
+		case p.responses <- r:
 		case <-p.ended:
 		}
 	}
-	close(p.answers)
-	_ = p.cmd.Wait() // how it ended is of no matter any more
+	close(p.responses)
+	_ = p.cmd.Wait() // ProcessState holds the result
 	close(p.ended)
 }
 
 // PID returns the worker's process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Call asks the worker and fills result with the answer, unless that is nil. Where ctx
-// ends first, the worker cannot be asked again.
+// Call performs a call and stores the response in result, unless that is nil. If ctx ends first,
+// no further call is possible.
 func (p *Process) Call(ctx context.Context, call string, params, result any) error {
 	return p.do(ctx, request{Call: call}, params, result)
 }
 
 func (p *Process) do(ctx context.Context, r request, params, result any) error {
-	what := r.Call
-	if what == "start" {
-		what = "starting"
-	}
 	if err := p.exchange(ctx, r, params, result); err != nil {
-		return fmt.Errorf("worker %q: %s: %w", p.role, what, err)
+		return fmt.Errorf("worker %q: %s: %w", p.role, r.Call, err)
 	}
 	return nil
 }
@@ -138,18 +135,18 @@ func (p *Process) exchange(ctx context.Context, r request, params, result any) (
 	if r.Params, err = json.Marshal(params); err != nil {
 		return err
 	}
-	if err := p.encoder.Encode(&r); err != nil {
-		p.broken = p.gone()
+	if p.encoder.Encode(&r) != nil {
+		p.broken = p.exitError()
 		return p.broken
 	}
 	select {
 	case <-ctx.Done():
 		p.broken = ctx.Err()
 		return p.broken
-	case a, ok := <-p.answers:
+	case a, ok := <-p.responses:
 		switch {
 		case !ok:
-			p.broken = p.gone()
+			p.broken = p.exitError()
 			return p.broken
 		case a.Error != "":
 			return errors.New(a.Error)
@@ -160,13 +157,10 @@ func (p *Process) exchange(ctx context.Context, r request, params, result any) (
 	}
 }
 
-// gone says why there is no answer.
-func (p *Process) gone() error {
+// exitError returns the reason for a missing response.
+func (p *Process) exitError() error {
 	<-p.ended
-	if said := strings.TrimSpace(p.stderr.String()); said != "" {
-		return fmt.Errorf("it has ended (%v) and said: %s", p.cmd.ProcessState, said)
-	}
-	return fmt.Errorf("it has ended (%v)", p.cmd.ProcessState)
+	return fmt.Errorf("worker exited: %v: %s", p.cmd.ProcessState, strings.TrimSpace(p.stderr.String()))
 }
 
 // Usage returns what the worker has used so far.
@@ -175,24 +169,23 @@ func (p *Process) Usage(ctx context.Context) (u measure.Usage, err error) {
 	return u, err
 }
 
-// Settle makes the worker give back what memory it does not need, and returns what it
-// has used.
+// Settle makes the worker return unused memory to the system, and returns its usage.
 func (p *Process) Settle(ctx context.Context) (u measure.Usage, err error) {
 	err = p.Call(ctx, callSettle, None{}, &u)
 	return u, err
 }
 
-// StartProfile makes the worker write a CPU profile to a file until StopProfile.
+// StartProfile starts a CPU profile of the worker.
 func (p *Process) StartProfile(ctx context.Context, file string) error {
 	return p.Call(ctx, callProfileStart, file, nil)
 }
 
-// StopProfile ends the profile.
+// StopProfile completes the profile.
 func (p *Process) StopProfile(ctx context.Context) error {
 	return p.Call(ctx, callProfileStop, None{}, nil)
 }
 
-// Stop ends the worker and waits until it is gone.
+// Stop stops the worker and waits for its exit.
 func (p *Process) Stop() {
 	p.once.Do(func() {
 		_ = p.input.Close()
@@ -200,7 +193,7 @@ func (p *Process) Stop() {
 		defer kill.Stop()
 		for {
 			select {
-			case <-p.answers: // of a call that nobody waits for any more
+			case <-p.responses: // to a call that was abandoned
 			case <-p.ended:
 				return
 			}
@@ -209,7 +202,7 @@ func (p *Process) Stop() {
 	<-p.ended
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the end of its input.
 type tail struct {
 	mu   sync.Mutex
 	kept []byte
@@ -231,4 +224,23 @@ func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.kept)
+}
+
+// RunTests builds cmd/lewes, stores the path of the program in file, runs the tests, and returns
+// their exit code. The program is removed afterwards.
+func RunTests(m interface{ Run() int }, file *string) int {
+	dir, err := os.MkdirTemp("", "lewes-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	*file = filepath.Join(dir, "lewes.exe") // a name that works on every system
+	build := exec.Command("go", "build", "-o", *file, "lewes/cmd/lewes")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build lewes:", err)
+		return 1
+	}
+	return m.Run()
 }

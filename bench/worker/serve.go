@@ -13,23 +13,23 @@ import (
 	"lewes/bench/measure"
 )
 
-// None is what a call without parameters, or without a result, has in their place.
+// None stands for no parameters or no result.
 type None struct{}
 
-// Handler answers one call.
+// Handler handles a call.
 type Handler func(ctx context.Context, params json.RawMessage) (any, error)
 
 // Service is a worker that has started.
 type Service struct {
-	Result any // of the start, for who started it
+	Result any // of the start
 	Calls  map[string]Handler
 	Close  func() // may be nil
 }
 
-// Role makes a process what it is.
+// Role starts a service.
 type Role func(ctx context.Context, params json.RawMessage) (*Service, error)
 
-// Method makes a Handler of a function.
+// Method makes a Handler from a function.
 func Method[P, R any](f func(context.Context, P) (R, error)) Handler {
 	return func(ctx context.Context, params json.RawMessage) (any, error) {
 		var p P
@@ -40,7 +40,7 @@ func Method[P, R any](f func(context.Context, P) (R, error)) Handler {
 	}
 }
 
-// Start makes a Role of a function.
+// Start makes a Role from a function.
 func Start[P any](f func(context.Context, P) (*Service, error)) Role {
 	return func(ctx context.Context, params json.RawMessage) (*Service, error) {
 		var p P
@@ -51,14 +51,14 @@ func Start[P any](f func(context.Context, P) (*Service, error)) Role {
 	}
 }
 
-// request and answer are what goes over the pipes.
+// request and response are the messages on the pipes.
 type request struct {
 	Call   string          `json:"call"` // or "start"
 	Role   string          `json:"role,omitempty"`
 	Params json.RawMessage `json:"params"`
 }
 
-type answer struct {
+type response struct {
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  string          `json:"error,omitempty"`
 }
@@ -71,24 +71,23 @@ const (
 	callProfileStop  = "profile stop"
 )
 
-// afterInput is how long a worker may take to end once its input has.
+// afterInput is how long a worker may take to exit after its input has ended.
 const afterInput = 2 * time.Second
 
-// Main is a worker's main function: it serves its standard input until that ends.
+// Main is the main function of a worker: it serves standard input until that ends.
 func Main(roles map[string]Role) error {
 	if err := enterNamespace(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	return Serve(ctx, inputThatEnds{input()}, os.Stdout, roles)
+	return Serve(ctx, exitingInput{input()}, os.Stdout, roles)
 }
 
-// inputThatEnds sees to it that the process does not outlive its input for long,
-// whatever it is busy with.
-type inputThatEnds struct{ io.Reader }
+// exitingInput exits the process some time after its input has ended, even if a call hangs.
+type exitingInput struct{ io.Reader }
 
-func (r inputThatEnds) Read(p []byte) (int, error) {
+func (r exitingInput) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	if err != nil {
 		time.AfterFunc(afterInput, func() { os.Exit(1) })
@@ -96,8 +95,7 @@ func (r inputThatEnds) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Serve answers the requests in in until it ends, which ends the calls under way as
-// well, by their context.
+// Serve handles the requests in in until it ends, which cancels the current call.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, roles map[string]Role) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -121,29 +119,29 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, roles map[string]Ro
 	defer w.close()
 	encoder := json.NewEncoder(out)
 	for r := range requests {
-		var a answer
-		result, err := w.answer(ctx, &r)
+		var a response
+		result, err := w.handle(ctx, &r)
 		if err == nil {
 			a.Result, err = json.Marshal(result)
 		}
 		if err != nil {
-			a = answer{Error: err.Error()}
+			a = response{Error: err.Error()}
 		}
 		if err := encoder.Encode(&a); err != nil {
-			return fmt.Errorf("worker: answering %q: %w", r.Call, err)
+			return fmt.Errorf("worker: respond to %q: %w", r.Call, err)
 		}
 	}
 	return nil
 }
 
-// served is a worker as it answers.
+// served is the state of a worker.
 type served struct {
 	roles   map[string]Role
 	service *Service
 	profile *os.File
 }
 
-func (w *served) answer(ctx context.Context, r *request) (any, error) {
+func (w *served) handle(ctx context.Context, r *request) (any, error) {
 	if r.Call == "start" {
 		return w.start(ctx, r)
 	}
@@ -159,11 +157,11 @@ func (w *served) answer(ctx context.Context, r *request) (any, error) {
 		return None{}, w.stopProfile()
 	}
 	if w.service == nil {
-		return nil, fmt.Errorf("the worker has not been started, and is asked for %q", r.Call)
+		return nil, fmt.Errorf("call %q before start", r.Call)
 	}
 	handler := w.service.Calls[r.Call]
 	if handler == nil {
-		return nil, fmt.Errorf("this worker has no call %q", r.Call)
+		return nil, fmt.Errorf("no call %q", r.Call)
 	}
 	return handler(ctx, r.Params)
 }
@@ -172,9 +170,9 @@ func (w *served) start(ctx context.Context, r *request) (any, error) {
 	role := w.roles[r.Role]
 	switch {
 	case w.service != nil:
-		return nil, errors.New("the worker has been started already")
+		return nil, errors.New("already started")
 	case role == nil:
-		return nil, fmt.Errorf("this program has no worker %q", r.Role)
+		return nil, fmt.Errorf("no role %q", r.Role)
 	}
 	service, err := role(ctx, r.Params)
 	if err != nil {
@@ -203,7 +201,7 @@ func (w *served) startProfile(params json.RawMessage) error {
 
 func (w *served) stopProfile() error {
 	if w.profile == nil {
-		return errors.New("no profile is being taken")
+		return errors.New("no profile was started")
 	}
 	pprof.StopCPUProfile()
 	err := w.profile.Close()
@@ -213,7 +211,7 @@ func (w *served) stopProfile() error {
 
 func (w *served) close() {
 	if w.profile != nil {
-		_ = w.stopProfile() // what was profiled until now is better than nothing
+		_ = w.stopProfile() // an incomplete profile is still useful
 	}
 	if w.service != nil && w.service.Close != nil {
 		w.service.Close()

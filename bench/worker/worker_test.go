@@ -31,7 +31,7 @@ type greeting struct{ Name string }
 var testRoles = map[string]Role{
 	"greeter": Start(func(_ context.Context, g greeting) (*Service, error) {
 		if g.Name == "" {
-			return nil, errors.New("nobody to greet")
+			return nil, errors.New("no name")
 		}
 		return &Service{
 			Result: "hello " + g.Name,
@@ -108,7 +108,7 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-func TestUsageIsTheWorkersOwn(t *testing.T) {
+func TestUsageOfWorker(t *testing.T) {
 	p := start(t, Where{})
 	before, err := p.Usage(t.Context())
 	if err != nil {
@@ -121,7 +121,7 @@ func TestUsageIsTheWorkersOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if used := after.Since(before); used.CPU() < 5*time.Millisecond || used.At < int64(55*time.Millisecond) {
+	if used := after.Since(before); used.CPU < 5*time.Millisecond || used.At < int64(55*time.Millisecond) {
 		t.Errorf("60 ms of work are %+v", used)
 	}
 	if settled, err := p.Settle(t.Context()); err != nil || settled.Heap == 0 {
@@ -161,10 +161,10 @@ func TestStartFails(t *testing.T) {
 		params   any
 		want     string
 	}{
-		{"unknown role", launcher(), "singer", None{}, `no worker "singer"`},
-		{"its own reason", launcher(), "greeter", greeting{}, "nobody to greet"},
+		{"unknown role", launcher(), "singer", None{}, `no role "singer"`},
+		{"its own reason", launcher(), "greeter", greeting{}, "no name"},
 		{"no such program", Launcher{Path: "/does/not/exist"}, "greeter", None{}, "no such file"},
-		{"a program that is no worker", Launcher{Path: os.Args[0], Args: []string{"-test.run=NoSuchTest"}}, "greeter", greeting{"x"}, "it has ended"},
+		{"a program that is no worker", Launcher{Path: os.Args[0], Args: []string{"-test.run=NoSuchTest"}}, "greeter", greeting{"x"}, "worker exited"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p, err := row.launcher.Start(t.Context(), row.role, row.params, nil, Where{})
@@ -179,7 +179,7 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
-func TestDeathIsTold(t *testing.T) {
+func TestExitIsReported(t *testing.T) {
 	p := start(t, Where{})
 	err := p.Call(t.Context(), "die", None{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "out of greetings") || !strings.Contains(err.Error(), "exit status 3") {
@@ -190,7 +190,7 @@ func TestDeathIsTold(t *testing.T) {
 	}
 }
 
-func TestStopEndsWhateverItDoes(t *testing.T) {
+func TestStopEndsHangingCalls(t *testing.T) {
 	for _, call := range []string{"wait", "hang"} {
 		p := start(t, Where{})
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -209,7 +209,7 @@ func TestStopEndsWhateverItDoes(t *testing.T) {
 	}
 }
 
-// A bench that is killed leaves nothing behind: the worker's input ends with it.
+// The input of a worker ends if the bench is killed.
 func TestServeEndsWithItsInput(t *testing.T) {
 	in, feed, err := os.Pipe()
 	if err != nil {
@@ -238,7 +238,7 @@ func TestServeEndsWithItsInput(t *testing.T) {
 	}
 }
 
-func TestNetworkOfItsOwn(t *testing.T) {
+func TestNetworkNamespace(t *testing.T) {
 	var said string
 	p, err := launcher().Start(t.Context(), "greeter", greeting{"ann"}, &said, Where{New: true})
 	if errors.Is(err, ErrNoNamespaces) {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package link
 
 import (
@@ -11,7 +13,7 @@ import (
 
 	"lewes/bench/e2e/netns"
 	"lewes/bench/load"
-	"lewes/bench/pace"
+	"lewes/bench/measure"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
 )
@@ -96,7 +98,7 @@ func (c *crossing) send(plan load.Plan, lost func(sent, dropped uint64) uint64) 
 		c.t.Fatal(err)
 	}
 	before := c.link.Counts(A)
-	var sent pace.Result
+	var sent measure.Sent
 	if err := c.near.Call(c.t.Context(), "send", plan, &sent); err != nil {
 		c.t.Fatal(err)
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package netns
 
 import (
@@ -9,7 +11,7 @@ import (
 	"time"
 
 	"lewes/bench/load"
-	"lewes/bench/pace"
+	"lewes/bench/measure"
 	"lewes/bench/sink"
 	"lewes/bench/worker"
 )
@@ -51,7 +53,7 @@ func TestDatagramsBetweenTwoMachines(t *testing.T) {
 	if err := far.Call(t.Context(), "expect", 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	var sent pace.Result
+	var sent measure.Sent
 	if err := near.Call(t.Context(), "send", load.Plan{Run: 1, Rate: 10_000, For: 50 * time.Millisecond, Size: 1200, Train: 8}, &sent); err != nil {
 		t.Fatal(err)
 	}

@@ -16,13 +16,12 @@ import (
 	"github.com/yosida95/uritemplate/v3"
 
 	"lewes/bench/load"
-	"lewes/bench/peer"
 	"lewes/bench/worker"
 	"lewes/transport"
 )
 
 // startClient starts a load that goes through a proxy. It has the calls of every load.
-func startClient(ctx context.Context, p peer.Client) (*worker.Service, error) {
+func startClient(ctx context.Context, p worker.MASQUEClient) (*worker.Service, error) {
 	certificate, err := x509.ParseCertificate(p.Proxy.Certificate)
 	if err != nil {
 		return nil, err

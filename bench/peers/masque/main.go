@@ -1,4 +1,4 @@
-// Masque runs masque-go as workers of lewes bench: a CONNECT-UDP proxy (RFC 9298) over
+// Masque runs masque-go as workers of the bench: a CONNECT-UDP proxy (RFC 9298) over
 // quic-go, and a client that is the load. It is a module of its own, so that what it
 // needs stays out of the product.
 package main
@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"os"
 
-	"lewes/bench/peer"
 	"lewes/bench/worker"
 )
 
 func main() {
 	err := worker.Main(map[string]worker.Role{
-		peer.RoleMASQUEProxy:  worker.Start(startProxy),
-		peer.RoleMASQUEClient: worker.Start(startClient),
+		worker.RoleMASQUEProxy:  worker.Start(startProxy),
+		worker.RoleMASQUEClient: worker.Start(startClient),
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -18,14 +18,13 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/yosida95/uritemplate/v3"
 
-	"lewes/bench/peer"
 	"lewes/bench/worker"
 )
 
 // packetSize lets a payload of 1200 bytes into one QUIC datagram.
 const packetSize = 1400
 
-// startProxy starts a proxy at an address and answers with a peer.Proxy.
+// startProxy starts a proxy at an address and answers with a worker.MASQUEProxy.
 func startProxy(_ context.Context, at netip.AddrPort) (*worker.Service, error) {
 	certificate, err := newCertificate(at.Addr())
 	if err != nil {
@@ -59,7 +58,7 @@ func startProxy(_ context.Context, at netip.AddrPort) (*worker.Service, error) {
 		_ = server.Serve(socket) // until it is closed
 	}()
 	return &worker.Service{
-		Result: peer.Proxy{Addr: addr, Certificate: certificate.Certificate[0]},
+		Result: worker.MASQUEProxy{Addr: addr, Certificate: certificate.Certificate[0]},
 		Close: func() {
 			_, _, _ = server.Close(), proxy.Close(), socket.Close()
 			<-ended

@@ -1,4 +1,4 @@
-// Wireguard runs wireguard-go as a worker of lewes bench: one end of a tunnel, with a TUN
+// Wireguard runs wireguard-go as a worker of the bench: one end of a tunnel, with a TUN
 // device in the network namespace that the worker is in. It is a module of its own, so
 // that what it needs stays out of the product.
 package main
@@ -15,19 +15,18 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
-	"lewes/bench/peer"
 	"lewes/bench/worker"
 )
 
 func main() {
-	if err := worker.Main(map[string]worker.Role{peer.RoleWireGuard: worker.Start(start)}); err != nil {
+	if err := worker.Main(map[string]worker.Role{worker.RoleWireGuard: worker.Start(start)}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
 // start makes the device of a name and answers with the end's public key. The call is "connect",
-// with a peer.End.
+// with a worker.TunnelEnd.
 func start(_ context.Context, name string) (*worker.Service, error) {
 	private, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
@@ -38,7 +37,7 @@ func start(_ context.Context, name string) (*worker.Service, error) {
 		return nil, fmt.Errorf("its TUN device cannot be made: %w", err)
 	}
 	d := device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
-	config := fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(private.Bytes()), peer.WireGuardPort)
+	config := fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(private.Bytes()), worker.WireGuardPort)
 	if err := d.IpcSet(config); err != nil {
 		d.Close()
 		return nil, err
@@ -47,7 +46,7 @@ func start(_ context.Context, name string) (*worker.Service, error) {
 		Result: hex.EncodeToString(private.PublicKey().Bytes()),
 		Close:  d.Close,
 		Calls: map[string]worker.Handler{
-			"connect": worker.Method(func(_ context.Context, p peer.End) (worker.None, error) {
+			"connect": worker.Method(func(_ context.Context, p worker.TunnelEnd) (worker.None, error) {
 				config := fmt.Sprintf("public_key=%s\nendpoint=%s\nallowed_ip=%s\n", p.Public, p.Endpoint, p.Allowed)
 				if err := d.IpcSet(config); err != nil {
 					return worker.None{}, err

@@ -1,2 +1,0 @@
-// Package machine says what a bench ran on: figures mean nothing without.
-package machine
