@@ -42,6 +42,7 @@ type Gateway struct {
 	URI uri.Gateway
 
 	key      *identity.PrivateKey
+	config   router.Config
 	mu       sync.Mutex
 	all      bool
 	admitted map[identity.PublicKey]bool
@@ -110,8 +111,9 @@ func New(o Options) (*Gateway, error) {
 	}
 	if g.Gateway, err = router.Start(config); err != nil {
 		key.Wipe()
-		return nil, fmt.Errorf("gatewaytest: starting the gateway: %w", err)
+		return nil, fmt.Errorf("gatewaytest: start: %w", err)
 	}
+	g.config = config
 	at := g.Addrs()[0]
 	g.URI = uri.Gateway{Identity: key.Public(), Host: at.Addr().String(), Port: at.Port()}
 	if o.TCP {
@@ -122,6 +124,22 @@ func New(o Options) (*Gateway, error) {
 		g.URI.TCPPort = g.TCPAddrs()[0].Port()
 	}
 	return g, nil
+}
+
+// Kill stops the gateway without closing its sessions, as a crash would. Close must still be
+// called.
+func (g *Gateway) Kill() { g.Gateway.Close() }
+
+// Restart kills the gateway and starts it again on the same ports, without its sessions.
+func (g *Gateway) Restart(t testing.TB) {
+	t.Helper()
+	g.config.Listen.Addrs = g.Addrs()
+	g.config.TCP.Listen.Addrs = g.TCPAddrs()
+	g.Kill()
+	var err error
+	if g.Gateway, err = router.Start(g.config); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Close closes all sessions and stops the gateway.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"lewes/crypto/cookie"
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
@@ -20,9 +21,10 @@ import (
 	"lewes/transport/uri"
 )
 
-// gateway is the other end: what a gateway is to its clients, without sockets to
-// the world. It echoes what comes on a flow, unless answer says otherwise, and
-// forwards to the gateways that it is told of.
+// gateway is a scripted gateway, for tests under testing/synctest: the protocol's responder
+// over an in-memory network, without routing. It echoes datagrams, unless answer returns
+// something else, forwards to the gateways in its directory, and records what arrives.
+// Tests with real sockets use router/gatewaytest.
 type gateway struct {
 	t        reporter
 	identity *identity.PrivateKey
@@ -415,4 +417,31 @@ func (g *gateway) arrivals() []arrival {
 	a := g.seen
 	g.seen = nil
 	return a
+}
+
+func macOf(g *gateway) *cookie.MAC1Key { return cookie.NewMAC1Key(g.identity.Public()) }
+
+// forge builds a clear packet as anybody can who knows the gateway's key.
+func forge(mac *cookie.MAC1Key, index uint32, t wire.Type, m interface{ Append([]byte) []byte }) []byte {
+	p := wire.Finish(m.Append(wire.Begin(nil, index, wire.LevelClear, 0, t)))
+	mac.Sum(p)
+	return p
+}
+
+// wrongClock is a way to a gateway whose clock goes a year ahead: it answers each
+// hello by a Reject and lets nothing else come back.
+type wrongClock struct {
+	transport.Conn
+	mac *cookie.MAC1Key
+}
+
+func (c *wrongClock) ReadBatch(p []transport.Packet) (int, error) {
+	n, err := c.Conn.ReadBatch(p)
+	if n > 0 {
+		index, _ := wire.ReceiverIdx(p[0].Data)
+		at := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+		p[0].Data = forge(c.mac, index, wire.TypeReject, &wire.Reject{Code: wire.RejectClock, GatewaySeconds: uint64(at.Unix())})
+		n = 1
+	}
+	return n, err
 }

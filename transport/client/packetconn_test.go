@@ -111,7 +111,7 @@ func TestPacketConnAddresses(t *testing.T) {
 }
 
 // One target that is refused does not disturb the others.
-func TestPacketConnRefusals(t *testing.T) {
+func TestPacketConnReportsRefusalOnWrite(t *testing.T) {
 	listening(t, func(t *testing.T, w *world, _ *client.Session, p net.PacketConn) {
 		good, bad, gone := net.UDPAddrFromAddrPort(target(1)), net.UDPAddrFromAddrPort(target(2)), net.UDPAddrFromAddrPort(target(3))
 		w.g.answer = func(a arrival) ([][]byte, wire.FlowReason) {
@@ -142,7 +142,7 @@ func TestPacketConnRefusals(t *testing.T) {
 
 // More targets than flows: those that are used least recently give way, and come
 // back under the ids that they had.
-func TestPacketConnGivesWay(t *testing.T) {
+func TestPacketConnEvictsLeastRecentlyUsed(t *testing.T) {
 	listening(t, func(t *testing.T, w *world, s *client.Session, p net.PacketConn) {
 		own := flowTo(t, s, "203.0.113.255:7") // never gives way
 		exchange(t, own, "mine")
@@ -195,7 +195,7 @@ func TestPacketConnGivesWay(t *testing.T) {
 }
 
 // A full table of others' flows leaves no room for targets.
-func TestPacketConnBound(t *testing.T) {
+func TestPacketConnFlowLimit(t *testing.T) {
 	listening(t, func(t *testing.T, _ *world, s *client.Session, p net.PacketConn) {
 		for i := range client.MaxFlows {
 			flowTo(t, s, target(i).String())

@@ -41,7 +41,7 @@ func when(steps []step, a action) (times []time.Duration) {
 	return times
 }
 
-func TestPolicyLooksForAWay(t *testing.T) {
+func TestPolicyProbesPaths(t *testing.T) {
 	const within = 300 * time.Millisecond
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
@@ -94,7 +94,7 @@ func TestPolicyLooksForAWay(t *testing.T) {
 	}
 }
 
-func TestPolicyWithoutOneTransport(t *testing.T) {
+func TestPolicyWithOneTransport(t *testing.T) {
 	const within = 300 * time.Millisecond
 	for name, row := range map[string]struct {
 		p     pathPolicy
@@ -126,7 +126,7 @@ func TestPolicyWithoutOneTransport(t *testing.T) {
 }
 
 // A Reset says that no other way would help.
-func TestPolicyForgotten(t *testing.T) {
+func TestPolicyStopsProbingAfterReset(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
 	_ = p.unresponsive(at0, time.Second)
@@ -139,7 +139,7 @@ func TestPolicyForgotten(t *testing.T) {
 }
 
 // Where a try can fail no later, nothing is waited for.
-func TestPolicyFailures(t *testing.T) {
+func TestPolicyFailedProbes(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
 	_ = p.unresponsive(at0, 10*time.Second)
@@ -156,7 +156,7 @@ func TestPolicyFailures(t *testing.T) {
 // half a minute from when UDP works again.
 // Without a network every try fails at once. The next network is found within a second, be
 // it minutes later, and without one for hours less is tried.
-func TestPolicyWithoutNetwork(t *testing.T) {
+func TestPolicyOffline(t *testing.T) {
 	const within = 300 * time.Millisecond
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
@@ -196,7 +196,7 @@ func TestPolicyWithoutNetwork(t *testing.T) {
 	}
 }
 
-func TestPolicyReturns(t *testing.T) {
+func TestPolicyReturnsToUDP(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.TCP)
 	tries := when(run(&p, 10*time.Minute, 300*time.Millisecond), probeUDP)
@@ -221,10 +221,10 @@ type world struct {
 	trial [2]bool      // a way over it is on trial
 }
 
-// TestPolicyInAnyWeather runs the pathPolicy against transports that come and go, with
+// TestPolicyUnderRandomLoss runs the pathPolicy against transports that come and go, with
 // seeds: it never takes what it may not or what does not work, is lost only where
 // nothing works, goes back to UDP within half a minute, and always ends its searches.
-func TestPolicyInAnyWeather(t *testing.T) {
+func TestPolicyUnderRandomLoss(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		p := pathPolicy{udp: r.IntN(4) > 0, tcp: r.IntN(4) > 0}

@@ -21,7 +21,7 @@ import (
 // one, and flows go on.
 //
 // Shows R11.3, R11.4.
-func TestGatewayForgets(t *testing.T) {
+func TestResetTriggersReconnect(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		exchange(t, c, "before")
 		time.Sleep(time.Minute)
@@ -64,7 +64,7 @@ const long = "a datagram of thirty bytes ..."
 
 // A client that sends less than that finds out when it has heard nothing for a
 // while.
-func TestGatewayForgetsQuietly(t *testing.T) {
+func TestLostSessionWithoutReset(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, _ *client.Session, c net.Conn) {
 		exchange(t, c, "before")
 		time.Sleep(time.Minute)
@@ -81,7 +81,7 @@ func TestGatewayForgetsQuietly(t *testing.T) {
 // A Reset that anybody may have sent costs three Pings.
 //
 // Shows R11.3.
-func TestForgedReset(t *testing.T) {
+func TestForgedResetIsIgnored(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		exchange(t, c, "before")
 		local := s.Info().Local.(*net.UDPAddr).AddrPort()
@@ -105,7 +105,7 @@ func TestForgedReset(t *testing.T) {
 // A gateway that is silent for a while and comes back is the same session.
 //
 // Shows R11.4.
-func TestSilenceThatEnds(t *testing.T) {
+func TestReconnectStopsWhenGatewayResponds(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		exchange(t, c, "before")
 		w.net.losing(func(_, to netip.AddrPort, _ []byte) bool { return to == w.g.at })
@@ -134,7 +134,7 @@ func TestSilenceThatEnds(t *testing.T) {
 
 // A gateway that is gone for long is tried again and again, at growing intervals,
 // and its name is resolved each time.
-func TestGatewayMoves(t *testing.T) {
+func TestReconnectResolvesAgain(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		dns := names("gw.example.com", w.g.at.Addr())
 		config := w.config()
@@ -241,7 +241,7 @@ func TestNoReconnect(t *testing.T) {
 }
 
 // Without reconnecting, a gateway is given time to be heard again.
-func TestNoReconnectSilence(t *testing.T) {
+func TestNoReconnectEndsWhenUnresponsive(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
 		config.NoReconnect = true
@@ -305,7 +305,7 @@ func TestCloseWhileReconnecting(t *testing.T) {
 }
 
 // A gateway that refuses the client afterwards is said to.
-func TestReconnectSaysWhy(t *testing.T) {
+func TestReconnectReportsCause(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, _ net.Conn) {
 		time.Sleep(time.Second)
 		w.g.with(func() {

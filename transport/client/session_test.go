@@ -212,7 +212,7 @@ func TestDial(t *testing.T) {
 }
 
 // Shows R4.31.
-func TestSecondDialTakesOneFlight(t *testing.T) {
+func TestCachedKEMKeySavesRoundTrip(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
 		w.closes(w.dial(config))
@@ -469,7 +469,7 @@ func TestAddressesRace(t *testing.T) {
 }
 
 // When several addresses answer, one session is left.
-func TestAddressesRaceBothAnswer(t *testing.T) {
+func TestAddressRaceClosesLoser(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.delay = 290 * time.Millisecond
 		config := w.config()

@@ -176,7 +176,7 @@ func TestViaErrors(t *testing.T) {
 
 // An entry that forgets everything is connected anew, and the session inside goes
 // on as it was, without a word of its own.
-func TestEntryForgets(t *testing.T) {
+func TestEntryRestart(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		through(t, n, func(t *testing.T, w *world, entries []*gateway, s *client.Session) {
 			c := flowTo(t, s, "203.0.113.7:53")
@@ -209,7 +209,7 @@ func TestEntryForgets(t *testing.T) {
 }
 
 // An exit that forgets everything is connected anew through the same entry.
-func TestExitForgets(t *testing.T) {
+func TestExitRestart(t *testing.T) {
 	through(t, 1, func(t *testing.T, w *world, entries []*gateway, s *client.Session) {
 		c := flowTo(t, s, "203.0.113.7:53")
 		exchange(t, c, "before")
@@ -233,7 +233,7 @@ func TestExitForgets(t *testing.T) {
 // a subsession, and in the midst of everything.
 //
 // Shows R7.12.
-func TestIndexTakenAtEntry(t *testing.T) {
+func TestIndexCollisionAtEntry(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config, entries := w.via(1)
 		entry := entries[0]
@@ -278,7 +278,7 @@ func TestIndexTakenAtEntry(t *testing.T) {
 }
 
 // A handshake does not try for ever.
-func TestEveryIndexTakenAtEntry(t *testing.T) {
+func TestIndexCollisionsExhaustTries(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config, entries := w.via(1)
 		defer entries[0].stop()
@@ -297,7 +297,7 @@ func TestEveryIndexTakenAtEntry(t *testing.T) {
 }
 
 // With NoReconnect, the end of an entry's session is the end of what runs over it.
-func TestEntryEnds(t *testing.T) {
+func TestEntryEndEndsInnerSession(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config, entries := w.via(2)
 		for _, e := range entries {

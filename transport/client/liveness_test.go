@@ -22,7 +22,7 @@ func silences(k *keepalive, now *time.Time, nat time.Duration, n int) (lost int)
 	return lost
 }
 
-func TestKeepaliveFindsTheTimeOfANAT(t *testing.T) {
+func TestKeepaliveConvergesToNATTimeout(t *testing.T) {
 	for _, nat := range []time.Duration{6, 12, 20, 24, 30, 300} {
 		nat *= time.Second
 		k, now := newKeepalive(25*time.Second), at0
@@ -52,7 +52,7 @@ func TestKeepaliveFindsTheTimeOfANAT(t *testing.T) {
 }
 
 // In another network it grows again.
-func TestKeepaliveGrowsAgain(t *testing.T) {
+func TestKeepaliveGrowsAfterNetworkChange(t *testing.T) {
 	k, now := newKeepalive(25*time.Second), at0
 	silences(&k, &now, 8*time.Second, 12)
 	short := k.interval
@@ -63,7 +63,7 @@ func TestKeepaliveGrowsAgain(t *testing.T) {
 }
 
 // What is no sign of a NAT changes nothing.
-func TestKeepaliveIgnores(t *testing.T) {
+func TestKeepaliveIgnoresUnrelatedPings(t *testing.T) {
 	k, now := newKeepalive(25*time.Second), at0
 	k.challenged(now) // no silence before it
 	k.sent(now, 25*time.Second, time.Second)

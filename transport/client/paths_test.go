@@ -58,7 +58,7 @@ func over(s *client.Session, t client.Transport) func() bool {
 
 // A gateway that answers over UDP and lets nobody in is tried over TCP too, in the time
 // that one handshake has.
-func TestNotListedOverBoth(t *testing.T) {
+func TestUnlistedClientTriesBothTransports(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.g.with(func() { w.g.config.Admit = func(identity.PublicKey) bool { return false } })
 		began := time.Now()
@@ -77,7 +77,7 @@ func TestNotListedOverBoth(t *testing.T) {
 // of its own, and the first datagram is through in less than four seconds.
 //
 // Shows R10.9.
-func TestFallsBackToTCP(t *testing.T) {
+func TestFallbackToTCP(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		hellos := map[client.Transport][]wire.ClientHello{}
 		w.net.losing(func(from, to netip.AddrPort, p []byte) bool {
@@ -122,7 +122,7 @@ func TestFallsBackToTCP(t *testing.T) {
 }
 
 // Where the network says that UDP does not pass, nobody waits for it.
-func TestFallsBackAtOnce(t *testing.T) {
+func TestFallbackAtOnceWhenRefused(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		config := w.configOfTwo()
 		config.Gateway.Port = 9 // nothing listens there
@@ -222,7 +222,7 @@ func drain(c net.Conn) {
 }
 
 // A session that is idle notices too, by its keepalive.
-func TestIdleSessionFallsBack(t *testing.T) {
+func TestIdleSessionFallsBackToTCP(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		s := w.dial(w.configOfTwo())
 		defer w.closes(s)
@@ -260,7 +260,7 @@ func TestIdleSessionFallsBack(t *testing.T) {
 
 // A path that went silent for one local port is left for another before UDP is given
 // up: no packet goes over TCP.
-func TestNewLocalPort(t *testing.T) {
+func TestMigrationToNewLocalPort(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		s := w.dial(w.configOfTwo())
 		defer w.closes(s)
@@ -375,7 +375,7 @@ func TestNeitherTransport(t *testing.T) {
 }
 
 // TCP that breaks in mid-session is noticed, and UDP taken where it works.
-func TestTCPIsLost(t *testing.T) {
+func TestTCPFailureMovesToUDP(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.block()
 		s := w.dial(w.configOfTwo())
@@ -404,7 +404,7 @@ func TestTCPIsLost(t *testing.T) {
 // A gateway that restarts is met again in less than a second over either transport,
 // however long it was away, and in little more where it is met over TCP because UDP does
 // not pass.
-func TestRestartOverBoth(t *testing.T) {
+func TestRestartReconnectsOverEitherTransport(t *testing.T) {
 	for _, over := range []client.Transport{client.UDP, client.TCP, client.Auto} {
 		for _, away := range []time.Duration{0, 3 * time.Second, 20 * time.Second, 4 * time.Minute} {
 			t.Run(over.String()+" "+away.String(), func(t *testing.T) {
@@ -486,7 +486,7 @@ func TestEntryOverTCP(t *testing.T) {
 
 // Behind a NAT that forgets sooner than the keepalive, the session finds out and gets
 // by: what the gateway sends unasked arrives from then on.
-func TestKeepaliveAdaptsToTheNAT(t *testing.T) {
+func TestKeepaliveAdaptsToNAT(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.net.nat = newNAT(15 * time.Second)
 		s := w.dial(w.configOfTwo())
@@ -549,7 +549,7 @@ func TestRebindingNAT(t *testing.T) {
 
 // On a bad line, three datagrams in ten lost each way and 200 ms of round trip, the
 // session stays where it is: it is UDP that carries it, and one session.
-func TestBadLine(t *testing.T) {
+func TestLossyPath(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.net.delay = 100 * time.Millisecond
 		r := rand.New(rand.NewPCG(1, 2))
@@ -576,7 +576,7 @@ func TestBadLine(t *testing.T) {
 }
 
 // A link that is down for a minute costs that minute: the session is the same.
-func TestLinkDownForAMinute(t *testing.T) {
+func TestOutageOfAMinute(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		s := w.dial(w.configOfTwo())
 		defer w.closes(s)
@@ -607,7 +607,7 @@ func TestLinkDownForAMinute(t *testing.T) {
 
 // A gateway of two addresses is reached at the other one, be it known from the
 // beginning, of the other family, or what its name means by now.
-func TestOtherAddress(t *testing.T) {
+func TestProbesAllAddresses(t *testing.T) {
 	for name, row := range map[string]struct{ first, later []netip.Addr }{
 		"of the other family": {[]netip.Addr{gatewayAddr(1).Addr(), netip.MustParseAddr("2001:db8::1")}, nil},
 		"of the name now":     {[]netip.Addr{gatewayAddr(1).Addr()}, []netip.Addr{gatewayAddr(9).Addr()}},
