@@ -18,31 +18,27 @@ var ErrTLSForm = errors.New("not the TLS form of a KEM ciphertext")
 // AppendPublicKeyTLS appends the TLS form of a raw public key to dst, nothing for
 // an unsupported mechanism.
 func AppendPublicKeyTLS(dst []byte, id ID, pk []byte) []byte {
-	s := schemeOf(id)
-	if s == nil {
-		return dst
-	}
-	return append(append(dst, s.tlsPublicKey...), pk...)
+	return appendTLS(dst, id, func(s *scheme) string { return s.tlsPublicKey }, pk)
 }
 
-// AppendCiphertextTLS appends the TLS form of a raw ciphertext to dst, nothing
-// for an unsupported mechanism.
+// AppendCiphertextTLS appends the TLS form of a raw ciphertext to dst, nothing for
+// an unsupported mechanism.
 func AppendCiphertextTLS(dst []byte, id ID, ct []byte) []byte {
-	s := schemeOf(id)
-	if s == nil {
-		return dst
-	}
-	return append(append(dst, s.tlsCiphertext...), ct...)
+	return appendTLS(dst, id, func(s *scheme) string { return s.tlsCiphertext }, ct)
 }
 
-// AppendSecretTLS appends the TLS form of a shared secret, 33 bytes, to dst,
-// nothing for an unsupported mechanism.
+// AppendSecretTLS appends the TLS form of a shared secret, 33 bytes, to dst, nothing
+// for an unsupported mechanism.
 func AppendSecretTLS(dst []byte, id ID, ss *[SecretSize]byte) []byte {
+	return appendTLS(dst, id, func(s *scheme) string { return s.tlsSecret }, ss[:])
+}
+
+func appendTLS(dst []byte, id ID, prefix func(*scheme) string, raw []byte) []byte {
 	s := schemeOf(id)
 	if s == nil {
 		return dst
 	}
-	return append(append(dst, s.tlsSecret...), ss[:]...)
+	return append(append(dst, prefix(s)...), raw...)
 }
 
 // CutCiphertextTLS cuts the TLS form of a ciphertext from the front of b: raw is

@@ -39,21 +39,21 @@ func TestWipeErasesLibraryState(t *testing.T) {
 	get(t)(r.ReadMessage1(m1))
 	m2 := get(t)(r.WriteMessage2(pair(4), nil))
 	get(t)(i.ReadMessage2(m2))
-	i.x.setPSK(&testPSK)
+	i.setPSK(&testPSK)
 
-	held := secretsOf(t, i.x.state)
-	for n, c := range i.x.suite.ciphers {
+	held := secretsOf(t, i.state)
+	for n, c := range i.suite.ciphers {
 		held[fmt.Sprintf("cipher %d", n)] = reflect.ValueOf(c).FieldByName("AEAD").Elem().Elem().FieldByName("key").Bytes()
 	}
-	for n, e := range i.x.suite.memo.entries {
+	for n, e := range i.suite.memo.entries {
 		if e != nil {
 			held[fmt.Sprintf("secret %d", n)] = e.secret[:]
 			held[fmt.Sprintf("private key %d", n)] = e.private[:]
 		}
 	}
-	held["preshared key"] = i.x.psk[:]
-	held["static key"] = i.x.suite.static.Private[:]
-	held["ephemeral key"] = i.x.suite.ephemeral.Private[:]
+	held["preshared key"] = i.psk[:]
+	held["static key"] = i.suite.static.Private[:]
+	held["ephemeral key"] = i.suite.ephemeral.Private[:]
 	if len(held) < 10 {
 		t.Fatalf("only %d secrets found", len(held))
 	}
@@ -75,7 +75,7 @@ func TestFinishedHandshakeIsErased(t *testing.T) {
 	i, r := xkPair()
 	m1 := get(t)(i.WriteMessage1(nil))
 	get(t)(r.ReadMessage1(m1))
-	state := r.x.state
+	state := r.state
 	held := secretsOf(t, state)
 	finishXK(t, i, r)
 	for name, b := range held {
@@ -88,7 +88,7 @@ func TestFinishedHandshakeIsErased(t *testing.T) {
 			t.Errorf("%s is left in the state after the handshake", name)
 		}
 	}
-	if r.x.suite.static != (KeyPair{}) || i.x.suite.static != (KeyPair{}) || r.x.psk != [32]byte{} {
+	if r.suite.static != (KeyPair{}) || i.suite.static != (KeyPair{}) || r.psk != [32]byte{} {
 		t.Error("keys are left after the handshake")
 	}
 }
@@ -98,7 +98,7 @@ func TestFailureErasesState(t *testing.T) {
 	m1 := get(t)(i.WriteMessage1(nil))
 	get(t)(r.ReadMessage1(m1))
 	get(t)(r.WriteMessage2(pair(4), nil))
-	held := secretsOf(t, i.x.state)
+	held := secretsOf(t, i.state)
 	if _, err := i.ReadMessage2(make([]byte, 10)); err == nil {
 		t.Fatal("ten bytes were read")
 	}

@@ -133,7 +133,7 @@ func (x *exchange) take(s step) ([]byte, *Split, error) {
 		return nil, nil, fmt.Errorf("noise: %s message %d of %s: %w", s.verb(), len(x.done)+1, x.name, err)
 	}
 	if split != nil {
-		x.wipe()
+		x.Wipe()
 		return out, split, nil
 	}
 	x.done = append(x.done, step{s.write, bytes.Clone(s.data)})
@@ -199,7 +199,8 @@ func (x *exchange) drop() {
 	x.suite.forgetCiphers()
 }
 
-func (x *exchange) wipe() {
+// Wipe overwrites every secret; every other method then returns ErrOrder.
+func (x *exchange) Wipe() {
 	x.over = true
 	x.drop()
 	x.suite.wipe()

@@ -12,7 +12,7 @@ import (
 const message3Size = KeySize + tagSize + tagSize
 
 // XKInitiator is the client's side of a handshake, Noise_XKpsk3 (section 5).
-type XKInitiator struct{ x *exchange }
+type XKInitiator struct{ *exchange }
 
 // NewXKInitiator starts a handshake with the gateway of this X25519 static key.
 // It copies its arguments.
@@ -25,31 +25,28 @@ func NewXKInitiator(prologue []byte, static, ephemeral KeyPair, gateway [KeySize
 // WriteMessage1 returns e, es and the sealed payload: 48 bytes and the payload.
 // ErrLowOrder means that the gateway's key is invalid.
 func (i *XKInitiator) WriteMessage1(payload []byte) ([]byte, error) {
-	return i.x.step(0, step{write: true, data: payload})
+	return i.step(0, step{write: true, data: payload})
 }
 
 // ReadMessage2 opens the gateway's message and returns its payload, which the
 // caller owns. An error leaves the handshake unchanged, and another message 2
 // may be tried.
 func (i *XKInitiator) ReadMessage2(msg []byte) ([]byte, error) {
-	return i.x.step(1, step{data: msg})
+	return i.step(1, step{data: msg})
 }
 
 // WriteMessage3 returns the last message, s, se and psk without a payload, and
 // ends the handshake; i is wiped.
 func (i *XKInitiator) WriteMessage3(psk *[32]byte) ([]byte, *Split, error) {
-	if err := i.x.at(2); err != nil {
+	if err := i.at(2); err != nil {
 		return nil, nil, err
 	}
-	i.x.setPSK(psk)
-	return i.x.take(step{write: true})
+	i.setPSK(psk)
+	return i.take(step{write: true})
 }
 
-// Wipe overwrites every secret; every other method then returns ErrOrder.
-func (i *XKInitiator) Wipe() { i.x.wipe() }
-
 // XKResponder is the gateway's side of a handshake, Noise_XKpsk3 (section 5).
-type XKResponder struct{ x *exchange }
+type XKResponder struct{ *exchange }
 
 // NewXKResponder returns a handshake that expects message 1.
 func NewXKResponder(prologue []byte, static KeyPair) *XKResponder {
@@ -60,15 +57,15 @@ func NewXKResponder(prologue []byte, static KeyPair) *XKResponder {
 // the caller owns. It may be called again until message 2 is written: the last
 // message that opened counts, and one that does not open changes nothing.
 // Messages with the same ephemeral key cost one X25519 operation in all.
-func (r *XKResponder) ReadMessage1(msg []byte) ([]byte, error) { return r.x.readFirst(msg) }
+func (r *XKResponder) ReadMessage1(msg []byte) ([]byte, error) { return r.readFirst(msg) }
 
 // WriteMessage2 returns e, ee and the sealed payload: 48 bytes and the payload.
 func (r *XKResponder) WriteMessage2(ephemeral KeyPair, payload []byte) ([]byte, error) {
-	if err := r.x.at(1); err != nil {
+	if err := r.at(1); err != nil {
 		return nil, err
 	}
-	r.x.suite.ephemeral = ephemeral
-	return r.x.step(1, step{write: true, data: payload})
+	r.suite.ephemeral = ephemeral
+	return r.step(1, step{write: true, data: payload})
 }
 
 // ReadMessage3 opens the client's last message, ends the handshake and returns
@@ -76,22 +73,19 @@ func (r *XKResponder) WriteMessage2(ephemeral KeyPair, payload []byte) ([]byte, 
 // error leaves the handshake unchanged, and another message 3 may be tried. A
 // message 3 with a payload gives ErrSize.
 func (r *XKResponder) ReadMessage3(psk *[32]byte, msg []byte) (client [KeySize]byte, split *Split, err error) {
-	if err := r.x.at(2); err != nil {
+	if err := r.at(2); err != nil {
 		return client, nil, err
 	}
 	if len(msg) != message3Size {
 		return client, nil, fmt.Errorf("noise: reading message 3 of XK: %d bytes, not %d: %w", len(msg), message3Size, ErrSize)
 	}
-	r.x.setPSK(psk)
-	_, split, err = r.x.take(step{data: msg})
+	r.setPSK(psk)
+	_, split, err = r.take(step{data: msg})
 	if err != nil {
 		return client, nil, err
 	}
-	return [KeySize]byte(r.x.peer), split, nil
+	return [KeySize]byte(r.peer), split, nil
 }
-
-// Wipe overwrites every secret; every other method then returns ErrOrder.
-func (r *XKResponder) Wipe() { r.x.wipe() }
 
 // EphemeralInMessage1 returns the ephemeral public key at the start of a message
 // 1 of either pattern, and false if the message is too short. The gateway
@@ -105,7 +99,7 @@ func EphemeralInMessage1(msg []byte) (e [KeySize]byte, ok bool) {
 }
 
 // KKInitiator is the client's side of a subsession, Noise_KKpsk0 (section 7).
-type KKInitiator struct{ x *exchange }
+type KKInitiator struct{ *exchange }
 
 // NewKKInitiator starts a subsession with the gateway of this X25519 static key.
 // It copies its arguments.
@@ -116,24 +110,21 @@ func NewKKInitiator(prologue []byte, static, ephemeral KeyPair, peer [KeySize]by
 // WriteMessage1 returns psk, e, es, ss and the sealed payload: 48 bytes and the
 // payload.
 func (i *KKInitiator) WriteMessage1(payload []byte) ([]byte, error) {
-	return i.x.step(0, step{write: true, data: payload})
+	return i.step(0, step{write: true, data: payload})
 }
 
 // ReadMessage2 opens the gateway's message, returns its payload, which the
 // caller owns, and ends the handshake; i is then wiped. An error leaves the
 // handshake unchanged, and another message 2 may be tried.
 func (i *KKInitiator) ReadMessage2(msg []byte) ([]byte, *Split, error) {
-	if err := i.x.at(1); err != nil {
+	if err := i.at(1); err != nil {
 		return nil, nil, err
 	}
-	return i.x.take(step{data: msg})
+	return i.take(step{data: msg})
 }
 
-// Wipe overwrites every secret; every other method then returns ErrOrder.
-func (i *KKInitiator) Wipe() { i.x.wipe() }
-
 // KKResponder is the gateway's side of a subsession, Noise_KKpsk0 (section 7).
-type KKResponder struct{ x *exchange }
+type KKResponder struct{ *exchange }
 
 // NewKKResponder returns a handshake that expects message 1 of the client with
 // this X25519 static key.
@@ -144,20 +135,17 @@ func NewKKResponder(prologue []byte, static KeyPair, peer [KeySize]byte, psk *[3
 // ReadMessage1 opens the client's message and returns its payload, which the
 // caller owns. It may be called again until message 2 is written: the last
 // message that opened counts, and one that does not open changes nothing.
-func (r *KKResponder) ReadMessage1(msg []byte) ([]byte, error) { return r.x.readFirst(msg) }
+func (r *KKResponder) ReadMessage1(msg []byte) ([]byte, error) { return r.readFirst(msg) }
 
 // WriteMessage2 returns e, ee, se and the sealed payload, 48 bytes and the
 // payload, and ends the handshake; r is wiped.
 func (r *KKResponder) WriteMessage2(ephemeral KeyPair, payload []byte) ([]byte, *Split, error) {
-	if err := r.x.at(1); err != nil {
+	if err := r.at(1); err != nil {
 		return nil, nil, err
 	}
-	r.x.suite.ephemeral = ephemeral
-	return r.x.take(step{write: true, data: payload})
+	r.suite.ephemeral = ephemeral
+	return r.take(step{write: true, data: payload})
 }
-
-// Wipe overwrites every secret; every other method then returns ErrOrder.
-func (r *KKResponder) Wipe() { r.x.wipe() }
 
 func newKK(initiator bool, prologue []byte, static, ephemeral KeyPair, peer [KeySize]byte, psk *[32]byte) *exchange {
 	x := newExchange(flynn.HandshakeKK, initiator, prologue, static, ephemeral)

@@ -80,11 +80,24 @@ type memoEntry struct {
 	err                     error
 }
 
+// secret returns the shared secret of two keys and moves its entry to the front.
 func (m *memo) secret(private, public *[KeySize]byte) ([]byte, error) {
-	e := m.find(private, public)
+	at := len(m.entries) - 1 // the least recently used, if there is no match
+	found := false
+	for i, e := range m.entries {
+		if e != nil && e.public == *public && subtle.ConstantTimeCompare(e.private[:], private[:]) == 1 {
+			at, found = i, true
+			break
+		}
+	}
+	e := m.entries[at]
 	if e == nil {
+		e = new(memoEntry)
+	}
+	copy(m.entries[1:at+1], m.entries[:at])
+	m.entries[0] = e
+	if !found {
 		m.misses++
-		e = m.oldest()
 		e.private, e.public = *private, *public
 		e.err = dh(&e.secret, private, public)
 	}
@@ -94,18 +107,6 @@ func (m *memo) secret(private, public *[KeySize]byte) ([]byte, error) {
 	return e.secret[:], nil
 }
 
-// find returns the entry, moved to the front, or nil.
-func (m *memo) find(private, public *[KeySize]byte) *memoEntry {
-	for i, e := range m.entries {
-		if e != nil && e.public == *public && subtle.ConstantTimeCompare(e.private[:], private[:]) == 1 {
-			copy(m.entries[1:i+1], m.entries[:i])
-			m.entries[0] = e
-			return e
-		}
-	}
-	return nil
-}
-
 func (m *memo) wipe() {
 	for _, e := range m.entries {
 		if e != nil {
@@ -113,15 +114,4 @@ func (m *memo) wipe() {
 		}
 	}
 	*m = memo{}
-}
-
-// oldest moves the least recently used entry, or a new one, to the front.
-func (m *memo) oldest() *memoEntry {
-	e := m.entries[len(m.entries)-1]
-	if e == nil {
-		e = new(memoEntry)
-	}
-	copy(m.entries[1:], m.entries[:len(m.entries)-1])
-	m.entries[0] = e
-	return e
 }

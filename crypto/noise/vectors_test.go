@@ -103,12 +103,12 @@ func checkXK(t *testing.T, v vector) {
 	if _, _, err := r.ReadMessage3(&psk, m[2].Message); !errors.Is(err, ErrSize) {
 		t.Errorf("message 3 with a payload: got %v, want ErrSize", err)
 	}
-	i.x.setPSK(&psk)
-	msg, split, err := i.x.take(step{write: true, data: m[2].Payload})
+	i.setPSK(&psk)
+	msg, split, err := i.take(step{write: true, data: m[2].Payload})
 	wrote(t, m[2].Message)(msg, err)
 	v.checkSplit(t, split)
-	r.x.setPSK(&psk)
-	payload, split, err := r.x.take(step{data: m[2].Message})
+	r.setPSK(&psk)
+	payload, split, err := r.take(step{data: m[2].Message})
 	read(t, m[2].Payload)(payload, err)
 	v.checkSplit(t, split)
 }

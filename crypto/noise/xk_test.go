@@ -281,18 +281,18 @@ func TestXKSameEphemeralCostsOneDH(t *testing.T) {
 		}
 	}
 	get(t)(r.ReadMessage1(m1))
-	if n := r.x.suite.memo.misses; n != 1 {
+	if n := r.suite.memo.misses; n != 1 {
 		t.Errorf("message 1 took %d X25519 operations, want 1", n)
 	}
 
 	m2 := get(t)(r.WriteMessage2(pair(4), nil))
-	if n := r.x.suite.memo.misses; n != 2 {
+	if n := r.suite.memo.misses; n != 2 {
 		t.Errorf("messages 1 and 2 took %d X25519 operations, want 2", n)
 	}
 
 	// Each forged message 2 has a key of its own and costs one operation. What
 	// went before it is never computed again.
-	before := i.x.suite.memo.misses
+	before := i.suite.memo.misses
 	const forged = 20
 	for n := range byte(forged) {
 		bad := bytes.Clone(m2)
@@ -301,7 +301,7 @@ func TestXKSameEphemeralCostsOneDH(t *testing.T) {
 			t.Fatalf("got %v, want ErrOpen", err)
 		}
 	}
-	if n := i.x.suite.memo.misses - before; n != forged {
+	if n := i.suite.memo.misses - before; n != forged {
 		t.Errorf("%d forged messages took %d X25519 operations", forged, n)
 	}
 	get(t)(i.ReadMessage2(m2))
@@ -315,7 +315,7 @@ func TestXKSameEphemeralCostsOneDH(t *testing.T) {
 			t.Fatalf("got %v, want ErrOpen", err)
 		}
 	}
-	if n := r.x.suite.memo.misses; n != 3 {
+	if n := r.suite.memo.misses; n != 3 {
 		t.Errorf("the handshake took the responder %d X25519 operations, want 3", n)
 	}
 }
@@ -332,8 +332,8 @@ func TestXKCopiesArguments(t *testing.T) {
 	clear(m1)
 	clear(got)
 	// Force both to build their states anew from what they kept.
-	i.x.drop()
-	r.x.drop()
+	i.drop()
+	r.drop()
 	finishXK(t, i, r)
 }
 
