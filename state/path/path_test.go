@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestMask(t *testing.T) {
+func TestMaskAddr(t *testing.T) {
 	for _, row := range []struct{ addr, want string }{
 		{"198.51.100.7:51820", "198.51.100.x:51820"},
 		{"10.0.0.0:1", "10.0.0.x:1"},
@@ -46,8 +46,8 @@ func addrPort(t *rapid.T, label string) netip.AddrPort {
 	return netip.AddrPortFrom(a, rapid.Uint16().Draw(t, label+" port"))
 }
 
-// However a Path is printed, two clients of one /24 or /48 look the same.
-func TestNothingPrintsTheHostPart(t *testing.T) {
+// Clients of one /24 or /48 look the same in every printed form.
+func TestPathIsPrintedMasked(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := addrPort(t, "peer")
 		raw := a.Addr().Unmap().AsSlice()
@@ -76,7 +76,7 @@ func TestNothingPrintsTheHostPart(t *testing.T) {
 	})
 }
 
-func TestOneWayHasOnePath(t *testing.T) {
+func TestPathIsCanonical(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		peer, local := addrPort(t, "peer"), addrPort(t, "local").Addr()
 		peer4 := netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
