@@ -52,7 +52,7 @@ func (g *gatewayEnd) ask(now time.Time, packet []byte, from path.Path) (out []an
 	g.handle(now, packet, from)
 	for _, p := range g.take() {
 		h, err := wire.ParseHeader(p.Data)
-		if err != nil || h.Level != wire.LevelClear || !g.handshakes.MAC1().Verify(p.Data) {
+		if err != nil || h.Level != wire.LevelClear || !g.responders.MAC1().Verify(p.Data) {
 			g.t.Fatalf("the gateway answers by %x (%v)", p.Data, err)
 		}
 		kind, content, err := wire.ParseBody(wire.Body(p.Data))
@@ -87,7 +87,7 @@ func goodHello(now time.Time, index uint32) wire.ClientHello {
 
 // helloPacket is the packet of a hello over UDP.
 func (g *gatewayEnd) helloPacket(m wire.ClientHello) []byte {
-	return clearPacket(g.handshakes.MAC1(), 0, wire.TypeClientHello, padded{&m, wire.MinHelloDatagram})
+	return clearPacket(g.responders.MAC1(), 0, wire.TypeClientHello, padded{&m, wire.MinHelloDatagram})
 }
 
 // kktPacket is the KKT request to a hello.
@@ -95,14 +95,14 @@ func (g *gatewayEnd) kktPacket(m wire.ClientHello) []byte {
 	hello := m.Hello()
 	sum := kdf.Hash(hello[:])
 	request := kkt.AppendRequest(nil, kem.ID(m.KEM), kkt.SessionID(sum[:16]))
-	return clearPacket(g.handshakes.MAC1(), m.ReceiverIdx, wire.TypeKKTRequest, padded{raw(request), wire.MinHelloDatagram})
+	return clearPacket(g.responders.MAC1(), m.ReceiverIdx, wire.TypeKKTRequest, padded{raw(request), wire.MinHelloDatagram})
 }
 
 // changed is a packet whose bytes were changed and MAC1 made right again.
 func (g *gatewayEnd) changed(packet []byte, change func(p []byte)) []byte {
 	p := bytes.Clone(packet)
 	change(p)
-	g.handshakes.MAC1().Sum(p)
+	g.responders.MAC1().Sum(p)
 	return p
 }
 
@@ -162,8 +162,8 @@ func TestFirstReasonAnswers(t *testing.T) {
 		if after := shootGateway(g); set != 0 && after.records != before.records {
 			t.Fatalf("reasons %07b: the gateway keeps something of it", set)
 		}
-		if n := g.handshakes.crowd(held); n != maxSiblings {
-			t.Fatalf("reasons %07b: %d hold the index, want %d", set, n, maxSiblings)
+		if n := g.responders.countCollisions(held); n != maxCollisions {
+			t.Fatalf("reasons %07b: %d hold the index, want %d", set, n, maxCollisions)
 		}
 	}
 }
@@ -172,7 +172,7 @@ func TestFirstReasonAnswers(t *testing.T) {
 func TestShuttingDown(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	packet := g.helloPacket(goodHello(epoch, 7))
-	g.handshakes.RejectShutdown(epoch, headerOf(packet), packet, clientAt, &g.out)
+	g.responders.RejectShutdown(epoch, headerOf(packet), packet, clientAt, &g.out)
 	sent := g.take()
 	if len(sent) != 1 {
 		t.Fatalf("%d answers", len(sent))
@@ -184,10 +184,10 @@ func TestShuttingDown(t *testing.T) {
 	damaged := bytes.Clone(packet)
 	damaged[500] ^= 1
 	for _, p := range [][]byte{damaged, packet[:900], g.kktPacket(goodHello(epoch, 7)), nil} {
-		g.handshakes.RejectShutdown(epoch, headerOf(p), p, clientAt, &g.out)
+		g.responders.RejectShutdown(epoch, headerOf(p), p, clientAt, &g.out)
 	}
-	if n := len(g.take()); n != 0 || g.handshakes.Len() != 0 {
-		t.Errorf("%d answers to what is no good hello, %d records", n, g.handshakes.Len())
+	if n := len(g.take()); n != 0 || g.responders.Len() != 0 {
+		t.Errorf("%d answers to what is no good hello, %d records", n, g.responders.Len())
 	}
 }
 
@@ -208,11 +208,11 @@ func TestHellosThatAreDropped(t *testing.T) {
 		"a type of the gateway's": g.changed(good, func(p []byte) { p[wire.HeaderSize+4] = byte(wire.TypeAck) }),
 		"a receiver_idx":          g.changed(good, func(p []byte) { p[0] = 7 }),
 		"level 3":                 g.changed(good, func(p []byte) { p[11] |= 0xC0 }),
-		"999 bytes":               clearPacket(g.handshakes.MAC1(), 0, wire.TypeClientHello, padded{&short, wire.MinHelloDatagram - 1}),
-		"no padding":              clearPacket(g.handshakes.MAC1(), 0, wire.TypeClientHello, &short),
+		"999 bytes":               clearPacket(g.responders.MAC1(), 0, wire.TypeClientHello, padded{&short, wire.MinHelloDatagram - 1}),
+		"no padding":              clearPacket(g.responders.MAC1(), 0, wire.TypeClientHello, &short),
 	} {
-		if got := g.ask(epoch, packet, clientAt); len(got) != 0 || g.handshakes.Len() != 0 {
-			t.Errorf("a hello with %s: %d answers, %d records", name, len(got), g.handshakes.Len())
+		if got := g.ask(epoch, packet, clientAt); len(got) != 0 || g.responders.Len() != 0 {
+			t.Errorf("a hello with %s: %d answers, %d records", name, len(got), g.responders.Len())
 		}
 	}
 	if a := g.askOne(epoch, good, clientAt); a.kind != wire.TypeAck {
@@ -222,15 +222,15 @@ func TestHellosThatAreDropped(t *testing.T) {
 	// has its index.
 	kktRequest := g.changed(g.kktPacket(goodHello(epoch, 7)), func(p []byte) { clear(p[:4]) })
 	copy(kktRequest[content:], []byte{7, 0, 0, 0})
-	g.handshakes.MAC1().Sum(kktRequest)
-	before := g.handshakes.records[7].in
-	if got := g.ask(epoch, kktRequest, clientAt); len(got) != 0 || g.handshakes.records[7].in != before {
-		t.Errorf("a KKT request of index 0: %d answers, %d bytes counted", len(got), g.handshakes.records[7].in-before)
+	g.responders.MAC1().Sum(kktRequest)
+	before := g.responders.responders[7].bytesIn
+	if got := g.ask(epoch, kktRequest, clientAt); len(got) != 0 || g.responders.responders[7].bytesIn != before {
+		t.Errorf("a KKT request of index 0: %d answers, %d bytes counted", len(got), g.responders.responders[7].bytesIn-before)
 	}
 	// Over TCP no padding is needed.
 	short.ReceiverIdx = 8
 	tcp := path.NewTCP(clientAt.Peer, netip.Addr{}, 1)
-	if a := g.askOne(epoch, clearPacket(g.handshakes.MAC1(), 0, wire.TypeClientHello, &short), tcp); a.kind != wire.TypeAck {
+	if a := g.askOne(epoch, clearPacket(g.responders.MAC1(), 0, wire.TypeClientHello, &short), tcp); a.kind != wire.TypeAck {
 		t.Errorf("a short hello over TCP got %v", a.kind)
 	}
 }
@@ -289,7 +289,7 @@ func TestStoredAck(t *testing.T) {
 // Shows R4.9.
 func TestCollision(t *testing.T) {
 	c, g := established(t)
-	index := c.session.current.index
+	index := c.session.keys.current.index
 	before := shootGateway(g)
 	for _, from := range []path.Path{clientAt, stranger} {
 		m := goodHello(epoch, index) // another salt
@@ -305,8 +305,8 @@ func TestCollision(t *testing.T) {
 	g = newGatewayEnd(t, gatewayConfig(t, 1))
 	m := goodHello(epoch, 7)
 	g.askOne(epoch, g.helloPacket(m), clientAt)
-	first := g.handshakes.find(&m, clientAt)
-	held := shootRecord(first)
+	first := g.responders.find(&m, clientAt)
+	held := shootResponder(first)
 	otherSalt := m
 	otherSalt.Salt[20] ^= 1
 	for name, a := range map[string]answer{
@@ -323,7 +323,7 @@ func TestCollision(t *testing.T) {
 	if a := g.askOne(epoch, g.helloPacket(m), addr("192.0.2.77:1")); a.kind != wire.TypeCollision {
 		t.Errorf("a seventeenth hello of an index got %v", a.kind)
 	}
-	if now := shootRecord(g.handshakes.find(&m, clientAt)); now != held {
+	if now := shootResponder(g.responders.find(&m, clientAt)); now != held {
 		t.Errorf("the first holder changed: %s", difference(held, now))
 	}
 }
@@ -331,7 +331,7 @@ func TestCollision(t *testing.T) {
 // crowdIndex gives an index as many records as it may have.
 func (g *gatewayEnd) crowdIndex(t *testing.T, index uint32) {
 	t.Helper()
-	for n := 0; g.handshakes.crowd(index) < maxSiblings; n++ {
+	for n := 0; g.responders.countCollisions(index) < maxCollisions; n++ {
 		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), 1)}
 		if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, index)), from); a.kind != wire.TypeAck {
 			t.Fatalf("hello %d of the index got %v", n, a.kind)
@@ -364,10 +364,10 @@ func TestNoMoreThanCame(t *testing.T) {
 			case 1:
 				p = g.helloPacket(goodHello(epoch, 100+rng.Uint32N(5)))
 			case 2:
-				p = clearPacket(g.handshakes.MAC1(), 7, wire.TypeReset, &wire.Reset{}) // 34 bytes
+				p = clearPacket(g.responders.MAC1(), 7, wire.TypeReset, &wire.Reset{}) // 34 bytes
 			case 3:
 				part := wire.Part{Index: 0, Count: 2, Data: []byte{1}}
-				p = clearPacket(g.handshakes.MAC1(), 7, wire.TypeHandshake, &part)
+				p = clearPacket(g.responders.MAC1(), 7, wire.TypeHandshake, &part)
 			default:
 				p = g.kktPacket(m)
 			}
@@ -403,9 +403,9 @@ func TestCookies(t *testing.T) {
 			}
 		},
 		"many tries of Handshake 1": func(_ *GatewayConfig, g *gatewayEnd) {
-			g.handshakes.roll(epoch)
+			g.responders.limits.roll(epoch)
 			for range 501 {
-				g.handshakes.triedFirst()
+				g.responders.limits.tries++
 			}
 		},
 		"source above its budget": func(_ *GatewayConfig, g *gatewayEnd) {
@@ -419,11 +419,11 @@ func TestCookies(t *testing.T) {
 			config.MaxHandshakes, config.Burst = 10, 2
 			g := newGatewayEnd(t, config)
 			crowd(config, g)
-			kept := g.handshakes.Len()
+			kept := g.responders.Len()
 			m := goodHello(epoch, 7)
 			busy := g.askOne(epoch, g.helloPacket(m), clientAt).busy(t)
-			if !busy.HasCookie || g.handshakes.Len() != kept {
-				t.Fatalf("%+v, %d records more", busy, g.handshakes.Len()-kept)
+			if !busy.HasCookie || g.responders.Len() != kept {
+				t.Fatalf("%+v, %d records more", busy, g.responders.Len()-kept)
 			}
 			// The cookie is for this address, port, index and salt.
 			m.HasCookie, m.Cookie = true, busy.Cookie
@@ -470,7 +470,7 @@ func TestCookieOfTheLastSecret(t *testing.T) {
 	g := newGatewayEnd(t, config)
 	m := goodHello(epoch, 7)
 	cookieAt := func(at time.Duration) [16]byte {
-		cookie, err := g.handshakes.jar.Make(epoch.Add(at), clientAt.Peer, 7, &m.Salt)
+		cookie, err := g.responders.jar.Make(epoch.Add(at), clientAt.Peer, 7, &m.Salt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -481,7 +481,7 @@ func TestCookieOfTheLastSecret(t *testing.T) {
 		at    time.Duration
 		valid bool
 	}{{119 * time.Second, true}, {121 * time.Second, true}, {239 * time.Second, true}, {241 * time.Second, false}} {
-		if cookieAt(c.at); g.handshakes.jar.Valid(epoch.Add(c.at), clientAt.Peer, 7, &m.Salt, first[:]) != c.valid {
+		if cookieAt(c.at); g.responders.jar.Valid(epoch.Add(c.at), clientAt.Peer, 7, &m.Salt, first[:]) != c.valid {
 			t.Errorf("after %v the first cookie is valid: %v", c.at, !c.valid)
 		}
 	}
@@ -533,7 +533,7 @@ func TestBusyWithoutCookie(t *testing.T) {
 		t.Errorf("over TCP, above the budget: %+v", b)
 	}
 	c, g := established(t)
-	g.handshakes.config.Full = func() bool { return true }
+	g.responders.config.Full = func() bool { return true }
 	before := shootGateway(g)
 	if b := g.askOne(epoch, g.helloPacket(goodHello(epoch, 9)), clientAt).busy(t); b.HasCookie {
 		t.Errorf("at the bound of sessions: %+v", b)
@@ -637,10 +637,10 @@ func TestKKTRequests(t *testing.T) {
 		t.Errorf("a KKT request from elsewhere got %d answers", len(got))
 	}
 	first := g.ask(epoch, good, clientAt)
-	made := &g.handshakes.records[7].response[0]
+	made := &g.responders.responders[7].response[0]
 	g.ask(epoch, g.helloPacket(m), clientAt)
 	again := g.ask(epoch, good, clientAt)
-	if &g.handshakes.records[7].response[0] != made {
+	if &g.responders.responders[7].response[0] != made {
 		t.Error("the response was made twice")
 	}
 	if len(first) != 2 || len(again) != 2 || !bytes.Equal(first[0].content, again[0].content) || !bytes.Equal(first[1].content, again[1].content) {
@@ -648,7 +648,7 @@ func TestKKTRequests(t *testing.T) {
 	}
 	// A hello that names a key runs no KKT.
 	m = goodHello(epoch, 8)
-	m.KEMKeyID = g.handshakes.config.KEMs.Find(kem.MLKEM768, 0).KeyID()
+	m.KEMKeyID = g.responders.config.KEMs.Find(kem.MLKEM768, 0).KeyID()
 	if a := g.askOne(epoch, g.helloPacket(m), clientAt); a.kind != wire.TypeAck {
 		t.Fatalf("a hello with a key id got %v", a.kind)
 	}

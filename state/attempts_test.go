@@ -81,7 +81,7 @@ func TestCollisionMakesAnAttempt(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	c := newClientEnd(t, epoch, clientConfig(2))
 	first := hellos(t, c.out.Packets)[0]
-	g.handshakes.config.IndexInUse = func(index uint32) bool { return index == first.ReceiverIdx }
+	g.responders.config.IndexInUse = func(index uint32) bool { return index == first.ReceiverIdx }
 	converse(epoch, c, g)
 	if c.session == nil || len(c.client.attempts) != 2 {
 		t.Fatalf("%d attempts, session %v", len(c.client.attempts), c.session)
@@ -150,7 +150,7 @@ func TestClockOffByAnHour(t *testing.T) {
 			g := newGatewayEnd(t, gatewayConfig(t, 1))
 			config := clientConfig(2)
 			if known {
-				config.KnownKEM = g.handshakes.config.KEMs.Find(config.KEM, 0).Public()
+				config.KnownKEM = g.responders.config.KEMs.Find(config.KEM, 0).Public()
 			}
 			here := epoch.Add(off)
 			c := newClientEnd(t, here, config)
@@ -205,7 +205,7 @@ func TestAbsurdClockEndsNothing(t *testing.T) {
 	for _, seconds := range []uint64{0, 1 << 40, 1 << 62, 1 << 63, 1<<63 - 1, ^uint64(0)} {
 		g := newGatewayEnd(t, gatewayConfig(t, 1))
 		config := clientConfig(2)
-		config.KnownKEM = g.handshakes.config.KEMs.Find(config.KEM, 0).Public()
+		config.KnownKEM = g.responders.config.KEMs.Find(config.KEM, 0).Public()
 		c := newClientEnd(t, epoch, config)
 		c.say(epoch, c.client.attempts[0].index, wire.TypeReject, &wire.Reject{Code: wire.RejectClock, GatewaySeconds: seconds})
 		if err := c.client.Err(); err != nil {
@@ -233,7 +233,7 @@ func TestStaleKEMKey(t *testing.T) {
 		t.Fatalf("%d attempts, session %v", len(c.client.attempts), c.session)
 	}
 	key, byKKT := c.client.KEMKey()
-	if !byKKT || !bytes.Equal(key, g.handshakes.config.KEMs.Find(kem.MLKEM768, 0).Public()) {
+	if !byKKT || !bytes.Equal(key, g.responders.config.KEMs.Find(kem.MLKEM768, 0).Public()) {
 		t.Errorf("KEM key %x…, by KKT: %v", key[:8], byKKT)
 	}
 	checkExchange(t, epoch, c, g)
@@ -254,7 +254,7 @@ func TestOneFlight(t *testing.T) {
 		g := newGatewayEnd(t, gatewayConfig(t, 1))
 		config := clientConfig(2)
 		config.KEM = id
-		config.KnownKEM = g.handshakes.config.KEMs.Find(id, 0).Public()
+		config.KnownKEM = g.responders.config.KEMs.Find(id, 0).Public()
 		c := newClientEnd(t, epoch, config)
 		flight := c.take()
 		if len(flight) != 3 || len(hellos(t, flight)) != 1 {
@@ -273,7 +273,7 @@ func TestOneFlight(t *testing.T) {
 		for _, p := range c.take() {
 			g.handle(epoch, p.Data, clientAt)
 		}
-		if got := payloads(g.data); len(got) != 1 || g.handshakes.records[c.session.current.index].request != nil {
+		if got := payloads(g.data); len(got) != 1 || g.responders.responders[c.session.keys.current.index].request != nil {
 			t.Errorf("%v: the gateway has %q", id, got)
 		}
 		if _, byKKT := c.client.KEMKey(); byKKT {
@@ -294,7 +294,7 @@ func TestForgedHints(t *testing.T) {
 	for _, known := range []bool{false, true} {
 		config := clientConfig(2)
 		if known {
-			config.KnownKEM = g.handshakes.config.KEMs.Find(config.KEM, 0).Public()
+			config.KnownKEM = g.responders.config.KEMs.Find(config.KEM, 0).Public()
 		}
 		c := newClientEnd(t, epoch, config)
 		offers := hellos(t, c.out.Packets)
@@ -334,7 +334,7 @@ func TestForgedHints(t *testing.T) {
 		if flights > 40 {
 			t.Errorf("a forger made the client send %d times", flights)
 		}
-		g.handshakes.config.IndexInUse = nil
+		g.responders.config.IndexInUse = nil
 		c.tick(now.Add(time.Second))
 		converse(now.Add(time.Second), c, g)
 		if c.session == nil {
@@ -354,8 +354,8 @@ func TestOneSessionOfTwoAttempts(t *testing.T) {
 		t.Fatal("no second attempt")
 	}
 	converse(epoch, c, g)
-	if c.session == nil || g.sessions.Len() != 1 || g.handshakes.Len() != 2 {
-		t.Fatalf("%d sessions, %d records", g.sessions.Len(), g.handshakes.Len())
+	if c.session == nil || g.sessions.Len() != 1 || g.responders.Len() != 2 {
+		t.Fatalf("%d sessions, %d records", g.sessions.Len(), g.responders.Len())
 	}
 	for _, i := range c.client.attempts {
 		if i.session == nil && (i.ephemeral.Private != [32]byte{} || i.ecdh != [32]byte{}) {
@@ -374,7 +374,7 @@ func TestWhyItFailed(t *testing.T) {
 		do   func(c *clientEnd, index uint32)
 		want string
 	}{
-		{"nothing", func(*clientEnd, uint32) {}, "nobody there"},
+		{"nothing", func(*clientEnd, uint32) {}, "no answer from"},
 		{"KEM", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeReject, &wire.Reject{Code: wire.RejectKEM, Detail: wire.Detail("try another")})
 		}, wire.RejectKEM.String() + " (try another)"},
@@ -386,10 +386,10 @@ func TestWhyItFailed(t *testing.T) {
 		}, wire.RejectShuttingDown.String()},
 		{"busy", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeBusy, &wire.Busy{RetryAfterMillis: 1500})
-		}, "busy for 10s and says to come back in 1.5s"},
+		}, "busy for 10s; retry in 1.5s"},
 		{"collision", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeCollision, &wire.Collision{})
-		}, "index was taken"},
+		}, "index collision"},
 		{"the last of three", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeReject, &wire.Reject{Code: wire.RejectKEM})
 			c.say(epoch, index, wire.TypeCollision, &wire.Collision{})
@@ -397,7 +397,7 @@ func TestWhyItFailed(t *testing.T) {
 		}, "busy"},
 		{"an Ack alone", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeAck, &wire.Ack{AEAD: 1, KEM: uint8(kem.MLKEM768)})
-		}, "did not arrive whole"},
+		}, "did not arrive"},
 	} {
 		c := newClientEnd(t, epoch, clientConfig(2))
 		test.do(c, c.client.attempts[0].index)
@@ -472,7 +472,7 @@ func TestHelloIsRepeatedWithHandshake1(t *testing.T) {
 		c, g, i := atFirst(t, gatewayConfig(t, 1))
 		if known {
 			config := clientConfig(3)
-			config.KnownKEM = g.handshakes.config.KEMs.Find(config.KEM, 0).Public()
+			config.KnownKEM = g.responders.config.KEMs.Find(config.KEM, 0).Public()
 			c = newClientEnd(t, epoch, config)
 			i = c.client.attempts[0]
 		}
@@ -492,7 +492,7 @@ func TestKKTResponses(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	for _, pinned := range []bool{false, true} {
 		config := clientConfig(2)
-		ours := g.handshakes.config.KEMs.Find(config.KEM, 0)
+		ours := g.responders.config.KEMs.Find(config.KEM, 0)
 		if pinned {
 			pin := kdf.Hash(ours.Public())
 			config.PinnedKEM = &pin
@@ -522,26 +522,26 @@ func TestKKTResponses(t *testing.T) {
 			"a byte less":        good[:len(good)-1],
 			"nearly nothing":     {0x11},
 		} {
-			if give(frame); i.first != nil {
+			if give(frame); i.handshake1 != nil {
 				t.Fatalf("a KKT response with %s was taken", name)
 			}
 		}
 		give(response(other, i.sessionID, 1)) // signed by the gateway, and not the key that is pinned
-		if pinned && i.first != nil {
+		if pinned && i.handshake1 != nil {
 			t.Fatal("a key that is not the pinned one was taken")
 		}
 		give(good)
-		if i.first == nil {
+		if i.handshake1 == nil {
 			t.Fatal("a good KKT response was not taken")
 		}
 		want := other
 		if pinned {
 			want = ours
 		}
-		first := bytes.Clone(i.first)
+		first := bytes.Clone(i.handshake1)
 		give(good)
 		give(response(other, i.sessionID, 1))
-		if !bytes.Equal(i.kemKey, want.Public()) || !bytes.Equal(i.first, first) {
+		if !bytes.Equal(i.kemKey, want.Public()) || !bytes.Equal(i.handshake1, first) {
 			t.Error("a KKT response after the first good one was used")
 		}
 	}
@@ -549,16 +549,16 @@ func TestKKTResponses(t *testing.T) {
 
 // Shows R5.29, R5.30, R5.31.
 func TestAcks(t *testing.T) {
-	type step func(c *clientEnd, i *initiator, ack, second []byte)
+	type step func(c *clientEnd, i *attempt, ack, second []byte)
 	forge := func(n int) step {
-		return func(c *clientEnd, i *initiator, _, _ []byte) {
+		return func(c *clientEnd, i *attempt, _, _ []byte) {
 			for k := range n {
 				c.say(epoch, i.index, wire.TypeAck, &wire.Ack{AEAD: 1 + uint8(k%2), KEM: uint8(kem.MLKEM768), Nonce: [16]byte{byte(k), 1}})
 			}
 		}
 	}
 	junk := func(n int) step {
-		return func(c *clientEnd, i *initiator, _, second []byte) {
+		return func(c *clientEnd, i *attempt, _, second []byte) {
 			for k := range n {
 				p := bytes.Clone(second)
 				p[50] ^= byte(k + 1)
@@ -566,8 +566,8 @@ func TestAcks(t *testing.T) {
 			}
 		}
 	}
-	ack := func(c *clientEnd, _ *initiator, ack, _ []byte) { c.handle(epoch, ack, gatewayAt) }
-	second := func(c *clientEnd, _ *initiator, _, second []byte) { c.handle(epoch, second, gatewayAt) }
+	ack := func(c *clientEnd, _ *attempt, ack, _ []byte) { c.handle(epoch, ack, gatewayAt) }
+	second := func(c *clientEnd, _ *attempt, _, second []byte) { c.handle(epoch, second, gatewayAt) }
 	for name, test := range map[string]struct {
 		steps []step
 		want  bool
@@ -586,8 +586,8 @@ func TestAcks(t *testing.T) {
 	} {
 		c, g, i := atFirst(t, gatewayConfig(t, 1))
 		i.acks = nil
-		genuine := clearPacket(g.handshakes.MAC1(), i.index, wire.TypeAck, raw(g.handshakes.records[i.index].ack))
-		answer := g.sendFirst(epoch, i.index, i.first, clientAt)[0].Data
+		genuine := clearPacket(g.responders.MAC1(), i.index, wire.TypeAck, raw(g.responders.responders[i.index].ack))
+		answer := g.sendFirst(epoch, i.index, i.handshake1, clientAt)[0].Data
 		for _, s := range test.steps {
 			s(c, i, genuine, answer)
 		}
@@ -622,7 +622,7 @@ func TestAcks(t *testing.T) {
 func TestTermsArriveLate(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	c.take()
-	for _, p := range g.sendFirst(epoch, i.index, i.first, clientAt) {
+	for _, p := range g.sendFirst(epoch, i.index, i.handshake1, clientAt) {
 		c.handle(epoch, p.Data, gatewayAt)
 	}
 	third := c.take()
@@ -644,7 +644,7 @@ func TestTermsArriveLate(t *testing.T) {
 	if c.confirms != 1 || c.session.Terms() != g.only().Terms() {
 		t.Errorf("the client's terms are %+v", c.session.Terms())
 	}
-	if c.session.confirm != nil {
+	if c.session.liveness.handshake3 != nil {
 		t.Error("the client goes on repeating Handshake 3")
 	}
 }
@@ -683,7 +683,7 @@ func TestXWing(t *testing.T) {
 	c.session.Rekey(epoch, &c.out)
 	converse(epoch, c, g)
 	checkExchange(t, epoch, c, g)
-	if n := g.only().current.number; n != 1 {
+	if n := g.only().keys.current.number; n != 1 {
 		t.Errorf("generation %d", n)
 	}
 }

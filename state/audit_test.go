@@ -69,11 +69,11 @@ func (a *audit) learn(w *world) {
 }
 
 func (a *audit) learnSession(direction int, s *Session) {
-	a.learnGeneration(direction, s.current)
-	if o := s.offer; o != nil {
+	a.learnGeneration(direction, s.keys.current)
+	if o := s.rekey.initiator; o != nil {
 		a.learnGeneration(direction, o.child)
 	}
-	if r := s.reply; r != nil {
+	if r := s.rekey.responder; r != nil {
 		a.learnGeneration(direction, r.child)
 	}
 }

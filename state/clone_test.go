@@ -173,21 +173,21 @@ func TestCloneIsItsOwn(t *testing.T) {
 	var out Output
 	client.end(ErrClosed, &out)
 	gateway.end(ErrClosed, &out)
-	if seals(client.current) || seals(gateway.current) || client.seed != [32]byte{} {
+	if seals(client.keys.current) || seals(gateway.keys.current) || client.rekey.seed != [32]byte{} {
 		t.Fatal("the copies do not wipe their keys")
 	}
-	gateway.reply = nil
+	gateway.rekey.responder = nil
 
-	if !seals(c.session.current) || !seals(g.only().current) {
+	if !seals(c.session.keys.current) || !seals(g.only().keys.current) {
 		t.Error("wiping a copy has wiped the original's keys")
 	}
-	if c.session.seed == [32]byte{} || c.session.seed != g.only().seed {
+	if c.session.rekey.seed == [32]byte{} || c.session.rekey.seed != g.only().rekey.seed {
 		t.Error("wiping a copy has wiped the original's seed")
 	}
-	if g.only().reply.question.Kept() != 1 {
+	if g.only().rekey.responder.kk1Parts.Kept() != 1 {
 		t.Error("the original has lost its part")
 	}
-	if client.current.session != client || client.sender.Load() != client.current.sender || client.current.sender == c.session.current.sender {
+	if client.keys.current.session != client || client.keys.sender.Load() != client.keys.current.sender || client.keys.current.sender == c.session.keys.current.sender {
 		t.Error("the copy points to its original")
 	}
 }
@@ -196,20 +196,20 @@ func TestCloneIsItsOwn(t *testing.T) {
 // learn nothing.
 func TestCloneGoesOn(t *testing.T) {
 	c, g := established(t)
-	sealed, newest := c.session.current.sender.Sealed(), g.only().lastOpened
+	sealed, newest := c.session.keys.current.sender.Sealed(), g.only().lastOpened
 	client, gateway := cloned(c.session), cloned(g.only())
 	var out Output
 	sendData(t, client, &out, "on")
 	again := append([]byte(nil), out.Packets[0].Data...)
 	later := epoch.Add(time.Second)
-	kind, content, err := gateway.current.Open(later, out.Packets[0].Data, clientAt, &out)
+	kind, content, err := gateway.keys.current.Open(later, out.Packets[0].Data, clientAt, &out)
 	if err != nil || kind != wire.TypeEncryptedData || payloads([]string{string(content)})[0] != "on" {
 		t.Fatalf("%v %q %v", kind, content, err)
 	}
-	if c.session.current.sender.Sealed() != sealed || g.only().lastOpened != newest {
+	if c.session.keys.current.sender.Sealed() != sealed || g.only().lastOpened != newest {
 		t.Error("the originals have gone on with their copies")
 	}
-	if _, _, err := g.only().current.Open(later, again, clientAt, &out); err != nil {
+	if _, _, err := g.only().keys.current.Open(later, again, clientAt, &out); err != nil {
 		t.Errorf("the original's window is its copy's: %v", err)
 	}
 }

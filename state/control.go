@@ -7,10 +7,10 @@ import (
 	"lewes/state/wire"
 )
 
-// Control handles a message of the session's own that Generation.Open gave:
-// everything but flows, registrations and polls. from is the path on which it
-// came. An error says that the message was dropped; the session stays.
-func (s *Session) Control(now time.Time, g *KeySet, t wire.Type, content []byte, from path.Path, out *Output) error {
+// Control handles a control message that KeySet.Open returned: every type but those of
+// flows, registrations and polls. from is the path of its packet. A non-nil error means
+// that the message was dropped; the session continues.
+func (s *Session) Control(now time.Time, k *KeySet, t wire.Type, content []byte, from path.Path, out *Output) error {
 	if s.closed {
 		return ErrClosed
 	}
@@ -21,23 +21,23 @@ func (s *Session) Control(now time.Time, g *KeySet, t wire.Type, content []byte,
 		return s.handlePong(now, content, from, out)
 	case wire.TypeClose:
 		return s.handleClose(content, out)
-	case wire.TypeAck:
-		return s.handleAck(g, content, out)
 	}
-	if g.readOnly {
-		return ErrStale // answered by an Ack already
+	if k.readOnly {
+		return ErrStale // already answered by an Ack
 	}
 	switch t {
+	case wire.TypeAck:
+		return s.handleAck(k, content, out)
 	case wire.TypeSubsessionRequest:
-		return s.handleSubsessionRequest(now, out)
+		return s.handleRekeyRequest(now, out)
 	case wire.TypeSubsessionKK1:
-		return s.handleKK1(g, content, from, out)
+		return s.handleKK1(k, content, from, out)
 	case wire.TypeSubsessionKK2:
-		return s.handleKK2(now, g, content, from, out)
+		return s.rekey.initiator.handleKK2(now, s, k, content, from, out)
 	case wire.TypeSubsessionReady:
-		return s.handleReady(g, content, out)
+		return s.handleReady(k, content, out)
 	case wire.TypeSubsessionAbort:
-		return s.handleAbort(g, content, out)
+		return s.handleAbort(k, content, out)
 	}
 	return ErrUnexpectedMessage
 }
@@ -48,8 +48,8 @@ func (s *Session) handlePing(content []byte, from path.Path, out *Output) error 
 		return err
 	}
 	pong := &wire.Pong{Data: ping.Data}
-	if at := s.route.at.Load(); s.role == RoleClient || !at.validated && samePlace(from, at.path) {
-		s.send(wire.TypePong, pong, out) // to an address on trial it counts like all else
+	if at := s.migration.active.state.Load(); s.role == RoleClient || !at.validated && from.SameSource(at.path) {
+		s.send(wire.TypePong, pong, out) // counts against the budget of an unvalidated address
 	} else {
 		s.sendTo(from, wire.TypePong, pong, out)
 	}
@@ -61,13 +61,13 @@ func (s *Session) handlePong(now time.Time, content []byte, from path.Path, out 
 	if err != nil {
 		return err
 	}
-	s.echoes.back(now, &pong.Data)
-	s.ponged(now, &pong.Data, from, out)
-	s.probed(now, &pong.Data, out)
+	s.liveness.rtt.handlePong(now, &pong.Data)
+	s.migration.handlePong(now, s, &pong.Data, from, out)
+	s.mtu.handlePong(now, s, &pong.Data, out)
 	return nil
 }
 
-// handleClose ends the session for both ends at once.
+// handleClose ends the session at both ends at once.
 func (s *Session) handleClose(content []byte, out *Output) error {
 	c, err := wire.ParseClose(content)
 	if err != nil {
@@ -77,65 +77,36 @@ func (s *Session) handleClose(content []byte, out *Output) error {
 	return nil
 }
 
-// handleAck is the gateway's answer to Handshake 3, to Ready, and to a packet on
-// a demoted generation.
-func (s *Session) handleAck(g *KeySet, content []byte, out *Output) error {
+// handleAck handles the gateway's answer to Handshake 3, to Ready, or to a packet on a
+// demoted key set.
+func (s *Session) handleAck(k *KeySet, content []byte, out *Output) error {
 	a, err := wire.ParseFinalAck(content)
 	if err != nil {
 		return err
 	}
-	if g.readOnly {
-		return ErrStale
-	}
-	s.confirm = nil
+	s.liveness.handshake3 = nil
 	first := s.terms == Terms{}
 	s.terms = termsOf(&a)
 	if first {
-		out.event(Event{Kind: Confirmed, Session: s, KeySet: g, Index: g.index})
+		out.event(Event{Kind: Confirmed, Session: s, KeySet: k, Index: k.index})
 	}
 	s.reschedule()
 	return nil
 }
 
-// PeerClosedError is the reason of a session that its other end closed.
+// PeerClosedError is the reason of a session that the peer closed.
 type PeerClosedError struct {
 	Reason wire.CloseReason
 	Detail string // at most 120 bytes, from the peer
 }
 
 func (e *PeerClosedError) Error() string {
+	text := "the other end closed the session: " + e.Reason.String()
 	if e.Detail != "" {
-		return "the other end closed the session: " + e.Reason.String() + " (" + e.Detail + ")"
+		text += " (" + e.Detail + ")"
 	}
-	return "the other end closed the session: " + e.Reason.String()
+	return text
 }
 
 // Is makes every PeerClosedError an ErrPeerClosed.
 func (e *PeerClosedError) Is(target error) bool { return target == ErrPeerClosed }
-
-// Close ends the session and tells the peer.
-func (s *Session) Close(reason wire.CloseReason, detail string, out *Output) {
-	if s.closed {
-		return
-	}
-	s.send(wire.TypeClose, &wire.Close{Reason: reason, Detail: wire.Detail(detail)}, out)
-	s.end(ErrClosed, out)
-}
-
-// end forgets every key. The Closed event is the last one of the session.
-func (s *Session) end(why error, out *Output) {
-	if s.closed {
-		return
-	}
-	s.closed = true
-	s.endSubsession(nil, out)
-	for _, g := range append(s.demoted, s.current) {
-		s.remove(g, out)
-	}
-	s.demoted = nil
-	s.confirm, s.doubt = nil, nil
-	clear(s.seed[:])
-	clear(s.exporter[:])
-	s.deadline = time.Time{}
-	out.event(Event{Kind: Closed, Session: s, Reason: why})
-}

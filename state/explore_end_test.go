@@ -153,7 +153,7 @@ type exploreRand struct {
 func (r *exploreRand) Read(p []byte) (int, error) {
 	if r.stream == nil {
 		s := r.model.running.session
-		r.stream = seeded(uint64(s.role)<<32 | uint64(s.current.number))
+		r.stream = seeded(uint64(s.role)<<32 | uint64(s.keys.current.number))
 	}
 	return r.stream.Read(p)
 }
@@ -179,7 +179,7 @@ func (m *exploreModel) newExploreEnds() (client, gateway *exploreEnd) {
 			path:       at,
 		})
 		e := &exploreEnd{session: s, now: epoch}
-		e.learn(s.current)
+		e.learn(s.keys.current)
 		return e
 	}
 	return end(RoleClient, RoleGateway, gatewayAt, 1), end(RoleGateway, RoleClient, clientAt, 2)
@@ -188,7 +188,7 @@ func (m *exploreModel) newExploreEnds() (client, gateway *exploreEnd) {
 // newIndex is the NewIndex of the gateway that is running.
 func (m *exploreModel) newIndex() uint32 {
 	e := m.running
-	number := e.session.current.number + 1
+	number := e.session.keys.current.number + 1
 	for uint32(len(e.offered)) <= number {
 		e.offered = append(e.offered, 0)
 	}
@@ -287,7 +287,7 @@ func (r *exploreRun) event(event exploreEvent) {
 	case exploreRekey:
 		s.Rekey(e.now, &r.out)
 	case exploreRefuse:
-		e.book(s.offer.child.index).refused = true
+		e.book(s.rekey.initiator.child.index).refused = true
 		if !s.RejectIndex(e.now, &r.out) {
 			r.fail("an index that is announced cannot be refused")
 		}
@@ -297,14 +297,14 @@ func (r *exploreRun) event(event exploreEvent) {
 			r.fail("the gateway does not ask for new keys (R7.6)")
 		}
 	case exploreRetry:
-		r.tickUntil(s.offer.next)
+		r.tickUntil(s.rekey.initiator.next)
 	case exploreRepeat:
-		r.tickUntil(s.asked)
+		r.tickUntil(s.rekey.requestAt)
 		if len(r.out.Packets) == 0 {
 			r.fail("the gateway asks for new keys once only (R7.6)")
 		}
 	case exploreData:
-		m := wire.EncryptedData{FlowID: 1, Payload: []byte(explorePayload(s.role, s.current.number))}
+		m := wire.EncryptedData{FlowID: 1, Payload: []byte(explorePayload(s.role, s.keys.current.number))}
 		if err := s.Send(wire.TypeEncryptedData, &m, &r.out); err != nil {
 			r.fail("data cannot be sent: %v", err)
 		}
@@ -365,7 +365,7 @@ func (r *exploreRun) age() {
 	}
 	e.now = until
 	e.session.Tick(e.now, &r.out)
-	if len(e.session.demoted) > 0 {
+	if len(e.session.keys.demoted) > 0 {
 		r.fail("demoted generations are kept though nothing opened on them (R7.19)")
 	}
 }
@@ -399,7 +399,7 @@ func (r *exploreRun) deliver(p *explorePacket) {
 	}
 	book.mark(p.sequence)
 	r.step.opened = true
-	if !g.readOnly && s.current != g {
+	if !g.readOnly && s.keys.current != g {
 		r.fail("%v opened on a child and did not prove it (R7.16)", p)
 	}
 	if acked := len(r.out.Packets) == 1; demoted && s.role == RoleGateway && acked == waits {
@@ -423,12 +423,12 @@ func (r *exploreRun) deliver(p *explorePacket) {
 // randomness, when they are about to be used and wiped: the copy shares them with
 // its original.
 func (r *exploreRun) renewOffer() {
-	o := r.end.session.offer
+	o := r.end.session.rekey.initiator
 	if o == nil || o.secrets != nil {
 		return
 	}
 	r.rand.stream = nil
-	again, err := r.end.session.newOffer()
+	again, err := newRekeyInitiator(r.end.session)
 	if err != nil {
 		r.fail("making KK1 again: %v", err)
 		return
@@ -445,17 +445,17 @@ func (r *exploreRun) renewOffer() {
 func (r *exploreRun) checkControl(p *explorePacket, demoted bool) {
 	was, is := r.before.session, r.end.session
 	if is.role == RoleClient {
-		if p.kind == wire.TypeSubsessionRequest && !demoted && (is.offer == nil || len(r.out.Packets) == 0) {
+		if p.kind == wire.TypeSubsessionRequest && !demoted && (is.rekey.initiator == nil || len(r.out.Packets) == 0) {
 			r.fail("%v had no effect (R7.5)", p)
 		}
-		if p.kind == wire.TypeSubsessionKK2 && (demoted || p.about.generation != was.current.number+1) && childOf(is) != childOf(was) {
+		if p.kind == wire.TypeSubsessionKK2 && (demoted || p.about.generation != was.keys.current.number+1) && childOf(is) != childOf(was) {
 			r.fail("%v changed the client's child (R7.20)", p)
 		}
 		return
 	}
 	switch p.kind {
 	case wire.TypeSubsessionKK1:
-		if (demoted || p.about.generation != was.current.number+1 || childOf(was) != 0) && childOf(is) != childOf(was) {
+		if (demoted || p.about.generation != was.keys.current.number+1 || childOf(was) != 0) && childOf(is) != childOf(was) {
 			r.fail("%v changed the gateway's child (R7.8, R7.20)", p)
 		}
 	case wire.TypeSubsessionReady:
@@ -473,10 +473,10 @@ func (r *exploreRun) checkControl(p *explorePacket, demoted bool) {
 // childOf returns the index of the child that is not proved, 0 for none.
 func childOf(s *Session) uint32 {
 	switch {
-	case s.offer != nil && s.offer.child != nil:
-		return s.offer.child.index
-	case s.reply != nil && s.reply.child != nil:
-		return s.reply.child.index
+	case s.rekey.initiator != nil && s.rekey.initiator.child != nil:
+		return s.rekey.initiator.child.index
+	case s.rekey.responder != nil && s.rekey.responder.child != nil:
+		return s.rekey.responder.child.index
 	}
 	return 0
 }
@@ -625,10 +625,10 @@ func (r *exploreRun) sentUnder(p *explorePacket) {
 		r.fail("%v has sequence %d where %d is next: a nonce is used twice or left out (R6.1)", p, p.sequence, b.sealed)
 	}
 	b.sealed = p.sequence + 1
-	if p.index == s.current.index && !r.lost {
+	if p.index == s.keys.current.index && !r.lost {
 		return
 	}
-	o := s.offer
+	o := s.rekey.initiator
 	switch {
 	case r.lost: // the current generation may have been another then
 	case p.kind != wire.TypeSubsessionReady || o == nil:
@@ -637,7 +637,7 @@ func (r *exploreRun) sentUnder(p *explorePacket) {
 		if b.refused {
 			r.fail("%v announces an index that was refused (R7.14)", p)
 		}
-	case s.doubt == nil || o.child != nil || len(o.refused) == 0 || o.refused[len(o.refused)-1].index != p.index:
+	case s.liveness.check == nil || o.child != nil || len(o.rejected) == 0 || o.rejected[len(o.rejected)-1].index != p.index:
 		r.fail("%v is Ready on what was not proposed last", p)
 	}
 }
@@ -645,7 +645,7 @@ func (r *exploreRun) sentUnder(p *explorePacket) {
 // check checks what holds at an end whatever has happened.
 func (r *exploreRun) check() {
 	e, s := r.end, r.end.session
-	if s.sender.Load() != s.current.sender {
+	if s.keys.sender.Load() != s.keys.current.sender {
 		r.fail("the %v seals on another generation than its current one", s.role)
 	}
 	live := generationsOf(s)
@@ -656,20 +656,20 @@ func (r *exploreRun) check() {
 		if e.find(g.index) != g {
 			r.fail("index %#x does not name the key set that has it", g.index)
 		}
-		if g.readOnly != (g.number < s.current.number) || g.number > s.current.number+1 {
-			r.fail("the %v of generation %d has generation %d, read only %t", s.role, s.current.number, g.number, g.readOnly)
+		if g.readOnly != (g.number < s.keys.current.number) || g.number > s.keys.current.number+1 {
+			r.fail("the %v of generation %d has generation %d, read only %t", s.role, s.keys.current.number, g.number, g.readOnly)
 		}
 		if p := make([]byte, wire.MinPacket); !g.receive.Seal(p) || !seals(g) {
 			r.fail("keys of index %#x are wiped though it names them", g.index)
 		}
 	}
-	if o := s.offer; o != nil && (s.Deadline().IsZero() || s.Deadline().After(o.next)) {
+	if o := s.rekey.initiator; o != nil && (s.Deadline().IsZero() || s.Deadline().After(o.next)) {
 		r.fail("the client does not ask to be ticked for its repetitions")
 	}
-	if s.reply != nil && s.reply.answered && !s.asked.IsZero() {
+	if s.rekey.responder != nil && s.rekey.responder.answered && !s.rekey.requestAt.IsZero() {
 		r.fail("the gateway goes on asking for the KK1 that it has (R7.6)")
 	}
-	if !s.asked.IsZero() && (s.Deadline().IsZero() || s.Deadline().After(s.asked)) {
+	if !s.rekey.requestAt.IsZero() && (s.Deadline().IsZero() || s.Deadline().After(s.rekey.requestAt)) {
 		r.fail("the gateway does not ask to be ticked for its repetitions")
 	}
 }
@@ -713,52 +713,52 @@ func (m *exploreModel) intern(e *exploreEnd) int32 {
 // describe writes down the shape and what the search asks.
 func (l *exploreLocal) describe(m *exploreModel) {
 	e, s := l.end, l.end.session
-	l.number, l.index, l.binding, l.seed = s.current.number, s.current.index, s.current.binding, s.seed
-	l.put(uint8(s.role), uint8(s.current.number))
-	l.putIndex(s.current.index)
-	l.put(uint8(len(s.demoted)))
-	for _, g := range s.demoted {
+	l.number, l.index, l.binding, l.seed = s.keys.current.number, s.keys.current.index, s.keys.current.binding, s.rekey.seed
+	l.put(uint8(s.role), uint8(s.keys.current.number))
+	l.putIndex(s.keys.current.index)
+	l.put(uint8(len(s.keys.demoted)))
+	for _, g := range s.keys.demoted {
 		l.put(uint8(g.number))
 		l.putIndex(g.index)
 	}
 	for _, g := range generationsOf(s) {
-		if !g.readOnly && g != s.current {
+		if !g.readOnly && g != s.keys.current {
 			l.children = append(l.children, exploreChild{g.index, g.binding})
 		}
 	}
-	if o := s.offer; o != nil {
+	if o := s.rekey.initiator; o != nil {
 		l.describeOffer(m, o)
 	}
-	if r := s.reply; r != nil {
+	if r := s.rekey.responder; r != nil {
 		l.put('r', bit(r.answered))
 		l.putChild(r.child)
-		l.putParts(m, &r.question)
+		l.putParts(m, &r.kk1Parts)
 		if r.answered {
-			l.next = r.secrets.nextSeed(&s.seed)
+			l.next = r.secrets.nextSeed(&s.rekey.seed)
 		}
 	}
-	l.asked = !s.asked.IsZero()
+	l.asked = !s.rekey.requestAt.IsZero()
 	l.limited = s.demotedAckAt.After(e.now)
-	l.askable = s.role == RoleGateway && s.asked.IsZero() && (s.reply == nil || !s.reply.answered)
-	l.put(bit(l.asked), bit(l.limited), bit(s.doubt != nil))
+	l.askable = s.role == RoleGateway && s.rekey.requestAt.IsZero() && (s.rekey.responder == nil || !s.rekey.responder.answered)
+	l.put(bit(l.asked), bit(l.limited), bit(s.liveness.check != nil))
 }
 
-func (l *exploreLocal) describeOffer(m *exploreModel, o *subsessionOffer) {
+func (l *exploreLocal) describeOffer(m *exploreModel, o *rekeyInitiator) {
 	e, s := l.end, l.end.session
 	l.offering, l.refusable = true, o.child != nil
-	slow := o.next.Sub(e.now) > offerRetry
-	quiet := o.tries > offerQuickTries && e.now.Sub(s.lastOpened) >= offerSlowRetry && s.current.sender.Sealed() == o.sealed
-	l.put('o', uint8(o.generation), bit(o.secrets != nil), uint8(min(o.tries, offerQuickTries+1)), bit(slow), bit(quiet), uint8(len(o.refused)), uint8(len(o.never)))
-	for _, g := range o.refused {
+	slow := o.next.Sub(e.now) > rekeyRetry
+	quiet := o.tries > rekeyFastTries && e.now.Sub(s.lastOpened) >= rekeySlowRetry && s.keys.current.sender.Sealed() == o.sealed
+	l.put('o', uint8(o.generation), bit(o.secrets != nil), uint8(min(o.tries, rekeyFastTries+1)), bit(slow), bit(quiet), uint8(len(o.rejected)), uint8(len(o.retiredIndexes)))
+	for _, g := range o.rejected {
 		l.putIndex(g.index)
 	}
-	for _, index := range o.never {
+	for _, index := range o.retiredIndexes {
 		l.putIndex(index)
 	}
 	l.putChild(o.child)
-	l.putParts(m, &o.answer)
+	l.putParts(m, &o.kk2Parts)
 	if o.secrets != nil {
-		l.next = o.secrets.nextSeed(&s.seed)
+		l.next = o.secrets.nextSeed(&s.rekey.seed)
 	}
 }
 
@@ -810,8 +810,8 @@ func (l *exploreLocal) putParts(m *exploreModel, a *parts.Assembler) {
 func (l *exploreLocal) identity() []byte {
 	e, s := l.end, l.end.session
 	id := bytes.Clone(l.shape)
-	id = append(id, s.seed[:8]...)
-	id = append(id, s.current.binding[:8]...)
+	id = append(id, s.rekey.seed[:8]...)
+	id = append(id, s.keys.current.binding[:8]...)
 	for i := range e.books {
 		b := &e.books[i]
 		id = append(id, b.send[:8]...)
@@ -835,8 +835,8 @@ func TestExploreKnowsWhatItCompares(t *testing.T) {
 		of     reflect.Type
 		fields string
 	}{
-		{reflect.TypeFor[subsessionOffer](), "generation keys kk psk message answer secrets child refused never tries next sealed"},
-		{reflect.TypeFor[subsessionReply](), "question answered kk1 noise secrets child"},
+		{reflect.TypeFor[rekeyInitiator](), "generation keys kk psk message kk2Parts secrets child rejected retiredIndexes tries next sealed"},
+		{reflect.TypeFor[rekeyResponder](), "kk1Parts answered kk1Hash kk2Noise secrets child"},
 		{reflect.TypeFor[KeySet](), "session number index sender receive binding window failed started lastOpened readOnly"},
 	} {
 		for i := range known.of.NumField() {

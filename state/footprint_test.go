@@ -15,7 +15,7 @@ func TestSessionKeepsToItsSizeClass(t *testing.T) {
 	}{
 		{"Session", unsafe.Sizeof(Session{}), 576 - header},
 		{"Generation", unsafe.Sizeof(KeySet{}), 160},
-		{"waypoint", unsafe.Sizeof(waypoint{}), 96},
+		{"waypoint", unsafe.Sizeof(pathState{}), 96},
 	} {
 		if row.size > row.most {
 			t.Errorf("a %s has %d bytes, its size class ends at %d", row.what, row.size, row.most)

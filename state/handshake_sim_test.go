@@ -169,8 +169,8 @@ func TestSmallestMTU(t *testing.T) {
 				w.run(time.Second, nil)
 			}
 			w.checkSameKeys()
-			if w.session().current.number != 3 {
-				t.Errorf("%d entries, seed %d: generation %d after three subsessions", hops, seed, w.session().current.number)
+			if w.session().keys.current.number != 3 {
+				t.Errorf("%d entries, seed %d: generation %d after three subsessions", hops, seed, w.session().keys.current.number)
 			}
 			if lost := w.tally[0].tooLong + w.tally[1].tooLong; lost != 0 {
 				t.Errorf("%d entries, seed %d: %d packets are longer than %d bytes", hops, seed, lost, limit)

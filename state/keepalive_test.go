@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-const keepalive = 25 * time.Second
+const keepaliveInterval = 25 * time.Second
 
 // keptAlive returns two ends whose client keeps its session alive.
 func keptAlive(t *testing.T) (*clientEnd, *gatewayEnd) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	config := clientConfig(2)
-	config.Session.Keepalive = keepalive
+	config.Session.Keepalive = keepaliveInterval
 	c := newClientEnd(t, epoch, config)
 	converse(epoch, c, g)
 	if c.session == nil {
@@ -49,19 +49,19 @@ func runKeepalive(c *clientEnd, g *gatewayEnd, from, to time.Duration, deliver b
 
 func TestKeepalivePingsEachInterval(t *testing.T) {
 	c, g := keptAlive(t)
-	runKeepalive(c, g, 0, 2*keepalive+time.Second, true)
-	sent, silent := runKeepalive(c, g, 2*keepalive+time.Second, 6*keepalive+time.Second, true)
+	runKeepalive(c, g, 0, 2*keepaliveInterval+time.Second, true)
+	sent, silent := runKeepalive(c, g, 2*keepaliveInterval+time.Second, 6*keepaliveInterval+time.Second, true)
 	if len(sent) != 4 || len(silent) != 0 {
-		t.Errorf("Pings at %v, silent at %v; want one Ping each %s", sent, silent, keepalive)
+		t.Errorf("Pings at %v, silent at %v; want one Ping each %s", sent, silent, keepaliveInterval)
 	}
 }
 
 // A session that its user does not use finds out as well that nobody answers.
 func TestKeepaliveDoubtsAnIdleSession(t *testing.T) {
 	c, g := keptAlive(t)
-	runKeepalive(c, g, 0, 3*keepalive+time.Second, true)
-	_, silent := runKeepalive(c, g, 3*keepalive+time.Second, 6*keepalive, false)
-	if len(silent) == 0 || silent[0] > 5*keepalive+time.Second {
-		t.Errorf("found silent at %v, want within two intervals of %s", silent, keepalive)
+	runKeepalive(c, g, 0, 3*keepaliveInterval+time.Second, true)
+	_, silent := runKeepalive(c, g, 3*keepaliveInterval+time.Second, 6*keepaliveInterval, false)
+	if len(silent) == 0 || silent[0] > 5*keepaliveInterval+time.Second {
+		t.Errorf("found silent at %v, want within two intervals of %s", silent, keepaliveInterval)
 	}
 }

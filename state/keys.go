@@ -7,8 +7,7 @@ import (
 	"lewes/crypto/noise"
 )
 
-// The key schedule of sections 5 and 7. Context strings are part of the
-// protocol.
+// Context strings of the key schedule (sections 5 and 7).
 const (
 	contextPSK            = "lewes/2 psk"
 	contextHandshakeC2G   = "lewes/2 handshake c2g"
@@ -27,7 +26,7 @@ const (
 	saltCommitmentLength = 24
 )
 
-// keySet is what the root of one generation gives.
+// transportKeys are derived from the root of one generation.
 type transportKeys struct {
 	c2g, g2c [32]byte // transport keys, by direction
 	binding  [32]byte
@@ -43,14 +42,14 @@ func deriveTransportKeys(root *[32]byte) transportKeys {
 
 func (k *transportKeys) wipe() { *k = transportKeys{} }
 
-// firstSecrets is what the handshake's root gives for the whole session.
+// firstSecrets are derived from the root of the handshake.
 type firstSecrets struct {
 	keys     transportKeys
 	exporter [32]byte
 	seed     [32]byte // of the first subsession
 }
 
-// deriveFirst does the last step of the handshake and wipes psk and split.
+// deriveFirst derives the first secrets and wipes psk and split.
 func deriveFirst(split *noise.Split, psk, kpq *[32]byte) firstSecrets {
 	root := kdf.DeriveKey(contextRoot, split.InitiatorToResponder[:], split.ResponderToInitiator[:], psk[:], split.Hash[:])
 	defer clear(root[:])
@@ -63,15 +62,15 @@ func deriveFirst(split *noise.Split, psk, kpq *[32]byte) firstSecrets {
 	}
 }
 
-// subsessionSecrets is what a completed KK exchange gives; the index of the
-// child is not in it, because the gateway may have to propose another.
-type subsessionSecrets struct {
+// rekeySecrets are the results of a KK exchange. They don't depend on the child's index,
+// because the gateway may have to propose another.
+type rekeySecrets struct {
 	split noise.Split
 	psk   [32]byte
 	ss    [32]byte // of the ML-KEM-768 exchange inside
 }
 
-func (s *subsessionSecrets) child(index uint32) transportKeys {
+func (s *rekeySecrets) child(index uint32) transportKeys {
 	var idx [4]byte
 	binary.LittleEndian.PutUint32(idx[:], index)
 	root := kdf.DeriveKey(contextRoot, s.split.InitiatorToResponder[:], s.split.ResponderToInitiator[:], s.psk[:], s.split.Hash[:], s.ss[:], idx[:])
@@ -79,11 +78,11 @@ func (s *subsessionSecrets) child(index uint32) transportKeys {
 	return deriveTransportKeys(&root)
 }
 
-func (s *subsessionSecrets) nextSeed(seed *[32]byte) [32]byte {
+func (s *rekeySecrets) nextSeed(seed *[32]byte) [32]byte {
 	return kdf.DeriveKey(contextSubsessionSeed, seed[:], s.split.InitiatorToResponder[:], s.split.ResponderToInitiator[:], s.ss[:])
 }
 
-func (s *subsessionSecrets) wipe() { *s = subsessionSecrets{} }
+func (s *rekeySecrets) wipe() { *s = rekeySecrets{} }
 
 func subsessionPSK(seed *[32]byte, generation uint32) [32]byte {
 	var g [4]byte
@@ -97,8 +96,7 @@ func subsessionPrologueFor(generation uint32, binding *[32]byte) []byte {
 	return append(p, binding[:]...)
 }
 
-// transcript returns T of section 5. The KKT frames are empty where KKT was
-// skipped.
+// transcript returns T of section 5. The KKT frames are empty if KKT was skipped.
 func transcript(gateway, hello, request, response []byte) [32]byte {
 	var n, m [4]byte
 	binary.LittleEndian.PutUint32(n[:], uint32(len(request)))

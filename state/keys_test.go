@@ -206,7 +206,7 @@ func TestAppendixSubsession(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s := subsessionSecrets{
+	s := rekeySecrets{
 		split: noise.Split{
 			InitiatorToResponder: unhex32(t, "02ca91bd6fb335b3fae31e0e063ffb2155b4ae463a4fa8f5b328d18aa5b6b7f7"),
 			ResponderToInitiator: unhex32(t, "cbf679b943481066e956b769d939c45c5829fcf2f216cb741a7fe83d7b16a5a1"),
@@ -227,8 +227,8 @@ func TestAppendixSubsession(t *testing.T) {
 	}
 
 	// SubsessionReady is the first packet on the child.
-	session := &Session{role: RoleClient, suite: seal.AES256GCM, config: &SessionConfig{}, current: &KeySet{}}
-	session.route.set(gatewayAt)
+	session := &Session{role: RoleClient, suite: seal.AES256GCM, config: &SessionConfig{}, keys: keyRing{current: &KeySet{}}}
+	session.migration.active.set(gatewayAt)
 	child := newKeySet(session, 1, 0x05060708, &keys)
 	var out Output
 	session.sendOn(child, wire.TypeSubsessionReady, &wire.SubsessionReady{Generation: 1}, &out)

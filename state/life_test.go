@@ -34,7 +34,7 @@ func TestIdleSessionsGo(t *testing.T) {
 		converse(epoch, c, g)
 		last := epoch.Add(ttl - time.Minute)
 		checkExchange(t, last, c, g) // an authentic packet makes it young again
-		index := c.session.current.index
+		index := c.session.keys.current.index
 		end := last.Add(ttl)
 		g.tick(end.Add(-time.Nanosecond))
 		c.tick(end.Add(-time.Nanosecond))
@@ -160,13 +160,13 @@ func TestPingIsAnsweredByOnePong(t *testing.T) {
 func TestCloseOnAnyKeys(t *testing.T) {
 	for _, onParent := range []bool{false, true} {
 		c, g := established(t)
-		parent := c.session.current
+		parent := c.session.keys.current
 		c.session.Rekey(epoch, &c.out)
 		converse(epoch, c, g)
 		s := g.only()
-		indexes := []uint32{parent.index, s.current.index}
+		indexes := []uint32{parent.index, s.keys.current.index}
 		var out Output
-		on := c.session.current
+		on := c.session.keys.current
 		if onParent {
 			on = parent
 		}
@@ -182,10 +182,10 @@ func TestCloseOnAnyKeys(t *testing.T) {
 				t.Errorf("index %#x still names a session", index)
 			}
 		}
-		if g.sessions.Len() != 0 || s.Phase() != Ended || s.seed != [32]byte{} || s.exporter != [32]byte{} {
+		if g.sessions.Len() != 0 || s.Phase() != Ended || s.rekey.seed != [32]byte{} || s.exporter != [32]byte{} {
 			t.Error("the session is not ended, or not wiped")
 		}
-		for _, k := range []*KeySet{s.current} {
+		for _, k := range []*KeySet{s.keys.current} {
 			if _, ok := fingerprintOf(k.receive); ok {
 				t.Error("a key is left")
 			}
@@ -217,13 +217,13 @@ func TestCloseWhileRekeying(t *testing.T) {
 	down(epoch, c, g)
 	c.take() // Ready is lost
 	s := g.only()
-	reply, offer := s.reply, c.session.offer
+	reply, offer := s.rekey.responder, c.session.rekey.initiator
 	s.Close(wire.CloseShuttingDown, strings.Repeat("ü", 100), &g.out)
 	converse(epoch, c, g)
 	if s.Phase() != Ended || c.session.Phase() != Ended || len(g.sessions.table) != 0 {
 		t.Errorf("gateway %v, client %v, %d indexes", s.Phase(), c.session.Phase(), len(g.sessions.table))
 	}
-	if reply.secrets != (subsessionSecrets{}) || offer.psk != [32]byte{} || offer.child == nil {
+	if reply.secrets != (rekeySecrets{}) || offer.psk != [32]byte{} || offer.child == nil {
 		t.Error("what was to make a child is not wiped")
 	}
 	last := c.events[len(c.events)-1]
@@ -240,11 +240,11 @@ func TestWhatASessionDrops(t *testing.T) {
 	before := shootSession(s)
 	give := func(what string, kind wire.Type, content []byte, change func(p []byte)) {
 		t.Helper()
-		p := unsealed(c.session.current.index, wire.LevelTransport, kind, raw(content))
+		p := unsealed(c.session.keys.current.index, wire.LevelTransport, kind, raw(content))
 		if change != nil {
 			change(p)
 		}
-		if err := c.session.current.sender.Seal(p); err != nil {
+		if err := c.session.keys.current.sender.Seal(p); err != nil {
 			t.Fatal(err)
 		}
 		drops := 0
@@ -342,7 +342,7 @@ func TestDeadlines(t *testing.T) {
 	if ticks > 6*60*15 { // of which ten a minute look whether the client was quiet
 		t.Errorf("%d ticks in six hours of silence", ticks)
 	}
-	if n := g.only().current.number; n != 24 {
+	if n := g.only().keys.current.number; n != 24 {
 		t.Errorf("generation %d after six hours of subsessions every 15 minutes", n)
 	}
 }

@@ -141,7 +141,7 @@ func TestGatewaySearchesOnceItSendsLargePackets(t *testing.T) {
 	converse(epoch, c, g)
 	s := g.only()
 	checkExchange(t, epoch, c, g)
-	if s.mtu != nil {
+	if s.mtu.prober != nil {
 		t.Error("a search without large packets")
 	}
 	if !s.Fits(1452) {

@@ -324,7 +324,7 @@ func onlookAtSession(t *testing.T, seed uint64, tools []tool, move bool) {
 	stop := w.traffic(10 * time.Millisecond)
 	if move {
 		w.at = moved
-		if !w.run(3*time.Second, func() bool { return w.session().Path() == moved && w.session().route.at.Load().validated }) {
+		if !w.run(3*time.Second, func() bool { return w.session().Path() == moved && w.session().migration.active.state.Load().validated }) {
 			t.Fatalf("seed %d: the move is not seen", seed)
 		}
 	}
@@ -345,7 +345,7 @@ func onlookAtSession(t *testing.T, seed uint64, tools []tool, move bool) {
 	}
 	w.run(30*time.Second, nil)
 	whole := w.now.Sub(began)
-	if longest > validationTime || away > whole/5 {
+	if longest > validationTimeout || away > whole/5 {
 		t.Errorf("seed %d: of %v the session was away for %v at a time and %v in all", seed, whole, longest, away)
 	}
 	stop()
@@ -355,7 +355,7 @@ func onlookAtSession(t *testing.T, seed uint64, tools []tool, move bool) {
 		t.Errorf("seed %d: a subsession does not come to its end", seed)
 	}
 	w.checkSameKeys()
-	if n := w.session().current.number; n < 4 {
+	if n := w.session().keys.current.number; n < 4 {
 		t.Errorf("seed %d: only %d subsessions", seed, n)
 	}
 	up, down := len(w.gateway.data), len(w.client.data)
@@ -363,7 +363,7 @@ func onlookAtSession(t *testing.T, seed uint64, tools []tool, move bool) {
 		t.Errorf("seed %d: of %d datagrams %d came up and %d down", seed, w.numbered, up, down)
 	}
 	t.Logf("seed %d: away for %v at a time and %v in all; of %d datagrams %d came up and %d down; generation %d",
-		seed, longest, away, w.numbered, up, down, w.session().current.number)
+		seed, longest, away, w.numbered, up, down, w.session().keys.current.number)
 }
 
 // TestForgedPartsInOrder shows, for parts alone, what the others show in passing:

@@ -3,13 +3,71 @@ package state
 import (
 	"lewes/crypto/cookie"
 	"lewes/state/parts"
+	"lewes/state/path"
 	"lewes/state/wire"
 )
 
-// message is what every message of state/wire can do.
+// Packet is an LP packet to send and its path. The receiver of the Packet owns Data.
+type Packet struct {
+	Data []byte
+	Path path.Path
+}
+
+// Output collects the packets and events of calls. A caller reuses one for all calls and
+// resets it after processing its contents.
+type Output struct {
+	Packets []Packet
+	Events  []Event
+}
+
+// Reset empties the output and keeps its memory.
+func (o *Output) Reset() {
+	clear(o.Packets)
+	clear(o.Events)
+	o.Packets, o.Events = o.Packets[:0], o.Events[:0]
+}
+
+func (o *Output) send(to path.Path, packet []byte) {
+	o.Packets = append(o.Packets, Packet{Data: packet, Path: to})
+}
+
+func (o *Output) event(e Event) { o.Events = append(o.Events, e) }
+
+// EventKind is the kind of a session's Event.
+type EventKind uint8
+
+const (
+	// IndexAdded: packets for Event.Index now belong to Event.KeySet.
+	IndexAdded EventKind = iota + 1
+	// IndexRemoved: Event.Index no longer names the session.
+	IndexRemoved
+	// Confirmed: the other end has the session's first keys, and the terms are known.
+	Confirmed
+	// Rekeyed: the session has switched to Event.KeySet.
+	Rekeyed
+	// Moved: the session sends to another path.
+	Moved
+	// PeerUnresponsive: a liveness check was not answered; the session is probably lost.
+	PeerUnresponsive
+	// Closed: the session has ended for Event.Reason.
+	Closed
+	// KeepaliveSent: an idle client has sent a keepalive.
+	KeepaliveSent
+)
+
+// Event reports a change of a session to its owner.
+type Event struct {
+	Kind    EventKind
+	Session *Session
+	KeySet  *KeySet
+	Index   uint32
+	Reason  error
+}
+
+// message is implemented by all messages of state/wire.
 type message interface{ Append(dst []byte) []byte }
 
-// unsealed builds a packet up to its trailer, which is still zero.
+// unsealed builds a packet whose trailer is still zero.
 func unsealed(index uint32, level wire.Level, t wire.Type, m message) []byte {
 	p := wire.Begin(make([]byte, 0, 128), index, level, 0, t)
 	return wire.Finish(m.Append(p))
@@ -22,7 +80,7 @@ func clearPacket(mac *cookie.MAC1Key, index uint32, t wire.Type, m message) []by
 	return p
 }
 
-// padded is a message whose packet is made size bytes long with zeros.
+// padded is a message whose packet is padded with zeros to size bytes.
 type padded struct {
 	message
 	size int
@@ -33,7 +91,12 @@ func (p padded) Append(dst []byte) []byte {
 	return wire.Pad(p.message.Append(dst), start, p.size)
 }
 
-// parsePart reads a part of a message. Over a stream a message has one part only.
+// raw is encoded content.
+type raw []byte
+
+func (r raw) Append(dst []byte) []byte { return append(dst, r...) }
+
+// parsePart parses a part of a message. Over a stream a message has one part only.
 func parsePart(content []byte, stream bool) (wire.Part, error) {
 	part, err := wire.ParsePart(content)
 	if err == nil && stream && part.Count != 1 {
@@ -42,8 +105,8 @@ func parsePart(content []byte, stream bool) (wire.Part, error) {
 	return part, err
 }
 
-// splitFor divides a handshake or subsession message for the transport that it
-// goes by: parts over UDP, always one part where packets may be large.
+// splitFor splits a handshake or subsession message for its transport: into datagrams
+// over UDP, into one part over a stream.
 func splitFor(message []byte, stream bool) []wire.Part {
 	if stream {
 		return parts.Split(message, wire.MaxTCPPacket)

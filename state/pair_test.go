@@ -44,7 +44,7 @@ var (
 // came and routes packets as a shard does.
 type gatewayEnd struct {
 	t          testing.TB
-	handshakes *ResponderTable
+	responders *ResponderTable
 	sessions   *Sessions
 	out        Output
 	data       []string // contents of EncryptedData
@@ -77,7 +77,7 @@ func newGatewayEnd(t testing.TB, config *GatewayConfig) *gatewayEnd {
 	config.IndexInUse = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	config.Session.NewIndex = func() uint32 { g.nextIndex++; return g.nextIndex }
 	var err error
-	if g.handshakes, err = NewResponderTable(epoch, config); err != nil {
+	if g.responders, err = NewResponderTable(epoch, config); err != nil {
 		t.Fatal(err)
 	}
 	return g
@@ -91,9 +91,9 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 	}
 	switch h.Level {
 	case wire.LevelClear:
-		g.drop(g.handshakes.HandleClear(now, h, packet, from, &g.out))
+		g.drop(g.responders.HandleClear(now, h, packet, from, &g.out))
 	case wire.LevelHandshake:
-		s, early, err := g.handshakes.HandleHandshake3(now, h, packet, &g.out)
+		s, early, err := g.responders.HandleHandshake3(now, h, packet, &g.out)
 		g.drop(err)
 		if s != nil {
 			g.sessions.Add(s)
@@ -104,7 +104,7 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 	case wire.LevelTransport:
 		generation := g.sessions.Find(h.ReceiverIdx)
 		if generation == nil {
-			g.drop(g.handshakes.BufferEarly(h, packet, from))
+			g.drop(g.responders.BufferEarly(h, packet, from))
 			return
 		}
 		t, content, err := generation.OpenParsed(now, h, packet, from, &g.out)
@@ -138,7 +138,7 @@ func (g *gatewayEnd) settle() {
 }
 
 func (g *gatewayEnd) tick(now time.Time) {
-	g.handshakes.Tick(now)
+	g.responders.Tick(now)
 	for s := g.sessions.Due(now); s != nil; s = g.sessions.Due(now) {
 		s.Tick(now, &g.out)
 		g.settle()
@@ -146,7 +146,7 @@ func (g *gatewayEnd) tick(now time.Time) {
 	}
 }
 
-func (g *gatewayEnd) next() time.Time { return earliest(g.handshakes.Next(), g.sessions.Next()) }
+func (g *gatewayEnd) next() time.Time { return earliest(g.responders.Next(), g.sessions.Next()) }
 
 func (g *gatewayEnd) take() []Packet {
 	g.settle()
@@ -268,14 +268,6 @@ func (c *clientEnd) take() []Packet {
 	return p
 }
 
-// earliest returns the earlier of two times of which zero means never.
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
 // sendData sends one datagram of a flow from either end.
 func sendData(t testing.TB, s *Session, out *Output, payload string) {
 	t.Helper()
@@ -372,7 +364,7 @@ func TestSubsession(t *testing.T) {
 		if c.session.Current().Number() != want || s.Current().Number() != want {
 			t.Fatalf("generation %d, %d; want %d (drops %v %v)", c.session.Current().Number(), s.Current().Number(), want, c.drops, g.drops)
 		}
-		if c.session.seed != s.seed {
+		if c.session.rekey.seed != s.rekey.seed {
 			t.Fatal("seeds differ")
 		}
 		checkExchange(t, now, c, g)
@@ -390,7 +382,7 @@ func TestRefusedIndex(t *testing.T) {
 		c.handle(epoch, p.Data, gatewayAt)
 	}
 	c.take()
-	refused := c.session.offer.child.index
+	refused := c.session.rekey.initiator.child.index
 	if !c.session.RejectIndex(epoch, &c.out) {
 		t.Fatal("nothing to refuse")
 	}

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ import (
 
 // atFirst returns two ends between which the hello and KKT are done: the client
 // has Handshake 1 to send, and has not sent it.
-func atFirst(t testing.TB, config *GatewayConfig) (*clientEnd, *gatewayEnd, *initiator) {
+func atFirst(t testing.TB, config *GatewayConfig) (*clientEnd, *gatewayEnd, *attempt) {
 	t.Helper()
 	g := newGatewayEnd(t, config)
 	c := newClientEnd(t, epoch, clientConfig(2))
@@ -30,14 +31,14 @@ func atFirst(t testing.TB, config *GatewayConfig) (*clientEnd, *gatewayEnd, *ini
 		c.handle(epoch, p.Data, gatewayAt)
 	}
 	i := c.client.attempts[0]
-	if i.first == nil || len(i.acks) != 1 {
+	if i.handshake1 == nil || len(i.acks) != 1 {
 		t.Fatalf("no KKT: client %v, gateway %v", c.drops, g.drops)
 	}
 	return c, g, i
 }
 
 // credentialOf is a PSQ message of an identity and a time for an attempt.
-func credentialOf(t testing.TB, i *initiator, who *identity.PrivateKey, at time.Time) ([]byte, *psq.Secrets) {
+func credentialOf(t testing.TB, i *attempt, who *identity.PrivateKey, at time.Time) ([]byte, *psq.Secrets) {
 	t.Helper()
 	m, secrets, err := psq.Initiate(i.config.KEM, i.kemKey, i.transcript[:], who, at, seeded(77))
 	if err != nil {
@@ -48,7 +49,7 @@ func credentialOf(t testing.TB, i *initiator, who *identity.PrivateKey, at time.
 
 // firstWith makes a Handshake 1 with the attempt's own e and any payload: what
 // nobody but the client can.
-func firstWith(t testing.TB, i *initiator, static noise.KeyPair, payload []byte) (*noise.XKInitiator, []byte) {
+func firstWith(t testing.TB, i *attempt, static noise.KeyPair, payload []byte) (*noise.XKInitiator, []byte) {
 	t.Helper()
 	x := noise.NewXKInitiator(noisePrologue(&i.transcript), static, i.ephemeral, i.config.gatewayStatic)
 	m, err := x.WriteMessage1(payload)
@@ -61,7 +62,7 @@ func firstWith(t testing.TB, i *initiator, static noise.KeyPair, payload []byte)
 // sendFirst gives a Handshake 1 to the gateway and returns its answer, if any.
 func (g *gatewayEnd) sendFirst(now time.Time, index uint32, message []byte, from path.Path) []Packet {
 	for _, p := range splitFor(message, false) {
-		g.handle(now, clearPacket(g.handshakes.MAC1(), index, wire.TypeHandshake, &p), from)
+		g.handle(now, clearPacket(g.responders.MAC1(), index, wire.TypeHandshake, &p), from)
 	}
 	return g.take()
 }
@@ -99,15 +100,15 @@ func TestBadHandshake1ChangesNothing(t *testing.T) {
 		{"an identity that is not listed", unlisted},
 	} {
 		_, m := firstWith(t, i, static, bad.payload)
-		if got := g.sendFirst(now, i.index, m, clientAt); len(got) != 0 || g.handshakes.records[i.index].first != nil {
+		if got := g.sendFirst(now, i.index, m, clientAt); len(got) != 0 || g.responders.responders[i.index].handshake1 != nil {
 			t.Errorf("%s: %d answers", bad.name, len(got))
 		}
 		now = now.Add(300 * time.Millisecond)
 	}
-	if g.sessions.Len() != 0 || g.handshakes.Stats.Opened != 0 {
+	if g.sessions.Len() != 0 || g.responders.Stats.Opened != 0 {
 		t.Fatal("a bad Handshake 1 opened")
 	}
-	if got := g.sendFirst(now, i.index, i.first, stranger); len(got) != 0 {
+	if got := g.sendFirst(now, i.index, i.handshake1, stranger); len(got) != 0 {
 		t.Error("a Handshake 1 from elsewhere was answered")
 	}
 	converse(now, c, g)
@@ -128,12 +129,12 @@ func TestForeignEphemeral(t *testing.T) {
 	payload, _ := credentialOf(t, i, testIdentity(2), epoch)
 	_, m := firstWith(t, i, i.config.Session.Static, payload)
 	i.ephemeral = own
-	record := g.handshakes.records[i.index]
+	record := g.responders.responders[i.index]
 	if got := g.sendFirst(epoch, i.index, m, clientAt); len(got) != 0 || g.drops[ErrSaltMismatch.Error()] != 1 {
 		t.Errorf("%d answers, drops %v", len(got), g.drops)
 	}
 	// The Noise state, with the shared secret of e, is made when it is needed.
-	if record.noise != nil || record.transcript != nil || record.tries != 0 || g.handshakes.tries != 0 {
+	if record.noise != nil || record.transcript != nil || record.tryCount != 0 || g.responders.limits.tries != 0 {
 		t.Error("the gateway did work for it")
 	}
 	converse(epoch, c, g)
@@ -147,12 +148,12 @@ func TestTriesASecond(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	// Whatever does not open under e costs no try, however much of it comes.
 	for n := range 50 {
-		junk := append(bytes.Clone(i.first[:32]), bytes.Repeat([]byte{byte(n)}, 1281)...)
+		junk := append(bytes.Clone(i.handshake1[:32]), bytes.Repeat([]byte{byte(n)}, 1281)...)
 		g.sendFirst(epoch, i.index, junk, clientAt)
 	}
-	record := g.handshakes.records[i.index]
-	if record.tries != 0 {
-		t.Errorf("junk was charged %d tries", record.tries)
+	record := g.responders.responders[i.index]
+	if record.tryCount != 0 {
+		t.Errorf("junk was charged %d tries", record.tryCount)
 	}
 	// What opens is processed four times a second.
 	for n := range 7 {
@@ -162,7 +163,7 @@ func TestTriesASecond(t *testing.T) {
 	if refused := g.drops[ErrRateLimited.Error()]; refused != 3 {
 		t.Errorf("of seven messages that opened within a second %d were refused, want 3; drops %v", refused, g.drops)
 	}
-	if got := g.sendFirst(epoch.Add(900*time.Millisecond), i.index, i.first, clientAt); len(got) != 0 {
+	if got := g.sendFirst(epoch.Add(900*time.Millisecond), i.index, i.handshake1, clientAt); len(got) != 0 {
 		t.Error("a fifth message within the second was processed")
 	}
 	converse(epoch.Add(time.Second), c, g) // the client sends it again
@@ -174,14 +175,14 @@ func TestTriesASecond(t *testing.T) {
 // Shows R5.20, R5.21, R5.22, R5.23.
 func TestRepetitionsGetTheStoredAnswer(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
-	first := bytes.Clone(i.first)
+	first := bytes.Clone(i.handshake1)
 	second := g.sendFirst(epoch, i.index, first, clientAt)
 	if len(second) != 1 {
 		t.Fatalf("%d answers to Handshake 1", len(second))
 	}
 	other, _ := credentialOf(t, i, testIdentity(3), epoch)
 	_, another := firstWith(t, i, i.config.Session.Static, other)
-	if got := g.sendFirst(epoch, i.index, another, clientAt); len(got) != 0 || g.handshakes.records[i.index].client != testIdentity(2).Public() {
+	if got := g.sendFirst(epoch, i.index, another, clientAt); len(got) != 0 || g.responders.responders[i.index].client != testIdentity(2).Public() {
 		t.Error("a second Handshake 1, good by itself, took the first one's place")
 	}
 	for n := range 10 {
@@ -207,7 +208,7 @@ func TestRepetitionsGetTheStoredAnswer(t *testing.T) {
 		}
 		c.handle(epoch, ack[0].Data, gatewayAt)
 	}
-	if c.confirms != 1 || g.sessions.Len() != 1 || g.handshakes.Stats.Established != 1 {
+	if c.confirms != 1 || g.sessions.Len() != 1 || g.responders.Stats.Established != 1 {
 		t.Errorf("%d confirmations, %d sessions", c.confirms, g.sessions.Len())
 	}
 	damaged := bytes.Clone(third[0].Data)
@@ -217,14 +218,14 @@ func TestRepetitionsGetTheStoredAnswer(t *testing.T) {
 		t.Error("another Handshake 3 was answered")
 	}
 	// Ten seconds after Handshake 3 the record goes, with keys and answers.
-	record := g.handshakes.records[i.index]
-	g.tick(epoch.Add(recordLinger - time.Nanosecond))
-	if g.handshakes.Len() != 1 {
+	record := g.responders.responders[i.index]
+	g.tick(epoch.Add(responderLinger - time.Nanosecond))
+	if g.responders.Len() != 1 {
 		t.Error("the record went early")
 	}
-	g.tick(epoch.Add(recordLinger))
-	g.handle(epoch.Add(recordLinger), third[0].Data, clientAt)
-	if g.handshakes.Len() != 0 || len(g.take()) != 0 {
+	g.tick(epoch.Add(responderLinger))
+	g.handle(epoch.Add(responderLinger), third[0].Data, clientAt)
+	if g.responders.Len() != 0 || len(g.take()) != 0 {
 		t.Error("the record is still there")
 	}
 	if record.psk != [32]byte{} || record.noise != nil || record.psq.KPQ != [32]byte{} {
@@ -233,7 +234,7 @@ func TestRepetitionsGetTheStoredAnswer(t *testing.T) {
 	if _, ok := fingerprintOf(record.receive); ok {
 		t.Error("the record's handshake key is not wiped")
 	}
-	checkExchange(t, epoch.Add(recordLinger), c, g)
+	checkExchange(t, epoch.Add(responderLinger), c, g)
 }
 
 // Shows R5.8.
@@ -269,7 +270,7 @@ func TestStaticOfSomebodyElse(t *testing.T) {
 		}
 		payload, secrets := credentialOf(t, i, testIdentity(2), epoch)
 		x, m := firstWith(t, i, static, payload)
-		i.noise, i.first, i.psq = x, m, secrets
+		i.noise, i.handshake1, i.psq = x, m, secrets
 		c.take()
 		for _, p := range g.sendFirst(epoch, i.index, m, clientAt) {
 			c.handle(epoch, p.Data, gatewayAt)
@@ -295,7 +296,7 @@ func TestEarlyPackets(t *testing.T) {
 		t.Errorf("a transport packet before Handshake 1 was kept: %v", g.drops)
 	}
 	c.take()
-	for _, p := range g.sendFirst(epoch, i.index, i.first, clientAt) {
+	for _, p := range g.sendFirst(epoch, i.index, i.handshake1, clientAt) {
 		c.handle(epoch, p.Data, gatewayAt)
 	}
 	third := c.take()
@@ -308,7 +309,7 @@ func TestEarlyPackets(t *testing.T) {
 	if len(g.data) != 0 || g.sessions.Len() != 0 || len(g.take()) != 0 {
 		t.Fatal("something was done before Handshake 3")
 	}
-	if g.handshakes.earlyBytes == 0 {
+	if g.responders.earlyBytes == 0 {
 		t.Error("the bytes that wait are not counted")
 	}
 	for _, p := range third {
@@ -317,8 +318,8 @@ func TestEarlyPackets(t *testing.T) {
 	if got := fmt.Sprint(payloads(g.data)); got != "[early 0 early 1 early 2 early 3]" {
 		t.Errorf("after Handshake 3 the gateway has %v, want the first four", got)
 	}
-	if g.handshakes.earlyBytes != 0 {
-		t.Errorf("%d bytes are still counted as waiting", g.handshakes.earlyBytes)
+	if g.responders.earlyBytes != 0 {
+		t.Errorf("%d bytes are still counted as waiting", g.responders.earlyBytes)
 	}
 	converse(epoch, c, g)
 	checkExchange(t, epoch, c, g)
@@ -342,19 +343,19 @@ func TestEarlyBytesAreBounded(t *testing.T) {
 			}
 		}
 		c.take()
-		for range maxEarly {
+		for range maxEarlyPackets {
 			sendData(t, c.session, &c.out, strings.Repeat("x", 500))
 		}
 		for _, p := range c.take() {
 			g.handle(epoch, p.Data, from)
 		}
 	}
-	if got := g.handshakes.earlyBytes; got > 2500 || got < 1500 {
+	if got := g.responders.earlyBytes; got > 2500 || got < 1500 {
 		t.Errorf("%d bytes wait, of at most 2500", got)
 	}
 	g.tick(epoch.Add(90 * time.Second))
-	if g.handshakes.earlyBytes != 0 || g.handshakes.Len() != 0 {
-		t.Errorf("%d bytes of %d records are left", g.handshakes.earlyBytes, g.handshakes.Len())
+	if g.responders.earlyBytes != 0 || g.responders.Len() != 0 {
+		t.Errorf("%d bytes of %d records are left", g.responders.earlyBytes, g.responders.Len())
 	}
 }
 
@@ -364,19 +365,19 @@ func TestRecordsExpire(t *testing.T) {
 		config := gatewayConfig(t, 1)
 		config.HandshakeTTL = ttl
 		c, g, i := atFirst(t, config)
-		end := epoch.Add(or(ttl, 90*time.Second))
-		if next := g.handshakes.Next(); !next.Equal(end) {
+		end := epoch.Add(cmp.Or(ttl, 90*time.Second))
+		if next := g.responders.Next(); !next.Equal(end) {
 			t.Errorf("the record is to go at %v, want %v", next, end)
 		}
 		g.tick(end.Add(-time.Nanosecond))
-		if g.handshakes.Len() != 1 {
+		if g.responders.Len() != 1 {
 			t.Error("the record went early")
 		}
 		g.tick(end)
-		if g.handshakes.Len() != 0 || g.handshakes.Stats.Expired != 1 {
-			t.Errorf("%d records are left", g.handshakes.Len())
+		if g.responders.Len() != 0 || g.responders.Stats.Expired != 1 {
+			t.Errorf("%d records are left", g.responders.Len())
 		}
-		if got := g.sendFirst(end, i.index, i.first, clientAt); len(got) != 0 {
+		if got := g.sendFirst(end, i.index, i.handshake1, clientAt); len(got) != 0 {
 			t.Error("a record that has gone answers")
 		}
 		if c.session != nil {
@@ -396,18 +397,18 @@ func TestEviction(t *testing.T) {
 	g := newGatewayEnd(t, config)
 	now := epoch
 	// client goes through a handshake until its record is as it should be.
-	client := func(n int, until func(*record) bool, bad bool) uint32 {
+	client := func(n int, until func(*responder) bool, bad bool) uint32 {
 		from := addr(fmt.Sprintf("192.0.2.%d:1", n))
 		c := newClientEnd(t, now, clientConfig(uint64(100+n)))
 		i := c.client.attempts[0]
 		for range 10 {
-			if bad && i.first != nil {
+			if bad && i.handshake1 != nil {
 				payload, _ := credentialOf(t, i, testIdentity(2), now.Add(time.Hour))
 				_, m := firstWith(t, i, i.config.Session.Static, payload)
 				g.sendFirst(now, i.index, m, from)
 				c.take()
 			}
-			if r := g.handshakes.records[i.index]; r != nil && until(r) {
+			if r := g.responders.responders[i.index]; r != nil && until(r) {
 				now = now.Add(time.Millisecond)
 				return i.index
 			}
@@ -421,18 +422,18 @@ func TestEviction(t *testing.T) {
 		t.Fatalf("client %d does not come as far; drops %v", n, g.drops)
 		return 0
 	}
-	waiting := func(r *record) bool { return r.response != nil }
-	opened := func(r *record) bool { return r.first != nil }
-	done := func(r *record) bool { return r.session != nil }
-	failed := func(r *record) bool { return r.queue == g.handshakes.failed }
+	waiting := func(r *responder) bool { return r.response != nil }
+	opened := func(r *responder) bool { return r.handshake1 != nil }
+	done := func(r *responder) bool { return r.session != nil }
+	failed := func(r *responder) bool { return r.queue == g.responders.failed }
 	opened1, opened2 := client(1, opened, false), client(2, opened, false)
 	idle1, idle2 := client(3, waiting, false), client(4, waiting, false)
 	done1, done2 := client(5, done, false), client(6, done, false)
 	failed1, failed2 := client(7, failed, true), client(8, failed, true)
 	// In the order in which they should go:
 	order := []uint32{failed1, failed2, done1, done2, idle1, idle2}
-	if n := len(order) + 2; g.handshakes.Len() != n {
-		t.Fatalf("%d records, want %d", g.handshakes.Len(), n)
+	if n := len(order) + 2; g.responders.Len() != n {
+		t.Fatalf("%d records, want %d", g.responders.Len(), n)
 	}
 	sessions := g.sessions.Len()
 	var fillers []uint32
@@ -453,12 +454,12 @@ func TestEviction(t *testing.T) {
 	next()
 	next() // full
 	for n, gone := range order {
-		if !g.handshakes.Has(gone) {
+		if !g.responders.Has(gone) {
 			t.Fatalf("record %d of the order is gone already", n)
 		}
 		next()
-		if g.handshakes.Len() != 10 || g.handshakes.Has(gone) {
-			t.Fatalf("%d records; record %d of the order is still there: %v", g.handshakes.Len(), n, g.handshakes.Has(gone))
+		if g.responders.Len() != 10 || g.responders.Has(gone) {
+			t.Fatalf("%d records; record %d of the order is still there: %v", g.responders.Len(), n, g.responders.Has(gone))
 		}
 	}
 	for n := range fillers {
@@ -466,14 +467,14 @@ func TestEviction(t *testing.T) {
 			break
 		}
 		next()
-		if g.handshakes.Has(fillers[n]) {
+		if g.responders.Has(fillers[n]) {
 			t.Fatalf("idle record %d is younger than another and gave way later", n)
 		}
 	}
-	if !g.handshakes.Has(opened1) || !g.handshakes.Has(opened2) || g.sessions.Len() != sessions {
+	if !g.responders.Has(opened1) || !g.responders.Has(opened2) || g.sessions.Len() != sessions {
 		t.Error("a record that waits for Handshake 3, or a session, gave way to a hello")
 	}
-	if got := g.handshakes.Stats.Evicted; got != uint64(len(order)+8) {
+	if got := g.responders.Stats.Evicted; got != uint64(len(order)+8) {
 		t.Errorf("%d evictions were counted, want %d", got, len(order)+8)
 	}
 }

@@ -51,19 +51,19 @@ func (w *world) checkTraffic() {
 func (w *world) checkSameKeys() {
 	w.t.Helper()
 	c, g := w.client.session, w.session()
-	if c.current.number != g.current.number || c.current.index != g.current.index {
+	if c.keys.current.number != g.keys.current.number || c.keys.current.index != g.keys.current.index {
 		w.t.Fatalf("seed %d: the client is at generation %d (%#x), the gateway at %d (%#x)",
-			w.seed, c.current.number, c.current.index, g.current.number, g.current.index)
+			w.seed, c.keys.current.number, c.keys.current.index, g.keys.current.number, g.keys.current.index)
 	}
-	if c.seed != g.seed || c.current.binding != g.current.binding || c.exporter != g.exporter {
-		w.t.Errorf("seed %d: seed, binding or exporter of generation %d differ", w.seed, c.current.number)
+	if c.rekey.seed != g.rekey.seed || c.keys.current.binding != g.keys.current.binding || c.exporter != g.exporter {
+		w.t.Errorf("seed %d: seed, binding or exporter of generation %d differ", w.seed, c.keys.current.number)
 	}
-	send, _ := fingerprintOf(c.current.sender.key)
-	receive, _ := fingerprintOf(g.current.receive)
-	back, _ := fingerprintOf(g.current.sender.key)
-	forth, _ := fingerprintOf(c.current.receive)
+	send, _ := fingerprintOf(c.keys.current.sender.key)
+	receive, _ := fingerprintOf(g.keys.current.receive)
+	back, _ := fingerprintOf(g.keys.current.sender.key)
+	forth, _ := fingerprintOf(c.keys.current.receive)
 	if send != receive || back != forth || send == back {
-		w.t.Errorf("seed %d: the keys of generation %d do not fit each other", w.seed, c.current.number)
+		w.t.Errorf("seed %d: the keys of generation %d do not fit each other", w.seed, c.keys.current.number)
 	}
 }
 
@@ -133,11 +133,11 @@ func rekeyUnderTraffic(t *testing.T, r *rekeys, seed uint64, generations uint32)
 		w.after(r.handOver, next)
 	}
 	reached := w.run(time.Hour, func() bool {
-		return w.session().current.number >= generations && w.client.session.current.number >= generations
+		return w.session().keys.current.number >= generations && w.client.session.keys.current.number >= generations
 	})
 	if !reached {
-		t.Fatalf("seed %d: stranded: client at generation %d (%v), gateway at %d (%v); drops %v %v", seed, w.client.session.current.number,
-			w.client.session.Phase(), w.session().current.number, w.session().Phase(), w.client.drops, w.gateway.drops)
+		t.Fatalf("seed %d: stranded: client at generation %d (%v), gateway at %d (%v); drops %v %v", seed, w.client.session.keys.current.number,
+			w.client.session.Phase(), w.session().keys.current.number, w.session().Phase(), w.client.drops, w.gateway.drops)
 	}
 	took := w.now.Sub(epoch)
 
@@ -154,7 +154,7 @@ func rekeyUnderTraffic(t *testing.T, r *rekeys, seed uint64, generations uint32)
 	if w.session().Exporter() != exporter || w.gateway.sessions.Len() != 1 || len(w.gateway.closed) != 0 {
 		t.Errorf("seed %d: the session is another one than at first", seed)
 	}
-	t.Logf("%d generations in %v; up %+v, down %+v; arrived %d and %d", w.session().current.number, took.Round(time.Second),
+	t.Logf("%d generations in %v; up %+v, down %+v; arrived %d and %d", w.session().keys.current.number, took.Round(time.Second),
 		w.tally[0], w.tally[1], len(w.gateway.data), len(w.client.data))
 }
 
@@ -163,7 +163,7 @@ func rekeyUnderTraffic(t *testing.T, r *rekeys, seed uint64, generations uint32)
 func refuseIndexes(w *world, percent int) {
 	decided := map[*KeySet]bool{}
 	w.watch = func() {
-		o := w.client.session.offer
+		o := w.client.session.rekey.initiator
 		if o == nil || o.child == nil || decided[o.child] {
 			return
 		}
@@ -173,7 +173,7 @@ func refuseIndexes(w *world, percent int) {
 			return
 		}
 		w.after(time.Duration(w.rng.Int64N(int64(200*time.Millisecond))), func() {
-			if o := w.client.session.offer; o != nil && o.child == child {
+			if o := w.client.session.rekey.initiator; o != nil && o.child == child {
 				w.client.session.RejectIndex(w.now, &w.client.out)
 			}
 		})

@@ -120,10 +120,10 @@ func TestReplayToAnotherProcess(t *testing.T) {
 			g.handle(epoch, s.packet, s.from)
 		}
 	}
-	if g.handshakes.Stats.Opened == 0 {
+	if g.responders.Stats.Opened == 0 {
 		t.Fatalf("the copies of Handshake 1 did not open; drops %v", g.drops)
 	}
-	if g.sessions.Len() != 0 || len(g.data) != 0 || g.handshakes.Stats.Established != 0 {
+	if g.sessions.Len() != 0 || len(g.data) != 0 || g.responders.Stats.Established != 0 {
 		t.Errorf("%d sessions, %d datagrams after a replay", g.sessions.Len(), len(g.data))
 	}
 }
@@ -138,12 +138,12 @@ func TestReplayAfterClose(t *testing.T) {
 	seen := conversation(w)
 	w.session().Close(0, "", &w.gateway.out)
 	w.run(12*time.Second, nil)
-	if w.gateway.sessions.Len() != 0 || w.gateway.handshakes.Len() != 0 {
-		t.Fatalf("%d sessions and %d records are left", w.gateway.sessions.Len(), w.gateway.handshakes.Len())
+	if w.gateway.sessions.Len() != 0 || w.gateway.responders.Len() != 0 {
+		t.Fatalf("%d sessions and %d records are left", w.gateway.sessions.Len(), w.gateway.responders.Len())
 	}
 	data := len(w.gateway.data) + len(w.client.data)
 	w.replay(seen)
-	if w.gateway.handshakes.Stats.Established != 1 || w.gateway.sessions.Len() != 0 || len(w.gateway.data)+len(w.client.data) != data {
+	if w.gateway.responders.Stats.Established != 1 || w.gateway.sessions.Len() != 0 || len(w.gateway.data)+len(w.client.data) != data {
 		t.Error("a replay after the end made a session or brought data")
 	}
 }

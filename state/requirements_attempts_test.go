@@ -29,7 +29,7 @@ func TestWrongClockAndStaleKey(t *testing.T) {
 		here := epoch.Add(time.Hour)
 		c := newClientEnd(t, here, config)
 		refused := map[uint32]bool{}
-		g.handshakes.config.IndexInUse = func(index uint32) bool {
+		g.responders.config.IndexInUse = func(index uint32) bool {
 			if n := len(c.client.attempts); taken && n == 2 && index == c.client.attempts[1].index {
 				refused[index] = true
 			}

@@ -144,7 +144,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	held := goodHello(epoch, 8)
 	g.askOne(epoch, g.helloPacket(held), stranger)
-	g.handshakes.config.Full = func() bool { return true }
+	g.responders.config.Full = func() bool { return true }
 	good := g.helloPacket(goodHello(epoch, 7))
 	const version, content = wire.HeaderSize, wire.HeaderSize + wire.PrefixSize
 	changed := func(change func(m *wire.ClientHello)) []byte {
@@ -179,7 +179,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 		"key id":                   {changed(func(m *wire.ClientHello) { m.KEMKeyID = 99 }), wire.RejectShuttingDown},
 		"all that a hello may say": {changed(func(m *wire.ClientHello) { m.Salt[0], m.KEM, m.AEADOffer = 0xFF, 2, 0 }), wire.RejectShuttingDown},
 	} {
-		_ = g.handshakes.RejectShutdown(epoch, headerOf(c.packet), c.packet, clientAt, &g.out)
+		_ = g.responders.RejectShutdown(epoch, headerOf(c.packet), c.packet, clientAt, &g.out)
 		got := wire.RejectCode(0)
 		for _, p := range g.take() {
 			_, body, err := wire.ParseBody(wire.Body(p.Data))
@@ -196,8 +196,8 @@ func TestShutdownInItsPlace(t *testing.T) {
 			t.Errorf("%s: answered by %d, want %d", name, got, c.want)
 		}
 	}
-	if g.handshakes.Len() != 1 || g.handshakes.records[8].salt != held.Salt {
-		t.Errorf("%d records", g.handshakes.Len())
+	if g.responders.Len() != 1 || g.responders.responders[8].salt != held.Salt {
+		t.Errorf("%d records", g.responders.Len())
 	}
 }
 

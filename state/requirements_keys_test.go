@@ -20,8 +20,8 @@ func TestSpentKeysEndTheSessionAtOnce(t *testing.T) {
 			s.RequestRekey(epoch, &g.out)
 			g.take()
 		}
-		s.current.failed = MaxPackets - 2
-		forged := wire.Finish(append(wire.Begin(nil, s.current.index, wire.LevelTransport, 50, wire.TypePing), make([]byte, 30)...))
+		s.keys.current.failed = MaxPackets - 2
+		forged := wire.Finish(append(wire.Begin(nil, s.keys.current.index, wire.LevelTransport, 50, wire.TypePing), make([]byte, 30)...))
 		now := epoch.Add(time.Millisecond)
 		for n, want := range []int{1, 0} {
 			g.handle(now, bytes.Clone(forged), clientAt)

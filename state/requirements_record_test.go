@@ -44,8 +44,8 @@ func TestTriesOfAnySecond(t *testing.T) {
 // Shows R5.13.
 func TestHandshakeSecretsAreOverwritten(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
-	record := g.handshakes.records[i.index]
-	second := g.sendFirst(epoch, i.index, i.first, clientAt)
+	record := g.responders.responders[i.index]
+	second := g.sendFirst(epoch, i.index, i.handshake1, clientAt)
 	clientPSQ, gatewayPSQ := i.psq, record.psq
 	if *clientPSQ == (psq.Secrets{}) || *clientPSQ != *gatewayPSQ || record.psk == [32]byte{} || i.ecdh == [32]byte{} {
 		t.Fatal("the two ends do not have the same secrets before the session")
@@ -73,19 +73,19 @@ func TestHandshakeSecretsAreOverwritten(t *testing.T) {
 	if _, _, err := gatewayNoise.ReadMessage3(&[32]byte{}, make([]byte, 64)); err == nil {
 		t.Error("the gateway's Noise state is left")
 	}
-	g.tick(epoch.Add(recordLinger))
-	if g.handshakes.Len() != 0 {
+	g.tick(epoch.Add(responderLinger))
+	if g.responders.Len() != 0 {
 		t.Fatal("the record is still there")
 	}
 	if _, ok := fingerprintOf(record.receive); ok {
 		t.Error("the record has gone, and hk_c2g is left")
 	}
-	checkExchange(t, epoch.Add(recordLinger), c, g)
+	checkExchange(t, epoch.Add(responderLinger), c, g)
 
 	// A record that comes to nothing is wiped as well, and so is an attempt.
 	c, g, i = atFirst(t, gatewayConfig(t, 1))
-	record = g.handshakes.records[i.index]
-	g.sendFirst(epoch, i.index, i.first, clientAt)
+	record = g.responders.responders[i.index]
+	g.sendFirst(epoch, i.index, i.handshake1, clientAt)
 	clientPSQ, gatewayPSQ = i.psq, record.psq
 	g.tick(epoch.Add(90 * time.Second))
 	c.take()

@@ -102,7 +102,7 @@ func TestHandshakeOverTCP(t *testing.T) {
 	c.session.Rekey(epoch, &c.out)
 	step("KK1 and KK2", []string{"transport"}, []string{"transport"})
 	step("Ready", []string{"transport"}, []string{"transport"})
-	if n := g.only().current.number; n != 1 || c.session.current.number != 1 {
+	if n := g.only().keys.current.number; n != 1 || c.session.keys.current.number != 1 {
 		t.Errorf("generation %d after a subsession", n)
 	}
 	if n := len(c.drops) + len(g.drops); n != 0 {
@@ -118,7 +118,7 @@ func TestPartsOverTCP(t *testing.T) {
 	tcp := path.NewTCP(clientAt.Peer, gatewayAt.Peer.Addr(), 7)
 	o := newOverTCP(t)
 	c, g := o.c, o.g
-	mac := g.handshakes.MAC1()
+	mac := g.responders.MAC1()
 	o.exchange(epoch) // hello and Ack
 
 	// KKTResponse, to the client.
@@ -127,25 +127,25 @@ func TestPartsOverTCP(t *testing.T) {
 	}
 	answer := g.take()
 	i := c.client.attempts[0]
-	record := g.handshakes.records[i.index]
+	record := g.responders.responders[i.index]
 	for _, p := range parts.Split(record.response, parts.MaxData) {
 		c.handle(epoch, clearPacket(mac, i.index, wire.TypeKKTResponse, &p), tcp)
 	}
-	if i.first != nil || i.assembler.Kept() != 0 {
+	if i.handshake1 != nil || i.assembler.Kept() != 0 {
 		t.Error("a KKTResponse in two parts was taken")
 	}
 	for _, p := range answer {
 		c.handle(epoch, p.Data, tcp)
 	}
-	if i.first == nil {
+	if i.handshake1 == nil {
 		t.Fatal("a KKTResponse in one part was not taken")
 	}
 
 	// Handshake 1, to the gateway.
-	for _, p := range parts.Split(i.first, parts.MaxData) {
+	for _, p := range parts.Split(i.handshake1, parts.MaxData) {
 		g.handle(epoch, clearPacket(mac, i.index, wire.TypeHandshake, &p), tcp)
 	}
-	if record.first != nil || record.assembler.Kept() != 0 || len(g.take()) != 0 {
+	if record.handshake1 != nil || record.assembler.Kept() != 0 || len(g.take()) != 0 {
 		t.Error("a Handshake 1 in two parts was taken")
 	}
 	o.exchange(epoch)
@@ -170,25 +170,25 @@ func TestPartsOverTCP(t *testing.T) {
 	}
 	c.session.Rekey(epoch, &c.out)
 	whole := c.take()
-	give(c.session, wire.TypeSubsessionKK1, c.session.offer.message, g.handle, tcp)
-	if s.reply != nil {
+	give(c.session, wire.TypeSubsessionKK1, c.session.rekey.initiator.message, g.handle, tcp)
+	if s.rekey.responder != nil {
 		t.Error("a KK1 in two parts was taken")
 	}
 	for _, p := range whole {
 		g.handle(epoch, p.Data, tcp)
 	}
 	whole = g.take()
-	kk2 := (&wire.SubsessionKK2{Generation: 1, NewReceiverIdx: s.reply.child.index, Noise: s.reply.noise}).Append(nil)
+	kk2 := (&wire.SubsessionKK2{Generation: 1, NewReceiverIdx: s.rekey.responder.child.index, Noise: s.rekey.responder.kk2Noise}).Append(nil)
 	give(s, wire.TypeSubsessionKK2, kk2, c.handle, c.client.config.Path)
-	if c.session.offer.secrets != nil || c.session.offer.answer.Kept() != 0 {
+	if c.session.rekey.initiator.secrets != nil || c.session.rekey.initiator.kk2Parts.Kept() != 0 {
 		t.Error("a KK2 in two parts was taken")
 	}
 	for _, p := range whole {
 		c.handle(epoch, p.Data, c.client.config.Path)
 	}
 	o.exchange(epoch)
-	if s.current.number != 1 || c.session.current.number != 1 {
-		t.Errorf("generations %d and %d", c.session.current.number, s.current.number)
+	if s.keys.current.number != 1 || c.session.keys.current.number != 1 {
+		t.Errorf("generations %d and %d", c.session.keys.current.number, s.keys.current.number)
 	}
 }
 
@@ -199,8 +199,8 @@ func TestPartsOverTCP(t *testing.T) {
 // Shows R1.21.
 func TestPartsAtLevel1(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
-	second := g.sendFirst(epoch, i.index, i.first, clientAt)[0].Data
-	record := g.handshakes.records[i.index]
+	second := g.sendFirst(epoch, i.index, i.handshake1, clientAt)[0].Data
+	record := g.responders.responders[i.index]
 	c2g, g2c := handshakeKeys(&record.psk)
 	inTwo := func(key *[32]byte, packet []byte) []byte {
 		p := bytes.Clone(packet)
@@ -223,8 +223,8 @@ func TestPartsAtLevel1(t *testing.T) {
 		t.Fatalf("Handshake 2 in one part: %v", c.drops)
 	}
 	g.handle(epoch, inTwo(&c2g, third[0].Data), clientAt)
-	if g.sessions.Len() != 0 || g.handshakes.Len() != 1 || len(g.take()) != 0 {
-		t.Fatalf("Handshake 3 as a part: %d sessions, %d records", g.sessions.Len(), g.handshakes.Len())
+	if g.sessions.Len() != 0 || g.responders.Len() != 1 || len(g.take()) != 0 {
+		t.Fatalf("Handshake 3 as a part: %d sessions, %d records", g.sessions.Len(), g.responders.Len())
 	}
 	g.handle(epoch, third[0].Data, clientAt)
 	if g.sessions.Len() != 1 {
@@ -241,7 +241,7 @@ func TestNothingIsCountedOverTCP(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	tcp := path.NewTCP(clientAt.Peer, gatewayAt.Peer.Addr(), 1)
 	m := goodHello(epoch, 7)
-	hello := clearPacket(g.handshakes.MAC1(), 0, wire.TypeClientHello, &m)
+	hello := clearPacket(g.responders.MAC1(), 0, wire.TypeClientHello, &m)
 	request := g.kktPacket(m)
 	request = g.changed(request[:wire.Overhead+wire.KKTRequestSize], func([]byte) {})
 	for n := range 3 {

@@ -63,17 +63,17 @@ func TestMove(t *testing.T) {
 			if out[next] != wire.MinPingPacket || out[clientAt] != wire.MinPingPacket {
 				t.Fatalf("the gateway sent %v bytes, not a Ping to each address", out)
 			}
-			if s.route.at.Load().validated {
+			if s.migration.active.state.Load().validated {
 				t.Error("the new address counts as validated before it has answered")
 			}
 			pass(epoch, c, g, next)
-			if !s.route.at.Load().validated || s.Path() != next {
+			if !s.migration.active.state.Load().validated || s.Path() != next {
 				t.Error("the Pong from the new address does not validate it")
 			}
-			end := epoch.Add(validationTime)
+			end := epoch.Add(validationTimeout)
 			g.tick(end)
-			if s.Path() != next || s.roaming.trial != nil {
-				t.Errorf("after %v the path is %v, the trial %v", validationTime, s.Path(), s.roaming.trial)
+			if s.Path() != next || s.migration.validation != nil {
+				t.Errorf("after %v the path is %v, the trial %v", validationTimeout, s.Path(), s.migration.validation)
 			}
 			sendData(t, s, &g.out, "to the new address")
 			sentTo(end, c, g, next)
@@ -100,7 +100,7 @@ func TestRebindingInTraffic(t *testing.T) {
 		stop := w.traffic(10 * time.Millisecond)
 		for n := range 10 {
 			w.at = addr(fmt.Sprintf("192.0.2.%d:%d", 2+n%3, 2000+n))
-			right := w.run(2500*time.Millisecond, func() bool { return w.session().Path() == w.at && w.session().route.at.Load().validated })
+			right := w.run(2500*time.Millisecond, func() bool { return w.session().Path() == w.at && w.session().migration.active.state.Load().validated })
 			if !right {
 				t.Errorf("seed %d: 2.5 s after move %d the gateway is at %v", seed, n, w.session().Path())
 			}
@@ -135,7 +135,7 @@ func TestLatePacketMovesNothing(t *testing.T) {
 	for _, p := range late {
 		g.handle(epoch, p.Data, clientAt)
 	}
-	if s.Path() != moved || s.roaming.trial == nil {
+	if s.Path() != moved || s.migration.validation == nil {
 		t.Errorf("a late packet from the old address moved the session to %v", s.Path())
 	}
 	if got := payloads(g.data); len(got) != 2 {
@@ -152,7 +152,7 @@ func TestLatePacketMovesNothing(t *testing.T) {
 		pass(epoch, c, g, moved)
 		sentTo(epoch, c, g, moved)
 	}
-	if s.current.number != 1 {
+	if s.keys.current.number != 1 {
 		t.Fatal("no subsession")
 	}
 	for _, p := range late {
@@ -204,16 +204,16 @@ func TestUnprovedAddressGetsLittle(t *testing.T) {
 		if total := out[stranger] + out[clientAt]; out[stranger] == 0 || total < 100*size {
 			t.Errorf("bytes sent: %v; the rest was not sent to the known address", out)
 		}
-		for at := trialRetry; at < validationTime; at += trialRetry {
+		for at := challengeRetry; at < validationTimeout; at += challengeRetry {
 			g.tick(epoch.Add(at)) // the Pings go again
 			count()
 		}
 		if s.Path() != stranger {
 			t.Error("the trial ended early")
 		}
-		g.tick(epoch.Add(validationTime))
-		if s.Path() != clientAt || s.roaming.trial != nil || !s.route.at.Load().validated {
-			t.Errorf("after %v the session is at %v", validationTime, s.Path())
+		g.tick(epoch.Add(validationTimeout))
+		if s.Path() != clientAt || s.migration.validation != nil || !s.migration.active.state.Load().validated {
+			t.Errorf("after %v the session is at %v", validationTimeout, s.Path())
 		}
 	}
 }
@@ -228,7 +228,7 @@ func TestOnlyThePongProves(t *testing.T) {
 	s := g.only()
 	sendData(t, c.session, &c.out, "moving")
 	pass(epoch, c, g, moved)
-	token := s.roaming.trial.tokens[toNew]
+	token := s.migration.validation.tokens[challengeNew]
 	pong := func(token [8]byte, from path.Path) {
 		if err := c.session.Send(wire.TypePong, &wire.Pong{Data: token}, &c.out); err != nil {
 			t.Fatal(err)
@@ -237,7 +237,7 @@ func TestOnlyThePongProves(t *testing.T) {
 	}
 	notYet := func(what string) {
 		t.Helper()
-		if at := s.route.at.Load(); at.validated || !at.path.SamePeer(moved) || *at.fallback != clientAt {
+		if at := s.migration.active.state.Load(); at.validated || !at.path.SamePeer(moved) || *at.fallback != clientAt {
 			t.Fatalf("after %s: path %v, validated %v, fallback %v", what, at.path, at.validated, at.fallback)
 		}
 	}
@@ -254,12 +254,12 @@ func TestOnlyThePongProves(t *testing.T) {
 	pass(epoch, c, g, elsewhere)
 	notYet("a packet to another of the gateway's addresses")
 	for _, p := range g.take() {
-		if p.Path.SamePeer(moved) && s.route.at.Load().budget.Load() > 3*2000 {
-			t.Errorf("the budget grew to %d", s.route.at.Load().budget.Load())
+		if p.Path.SamePeer(moved) && s.migration.active.state.Load().budget.Load() > 3*2000 {
+			t.Errorf("the budget grew to %d", s.migration.active.state.Load().budget.Load())
 		}
 	}
 	pong(token, elsewhere)
-	if at := s.route.at.Load(); !at.validated || !at.path.SamePeer(moved) {
+	if at := s.migration.active.state.Load(); !at.validated || !at.path.SamePeer(moved) {
 		t.Errorf("the right Pong does not validate: %+v", at.path)
 	}
 }
@@ -273,12 +273,12 @@ func TestRightPongFromElsewhere(t *testing.T) {
 	s := g.only()
 	sendData(t, c.session, &c.out, "moving")
 	pass(epoch, c, g, moved)
-	token := s.roaming.trial.tokens[toNew]
+	token := s.migration.validation.tokens[challengeNew]
 	if err := c.session.Send(wire.TypePong, &wire.Pong{Data: token}, &c.out); err != nil {
 		t.Fatal(err)
 	}
 	pass(epoch, c, g, stranger)
-	if at := s.route.at.Load(); at.validated {
+	if at := s.migration.active.state.Load(); at.validated {
 		t.Errorf("%v is validated", at.path)
 	}
 }
@@ -295,7 +295,7 @@ func TestBackToTheKnownAddress(t *testing.T) {
 	g.take()
 	sendData(t, c.session, &c.out, "honest")
 	pass(epoch, c, g, clientAt)
-	if at := s.route.at.Load(); at.path != clientAt || !at.validated {
+	if at := s.migration.active.state.Load(); at.path != clientAt || !at.validated {
 		t.Errorf("the session is at %v, validated %v", at.path, at.validated)
 	}
 	if out := sentTo(epoch, c, g); len(out) != 0 {
@@ -314,19 +314,19 @@ func TestAddressLeftHasNoClaim(t *testing.T) {
 	pass(epoch, c, g, moved)
 	sentTo(epoch, c, g, moved) // the Ping to the old address is lost
 	pass(epoch, c, g, moved)
-	if !s.route.at.Load().validated {
+	if !s.migration.active.state.Load().validated {
 		t.Fatal("the move is not validated")
 	}
 	sendData(t, c.session, &c.out, "copied, from the old address")
 	pass(epoch, c, g, clientAt)
-	if at := s.route.at.Load(); at.path == clientAt && at.validated {
+	if at := s.migration.active.state.Load(); at.path == clientAt && at.validated {
 		t.Error("the old address is believed without a Pong")
 	}
 	for range 3 {
 		sentTo(epoch, c, g, moved)
 		pass(epoch, c, g, moved)
 	}
-	if at := s.route.at.Load(); at.path != moved || !at.validated {
+	if at := s.migration.active.state.Load(); at.path != moved || !at.validated {
 		t.Errorf("the session is at %v, validated %v", at.path, at.validated)
 	}
 }
@@ -366,13 +366,13 @@ func TestMoveToTCP(t *testing.T) {
 	for conn := range uint64(3) {
 		sendData(t, c.session, &c.out, "by TCP")
 		pass(epoch, c, g, tcp(conn))
-		if at := s.route.at.Load(); at.path != tcp(conn) || !at.validated {
+		if at := s.migration.active.state.Load(); at.path != tcp(conn) || !at.validated {
 			t.Fatalf("connection %d: the session is at %v, validated %v", conn, at.path, at.validated)
 		}
 	}
 	sendData(t, c.session, &c.out, "by UDP again")
 	pass(epoch, c, g, clientAt)
-	if at := s.route.at.Load(); at.path != clientAt || !at.validated {
+	if at := s.migration.active.state.Load(); at.path != clientAt || !at.validated {
 		t.Errorf("the session is at %v, validated %v", at.path, at.validated)
 	}
 	checkExchange(t, epoch, c, g)

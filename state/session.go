@@ -1,18 +1,15 @@
 package state
 
 import (
-	"io"
-	"sync/atomic"
 	"time"
 
 	"lewes/crypto/identity"
-	"lewes/crypto/noise"
 	"lewes/crypto/seal"
 	"lewes/state/path"
 	"lewes/state/wire"
 )
 
-// Role says which end of a session this is.
+// Role is the end of a session: client or gateway.
 type Role uint8
 
 const (
@@ -34,8 +31,8 @@ func (r Role) String() string {
 	return "client"
 }
 
-// Phase is the state of a handshake or session, with the reference's names
-// (section 5).
+// Phase is the state of a handshake or session, named as in the reference
+// implementation (section 5).
 type Phase uint8
 
 const (
@@ -52,122 +49,52 @@ var phaseNames = [...]string{"ReadyToHandshake", "KKTExchange", "Handshaking", "
 
 func (p Phase) String() string { return phaseNames[p] }
 
-// Terms are what the gateway tells its client in the final Ack.
-type Terms struct {
-	IdleTTL     time.Duration // without any packet, the session ends
-	RekeyAfter  time.Duration // the client starts a subsession
-	MaxDatagram uint16        // the largest LP packet taken over UDP, in bytes
-	Flags       wire.AckFlags
-}
-
-// Ack returns the terms as they stand in an Ack.
-func (t Terms) ack() *wire.FinalAck {
-	return &wire.FinalAck{
-		IdleTTLSeconds:    uint32(t.IdleTTL / time.Second),
-		RekeyAfterSeconds: uint32(t.RekeyAfter / time.Second),
-		MaxDatagram:       t.MaxDatagram,
-		Flags:             t.Flags,
-	}
-}
-
-func termsOf(a *wire.FinalAck) Terms {
-	return Terms{
-		IdleTTL:     time.Duration(a.IdleTTLSeconds) * time.Second,
-		RekeyAfter:  time.Duration(a.RekeyAfterSeconds) * time.Second,
-		MaxDatagram: a.MaxDatagram,
-		Flags:       a.Flags,
-	}
-}
-
-// SessionConfig is what all sessions of one end share. It is not changed while
-// they live.
-type SessionConfig struct {
-	Rand   io.Reader
-	Static noise.KeyPair // this end's X25519 static key
-	Terms  Terms         // of a gateway; a client learns its own
-
-	// RekeyPackets is the number of packets, sealed or failed to open, after
-	// which new keys are due. 0 means DefaultRekeyPackets.
-	RekeyPackets uint64
-	// DemotedTTL is how long a demoted generation is kept after the last packet
-	// that opened on it. 0 means DefaultDemotedTTL.
-	DemotedTTL time.Duration
-	// Keepalive is the longest that a client stays quiet at first (SetKeepalive);
-	// 0 means never to ping for that.
-	Keepalive time.Duration
-	// NewIndex gives a gateway's session a receiver index that is free and that
-	// its steering sends to the session's shard. The session announces by
-	// IndexAdded that it has taken it.
-	NewIndex func() uint32
-	// MaxPacket is the largest packet that a search for the path's limit tries, in
-	// bytes. 0 means that none is made.
-	MaxPacket int
-	// Stream says that the transport carries large packets in order, so that
-	// messages are sent in one part.
-	Stream bool
-}
-
-// Defaults of SessionConfig.
 const (
-	DefaultRekeyPackets = 1 << 28
-	DefaultDemotedTTL   = 60 * time.Second
-)
-
-const (
-	// restAfter is how long a session is quiet before its expanded keys go.
+	// compactAfter is the idle time after which a session drops its expanded keys
+	// and replay bitmaps.
 	compactAfter = 30 * time.Second
-	// ackInterval is the least time between two Acks that answer packets on a
-	// demoted generation.
+	// ackInterval is the minimum interval between Acks that answer packets on a
+	// demoted key set.
 	ackInterval = 500 * time.Millisecond
-	// maxDemoted bounds the generations that still open beside the current one.
-	maxDemoted = 4
 )
 
-// Session is one end of an established session. It has one owner, who alone calls
-// its methods, but for Sender, PathFor and what is said to be safe.
+// Session is one end of an established session. It is not safe for concurrent
+// use, except for Sender, PathFor and methods documented otherwise.
 type Session struct {
-	// User is the owner's: what it keeps for the session.
+	// User is for the owner's use.
 	User any
 
-	timer      Timer[*Session]
+	// Owned by Sessions.
+	timer Timer[*Session]
+
+	// Immutable.
 	config     *SessionConfig
 	role       Role
+	suite      seal.Suite
+	closed     bool // set once, by end
+	handle     [16]byte
 	peer       identity.PublicKey
 	peerStatic [32]byte
-	suite      seal.Suite
-	closed     bool
-	handle     [16]byte
 	exporter   [32]byte
-	seed       [32]byte // of the next subsession
-	terms      Terms
+	started    time.Time
 
-	current *KeySet
-	demoted []*KeySet
-	sender  atomic.Pointer[Sender]
-	route   route
-	roaming roaming
+	// Components. The atomic fields in keys, migration and mtu are read by any
+	// goroutine.
+	terms     Terms // zero at a client until the final Ack
+	keys      keyRing
+	migration migration
+	rekey     rekey
+	liveness  liveness
+	mtu       pmtu
 
-	offer *subsessionOffer // client: a subsession that was started
-	reply *subsessionReply // gateway: a subsession that was answered
-	asked time.Time        // gateway: when a SubsessionRequest goes again
-
-	confirm *confirmation // client: Handshake 3, repeated until the Ack
-	doubt   *doubt        // client: Pings that ask whether the session still stands
-	quiet   *quiet        // client: how long it has sent nothing; nil: it need not know
-	echoes  *echoes       // nil until the first Ping
-
-	mtu       *mtu          // nil until large packets are sent
-	maxPacket atomic.Uint32 // 0: not searched yet
-	large     atomic.Bool   // a large packet was asked for
-
-	started      time.Time
+	// Timers of the session itself.
 	lastOpened   time.Time
 	compactAt    time.Time
 	demotedAckAt time.Time
-	deadline     time.Time // zero: never
+	deadline     time.Time // earliest of all timers; zero: none
 }
 
-// sessionSeed is what a handshake gives its session.
+// sessionSeed holds the results of a handshake.
 type sessionSeed struct {
 	role       Role
 	peer       identity.PublicKey
@@ -188,80 +115,78 @@ func newSession(now time.Time, config *SessionConfig, seed *sessionSeed) *Sessio
 		suite:      seed.suite,
 		handle:     seed.handle,
 		exporter:   seed.first.exporter,
-		seed:       seed.first.seed,
+		rekey:      rekey{seed: seed.first.seed},
 		terms:      config.Terms,
 		started:    now,
 		lastOpened: now,
+		compactAt:  now.Add(compactAfter),
 	}
-	s.current = newKeySet(s, 0, seed.index, &seed.first.keys)
-	s.current.started, s.current.lastOpened = now, now
+	k := newKeySet(s, 0, seed.index, &seed.first.keys)
+	k.started, k.lastOpened = now, now
 	seed.first = firstSecrets{}
-	s.sender.Store(s.current.sender)
-	s.route.set(seed.path)
-	s.compactAt = now.Add(compactAfter)
+	s.keys.use(k)
+	s.migration.active.set(seed.path)
 	if s.role == RoleClient && config.Keepalive > 0 {
-		s.keepQuiet(now, config.Keepalive)
+		s.liveness.startKeepalive(now, config.Keepalive)
 	}
 	s.reschedule()
 	return s
 }
 
-// Role says which end this is.
+// Role returns the end that the session is.
 func (s *Session) Role() Role { return s.role }
 
-// Peer returns the identity that the other end has proved.
+// Peer returns the authenticated identity of the other end.
 func (s *Session) Peer() identity.PublicKey { return s.peer }
 
-// Handle names the session in both ends' logs.
+// Handle identifies the session in the logs of both ends.
 func (s *Session) Handle() [16]byte { return s.handle }
 
 // Suite returns the AEAD of the session.
 func (s *Session) Suite() seal.Suite { return s.suite }
 
-// Terms returns what the gateway said in its Ack; a client's are zero until it
-// came.
+// Terms returns the parameters in the gateway's final Ack; a client's are zero
+// until it arrives.
 func (s *Session) Terms() Terms { return s.terms }
 
 // Exporter returns the secret from which both ends may derive keys for other
-// protocols. It stays the same for the session's life.
+// protocols. It is constant for the life of the session.
 func (s *Session) Exporter() [32]byte { return s.exporter }
 
-// Current returns the generation on which the session sends.
-func (s *Session) Current() *KeySet { return s.current }
+// Current returns the key set on which the session sends.
+func (s *Session) Current() *KeySet { return s.keys.current }
 
-// Sender returns the sealing half of the current generation. It is safe for any
-// goroutine; a caller takes it anew for every batch.
-func (s *Session) Sender() *Sender { return s.sender.Load() }
+// Sender returns the sealing half of the current key set. It is safe for any
+// goroutine; callers fetch it once per batch.
+func (s *Session) Sender() *Sender { return s.keys.sender.Load() }
 
-// PathFor returns the path by which a packet of n bytes goes to the peer. It is
-// safe for any goroutine and counts the bytes against what an address on trial
-// may be sent.
-func (s *Session) PathFor(n int) path.Path { return s.route.to(n) }
+// PathFor returns the path for a packet of n bytes to the peer and charges them to
+// the budget of an unvalidated address. It is safe for any goroutine.
+func (s *Session) PathFor(n int) path.Path { return s.migration.active.pathFor(n) }
 
-// Path returns where the peer was seen last. It is safe for any goroutine.
-func (s *Session) Path() path.Path { return s.route.at.Load().path }
+// Path returns the peer's latest path. It is safe for any goroutine.
+func (s *Session) Path() path.Path { return s.migration.active.state.Load().path }
 
-// Move tells a client's session by which path its gateway is reached from now on.
-// Nothing else of the session changes; the round trip is measured anew, and so is
-// what the path takes.
+// SetPath makes a client's session use another path to its gateway. The round-trip
+// time and the path MTU are measured again.
 func (s *Session) SetPath(now time.Time, p path.Path, out *Output) {
 	from := s.Path()
-	s.route.set(p)
+	s.migration.active.set(p)
 	if s.closed || from.Transport == p.Transport && from.Peer.Addr() == p.Peer.Addr() {
 		return
 	}
-	if s.echoes != nil {
-		s.echoes.smoothed = 0
+	if s.liveness.rtt != nil {
+		s.liveness.rtt.smoothed = 0
 	}
 	if p.Transport == path.UDP {
-		s.restartSearch(now, out)
+		s.mtu.restart(now, s, out)
 	}
 }
 
-// Started returns when the session was made.
+// Started returns when the session was established.
 func (s *Session) Started() time.Time { return s.started }
 
-// LastOpened returns when the last authentic packet came.
+// LastOpened returns when the last authentic packet arrived.
 func (s *Session) LastOpened() time.Time { return s.lastOpened }
 
 // Phase returns the session's state.
@@ -269,87 +194,78 @@ func (s *Session) Phase() Phase {
 	switch {
 	case s.closed:
 		return Ended
-	case s.offer != nil || s.reply != nil:
+	case s.rekey.initiator != nil || s.rekey.responder != nil:
 		return SubsessionHandshaking
 	}
 	return Transport
 }
 
-// Deadline returns when the session wants to be ticked; zero means never.
+// Deadline returns when Tick is due; zero means never.
 func (s *Session) Deadline() time.Time { return s.deadline }
 
-// opened is called with every packet whose tag held.
-func (s *Session) opened(now time.Time, g *KeySet, seq uint64, from path.Path, size int, out *Output) {
-	s.lastOpened, g.lastOpened = now, now
-	s.doubt = nil
-	if s.confirm != nil {
-		s.confirm.proved = true
-	}
+// opened updates the session after an authentic packet.
+func (s *Session) opened(now time.Time, k *KeySet, seq uint64, from path.Path, size int, out *Output) {
+	s.lastOpened, k.lastOpened = now, now
+	s.liveness.packetOpened()
 	s.wake(now)
 	s.watchKeys(now)
 	s.MaybeProbeMTU(now, out)
-	if g != s.current {
-		s.openedElsewhere(now, g, out)
+	if k != s.keys.current {
+		if !k.readOnly {
+			s.promote(now, k, out)
+		} else if s.role == RoleGateway && !now.Before(s.demotedAckAt) {
+			s.demotedAckAt = now.Add(ackInterval)
+			s.send(wire.TypeAck, s.terms.ack(), out)
+		}
 	}
-	s.follow(now, g, seq, from, size, out)
-}
-
-// openedElsewhere handles the first packet on a child, which proves it, and
-// packets on a demoted generation.
-func (s *Session) openedElsewhere(now time.Time, g *KeySet, out *Output) {
-	if !g.readOnly {
-		s.promote(now, g, out)
-		return
-	}
-	if s.role == RoleGateway && !now.Before(s.demotedAckAt) {
-		s.demotedAckAt = now.Add(ackInterval)
-		s.send(wire.TypeAck, s.terms.ack(), out)
+	if s.role == RoleGateway {
+		s.migration.packetOpened(now, s, k, seq, from, size, out)
 	}
 }
 
-// promote makes a proved child the current generation and demotes its parent.
+// promote makes a proved child the current key set and demotes its parent.
 func (s *Session) promote(now time.Time, child *KeySet, out *Output) {
-	parent := s.current
-	parent.readOnly, parent.lastOpened = true, now
-	s.demoted = append(s.demoted, parent)
-	if len(s.demoted) > maxDemoted {
-		s.remove(s.demoted[0], out)
-		s.demoted = append(s.demoted[:0], s.demoted[1:]...)
+	if evicted := s.keys.promote(now, child); evicted != nil {
+		s.remove(evicted, out)
 	}
-	child.started = now
-	s.current = child
-	s.sender.Store(child.sender)
-	s.endSubsession(child, out)
-	s.asked = time.Time{}
+	s.rekey.end(s, child, out)
+	s.rekey.requestAt = time.Time{}
 	out.event(Event{Kind: Rekeyed, Session: s, KeySet: child, Index: child.index})
 	s.reschedule()
 }
 
-func (s *Session) remove(g *KeySet, out *Output) {
-	g.wipe()
-	out.event(Event{Kind: IndexRemoved, Session: s, KeySet: g, Index: g.index})
+func (s *Session) remove(k *KeySet, out *Output) {
+	k.wipe()
+	out.event(Event{Kind: IndexRemoved, Session: s, KeySet: k, Index: k.index})
 }
 
-// send seals a message of the session's own on its current keys.
+// send seals a control message on the current keys.
 func (s *Session) send(t wire.Type, m message, out *Output) {
-	s.sendOn(s.current, t, m, out)
+	s.sendOn(s.keys.current, t, m, out)
 }
 
-func (s *Session) sendOn(g *KeySet, t wire.Type, m message, out *Output) {
-	p := unsealed(g.index, wire.LevelTransport, t, m)
-	if g.sender.Seal(p) == nil {
-		out.send(s.route.to(len(p)), p)
+func (s *Session) sendOn(k *KeySet, t wire.Type, m message, out *Output) {
+	p := unsealed(k.index, wire.LevelTransport, t, m)
+	if k.sender.Seal(p) == nil {
+		out.send(s.PathFor(len(p)), p)
 	}
 }
 
 func (s *Session) sendTo(to path.Path, t wire.Type, m message, out *Output) {
-	p := unsealed(s.current.index, wire.LevelTransport, t, m)
-	if s.current.sender.Seal(p) == nil {
+	p := unsealed(s.keys.current.index, wire.LevelTransport, t, m)
+	if s.keys.current.sender.Seal(p) == nil {
 		out.send(to, p)
 	}
 }
 
-// Send seals a message of a session's user on its current keys.
+// sendParts splits a rekey message for the transport in use and sends it.
+func (s *Session) sendParts(t wire.Type, message []byte, out *Output) {
+	for _, p := range splitFor(message, s.config.Stream || s.Path().Transport == path.TCP) {
+		s.send(t, &p, out)
+	}
+}
+
+// Send seals a message of the session's user on the current keys.
 func (s *Session) Send(t wire.Type, m interface{ Append([]byte) []byte }, out *Output) error {
 	if s.closed {
 		return ErrClosed
@@ -358,23 +274,134 @@ func (s *Session) Send(t wire.Type, m interface{ Append([]byte) []byte }, out *O
 	return nil
 }
 
-// random fills b; the reader that a session is given never fails.
-func (s *Session) random(b []byte) {
-	if _, err := io.ReadFull(s.config.Rand, b); err != nil {
-		panic("state: no randomness: " + err.Error())
+// Tick runs the timers that are due. The owner calls it at Deadline; an earlier
+// call has no effect.
+func (s *Session) Tick(now time.Time, out *Output) {
+	if s.closed {
+		return
+	}
+	if at := s.idleAt(); !at.IsZero() && !now.Before(at) {
+		s.end(ErrIdleTimeout, out)
+	} else if s.keys.current.exhausted() {
+		s.end(ErrPacketLimit, out)
+	} else if !s.liveness.tickHandshake3(now, s, out) {
+		s.end(ErrUnconfirmed, out)
+	}
+	if s.closed {
+		return
+	}
+	s.migration.tick(now, s, out)
+	s.tickDemoted(now, out)
+	s.rekey.tick(now, s, out)
+	s.liveness.tickCheck(now, s, out)
+	s.mtu.tick(now, s, out)
+	s.liveness.tickKeepalive(now, s, out)
+	s.tickCompact(now)
+	s.reschedule()
+}
+
+func (s *Session) idleAt() time.Time {
+	if s.terms.IdleTTL == 0 {
+		return time.Time{}
+	}
+	return s.lastOpened.Add(s.terms.IdleTTL)
+}
+
+func (s *Session) tickDemoted(now time.Time, out *Output) {
+	kept := s.keys.demoted[:0]
+	for _, k := range s.keys.demoted {
+		if now.Before(k.lastOpened.Add(s.config.demotedTTL())) {
+			kept = append(kept, k)
+			continue
+		}
+		s.remove(k, out)
+	}
+	clear(s.keys.demoted[len(kept):])
+	s.keys.demoted = kept
+	if len(kept) == 0 {
+		s.keys.demoted = nil
 	}
 }
 
-func (s *Session) rekeyPackets() uint64 {
-	if s.config.RekeyPackets > 0 {
-		return s.config.RekeyPackets
+// watchKeys schedules an immediate tick when the current keys need a rekey or are
+// exhausted.
+func (s *Session) watchKeys(now time.Time) {
+	k := s.keys.current
+	if k.exhausted() || s.rekey.idle() && k.needsRekey(s.config.rekeyPackets()) {
+		s.scheduleAt(now)
 	}
-	return DefaultRekeyPackets
 }
 
-func (s *Session) demotedTTL() time.Duration {
-	if s.config.DemotedTTL > 0 {
-		return s.config.DemotedTTL
+// tickCompact compacts the keys of an idle session.
+func (s *Session) tickCompact(now time.Time) {
+	if s.compactAt.IsZero() || now.Before(s.compactAt) {
+		return
 	}
-	return DefaultDemotedTTL
+	if at := s.lastOpened.Add(compactAfter); now.Before(at) {
+		s.compactAt = at
+		return
+	}
+	s.keys.current.compact()
+	for _, k := range s.keys.demoted {
+		k.compact()
+	}
+	s.compactAt = time.Time{}
+}
+
+// wake schedules the next compaction of a session in use.
+func (s *Session) wake(now time.Time) {
+	if s.compactAt.IsZero() {
+		s.compactAt = now.Add(compactAfter)
+		s.scheduleAt(s.compactAt)
+	}
+}
+
+// scheduleAt moves the deadline forward to at, unless at is zero.
+func (s *Session) scheduleAt(at time.Time) {
+	if !at.IsZero() && (s.deadline.IsZero() || at.Before(s.deadline)) {
+		s.deadline = at
+	}
+}
+
+// reschedule sets the deadline to the earliest timer.
+func (s *Session) reschedule() {
+	if s.closed {
+		return
+	}
+	s.deadline = time.Time{}
+	for _, at := range [...]time.Time{
+		s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(), s.mtu.deadline(),
+	} {
+		s.scheduleAt(at)
+	}
+	for _, k := range s.keys.demoted {
+		s.scheduleAt(k.lastOpened.Add(s.config.demotedTTL()))
+	}
+}
+
+// Close ends the session and notifies the peer.
+func (s *Session) Close(reason wire.CloseReason, detail string, out *Output) {
+	if s.closed {
+		return
+	}
+	s.send(wire.TypeClose, &wire.Close{Reason: reason, Detail: wire.Detail(detail)}, out)
+	s.end(ErrClosed, out)
+}
+
+// end erases all keys. The Closed event is the session's last one.
+func (s *Session) end(reason error, out *Output) {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.rekey.end(s, nil, out)
+	for _, k := range append(s.keys.demoted, s.keys.current) {
+		s.remove(k, out)
+	}
+	s.keys.demoted = nil
+	s.liveness.handshake3, s.liveness.check = nil, nil
+	clear(s.rekey.seed[:])
+	clear(s.exporter[:])
+	s.deadline = time.Time{}
+	out.event(Event{Kind: Closed, Session: s, Reason: reason})
 }

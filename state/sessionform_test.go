@@ -36,7 +36,7 @@ func written(t testing.TB, now time.Time, g *gatewayEnd) [][]byte {
 // its own clock; the other one's secrets are gone then.
 func successor(t testing.TB, now, later time.Time, g *gatewayEnd) *gatewayEnd {
 	t.Helper()
-	config := *g.handshakes.config
+	config := *g.responders.config
 	w := snapshot.NewWriter(nil, now)
 	if err := config.KEMs.Write(w); err != nil {
 		t.Fatal(err)
@@ -52,12 +52,12 @@ func successor(t testing.TB, now, later time.Time, g *gatewayEnd) *gatewayEnd {
 	s := newGatewayEnd(t, &config)
 	s.nextIndex = g.nextIndex
 	s.data, s.closed, s.drops = g.data, g.closed, g.drops
-	s.handshakes.Stats = g.handshakes.Stats
+	s.responders.Stats = g.responders.Stats
 
 	w = snapshot.NewWriter(nil, now)
-	g.handshakes.Write(w)
+	g.responders.Write(w)
 	r = snapshot.NewReader(w.Bytes(), later)
-	if err := s.handshakes.Read(r); err != nil || r.End() != nil {
+	if err := s.responders.Read(r); err != nil || r.End() != nil {
 		t.Fatal(err, r.End())
 	}
 	for _, form := range written(t, now, g) {
@@ -135,19 +135,19 @@ func TestSessionGoesOnElsewhere(t *testing.T) {
 			after := shootSession(next.only())
 			shift(&before, time.Hour)
 			gap := skipAhead
-			for _, shot := range append([]*generationShot{&before.current, &before.reply.child}, pointersTo(before.demoted[:])...) {
+			for _, shot := range append([]*keySetShot{&before.current, &before.reply.child}, pointersTo(before.demoted[:])...) {
 				if shot.index != 0 {
 					shot.sealed += uint64(gap)
 				}
 			}
-			before.echoes, after.echoes = echoes{}, echoes{}
+			before.echoes, after.echoes = rttEstimator{}, rttEstimator{}
 			if d := difference(before, after); d != "" {
 				t.Errorf("handed over: %s", d)
 			}
 			if next.only().RTT() != g.only().RTT() {
 				t.Error("the round trip is forgotten")
 			}
-			if seals(g.only().current) || g.only().exporter != [32]byte{} || g.only().seed != [32]byte{} {
+			if seals(g.only().keys.current) || g.only().exporter != [32]byte{} || g.only().rekey.seed != [32]byte{} {
 				t.Error("the predecessor still has its secrets")
 			}
 			g = next
@@ -159,8 +159,8 @@ func TestSessionGoesOnElsewhere(t *testing.T) {
 			}
 			now := later.Add(10 * time.Second)
 			checkExchange(t, now, c, g)
-			if c.session.seed != g.only().seed || c.session.current.number != g.only().current.number {
-				t.Errorf("generations %d and %d", c.session.current.number, g.only().current.number)
+			if c.session.rekey.seed != g.only().rekey.seed || c.session.keys.current.number != g.only().keys.current.number {
+				t.Errorf("generations %d and %d", c.session.keys.current.number, g.only().keys.current.number)
 			}
 			if len(g.closed) != 0 || g.sessions.Len() != 1 {
 				t.Error("the session has ended")
@@ -203,23 +203,27 @@ func shiftValue(v reflect.Value, by time.Duration) {
 // brackets do not.
 func TestEveryFieldIsAccountedFor(t *testing.T) {
 	for of, want := range map[reflect.Type][]string{
-		reflect.TypeFor[Session](): {"[User]", "[timer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "seed", "terms", "current",
-			"demoted", "[sender]", "route", "roaming", "[offer]", "reply", "asked", "[confirm]", "[doubt]", "echoes", "mtu", "maxPacket", "large", "started",
-			"lastOpened", "[quiet]", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
-		reflect.TypeFor[KeySet]():            {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "started", "lastOpened", "readOnly"},
-		reflect.TypeFor[Sender]():            {"[index]", "key", "next"},
-		reflect.TypeFor[waypoint]():          {"path", "validated", "fallback", "budget"},
-		reflect.TypeFor[roaming]():           {"generation", "any", "sequence", "trial", "heldUntil"},
-		reflect.TypeFor[trial]():             {"left", "tokens", "proved", "next", "deadline"},
-		reflect.TypeFor[subsessionReply]():   {"[question]", "answered", "kk1", "noise", "secrets", "child"},
-		reflect.TypeFor[subsessionSecrets](): {"split", "psk", "ss"},
-		reflect.TypeFor[mtu]():               {"largest", "fits", "fails", "raiseAt", "probing", "token", "size", "tries", "since", "next", "sealed"},
-		reflect.TypeFor[Terms]():             {"IdleTTL", "RekeyAfter", "MaxDatagram", "Flags"},
-		reflect.TypeFor[replay.Window]():     {"next", "floor", "ring"},
-		reflect.TypeFor[path.Path]():         {"Peer", "Local", "IfIndex", "Transport", "[Conn]"},
-		reflect.TypeFor[record](): {"[store]", "index", "hello", "salt", "source", "created", "timer", "[queue]", "[place]", "[sibling]", "suite", "kem", "keyID",
-			"ack", "in", "out", "request", "response", "[assembler]", "[transcript]", "[noise]", "[tries]", "[tried]", "[first]", "[client]", "[static]", "[psq]",
-			"[psk]", "[receive]", "[second]", "[early]", "[third]", "[session]"},
+		reflect.TypeFor[Session](): {"[User]", "[timer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "terms",
+			"keys", "migration", "rekey", "liveness", "mtu", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
+		reflect.TypeFor[keyRing]():        {"current", "demoted", "[sender]"},
+		reflect.TypeFor[rekey]():          {"[initiator]", "responder", "requestAt", "seed"},
+		reflect.TypeFor[liveness]():       {"rtt", "[check]", "[keepalive]", "[handshake3]"},
+		reflect.TypeFor[pmtu]():           {"prober", "limit", "largeWanted"},
+		reflect.TypeFor[activePath]():     {"state"},
+		reflect.TypeFor[KeySet]():         {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "started", "lastOpened", "readOnly"},
+		reflect.TypeFor[Sender]():         {"[index]", "key", "next"},
+		reflect.TypeFor[pathState]():      {"path", "validated", "fallback", "budget"},
+		reflect.TypeFor[migration]():      {"active", "newestKeySet", "anyPacket", "newestSequence", "validation", "holdUntil"},
+		reflect.TypeFor[pathValidation](): {"previous", "tokens", "validated", "nextChallenge", "deadline"},
+		reflect.TypeFor[rekeyResponder](): {"[kk1Parts]", "answered", "kk1Hash", "kk2Noise", "secrets", "child"},
+		reflect.TypeFor[rekeySecrets]():   {"split", "psk", "ss"},
+		reflect.TypeFor[mtuProber]():      {"largest", "fits", "fails", "raiseAt", "probing", "token", "size", "tries", "since", "next", "sealed"},
+		reflect.TypeFor[Terms]():          {"IdleTTL", "RekeyAfter", "MaxDatagram", "Flags"},
+		reflect.TypeFor[replay.Window]():  {"next", "floor", "ring"},
+		reflect.TypeFor[path.Path]():      {"Peer", "Local", "IfIndex", "Transport", "[Conn]"},
+		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[queue]", "[place]", "[next]", "suite", "kem", "keyID",
+			"ack", "bytesIn", "bytesOut", "request", "response", "[assembler]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
+			"[static]", "[psq]", "[psk]", "[receive]", "[handshake2]", "[earlyData]", "[handshake3]", "[session]"},
 	} {
 		var got []string
 		for i := range of.NumField() {
@@ -256,7 +260,7 @@ func TestFrozenSessionSealsNothing(t *testing.T) {
 		}
 	}
 	s.Freeze() // again: nothing changes
-	read, err := ReadSession(snapshot.NewReader(form, epoch), g.handshakes.config.session())
+	read, err := ReadSession(snapshot.NewReader(form, epoch), g.responders.config.session())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +297,7 @@ func TestHandshakeGoesOnElsewhere(t *testing.T) {
 			w.checkTraffic()
 			continue
 		}
-		if w.client.session == nil && w.gateway.handshakes.Stats.Opened == 0 {
+		if w.client.session == nil && w.gateway.responders.Stats.Opened == 0 {
 			t.Errorf("handed over after packet %d: the handshake is lost, though no Handshake 1 had opened: %v %v", packets+1, w.client.drops, w.gateway.drops)
 		}
 	}
@@ -304,18 +308,18 @@ func TestHandshakeGoesOnElsewhere(t *testing.T) {
 func TestFloodOfHandshakesFitsAFrame(t *testing.T) {
 	const flood, frame = 30_000, 32 << 20 // records, and bytes that a hand-over takes at once
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
-	h := g.handshakes
+	h := g.responders
 	pair := h.config.KEMs.Find(kem.MLKEM768, 0)
 	response := make([]byte, 1300) // as long as a KKT response
 	for index := uint32(1); index <= flood; index++ {
-		h.store(&record{store: h, index: index, kem: pair, suite: seal.ChaCha20Poly1305, source: clientAt, created: epoch, response: response}, epoch.Add(time.Minute))
+		h.add(&responder{table: h, index: index, kem: pair, suite: seal.ChaCha20Poly1305, source: clientAt, created: epoch, response: response}, epoch.Add(time.Minute))
 	}
 	w := snapshot.NewWriter(nil, epoch)
 	h.Write(w)
 	if w.Len() > frame/2 {
 		t.Fatalf("%d bytes", w.Len())
 	}
-	next := newGatewayEnd(t, gatewayConfig(t, 1)).handshakes
+	next := newGatewayEnd(t, gatewayConfig(t, 1)).responders
 	next.config.KEMs = h.config.KEMs
 	r := snapshot.NewReader(w.Bytes(), epoch)
 	if err := next.Read(r); err != nil || r.End() != nil {
@@ -326,7 +330,7 @@ func TestFloodOfHandshakesFitsAFrame(t *testing.T) {
 	}
 	before := uint32(0)
 	for e := next.waiting.Front(); e != nil; e = e.Next() {
-		if index := e.Value.(*record).index; index <= before {
+		if index := e.Value.(*responder).index; index <= before {
 			t.Fatalf("record %d comes behind %d", index, before)
 		} else {
 			before = index
@@ -347,20 +351,20 @@ func TestCachedKeysAndCookiesStayGood(t *testing.T) {
 		t.Fatal("no KKT")
 	}
 	salt := [32]byte{1}
-	cookie, err := g.handshakes.jar.Make(epoch, clientAt.Peer, 77, &salt)
+	cookie, err := g.responders.jar.Make(epoch, clientAt.Peer, 77, &salt)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g = successor(t, epoch, epoch, g)
-	if !g.handshakes.jar.Valid(epoch, clientAt.Peer, 77, &salt, cookie[:]) {
+	if !g.responders.jar.Valid(epoch, clientAt.Peer, 77, &salt, cookie[:]) {
 		t.Error("the predecessor's cookie is not taken")
 	}
 	again := clientConfig(3)
 	again.KnownKEM = key
 	c = newClientEnd(t, epoch, again)
 	converse(epoch, c, g)
-	if c.session == nil || g.handshakes.Stats.Rejects[wire.RejectStaleKey] != 0 {
-		t.Errorf("the KEM key of the predecessor is not taken: %v %v", c.drops, g.handshakes.Stats)
+	if c.session == nil || g.responders.Stats.Rejects[wire.RejectStaleKey] != 0 {
+		t.Errorf("the KEM key of the predecessor is not taken: %v %v", c.drops, g.responders.Stats)
 	}
 	if _, byKKT := c.client.KEMKey(); byKKT {
 		t.Error("the client had to ask for the key again")
@@ -376,16 +380,16 @@ func FuzzReadSession(f *testing.F) {
 	}
 	g.take()
 	keys := snapshot.NewWriter(nil, epoch)
-	if err := g.handshakes.config.KEMs.Write(keys); err != nil {
+	if err := g.responders.config.KEMs.Write(keys); err != nil {
 		f.Fatal(err)
 	}
 	waiting := snapshot.NewWriter(nil, epoch)
 	newClientEndHello(f, g)
-	g.handshakes.Write(waiting)
+	g.responders.Write(waiting)
 	f.Add(uint8(0), written(f, epoch, g)[0])
 	f.Add(uint8(1), keys.Bytes())
 	f.Add(uint8(2), waiting.Bytes())
-	config := g.handshakes.config
+	config := g.responders.config
 	f.Fuzz(func(t *testing.T, kind uint8, b []byte) {
 		r := snapshot.NewReader(b, epoch)
 		switch kind {
@@ -434,7 +438,7 @@ func newClientEndHello(t testing.TB, g *gatewayEnd) {
 		g.handle(epoch, p.Data, clientAt)
 	}
 	g.take()
-	if g.handshakes.waiting.Len() == 0 {
+	if g.responders.waiting.Len() == 0 {
 		t.Fatal("no record waits")
 	}
 }

@@ -36,7 +36,7 @@ func digestOf(chunks ...[]byte) digest {
 	return digest(h.Sum64())
 }
 
-type generationShot struct {
+type keySetShot struct {
 	number, index  uint32
 	sealed         uint64
 	send, receive  fingerprint
@@ -69,11 +69,11 @@ func shootWindow(w *replay.Window) (s windowShot) {
 	return s
 }
 
-func shootGeneration(g *KeySet) (s generationShot) {
+func shootKeySet(g *KeySet) (s keySetShot) {
 	if g == nil {
 		return s
 	}
-	s = generationShot{
+	s = keySetShot{
 		number:     g.number,
 		index:      g.index,
 		sealed:     g.sender.Sealed(),
@@ -96,28 +96,28 @@ type routeShot struct {
 	newestGeneration uint32
 	any              bool
 	onTrial          bool
-	trial            trial
+	trial            pathValidation
 	heldUntil        time.Time
 }
 
-type offerShot struct {
+type initiatorShot struct {
 	under      bool
 	generation uint32
 	message    digest
 	secrets    digest
-	child      generationShot
+	child      keySetShot
 	refused    digest
 	tries      int
 	next       time.Time
 	sealed     uint64
 }
 
-type replyShot struct {
+type rekeyResponderShot struct {
 	answered bool
 	kk1      [32]byte
 	noise    digest
 	secrets  digest
-	child    generationShot
+	child    keySetShot
 }
 
 type sessionShot struct {
@@ -129,27 +129,27 @@ type sessionShot struct {
 	exporter   [32]byte
 	seed       [32]byte
 	terms      Terms
-	current    generationShot
-	demoted    [maxDemoted]generationShot
+	current    keySetShot
+	demoted    [maxDemoted]keySetShot
 	route      routeShot
-	offer      offerShot
-	reply      replyShot
+	offer      initiatorShot
+	reply      rekeyResponderShot
 	asked      time.Time
 	confirming bool
 	confirm    backoff
 	until      time.Time
 	third      digest
 	doubting   bool
-	doubt      doubt
-	echoes     echoes
-	search     mtu
+	doubt      livenessCheck
+	echoes     rttEstimator
+	search     mtuProber
 	maxPacket  uint32
 	times      [6]time.Time
-	quiet      quiet
+	quiet      keepalive
 	closed     bool
 }
 
-func secretsDigest(s *subsessionSecrets) digest {
+func secretsDigest(s *rekeySecrets) digest {
 	if s == nil {
 		return 0
 	}
@@ -162,61 +162,61 @@ func shootSession(x *Session) (s sessionShot) {
 	}
 	s = sessionShot{
 		role: x.role, peer: x.peer, peerStatic: x.peerStatic, suite: x.suite, handle: x.handle,
-		exporter: x.exporter, seed: x.seed, terms: x.terms,
-		current: shootGeneration(x.current),
-		asked:   x.asked,
-		times:   [6]time.Time{x.lastOpened, x.quietAt(), x.compactAt, x.demotedAckAt, x.deadline},
+		exporter: x.exporter, seed: x.rekey.seed, terms: x.terms,
+		current: shootKeySet(x.keys.current),
+		asked:   x.rekey.requestAt,
+		times:   [6]time.Time{x.lastOpened, x.compactAt, x.demotedAckAt, x.deadline},
 		closed:  x.closed,
 
-		maxPacket: x.maxPacket.Load(),
+		maxPacket: x.mtu.limit.Load(),
 	}
-	if x.quiet != nil {
-		s.quiet = *x.quiet
+	if x.liveness.keepalive != nil {
+		s.quiet = *x.liveness.keepalive
 	}
-	for i, g := range x.demoted {
-		s.demoted[i] = shootGeneration(g)
+	for i, g := range x.keys.demoted {
+		s.demoted[i] = shootKeySet(g)
 	}
-	w, r := x.route.at.Load(), &x.roaming
+	w, r := x.migration.active.state.Load(), &x.migration
 	s.route = routeShot{
 		path: w.path, validated: w.validated, budget: w.budget.Load(),
-		newest: r.sequence, newestGeneration: r.generation, any: r.any, heldUntil: r.heldUntil,
+		newest: r.newestSequence, newestGeneration: r.newestKeySet, any: r.anyPacket, heldUntil: r.holdUntil,
 	}
 	if w.fallback != nil {
 		s.route.fallback = *w.fallback
 	}
-	if r.trial != nil {
-		s.route.onTrial, s.route.trial = true, *r.trial
+	if r.validation != nil {
+		s.route.onTrial, s.route.trial = true, *r.validation
 	}
-	if o := x.offer; o != nil {
+	if o := x.rekey.initiator; o != nil {
 		var refused [][]byte
-		for _, g := range o.refused {
-			refused = append(refused, fmt.Appendf(nil, "%+v", shootGeneration(g)))
+		for _, g := range o.rejected {
+			refused = append(refused, fmt.Appendf(nil, "%+v", shootKeySet(g)))
 		}
-		s.offer = offerShot{
+		s.offer = initiatorShot{
 			under: true, generation: o.generation, message: digestOf(o.message), secrets: secretsDigest(o.secrets),
-			child: shootGeneration(o.child), refused: digestOf(refused...), tries: o.tries, next: o.next, sealed: o.sealed,
+			child: shootKeySet(o.child), refused: digestOf(refused...), tries: o.tries, next: o.next, sealed: o.sealed,
 		}
 	}
-	if r := x.reply; r != nil && r.answered {
-		s.reply = replyShot{answered: true, kk1: r.kk1, noise: digestOf(r.noise), secrets: secretsDigest(&r.secrets), child: shootGeneration(r.child)}
+	if r := x.rekey.responder; r != nil && r.answered {
+		s.reply = rekeyResponderShot{answered: true, kk1: r.kk1Hash, noise: digestOf(r.kk2Noise), secrets: secretsDigest(&r.secrets), child: shootKeySet(r.child)}
 	}
-	if c := x.confirm; c != nil {
+	if c := x.liveness.handshake3; c != nil {
 		s.confirming, s.confirm, s.until, s.third = true, backoff{wait: c.retry.wait, at: c.retry.at}, c.until, digestOf(c.packet)
 	}
-	if x.doubt != nil {
-		s.doubting, s.doubt = true, *x.doubt
+	if x.liveness.check != nil {
+		s.doubting, s.doubt = true, *x.liveness.check
 	}
-	if x.echoes != nil {
-		s.echoes = *x.echoes
+	if x.liveness.rtt != nil {
+		s.echoes = *x.liveness.rtt
 	}
-	if x.mtu != nil {
-		s.search = *x.mtu
+	if x.mtu.prober != nil {
+		s.search = *x.mtu.prober
 	}
 	return s
 }
 
 // initiatorShot is one attempt of a client's handshake.
-type initiatorShot struct {
+type attemptShot struct {
 	index, keyID   uint32
 	offset         time.Duration
 	hello          [wire.HelloSize]byte
@@ -232,21 +232,21 @@ type initiatorShot struct {
 	ended, session bool
 }
 
-func shootInitiator(i *initiator) initiatorShot {
+func shootAttempt(i *attempt) attemptShot {
 	var cookies [][]byte
 	for _, c := range i.cookies {
 		cookies = append(cookies, c[:])
 	}
-	return initiatorShot{
+	return attemptShot{
 		index: i.index, keyID: i.hello.KEMKeyID, offset: i.offset, hello: i.hello.Hello(), ephemeral: i.ephemeral.Private,
-		request: digestOf(i.request), response: digestOf(i.response, i.kemKey), first: digestOf(i.first),
+		request: digestOf(i.request), response: digestOf(i.response, i.kemKey), first: digestOf(i.handshake1),
 		transcript: i.transcript, ecdh: i.ecdh, acks: digestOf(i.acks...), cookies: digestOf(cookies...),
 		retry: i.retry.at, wait: i.retry.wait, ended: i.failed != nil, session: i.session != nil,
 	}
 }
 
 type clientShot struct {
-	attempts            [maxAttempts]initiatorShot
+	attempts            [maxAttempts]attemptShot
 	count               int
 	until               time.Time
 	progress            Progress
@@ -264,18 +264,18 @@ func shootClient(c *clientEnd) (s clientShot) {
 	x := c.client
 	s = clientShot{
 		count: len(x.attempts), until: x.until, progress: x.progress, clockTried: x.clockTried, kktDone: x.kktTried,
-		failed: x.err != nil, collision: x.heard.collision, busy: x.heard.busy != nil, reject: x.heard.reject != nil,
-		unproved: x.heard.unproved, session: shootSession(c.session), data: len(c.data), events: len(c.events),
+		failed: x.err != nil, collision: x.lastHint.collision, busy: x.lastHint.busy != nil, reject: x.lastHint.reject != nil,
+		unproved: x.lastHint.badSignature, session: shootSession(c.session), data: len(c.data), events: len(c.events),
 	}
 	s.progress.Answered = time.Time{}
 	for i, a := range x.attempts {
-		s.attempts[i] = shootInitiator(a)
+		s.attempts[i] = shootAttempt(a)
 	}
 	return s
 }
 
 // recordShot is a gateway's handshake record.
-type recordShot struct {
+type responderShot struct {
 	index, keyID      uint32
 	hello             [wire.HelloSize]byte
 	source            path.Path
@@ -292,14 +292,14 @@ type recordShot struct {
 	session, receives bool
 }
 
-func shootRecord(r *record) recordShot {
-	s := recordShot{
+func shootResponder(r *responder) responderShot {
+	s := responderShot{
 		index: r.index, keyID: r.keyID, hello: r.hello, source: r.source, created: r.created, at: r.timer.at, suite: r.suite,
-		out: r.out, content: digestOf(r.ack, r.request, r.response, r.second, r.third),
-		opened: r.first != nil, failed: r.queue == r.store.failed, client: r.client, static: r.static, psk: r.psk, session: r.session != nil,
+		out: r.bytesOut, content: digestOf(r.ack, r.request, r.response, r.handshake2, r.handshake3),
+		opened: r.handshake1 != nil, failed: r.queue == r.table.failed, client: r.client, static: r.static, psk: r.psk, session: r.session != nil,
 	}
-	if r.first != nil {
-		s.first = *r.first
+	if r.handshake1 != nil {
+		s.first = *r.handshake1
 	}
 	if r.receive != nil {
 		s.receive, s.receives = fingerprintOf(r.receive)
@@ -309,7 +309,7 @@ func shootRecord(r *record) recordShot {
 
 type gatewayShot struct {
 	records, sessions, indexes int
-	record                     recordShot // of the test's only handshake
+	record                     responderShot // of the test's only handshake
 	session                    sessionShot
 	data, closed               int
 	opened, established        uint64
@@ -317,12 +317,12 @@ type gatewayShot struct {
 
 func shootGateway(g *gatewayEnd) (s gatewayShot) {
 	s = gatewayShot{
-		records: g.handshakes.Len(), sessions: g.sessions.Len(), indexes: len(g.sessions.table), session: shootSession(g.only()),
-		data: len(g.data), closed: len(g.closed), opened: g.handshakes.Stats.Opened, established: g.handshakes.Stats.Established,
+		records: g.responders.Len(), sessions: g.sessions.Len(), indexes: len(g.sessions.table), session: shootSession(g.only()),
+		data: len(g.data), closed: len(g.closed), opened: g.responders.Stats.Opened, established: g.responders.Stats.Established,
 	}
-	if len(g.handshakes.records) == 1 {
-		for _, r := range g.handshakes.records {
-			s.record = shootRecord(r)
+	if len(g.responders.responders) == 1 {
+		for _, r := range g.responders.responders {
+			s.record = shootResponder(r)
 		}
 	}
 	return s

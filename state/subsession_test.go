@@ -60,14 +60,14 @@ func openedBy(t testing.TB, receiver *Session, packet []byte) (index uint32, kin
 }
 
 func generationsOf(s *Session) []*KeySet {
-	all := append([]*KeySet{s.current}, s.demoted...)
-	if o := s.offer; o != nil {
-		all = append(all, o.refused...)
+	all := append([]*KeySet{s.keys.current}, s.keys.demoted...)
+	if o := s.rekey.initiator; o != nil {
+		all = append(all, o.rejected...)
 		if o.child != nil {
 			all = append(all, o.child)
 		}
 	}
-	if r := s.reply; r != nil && r.child != nil {
+	if r := s.rekey.responder; r != nil && r.child != nil {
 		all = append(all, r.child)
 	}
 	return all
@@ -164,7 +164,7 @@ func TestRepeatedSubsessionMessages(t *testing.T) {
 	}
 	for n := range 4 {
 		s.config.Terms.IdleTTL = 0
-		c.session.offer.next = now
+		c.session.rekey.initiator.next = now
 		c.tick(now.Add(time.Duration(n) * time.Second))
 		up(now, c, g)
 		if again := joinedMessage(t, c.session, g.take(), wire.TypeSubsessionKK2); !bytes.Equal(again, kk2) {
@@ -173,10 +173,10 @@ func TestRepeatedSubsessionMessages(t *testing.T) {
 	}
 	// And Ready, sealed anew each time, until the gateway's first packet on the
 	// child.
-	c.session.sendOffer(now, &c.out)
+	c.session.rekey.initiator.send(now, c.session, &c.out)
 	up(now, c, g)
 	down(now, c, g)
-	child := c.session.offer.child
+	child := c.session.rekey.initiator.child
 	for seq := range uint64(3) {
 		ready := c.take()
 		if len(ready) != 1 {
@@ -187,7 +187,7 @@ func TestRepeatedSubsessionMessages(t *testing.T) {
 		if index != child.index || kind != wire.TypeSubsessionReady || h.Sequence != seq || !bytes.Equal(content, []byte{1, 0, 0, 0}) {
 			t.Errorf("Ready %d: index %#x, %v %x, sequence %d", seq, index, kind, content, h.Sequence)
 		}
-		now = now.Add(offerRetry)
+		now = now.Add(rekeyRetry)
 		c.tick(now)
 	}
 	up(now, c, g)
@@ -225,7 +225,7 @@ func TestSubsessionRequests(t *testing.T) {
 	}
 	// The gateway never starts one itself, whatever its keys have done.
 	s.Rekey(epoch, &g.out)
-	if len(g.take()) != 0 || s.offer != nil {
+	if len(g.take()) != 0 || s.rekey.initiator != nil {
 		t.Error("a gateway sent KK1")
 	}
 }
@@ -235,7 +235,7 @@ func TestProofOfTheChild(t *testing.T) {
 	for _, byData := range []bool{false, true} {
 		c, g := established(t)
 		s := g.only()
-		parent := s.current
+		parent := s.keys.current
 		talk := func(wantUp, wantDown uint32) {
 			t.Helper()
 			sendData(t, c.session, &c.out, "up")
@@ -264,12 +264,12 @@ func TestProofOfTheChild(t *testing.T) {
 			c.handle(epoch, p.Data, gatewayAt)
 		}
 		ready := c.take()
-		child := c.session.offer.child.index
+		child := c.session.rekey.initiator.child.index
 		talk(parent.index, parent.index) // Ready is on its way
 		for _, p := range ready {
 			g.handle(epoch, p.Data, clientAt)
 		}
-		if s.current.index != child || !parent.readOnly || parent.sender.Sealed() == 0 {
+		if s.keys.current.index != child || !parent.readOnly || parent.sender.Sealed() == 0 {
 			t.Fatal("Ready does not prove the child")
 		}
 		if byData { // the Ack is lost, data proves as well
@@ -277,7 +277,7 @@ func TestProofOfTheChild(t *testing.T) {
 			sendData(t, s, &g.out, "proof")
 		}
 		down(epoch, c, g)
-		if c.session.current.index != child || c.session.offer != nil {
+		if c.session.keys.current.index != child || c.session.rekey.initiator != nil {
 			t.Fatalf("a packet on the child does not prove it (data: %v)", byData)
 		}
 		sealed := parent.sender.Sealed()
@@ -293,9 +293,9 @@ func TestProofOfTheChild(t *testing.T) {
 	down(epoch, c, g)
 	c.take()
 	var out Output
-	c.session.sendOn(c.session.offer.child, wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1, Payload: []byte("x")}, &out)
+	c.session.sendOn(c.session.rekey.initiator.child, wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1, Payload: []byte("x")}, &out)
 	g.handle(epoch, out.Packets[0].Data, clientAt)
-	if g.only().current.number != 1 || len(g.data) != 1 {
+	if g.only().keys.current.number != 1 || len(g.data) != 1 {
 		t.Error("data on the child does not prove it")
 	}
 }
@@ -304,7 +304,7 @@ func TestProofOfTheChild(t *testing.T) {
 func TestDemotedParent(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
-	parent := c.session.current
+	parent := c.session.keys.current
 	c.session.Rekey(epoch, &c.out)
 	// Packets of the parent that come late: KK1 once more, data, a Ping, a Close.
 	kk1 := c.take()
@@ -317,7 +317,7 @@ func TestDemotedParent(t *testing.T) {
 		return out.Packets[0].Data
 	}
 	converse(epoch, c, g)
-	if s.current.number != 1 || s.Phase() != Transport {
+	if s.keys.current.number != 1 || s.Phase() != Transport {
 		t.Fatal("no subsession")
 	}
 	late := func(at time.Duration, packet []byte) (kinds []wire.Type) {
@@ -326,7 +326,7 @@ func TestDemotedParent(t *testing.T) {
 		g.handle(now, packet, clientAt)
 		for _, p := range g.take() {
 			index, kind, _ := openedBy(t, c.session, p.Data)
-			if index != s.current.index {
+			if index != s.keys.current.index {
 				t.Errorf("at %v a %v was sealed on %#x", at, kind, index)
 			}
 			kinds = append(kinds, kind)
@@ -354,7 +354,7 @@ func TestDemotedParent(t *testing.T) {
 	if got := fmt.Sprint(payloads(g.data)); got != "[late later latest]" {
 		t.Errorf("data on the parent: %v", got)
 	}
-	if s.reply != nil || s.current.number != 1 {
+	if s.rekey.responder != nil || s.keys.current.number != 1 {
 		t.Error("a subsession message on the parent was processed")
 	}
 	// A replay keeps nothing alive.
@@ -367,7 +367,7 @@ func TestDemotedParent(t *testing.T) {
 		t.Error("the parent went early")
 	}
 	g.tick(epoch.Add(180 * time.Second))
-	if g.sessions.Find(parent.index) != nil || len(s.demoted) != 0 {
+	if g.sessions.Find(parent.index) != nil || len(s.keys.demoted) != 0 {
 		t.Error("the parent is still there 60 s after the last packet on it")
 	}
 	if got := late(181*time.Second, last); len(got) != 0 || len(g.data) != 4 {
@@ -375,7 +375,7 @@ func TestDemotedParent(t *testing.T) {
 	}
 	// The client forgets it as well.
 	c.tick(epoch.Add(61 * time.Second))
-	if c.byIndex[parent.index] != nil || c.byIndex[c.session.current.index] == nil {
+	if c.byIndex[parent.index] != nil || c.byIndex[c.session.keys.current.index] == nil {
 		t.Error("the client still has the parent, or lost the child")
 	}
 	if _, ok := fingerprintOf(parent.receive); ok {
@@ -390,16 +390,16 @@ func TestWhatMadeAChildIsWiped(t *testing.T) {
 	c.session.Rekey(epoch, &c.out)
 	up(epoch, c, g)
 	down(epoch, c, g)
-	offer, reply, seed := c.session.offer, s.reply, s.seed
+	offer, reply, seed := c.session.rekey.initiator, s.rekey.responder, s.rekey.seed
 	if offer.psk == [32]byte{} || offer.secrets == nil || offer.secrets.ss != reply.secrets.ss || reply.secrets.psk != offer.psk {
 		t.Fatal("the two ends do not have the same secrets before the proof")
 	}
 	secrets := offer.secrets
 	converse(epoch, c, g)
-	if c.session.seed == seed || c.session.seed != s.seed || c.session.offer != nil || s.reply != nil {
+	if c.session.rekey.seed == seed || c.session.rekey.seed != s.rekey.seed || c.session.rekey.initiator != nil || s.rekey.responder != nil {
 		t.Error("the seed does not go on, or the attempt is kept")
 	}
-	if offer.psk != [32]byte{} || *secrets != (subsessionSecrets{}) || reply.secrets != (subsessionSecrets{}) {
+	if offer.psk != [32]byte{} || *secrets != (rekeySecrets{}) || reply.secrets != (rekeySecrets{}) {
 		t.Error("what made the child is not wiped")
 	}
 	if _, err := offer.keys.Decapsulate(make([]byte, 1088)); err == nil {
@@ -417,15 +417,15 @@ func TestAborts(t *testing.T) {
 		g.handle(epoch, out.Packets[0].Data, clientAt)
 		return len(g.take())
 	}
-	parent := c.session.current
-	if n := abort(parent, 1, wire.AbortIndexCollision, 5); n != 0 || s.reply != nil {
+	parent := c.session.keys.current
+	if n := abort(parent, 1, wire.AbortIndexCollision, 5); n != 0 || s.rekey.responder != nil {
 		t.Errorf("an Abort with nothing under way: %d answers", n)
 	}
 	c.session.Rekey(epoch, &c.out)
 	up(epoch, c, g)
 	down(epoch, c, g)
 	c.take() // Ready is lost
-	proposed := s.reply.child.index
+	proposed := s.rekey.responder.child.index
 	before := shootSession(s).reply
 	for name, n := range map[string]int{
 		"another index":         abort(parent, 1, wire.AbortIndexCollision, proposed+1),
@@ -450,19 +450,19 @@ func TestAborts(t *testing.T) {
 	}
 	c.session.RejectIndex(epoch, &c.out)
 	up(epoch, c, g)
-	if n := down(epoch, c, g); n != 2 || s.reply.child.index == proposed {
-		t.Errorf("the right Abort: %d answers, index %#x after %#x", n, s.reply.child.index, proposed)
+	if n := down(epoch, c, g); n != 2 || s.rekey.responder.child.index == proposed {
+		t.Errorf("the right Abort: %d answers, index %#x after %#x", n, s.rekey.responder.child.index, proposed)
 	}
-	if g.sessions.Find(proposed) != nil || g.sessions.Find(s.reply.child.index) == nil {
+	if g.sessions.Find(proposed) != nil || g.sessions.Find(s.rekey.responder.child.index) == nil {
 		t.Error("the gateway's table does not follow")
 	}
-	second := s.reply.child.index
+	second := s.rekey.responder.child.index
 	converse(epoch, c, g)
-	if s.current.number != 1 {
+	if s.keys.current.number != 1 {
 		t.Fatalf("no subsession after an Abort: %v", g.drops)
 	}
 	// Once the child is proved an Abort is late.
-	if abort(c.session.current, 1, wire.AbortIndexCollision, second); s.current.index != c.session.current.index || s.reply != nil {
+	if abort(c.session.keys.current, 1, wire.AbortIndexCollision, second); s.keys.current.index != c.session.keys.current.index || s.rekey.responder != nil {
 		t.Error("an Abort for a proved child has an effect")
 	}
 	checkExchange(t, epoch, c, g)
@@ -484,7 +484,7 @@ func TestRefusesForGood(t *testing.T) {
 		}
 	}
 	// The audit begins here: what was sealed before is not its matter.
-	for direction, sender := range []*Sender{c.session.current.sender, s.current.sender} {
+	for direction, sender := range []*Sender{c.session.keys.current.sender, s.keys.current.sender} {
 		f, _ := fingerprintOf(sender.key)
 		a.next[f], a.newest[direction][sender.index] = sender.Sealed(), sender
 	}
@@ -496,15 +496,15 @@ func TestRefusesForGood(t *testing.T) {
 	}
 	held := g.take()
 	see(held, true)
-	first := s.reply.child.index
-	c.session.offer.next = epoch
+	first := s.rekey.responder.child.index
+	c.session.rekey.initiator.next = epoch
 	c.tick(epoch)
 	p = c.take()
 	see(p, false)
 	for _, p := range p {
 		g.handle(epoch, p.Data, clientAt)
 	}
-	for n := range 3 * maxRefused {
+	for n := range 3 * maxRejected {
 		p := g.take()
 		see(p, true)
 		for _, p := range p {
@@ -529,7 +529,7 @@ func TestRefusesForGood(t *testing.T) {
 	c.settle()
 	p = c.take()
 	see(p, false)
-	if o := c.session.offer; o.child != nil && o.child.index == first {
+	if o := c.session.rekey.initiator; o.child != nil && o.child.index == first {
 		t.Error("an index that was refused was taken")
 	}
 	if len(p) != 1 {
@@ -538,8 +538,8 @@ func TestRefusesForGood(t *testing.T) {
 		t.Errorf("the index that was refused draws %v", kind)
 	}
 	converse(epoch, c, g)
-	if c.session.current.number != 1 || s.current.number != 1 {
-		t.Errorf("generations %d and %d", c.session.current.number, s.current.number)
+	if c.session.keys.current.number != 1 || s.keys.current.number != 1 {
+		t.Errorf("generations %d and %d", c.session.keys.current.number, s.keys.current.number)
 	}
 	checkExchange(t, epoch, c, g)
 }
@@ -552,7 +552,7 @@ func TestRefusedTooLate(t *testing.T) {
 	c.session.Rekey(epoch, &c.out)
 	up(epoch, c, g)
 	down(epoch, c, g)
-	index := c.session.offer.child.index
+	index := c.session.rekey.initiator.child.index
 	up(epoch, c, g) // Ready
 	ack := g.take() // is on its way
 	if !c.session.RejectIndex(epoch, &c.out) {
@@ -562,8 +562,8 @@ func TestRefusedTooLate(t *testing.T) {
 		c.handle(epoch, p.Data, gatewayAt)
 	}
 	converse(epoch, c, g)
-	if c.session.current.index != index || g.only().current.index != index || c.session.offer != nil {
-		t.Errorf("the client is on %#x, the gateway on %#x, want %#x", c.session.current.index, g.only().current.index, index)
+	if c.session.keys.current.index != index || g.only().keys.current.index != index || c.session.rekey.initiator != nil {
+		t.Errorf("the client is on %#x, the gateway on %#x, want %#x", c.session.keys.current.index, g.only().keys.current.index, index)
 	}
 	checkExchange(t, epoch, c, g)
 }
@@ -576,7 +576,7 @@ func TestRefusedTooLate(t *testing.T) {
 func TestForgottenParent(t *testing.T) {
 	for _, refuse := range []bool{false, true} {
 		c, g := established(t)
-		parent := c.session.current
+		parent := c.session.keys.current
 		c.session.Rekey(epoch, &c.out)
 		up(epoch, c, g)
 		down(epoch, c, g)
@@ -656,9 +656,9 @@ func TestBadSubsessionMessages(t *testing.T) {
 	give(c.session, wire.TypeSubsessionKK1, good, g.handle)
 	kk2 := joinedMessage(t, c.session, g.take(), wire.TypeSubsessionKK2)
 	// Another KK1, good by itself.
-	kk := noise.NewKKInitiator(subsessionPrologueFor(1, &c.session.current.binding), c.session.config.Static,
-		noise.KeyPairFrom(kdf.Hash([]byte("another"))), c.session.peerStatic, &c.session.offer.psk)
-	m, err := kk.WriteMessage1(c.session.offer.keys.Public())
+	kk := noise.NewKKInitiator(subsessionPrologueFor(1, &c.session.keys.current.binding), c.session.config.Static,
+		noise.KeyPairFrom(kdf.Hash([]byte("another"))), c.session.peerStatic, &c.session.rekey.initiator.psk)
+	m, err := kk.WriteMessage1(c.session.rekey.initiator.keys.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -681,7 +681,7 @@ func TestBadSubsessionMessages(t *testing.T) {
 	}
 	give(s, wire.TypeSubsessionKK2, kk2, c.handle)
 	converse(epoch, c, g)
-	if c.session.current.number != 1 || s.current.number != 1 {
+	if c.session.keys.current.number != 1 || s.keys.current.number != 1 {
 		t.Errorf("after bad ones the good ones fail: %v, %v", c.drops, g.drops)
 	}
 	checkExchange(t, epoch, c, g)
@@ -694,13 +694,13 @@ func TestRekeyByTime(t *testing.T) {
 	if terms := w.client.session.Terms(); terms.IdleTTL != 24*time.Hour || terms.RekeyAfter != 15*time.Minute {
 		t.Fatalf("terms %+v", terms)
 	}
-	began := w.client.session.current.started
+	began := w.client.session.keys.current.started
 	w.run(15*time.Minute-w.now.Sub(began)-time.Millisecond, nil)
-	if w.client.session.offer != nil || w.session().current.number != 0 {
+	if w.client.session.rekey.initiator != nil || w.session().keys.current.number != 0 {
 		t.Error("a subsession was started early")
 	}
 	w.run(time.Second, nil)
-	if w.session().current.number != 1 {
+	if w.session().keys.current.number != 1 {
 		t.Error("no subsession after rekey_after_s")
 	}
 }
@@ -717,32 +717,32 @@ func TestPacketLimits(t *testing.T) {
 	for name, wear := range wear {
 		// The client starts a subsession.
 		c, g := established(t)
-		wear(c.session.current, DefaultRekeyPackets-1)
+		wear(c.session.keys.current, DefaultRekeyPackets-1)
 		c.tick(epoch)
-		if c.session.offer != nil {
+		if c.session.rekey.initiator != nil {
 			t.Errorf("client, %s: new keys one packet early", name)
 		}
-		wear(c.session.current, DefaultRekeyPackets)
+		wear(c.session.keys.current, DefaultRekeyPackets)
 		sendData(t, g.only(), &g.out, "any packet")
 		converse(epoch, c, g)
 		c.tick(c.next())
 		converse(epoch, c, g)
-		if g.only().current.number != 1 {
+		if g.only().keys.current.number != 1 {
 			t.Errorf("client, %s: no new keys after 2^28 packets", name)
 		}
 		// The gateway asks for one.
 		c, g = established(t)
-		wear(g.only().current, DefaultRekeyPackets)
+		wear(g.only().keys.current, DefaultRekeyPackets)
 		sendData(t, c.session, &c.out, "any packet")
 		converse(epoch, c, g)
 		g.tick(epoch)
 		converse(epoch, c, g)
-		if g.only().current.number != 1 {
+		if g.only().keys.current.number != 1 {
 			t.Errorf("gateway, %s: no new keys after 2^28 packets", name)
 		}
 		// At 2^34 either end closes the session.
 		c, g = established(t)
-		wear(g.only().current, MaxPackets)
+		wear(g.only().keys.current, MaxPackets)
 		sendData(t, c.session, &c.out, "any packet")
 		up(epoch, c, g)
 		g.tick(epoch)
@@ -750,7 +750,7 @@ func TestPacketLimits(t *testing.T) {
 			t.Errorf("gateway, %s: %d sessions after 2^34 packets, %v", name, g.sessions.Len(), g.closed)
 		}
 		c, _ = established(t)
-		wear(c.session.current, MaxPackets)
+		wear(c.session.keys.current, MaxPackets)
 		c.tick(epoch)
 		if c.session.Phase() != Ended {
 			t.Errorf("client, %s: the session is %v after 2^34 packets", name, c.session.Phase())

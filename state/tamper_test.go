@@ -111,7 +111,7 @@ func converseMeddled(t *testing.T, seed uint64, meddle func(m *meddler, s sighti
 	g.only().RequestRekey(m.now, &g.out)
 	m.deliver()
 	talk()
-	if c, s := m.client.session.current.number, g.only().current.number; c != 2 || s != 2 {
+	if c, s := m.client.session.keys.current.number, g.only().keys.current.number; c != 2 || s != 2 {
 		t.Fatalf("generations %d and %d after two subsessions", c, s)
 	}
 	m.client.session.Close(wire.CloseDone, "bye", &m.client.out)
@@ -171,7 +171,7 @@ func TestDamageChangesNothing(t *testing.T) {
 //
 // Shows R2.1, R4.23, R4.27, R5.33, R6.5.
 func TestForgeryChangesNothing(t *testing.T) {
-	mac := newGatewayEnd(t, gatewayConfig(t, 1)).handshakes.MAC1()
+	mac := newGatewayEnd(t, gatewayConfig(t, 1)).responders.MAC1()
 	rounds := 12
 	if testing.Short() {
 		rounds = 2

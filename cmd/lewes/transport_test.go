@@ -55,7 +55,7 @@ func TestProbeTransport(t *testing.T) {
 	if code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	has(t, stderr, "over UDP: nobody there proved", fmt.Sprintf("over TCP, port %d: ", blocked.TCPPort), "nothing listens on port")
+	has(t, stderr, "over UDP: no answer from", fmt.Sprintf("over TCP, port %d: ", blocked.TCPPort), "nothing listens on port")
 	has(t, fails(t, env, exitUsage, "probe", "--transport", "pigeon", g.uri), "--transport", `"pigeon"`, "auto, udp or tcp")
 }
 

@@ -100,30 +100,21 @@ func (w *Window) forget(seq uint64) {
 // maxSequence is above every sequence number of a header.
 const maxSequence = 1 << 62
 
-// Write writes the window to a snapshot.
-func (w *Window) Write(to *snapshot.Writer) {
-	to.Uint64(w.next)
-	to.Uint64(w.floor)
-	to.Bool(w.ring != nil)
-	if w.ring != nil {
-		for _, word := range w.ring {
-			to.Uint64(word)
+// Snapshot writes or reads the window.
+func (w *Window) Snapshot(c *snapshot.Codec) {
+	c.Uint64(&w.next)
+	c.Uint64(&w.floor)
+	c.Check(w.next <= maxSequence && w.floor <= w.next, "replay window from %d to %d", w.floor, w.next)
+	if !c.Present(w.ring != nil) || c.Err() != nil {
+		if c.Decoding() {
+			w.floor, w.ring = min(w.next, maxSequence), nil // without a bitmap every number counts as seen
 		}
-	}
-}
-
-// Read restores the window from a snapshot.
-func (w *Window) Read(from *snapshot.Reader) {
-	*w = Window{next: from.Uint64(), floor: from.Uint64()}
-	if w.next > maxSequence || w.floor > w.next {
-		from.Fail("replay window from %d to %d", w.floor, w.next)
-	}
-	if !from.Bool() || from.Err() != nil {
-		w.floor = min(w.next, maxSequence) // without a bitmap every number counts as seen
 		return
 	}
-	w.ring = new([words]uint64)
+	if c.Decoding() {
+		w.ring = new([words]uint64)
+	}
 	for i := range w.ring {
-		w.ring[i] = from.Uint64()
+		c.Uint64(&w.ring[i])
 	}
 }

@@ -11,18 +11,18 @@ import (
 )
 
 var (
-	// ErrShort says that the bytes end too early.
-	ErrShort = errors.New("snapshot: ends too early")
-	// ErrLong says that there are bytes behind the last value.
-	ErrLong = errors.New("snapshot: goes on behind its end")
-	// ErrValue says that a value is none of its kind.
-	ErrValue = errors.New("snapshot: impossible value")
+	// ErrShort means that the input ends inside a value.
+	ErrShort = errors.New("snapshot: unexpected end")
+	// ErrLong means that bytes follow the last value.
+	ErrLong = errors.New("snapshot: trailing bytes")
+	// ErrValue means that a value is out of range.
+	ErrValue = errors.New("snapshot: invalid value")
 )
 
-// maxZone bounds the name of an interface in an address.
+// maxZone bounds the zone name in an address.
 const maxZone = 64
 
-// Reader takes values off a buffer.
+// Reader reads values from a buffer.
 type Reader struct {
 	b   []byte
 	now time.Time
@@ -35,7 +35,7 @@ func NewReader(b []byte, now time.Time) *Reader { return &Reader{b: b, now: now}
 // Err returns the first error.
 func (r *Reader) Err() error { return r.err }
 
-// Now returns the instant from which times are measured.
+// Now returns the instant that times are relative to.
 func (r *Reader) Now() time.Time { return r.now }
 
 // Len returns the number of bytes left.
@@ -58,7 +58,7 @@ func (r *Reader) Fail(format string, args ...any) {
 }
 
 func (r *Reader) take(n int) []byte {
-	if r.err == nil && (n < 0 || len(r.b) < n) { // an int may have 32 bits
+	if r.err == nil && (n < 0 || len(r.b) < n) { // int may have 32 bits
 		r.err, r.b = ErrShort, nil
 	}
 	if r.err != nil {
@@ -77,11 +77,11 @@ func (r *Reader) Uint8() uint8 {
 	return 0
 }
 
-// Bool reads one byte, which has to be 0 or 1.
+// Bool reads one byte, which must be 0 or 1.
 func (r *Reader) Bool() bool {
 	v := r.Uint8()
 	if v > 1 {
-		r.Fail("%d is no truth value", v)
+		r.Fail("bool %d", v)
 	}
 	return v == 1
 }
@@ -124,7 +124,7 @@ func (r *Reader) Time() time.Time {
 		return time.Time{}
 	}
 	if d > MaxDistance || d < -MaxDistance {
-		r.Fail("a time %v away", d)
+		r.Fail("time %v from now", d)
 		return time.Time{}
 	}
 	return r.now.Add(d)
@@ -133,12 +133,12 @@ func (r *Reader) Time() time.Time {
 // Fixed reads as many bytes as v has into v.
 func (r *Reader) Fixed(v []byte) { copy(v, r.take(len(v))) }
 
-// Blob reads what Writer.Blob wrote, of at most limit bytes. It aliases the
-// buffer; it is nil when nothing was written.
+// Blob reads the output of Writer.Blob, at most limit bytes. It aliases the
+// buffer and is nil if empty.
 func (r *Reader) Blob(limit int) []byte {
 	n := r.Uint32()
 	if uint64(n) > uint64(limit) {
-		r.Fail("%d bytes where there may be %d", n, limit)
+		r.Fail("blob of %d bytes, limit %d", n, limit)
 	}
 	if n == 0 || r.err != nil {
 		return nil
@@ -146,12 +146,12 @@ func (r *Reader) Blob(limit int) []byte {
 	return r.take(int(n))
 }
 
-// Count reads a number of things, in four bytes, of which each has at least size
-// bytes: more than there is room for is an error.
+// Count reads the length of a list of at most limit elements, each of at least
+// size bytes. A list that cannot fit in the input is an error.
 func (r *Reader) Count(limit, size int) int {
 	n := r.Uint32()
 	if uint64(n) > uint64(limit) || uint64(n)*uint64(size) > uint64(len(r.b)) {
-		r.Fail("%d of what there may be %d", n, limit)
+		r.Fail("list of %d elements, limit %d", n, limit)
 	}
 	if r.err != nil {
 		return 0
@@ -159,7 +159,7 @@ func (r *Reader) Count(limit, size int) int {
 	return int(n)
 }
 
-// Part returns a Reader of what Writer.Part wrote.
+// Part returns a Reader of the part that Writer.Part wrote.
 func (r *Reader) Part() *Reader {
 	b := r.take(int(r.Uint32()))
 	return &Reader{b: b, now: r.now, err: r.err}
@@ -172,7 +172,7 @@ func (r *Reader) Path() (p path.Path) {
 	p.IfIndex = r.Uint32()
 	p.Transport = path.Transport(r.Uint8())
 	if p.Transport > path.TCP {
-		r.Fail("a path over %v", p.Transport)
+		r.Fail("path over transport %v", p.Transport)
 	}
 	return p
 }
@@ -190,7 +190,7 @@ func (r *Reader) addr() netip.Addr {
 		return netip.Addr{}
 	case 4, 16:
 	default:
-		r.Fail("an address of %d bytes", n)
+		r.Fail("address of %d bytes", n)
 	}
 	a, _ := netip.AddrFromSlice(r.take(int(n)))
 	if n == 16 {
@@ -198,7 +198,7 @@ func (r *Reader) addr() netip.Addr {
 			a = a.WithZone(string(zone))
 		}
 		if a.Is4In6() {
-			r.Fail("an IPv4 address in an IPv6 one")
+			r.Fail("IPv4-mapped address")
 		}
 	}
 	return a

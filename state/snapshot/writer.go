@@ -10,7 +10,7 @@ import (
 	"lewes/state/path"
 )
 
-// never is how the zero time is written.
+// never encodes the zero time.
 const never = math.MinInt64
 
 // Writer appends values to a buffer.
@@ -23,7 +23,7 @@ type Writer struct {
 // written as their distance from now.
 func NewWriter(b []byte, now time.Time) *Writer { return &Writer{b, now} }
 
-// Bytes returns what was written. It is the Writer's until it is no more used.
+// Bytes returns the bytes written, which stay valid until the next write.
 func (w *Writer) Bytes() []byte { return w.b }
 
 // Len returns the number of bytes written.
@@ -62,7 +62,7 @@ func (w *Writer) Time(t time.Time) {
 	w.Duration(t.Sub(w.now))
 }
 
-// Fixed writes the bytes of a value of fixed length.
+// Fixed writes a value of fixed length.
 func (w *Writer) Fixed(v []byte) { w.b = append(w.room(len(v)), v...) }
 
 // Blob writes four bytes of length and the bytes.
@@ -71,8 +71,8 @@ func (w *Writer) Blob(v []byte) {
 	w.Fixed(v)
 }
 
-// Path writes a path, but for its connection, whose number means nothing to another
-// process.
+// Path writes a path without its connection number, which is meaningless in
+// another process.
 func (w *Writer) Path(p path.Path) {
 	w.AddrPort(p.Peer)
 	w.addr(p.Local)
@@ -99,8 +99,7 @@ func (w *Writer) addr(a netip.Addr) {
 	}
 }
 
-// room makes room for n bytes. What the buffer leaves behind when it moves is
-// wiped.
+// room makes room for n bytes and wipes the old buffer if it has to move.
 func (w *Writer) room(n int) []byte {
 	if cap(w.b)-len(w.b) < n {
 		grown := slices.Grow(slices.Clip(w.b), max(n, len(w.b)))
@@ -110,8 +109,8 @@ func (w *Writer) room(n int) []byte {
 	return w.b
 }
 
-// Part writes what f writes, led by its length in four bytes, so that a reader can
-// pass over it.
+// Part writes the output of f preceded by its length in four bytes, so that a
+// reader can skip it.
 func (w *Writer) Part(f func()) {
 	w.Uint32(0)
 	start := len(w.b)
@@ -119,7 +118,7 @@ func (w *Writer) Part(f func()) {
 	binary.LittleEndian.PutUint32(w.b[start-4:], uint32(len(w.b)-start))
 }
 
-// Wipe erases what was written and keeps the memory for what comes next.
+// Wipe erases the bytes written and keeps the memory for reuse.
 func (w *Writer) Wipe() {
 	clear(w.b)
 	w.b = w.b[:0]

@@ -1,0 +1,245 @@
+package state
+
+import (
+	"errors"
+	"time"
+
+	"lewes/crypto/kem"
+	"lewes/crypto/seal"
+	"lewes/state/path"
+	"lewes/state/ratelimit"
+	"lewes/state/wire"
+)
+
+// limits are the rate limits of a table.
+type limits struct {
+	clients, gateways budgets // gateways: those of the directory
+	second            int64
+	tries, triesLast  int // of Handshake 1, in this second and the one before
+}
+
+// budgets limit the hellos of one kind of source. Sources that have proved their address by
+// a cookie or TCP have a separate budget, which forged addresses cannot exhaust.
+type budgets struct{ proved, unproved *ratelimit.Table }
+
+func newBudgets(now time.Time, rate float64, burst int, seed uint64) budgets {
+	return budgets{
+		proved:   ratelimit.NewTable(now, rate, burst, seed),
+		unproved: ratelimit.NewTable(now, rate, burst, seed+1),
+	}
+}
+
+// roll starts a new second of counting tries.
+func (l *limits) roll(now time.Time) {
+	if second := now.Unix(); second != l.second {
+		l.triesLast = 0
+		if second == l.second+1 {
+			l.triesLast = l.tries
+		}
+		l.second, l.tries = second, 0
+	}
+}
+
+// HandleClear processes a level-2 packet whose size the caller has checked. MAC1 is
+// verified first. A non-nil error means that the packet was dropped.
+func (t *ResponderTable) HandleClear(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) error {
+	kind, content, err := t.readClear(now, header, packet, from, out)
+	switch {
+	case err != nil:
+		return err
+	case kind == wire.TypeClientHello:
+		return t.handleHello(now, packet, content, from, out)
+	case kind == wire.TypeKKTRequest && isShort(packet, from):
+		return wire.ErrShort
+	}
+	return t.deliver(now, header, kind, packet, content, from, out)
+}
+
+// RejectShutdown processes a level-2 packet while the gateway shuts down: valid hellos are
+// answered by a Reject, all other packets are dropped.
+func (t *ResponderTable) RejectShutdown(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) error {
+	kind, content, err := t.readClear(now, header, packet, from, out)
+	if err != nil {
+		return err
+	}
+	if kind != wire.TypeClientHello {
+		return ErrClosed
+	}
+	hello, err := readHello(packet, content, from)
+	if err != nil {
+		return err
+	}
+	t.reject(now, hello.ReceiverIdx, wire.RejectShuttingDown, from, out)
+	return nil
+}
+
+// readClear returns the type and content of a level-2 packet. A hello of another version
+// is answered and returns an error.
+func (t *ResponderTable) readClear(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
+	if !t.mac.Verify(packet) {
+		return 0, nil, ErrMAC1
+	}
+	kind, content, err := wire.ParseBody(wire.Body(packet))
+	if errors.Is(err, wire.ErrVersion) && header.ReceiverIdx == 0 && !isShort(packet, from) {
+		// Every version has the receiver_index in the same place.
+		index, _ := wire.ReceiverIdx(packet)
+		t.reject(now, index, wire.RejectVersion, from, out)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	if !header.Allows(kind, wire.ToGateway) {
+		return 0, nil, ErrUnexpectedMessage
+	}
+	return kind, content, nil
+}
+
+func readHello(packet, content []byte, from path.Path) (wire.ClientHello, error) {
+	if isShort(packet, from) {
+		return wire.ClientHello{}, wire.ErrShort
+	}
+	return wire.ParseClientHello(content)
+}
+
+// isShort reports whether a hello or KKT request over UDP lacks its padding.
+func isShort(packet []byte, from path.Path) bool {
+	return from.Transport == path.UDP && len(packet) < wire.MinHelloDatagram
+}
+
+func (t *ResponderTable) countHandshake1(opened bool, err error) {
+	switch {
+	case opened:
+		t.Stats.Opened++
+	case errors.Is(err, ErrNotListed):
+		t.Stats.Unlisted++
+	case err != nil:
+		t.Stats.Failed++
+	}
+}
+
+// handleHello processes a ClientHello in the steps of section 4, the cheapest first.
+func (t *ResponderTable) handleHello(now time.Time, packet, content []byte, from path.Path, out *Output) error {
+	hello, err := readHello(packet, content, from)
+	if err != nil {
+		return err
+	}
+	t.Stats.Hellos++
+	if clockOffset(t.config.wall(now), hello.Seconds()) > t.config.tolerance() {
+		t.reject(now, hello.ReceiverIdx, wire.RejectClock, from, out)
+		return ErrClockSkew
+	}
+	if r := t.find(&hello, from); r != nil {
+		t.Stats.Repeated++
+		if r.handshake1 == nil {
+			r.bytesIn += len(packet)
+		}
+		return r.sendAck(from, out)
+	}
+	if t.indexTaken(hello.ReceiverIdx) {
+		t.Stats.Collisions++
+		out.send(from, clearPacket(t.mac, hello.ReceiverIdx, wire.TypeCollision, &wire.Collision{}))
+		return nil
+	}
+	pair, suite, code := t.choose(&hello)
+	if code != 0 {
+		t.reject(now, hello.ReceiverIdx, code, from, out)
+		return nil
+	}
+	if busy := t.checkLimits(now, &hello, from); busy != nil {
+		t.Stats.Busy++
+		out.send(from, clearPacket(t.mac, hello.ReceiverIdx, wire.TypeBusy, busy))
+		return nil
+	}
+	return t.accept(now, &hello, pair, suite, len(packet), from, out)
+}
+
+// accept adds a responder for a hello and answers with its Ack.
+func (t *ResponderTable) accept(now time.Time, hello *wire.ClientHello, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
+	if t.count >= t.config.maxHandshakes() {
+		t.evict()
+	}
+	ack := wire.Ack{AEAD: uint8(suite), KEM: hello.KEM}
+	if _, err := t.config.Session.Rand.Read(ack.Nonce[:]); err != nil {
+		return err
+	}
+	r := t.newResponder()
+	r.index, r.hello, r.salt, r.keyID = hello.ReceiverIdx, hello.Hello(), hello.Salt, hello.KEMKeyID
+	r.source, r.created, r.bytesIn = from, now, size
+	r.suite, r.kem, r.ack = suite, pair, ack.Append(nil)
+	t.add(r, now.Add(t.config.handshakeTTL()))
+	return r.sendAck(from, out)
+}
+
+// clockOffset returns the offset of a client's clock, which has whole seconds.
+func clockOffset(now time.Time, seconds uint64) time.Duration {
+	ours := uint64(now.Unix())
+	off := max(ours, seconds) - min(ours, seconds)
+	return time.Duration(min(off, 1<<32)) * time.Second
+}
+
+// choose returns the KEM key and the AEAD for a hello, or the code of its rejection.
+func (t *ResponderTable) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Suite, wire.RejectCode) {
+	if !t.config.KEMs.Offered(kem.ID(hello.KEM)) {
+		return nil, 0, wire.RejectKEM
+	}
+	offer := seal.Suite(hello.AEADOffer)
+	suite, ok := seal.Choose(offer, t.config.Suites)
+	if !ok || offer&seal.ChaCha20Poly1305 == 0 { // mandatory in every offer
+		return nil, 0, wire.RejectAEAD
+	}
+	pair := t.config.KEMs.Find(kem.ID(hello.KEM), hello.KEMKeyID)
+	if pair == nil {
+		return nil, 0, wire.RejectStaleKey
+	}
+	return pair, suite, 0
+}
+
+// checkLimits returns nil, or a Busy that makes the client come back later or with a cookie.
+func (t *ResponderTable) checkLimits(now time.Time, hello *wire.ClientHello, from path.Path) *wire.Busy {
+	t.limits.roll(now)
+	source := from.Peer.Addr()
+	if t.config.Full != nil && t.config.Full() {
+		return t.busy(fullWait)
+	}
+	budgets := &t.limits.clients
+	if t.config.Trusted != nil && t.config.Trusted(source) {
+		budgets = &t.limits.gateways
+	}
+	if from.Transport == path.TCP || hello.HasCookie && t.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:]) {
+		if wait, ok := budgets.proved.Take(now, source); !ok {
+			return t.busy(wait)
+		}
+		return nil
+	}
+	if _, ok := budgets.unproved.Take(now, source); ok && !t.underLoad() {
+		return nil
+	}
+	busy := t.busy(budgets.proved.Wait(now, source)) // the hello returns with the cookie
+	if made, err := t.jar.Make(now, from.Peer, hello.ReceiverIdx, &hello.Salt); err == nil {
+		t.Stats.Cookies++
+		busy.HasCookie, busy.Cookie = true, made
+	}
+	return busy
+}
+
+// underLoad reports whether all hellos need a cookie.
+func (t *ResponderTable) underLoad() bool {
+	return t.count > t.config.maxHandshakes()/2 || max(t.limits.tries, t.limits.triesLast) > t.config.cookieThreshold()
+}
+
+// fullWait is the wait that a full gateway asks for; it cannot predict the end of a session.
+const fullWait = time.Second
+
+// busy returns a Busy for wait, or for the queueing delay if that is longer.
+func (t *ResponderTable) busy(wait time.Duration) *wire.Busy {
+	if t.config.QueueDelay != nil {
+		wait = max(wait, t.config.QueueDelay())
+	}
+	return &wire.Busy{RetryAfterMillis: uint32((wait + time.Millisecond - 1) / time.Millisecond)}
+}
+
+func (t *ResponderTable) reject(now time.Time, index uint32, code wire.RejectCode, to path.Path, out *Output) {
+	t.Stats.Rejects[code]++
+	m := wire.Reject{Code: code, GatewaySeconds: uint64(t.config.wall(now).Unix())}
+	out.send(to, clearPacket(t.mac, index, wire.TypeReject, &m))
+}

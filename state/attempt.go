@@ -1,0 +1,454 @@
+package state
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+
+	"lewes/crypto/cookie"
+	"lewes/crypto/kdf"
+	"lewes/crypto/kem"
+	"lewes/crypto/kkt"
+	"lewes/crypto/noise"
+	"lewes/crypto/psq"
+	"lewes/crypto/seal"
+	"lewes/state/parts"
+	"lewes/state/wire"
+)
+
+// Bounds of an attempt. Of several different Acks all but one are forged (section 5).
+const (
+	maxAcks        = 4
+	maxHandshake2s = 2 // that opened under none of the Acks
+	maxCookies     = 2
+)
+
+// attempt is one handshake attempt of a client: one receiver index, one salt, one Noise
+// ephemeral key.
+type attempt struct {
+	config *ClientConfig
+	mac    *cookie.MAC1Key
+	index  uint32
+	offset time.Duration // added to the clock, after Reject 2
+
+	ephemeral noise.KeyPair
+	hello     wire.ClientHello
+	request   []byte // KKT frame; nil where KKT is skipped
+	sessionID kkt.SessionID
+	cookies   [][wire.CookieSize]byte
+
+	assembler parts.Assembler
+	response  []byte // KKT frame
+	kemKey    []byte
+
+	noise       *noise.XKInitiator
+	psq         *psq.Secrets
+	ecdh        [32]byte // of the two static keys
+	transcript  [32]byte
+	handshake1  []byte // Handshake 1, whole
+	acks        [][]byte
+	handshake2s [][]byte
+
+	retry   backoff
+	session *Session
+	failed  error // the authenticated gateway sent an invalid Handshake 2
+}
+
+// newAttempt returns an attempt with the gateway's known KEM key; nil runs KKT.
+func newAttempt(now time.Time, config *ClientConfig, mac *cookie.MAC1Key, known []byte, offset time.Duration) (*attempt, error) {
+	a := &attempt{
+		config:    config,
+		mac:       mac,
+		offset:    offset,
+		assembler: parts.Assembler{Limit: parts.MaxHandshake},
+		retry:     backoff{rand: config.Rand},
+	}
+	var err error
+	if a.ephemeral, err = noise.GenerateKeyPair(config.Rand); err != nil {
+		return nil, fmt.Errorf("generating an ephemeral key: %w", err)
+	}
+	if a.index, err = randomIndex(config.Rand); err != nil {
+		return nil, err
+	}
+	commitment := kdf.Hash(a.ephemeral.Public[:])
+	a.hello = wire.ClientHello{
+		ReceiverIdx: a.index,
+		Salt:        wire.NewSalt(uint64(now.Add(offset).Unix()), &commitment),
+		AEADOffer:   uint8(config.Suites | seal.ChaCha20Poly1305),
+		KEM:         uint8(config.KEM),
+	}
+	if known != nil {
+		a.hello.KEMKeyID = kem.KeyID(known)
+		a.kemKey = known
+	}
+	hello := a.hello.Hello()
+	sum := kdf.Hash(hello[:])
+	copy(a.sessionID[:], sum[:])
+	if known == nil {
+		a.request = kkt.AppendRequest(nil, config.KEM, a.sessionID)
+		return a, nil
+	}
+	return a, a.buildHandshake1(now)
+}
+
+// randomIndex returns a random receiver index, which is never 0.
+func randomIndex(rand io.Reader) (uint32, error) {
+	var b [4]byte
+	for {
+		if _, err := io.ReadFull(rand, b[:]); err != nil {
+			return 0, fmt.Errorf("generating a receiver index: %w", err)
+		}
+		if index := binary.LittleEndian.Uint32(b[:]); index != 0 {
+			return index, nil
+		}
+	}
+}
+
+// known returns the KEM key with which the attempt skipped KKT, or nil.
+func (a *attempt) known() []byte {
+	if a.request == nil {
+		return a.kemKey
+	}
+	return nil
+}
+
+// phase returns the attempt's phase.
+func (a *attempt) phase() Phase {
+	switch {
+	case a.session != nil:
+		return Transport
+	case a.handshake1 != nil:
+		return Handshaking
+	case len(a.acks) > 0:
+		return KKTExchange
+	}
+	return ReadyToHandshake
+}
+
+// send sends the hello and the KKT request until the response is complete, then
+// Handshake 1. Retransmissions of Handshake 1 include the hello, because the Ack may have
+// been lost.
+func (a *attempt) send(withHello bool, out *Output) {
+	if a.handshake1 == nil {
+		a.sendHelloAndKKT(out)
+		return
+	}
+	if withHello {
+		a.sendHello(out)
+	}
+	for _, p := range splitFor(a.handshake1, a.config.Session.Stream) {
+		out.send(a.config.Path, clearPacket(a.mac, a.index, wire.TypeHandshake, &p))
+	}
+}
+
+// sendHelloAndKKT sends the hello and the KKT request: in one flight, or one after the
+// other over a stream.
+func (a *attempt) sendHelloAndKKT(out *Output) {
+	stream, answered := a.config.Session.Stream, len(a.acks) > 0
+	if !stream || !answered {
+		a.sendHello(out)
+	}
+	if !stream || answered {
+		m := padded{raw(a.request), wire.MinHelloDatagram}
+		out.send(a.config.Path, clearPacket(a.mac, a.index, wire.TypeKKTRequest, m))
+	}
+}
+
+// sendHello sends the hello once with each known cookie, of which some may be forged.
+func (a *attempt) sendHello(out *Output) {
+	hello := a.hello
+	if len(a.cookies) == 0 {
+		a.sendOneHello(&hello, out)
+	}
+	for _, c := range a.cookies {
+		hello.HasCookie, hello.Cookie = true, c
+		a.sendOneHello(&hello, out)
+	}
+}
+
+func (a *attempt) sendOneHello(hello *wire.ClientHello, out *Output) {
+	out.send(a.config.Path, clearPacket(a.mac, 0, wire.TypeClientHello, padded{hello, wire.MinHelloDatagram}))
+}
+
+func (a *attempt) start(now time.Time, out *Output) {
+	a.send(true, out)
+	a.retry.start(now, a.config.RTT)
+}
+
+func (a *attempt) tick(now time.Time, out *Output) {
+	if a.session == nil && a.failed == nil && a.retry.due(now) {
+		a.send(true, out)
+	}
+}
+
+// handle processes a packet for the attempt's index; the MAC1 of a clear one has been
+// verified. Clear packets are not authenticated, so they yield hints at most.
+func (a *attempt) handle(now time.Time, h wire.Header, packet []byte, out *Output) (hint, error) {
+	if a.session != nil || a.failed != nil {
+		return hint{}, ErrStale
+	}
+	switch h.Level {
+	case wire.LevelHandshake:
+		return hint{}, a.handleHandshake2(now, packet, out)
+	case wire.LevelTransport: // the gateway has no transport keys yet
+		return hint{}, ErrWrongLevel
+	}
+	t, content, err := wire.ParseBody(wire.Body(packet))
+	if err != nil {
+		return hint{}, err
+	}
+	if !t.Allowed(wire.LevelClear, wire.ToClient) {
+		return hint{}, ErrUnexpectedMessage
+	}
+	switch t {
+	case wire.TypeAck:
+		return hint{}, a.handleAck(now, content, out)
+	case wire.TypeKKTResponse:
+		return hint{}, a.handleKKTResponse(now, content, out)
+	case wire.TypeBusy:
+		return a.handleBusy(content)
+	case wire.TypeCollision:
+		return hint{collision: true}, nil
+	case wire.TypeReject:
+		r, err := wire.ParseReject(content)
+		return hint{reject: &r}, err
+	}
+	return hint{}, ErrUnexpectedMessage
+}
+
+// hint is an unauthenticated message of a gateway.
+type hint struct {
+	collision bool
+	busy      *wire.Busy
+	cookie    bool // in busy, and new
+	reject    *wire.Reject
+}
+
+func (a *attempt) handleAck(now time.Time, content []byte, out *Output) error {
+	m, err := wire.ParseAck(content)
+	if err != nil {
+		return err
+	}
+	if m.KEM != a.hello.KEM || !seal.Suite(m.AEAD).Valid() || a.hello.AEADOffer&m.AEAD == 0 {
+		return ErrStale
+	}
+	for _, known := range a.acks {
+		if subtle.ConstantTimeCompare(known, content) == 1 {
+			return nil
+		}
+	}
+	if len(a.acks) == maxAcks {
+		a.acks = a.acks[1:]
+	}
+	ack := bytes.Clone(content)
+	a.acks = append(a.acks, ack)
+	if a.config.Session.Stream && a.handshake1 == nil && len(a.acks) == 1 {
+		a.start(now, out)
+	}
+	for _, reply := range a.handshake2s {
+		if done, err := a.openHandshake2(now, ack, reply, out); done {
+			return err
+		}
+	}
+	return nil
+}
+
+// handleKKTResponse processes a part of the KKT response, the gateway's first proof of
+// its identity.
+func (a *attempt) handleKKTResponse(now time.Time, content []byte, out *Output) error {
+	if a.handshake1 != nil {
+		return nil
+	}
+	part, err := parsePart(content, a.config.Session.Stream)
+	if err != nil {
+		return err
+	}
+	frame, err := a.assembler.Add(part)
+	if err != nil || frame == nil {
+		return err
+	}
+	key, err := kkt.VerifyResponse(frame, a.config.KEM, a.sessionID, a.config.Gateway)
+	if err != nil {
+		return err
+	}
+	if pin := a.config.PinnedKEM; pin != nil {
+		if err := kkt.VerifyPin(key, pin[:]); err != nil {
+			return err
+		}
+	}
+	a.response = bytes.Clone(frame)
+	a.kemKey = bytes.Clone(key)
+	if err := a.buildHandshake1(now); err != nil {
+		return err
+	}
+	a.send(len(a.acks) == 0, out)
+	a.retry.start(now, a.config.RTT)
+	return nil
+}
+
+// handleBusy stores the cookie for the hello. The client answers the first cookies at
+// once and later ones at the next retransmission, so that forged cookies neither make it
+// send without limit nor lock out the gateway's own.
+func (a *attempt) handleBusy(content []byte) (hint, error) {
+	b, err := wire.ParseBusy(content)
+	if err != nil {
+		return hint{}, err
+	}
+	return hint{busy: &b, cookie: b.HasCookie && a.addCookie(b.Cookie)}, nil
+}
+
+func (a *attempt) addCookie(c [wire.CookieSize]byte) (fresh bool) {
+	for _, known := range a.cookies {
+		if known == c {
+			return false
+		}
+	}
+	if len(a.cookies) == maxCookies {
+		a.cookies = a.cookies[1:]
+	}
+	a.cookies = append(a.cookies, c)
+	return true
+}
+
+// buildHandshake1 builds Handshake 1 once.
+func (a *attempt) buildHandshake1(now time.Time) error {
+	hello := a.hello.Hello()
+	a.transcript = transcript(a.config.Gateway[:], hello[:], a.request, a.response)
+	message, secrets, err := psq.Initiate(a.config.KEM, a.kemKey, a.transcript[:], a.config.Identity, now.Add(a.offset), a.config.Rand)
+	if err != nil {
+		return fmt.Errorf("encapsulating to the gateway's KEM key: %w", err)
+	}
+	static := a.config.Session.Static
+	a.noise = noise.NewXKInitiator(noisePrologue(&a.transcript), static, a.ephemeral, a.config.gatewayStatic)
+	if a.handshake1, err = a.noise.WriteMessage1(message); err != nil {
+		return fmt.Errorf("building Handshake 1: %w", err)
+	}
+	a.psq = secrets
+	if a.ecdh, err = noise.DH(&static.Private, &a.config.gatewayStatic); err != nil {
+		return fmt.Errorf("the gateway's static key: %w", err)
+	}
+	return nil
+}
+
+// handleHandshake2 tries to open a sealed Handshake 2 under every Ack.
+func (a *attempt) handleHandshake2(now time.Time, packet []byte, out *Output) error {
+	if a.handshake1 == nil {
+		return ErrStale
+	}
+	for _, ack := range a.acks {
+		if done, err := a.openHandshake2(now, ack, packet, out); done {
+			return err
+		}
+	}
+	if len(a.handshake2s) == maxHandshake2s {
+		a.handshake2s = a.handshake2s[1:]
+	}
+	a.handshake2s = append(a.handshake2s, bytes.Clone(packet))
+	return seal.ErrOpen
+}
+
+// openHandshake2 tries one Ack. done reports that the packet opened, so that it comes from
+// the gateway: it was malformed and is dropped, or the attempt has succeeded or failed.
+func (a *attempt) openHandshake2(now time.Time, ack, packet []byte, out *Output) (done bool, err error) {
+	psk := handshakePSK(&a.ecdh, &a.psq.PSK, &a.hello.Salt, &a.transcript, ack)
+	defer clear(psk[:])
+	c2g, g2c := handshakeKeys(&psk)
+	defer clear(c2g[:])
+	defer clear(g2c[:])
+	suite := seal.Suite(ack[0])
+	key := seal.NewKey(suite, &g2c)
+	defer key.Wipe()
+	body, err := key.Open(bytes.Clone(packet))
+	if err != nil {
+		return false, nil
+	}
+	message, err := handshakeMessage(body, wire.ToClient)
+	if err != nil {
+		return true, err
+	}
+	if err := a.finish(now, suite, &psk, &c2g, message, out); err != nil {
+		a.failed = fmt.Errorf("invalid Handshake 2: %w", err)
+		return true, a.failed
+	}
+	return true, nil
+}
+
+// finish reads Handshake 2, sends Handshake 3 and creates the session.
+func (a *attempt) finish(now time.Time, suite seal.Suite, psk, c2g *[32]byte, message []byte, out *Output) error {
+	payload, err := a.noise.ReadMessage2(message)
+	if err != nil {
+		return err
+	}
+	if err := a.psq.OpenResponderMsg(payload); err != nil {
+		return err
+	}
+	third, split, err := a.noise.WriteMessage3(psk)
+	if err != nil {
+		return err
+	}
+	packet := sealHandshake(suite, c2g, a.index, third)
+	a.session = newSession(now, &a.config.Session, &sessionSeed{
+		role:       RoleClient,
+		peer:       a.config.Gateway,
+		peerStatic: a.config.gatewayStatic,
+		suite:      suite,
+		handle:     a.psq.Handle(),
+		index:      a.index,
+		first:      deriveFirst(split, psk, &a.psq.KPQ),
+		path:       a.config.Path,
+	})
+	c := &handshake3Retransmit{packet: packet, retry: backoff{rand: a.config.Rand}, until: now.Add(a.config.deadline())}
+	c.retry.start(now, a.config.RTT)
+	a.session.liveness.handshake3 = c
+	a.session.reschedule()
+	out.send(a.config.Path, bytes.Clone(packet))
+	a.wipe()
+	return nil
+}
+
+func (a *attempt) wipe() {
+	a.ephemeral.Wipe()
+	clear(a.ecdh[:])
+	if a.noise != nil {
+		a.noise.Wipe()
+	}
+	if a.psq != nil {
+		a.psq.Wipe()
+	}
+}
+
+// sealHandshake seals a Handshake of level 1: one part, sequence 0, each key used
+// once.
+func sealHandshake(suite seal.Suite, key *[32]byte, index uint32, message []byte) []byte {
+	part := wire.Part{Index: 0, Count: 1, MessageID: parts.ID(message), Data: message}
+	p := unsealed(index, wire.LevelHandshake, wire.TypeHandshake, &part)
+	k := seal.NewKey(suite, key)
+	defer k.Wipe()
+	k.Seal(p)
+	return p
+}
+
+// handshakeMessage returns the Noise message in an opened packet of level 1.
+func handshakeMessage(body []byte, d wire.Direction) ([]byte, error) {
+	t, content, err := wire.ParseBody(body)
+	if err != nil {
+		return nil, err
+	}
+	if t != wire.TypeHandshake || !t.Allowed(wire.LevelHandshake, d) {
+		return nil, ErrUnexpectedMessage
+	}
+	part, err := wire.ParsePart(content)
+	if err != nil {
+		return nil, err
+	}
+	if part.Count != 1 {
+		return nil, wire.ErrPart
+	}
+	if parts.ID(part.Data) != part.MessageID {
+		return nil, parts.ErrHash
+	}
+	return part.Data, nil
+}
