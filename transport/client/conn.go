@@ -175,6 +175,14 @@ func (c *socket) read(b []byte) (int, *flow, error) {
 	return n, from, nil
 }
 
+func (c *socket) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.read(b)
+	if err != nil {
+		return 0, nil, err
+	}
+	return n, from.addr, nil
+}
+
 func (c *socket) opError(op string, to net.Addr, err error) error {
 	if err == nil {
 		return nil
@@ -199,14 +207,6 @@ func (c *flowConn) MaxPayload() int { return c.flow.limit() }
 func (c *flowConn) Read(b []byte) (int, error) {
 	n, _, err := c.read(b)
 	return n, err
-}
-
-func (c *flowConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, _, err := c.read(b)
-	if err != nil {
-		return 0, nil, err
-	}
-	return n, c.remote, nil
 }
 
 func (c *flowConn) Write(b []byte) (int, error) {
@@ -242,14 +242,6 @@ func (c *flowConn) Close() error {
 type packetConn struct {
 	socket
 	targets map[destination]*flow // guarded by the flow table's lock
-}
-
-func (c *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, from, err := c.read(b)
-	if err != nil {
-		return 0, nil, err
-	}
-	return n, from.addr, nil
 }
 
 func (c *packetConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {

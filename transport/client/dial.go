@@ -94,22 +94,18 @@ func (s *Session) known() []netip.Addr {
 
 // alternateFamilies orders addresses so that the families alternate, the first one's first.
 func alternateFamilies(addrs []netip.Addr) []netip.Addr {
-	var first, second []netip.Addr
+	var families [2][]netip.Addr
 	for _, a := range addrs {
-		a = a.Unmap()
-		if a.Is4() == addrs[0].Unmap().Is4() {
-			first = append(first, a)
-		} else {
-			second = append(second, a)
+		family := &families[0]
+		if a.Unmap().Is4() != addrs[0].Unmap().Is4() {
+			family = &families[1]
 		}
+		*family = append(*family, a.Unmap())
 	}
 	var ordered []netip.Addr
-	for len(first)+len(second) > 0 {
-		if len(first) > 0 {
-			ordered, first = append(ordered, first[0]), first[1:]
-		}
-		if len(second) > 0 {
-			ordered, second = append(ordered, second[0]), second[1:]
+	for i := range addrs {
+		for _, family := range families {
+			ordered = append(ordered, family[min(i, len(family)):min(i+1, len(family))]...)
 		}
 	}
 	return ordered

@@ -73,36 +73,33 @@ type FlowError struct {
 	name    string // of the target; "" if it is an address
 }
 
+// flowErrors are the formats of FlowErrors, for their targets.
+var flowErrors = map[FlowReason]string{
+	ReasonPolicy:         "gateway policy denies %s",
+	ReasonUnreachable:    "%s is unreachable from the gateway",
+	ReasonLimit:          "too many flows to open one to %s",
+	ReasonIndexCollision: "receiver index in use for %s",
+	ReasonNotRegistered:  "gateway carries nothing to %s before the client has registered",
+	ReasonBandwidth:      "bandwidth at the gateway used up for %s",
+	ReasonNameNotFound:   "gateway found no address for %s",
+}
+
 func (e *FlowError) Error() string {
-	format := "gateway closed the flow to %s: " + strings.ReplaceAll(e.Reason.String(), "%", "%%")
 	target := e.Target
 	if e.forward {
 		target = fmt.Sprintf("gateway %s at entry %s", e.Target, e.Gateway)
 	}
-	switch e.Reason {
-	case ReasonPolicy:
-		format = "gateway policy denies %s"
-		if e.forward {
-			format = "entry does not forward: %s is not in its directory"
-		}
-	case ReasonUnreachable:
-		format = "%s is unreachable from the gateway"
-	case ReasonLimit:
-		format = "too many flows to open one to %s"
-	case ReasonNotRegistered:
-		format = "gateway carries nothing to %s before the client has registered"
-	case ReasonBandwidth:
-		format = "bandwidth at the gateway used up for %s"
-	case ReasonIndexCollision:
-		format = "receiver index in use for %s"
-	case ReasonNameNotFound:
-		format = "gateway found no address for %s"
-		if e.resolverTimeout() {
-			format = "gateway's resolver did not answer for %s"
-		}
+	format, known := flowErrors[e.Reason]
+	switch {
+	case e.resolverTimeout():
+		return fmt.Sprintf("gateway's resolver did not answer for %s", target)
+	case e.forward && e.Reason == ReasonPolicy:
+		format = "entry does not forward: %s is not in its directory"
+	case !known:
+		target, format = e.Reason.String(), "gateway closed the flow to "+target+": %s"
 	}
 	s := fmt.Sprintf(format, target)
-	if e.Detail != "" && !e.resolverTimeout() {
+	if e.Detail != "" {
 		s += " (" + e.Detail + ")"
 	}
 	return s

@@ -109,12 +109,9 @@ func (q *inbox) take() *datagram {
 
 // get waits for a datagram, which the caller frees.
 func (q *inbox) get() (*datagram, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if err := q.wait(); err != nil {
-		return nil, err
-	}
-	return q.take(), nil
+	var d [1]*datagram
+	_, err := q.getSome(d[:])
+	return d[0], err
 }
 
 // getSome waits for a datagram and returns as many as are queued, at most len(ds).
