@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,10 +12,8 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
-	"lewes/crypto/kem"
 	"lewes/router"
-	"lewes/router/policy"
-	"lewes/transport/udp"
+	"lewes/router/gatewaytest"
 )
 
 // silent returns the address of a socket that takes datagrams and never answers.
@@ -94,22 +91,10 @@ func TestClockOff(t *testing.T) {
 	file, key := newClient(t)
 	ahead := time.Hour
 	start := func(t *testing.T, tolerance time.Duration) string {
-		gatewayKey := identity.FromSeed(&[32]byte{7})
-		g, err := router.Start(router.Config{
-			Identity:  gatewayKey,
-			Listen:    udp.Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}},
-			Shards:    1,
-			KEMs:      []kem.ID{kem.MLKEM768},
-			Admit:     func(id identity.PublicKey) bool { return id == key.Public() },
-			Policy:    policy.New(policy.Config{}),
-			Tolerance: tolerance,
-			Clock:     func() time.Time { return time.Now().Add(ahead) },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(g.Close)
-		return fmt.Sprintf("lewes://%s@%s", gatewayKey.Public(), g.Addrs()[0])
+		return gatewaytest.Start(t, gatewaytest.Options{Clients: []identity.PublicKey{key.Public()}, Config: func(c *router.Config) {
+			c.Tolerance = tolerance
+			c.Clock = func() time.Time { return time.Now().Add(ahead) }
+		}}).URI.String()
 	}
 	t.Run("content", func(t *testing.T) {
 		mustLewes(t, environment(t.TempDir()), reachArgs("probe", file, start(t, 30*time.Second))...)
