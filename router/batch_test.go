@@ -14,8 +14,8 @@ import (
 	"lewes/state/wire"
 )
 
-// TestTurnTimes: each turn is in one bucket, the one that its time belongs to.
-func TestTurnTimes(t *testing.T) {
+// TestBatchTimes checks that each batch is counted in the bucket of its duration.
+func TestBatchTimes(t *testing.T) {
 	var times BatchTimes
 	for _, took := range []time.Duration{0, 20 * time.Microsecond, 21 * time.Microsecond, 2 * time.Millisecond, 2*time.Millisecond + 1, time.Minute} {
 		times.add(took)
@@ -27,8 +27,8 @@ func TestTurnTimes(t *testing.T) {
 	}
 }
 
-// copies makes sessions like s, each with an index of its own: as many handshakes would
-// take minutes.
+// copies returns a function that copies s with another index: as many handshakes would take
+// minutes.
 func copies(t testing.TB, s *state.Session, config *state.SessionConfig, now time.Time) func(index uint32) *state.Session {
 	t.Helper()
 	s.Freeze()
@@ -101,7 +101,7 @@ func TestMassExpiryIsSliced(t *testing.T) {
 	}
 }
 
-// Sockets of a session that ends with many flows are closed bit by bit, and all of them.
+// TestDiscardedSocketsAreClosed checks that all sockets of a session with many flows are closed in the end.
 func TestDiscardedSocketsAreClosed(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.MaxFlowsPerSession = 200 })
 	p := r.connect(2, clientAt)

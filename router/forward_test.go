@@ -91,7 +91,7 @@ func TestForwardThereAndBack(t *testing.T) {
 }
 
 // Shows R8.18.
-func TestForwardOnlyToTheDirectory(t *testing.T) {
+func TestForwardRequiresDirectoryEntry(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
 	stranger := testIdentity(8).Public()
@@ -109,7 +109,7 @@ func TestForwardOnlyToTheDirectory(t *testing.T) {
 }
 
 // Shows R8.22.
-func TestClaimOfAnothersIndex(t *testing.T) {
+func TestIndexBoundToAnotherSession(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p, q := r.connect(2, clientAt), r.connect(3, secondAt)
 	p.forward(1, &exitID, inner(100, true))
@@ -131,7 +131,7 @@ func TestClaimOfAnothersIndex(t *testing.T) {
 }
 
 // Shows R8.20, R8.21.
-func TestClaimsAreBoundedAndExpire(t *testing.T) {
+func TestBindingsAreBoundedAndExpire(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
 	for i := range uint32(17) {
@@ -165,7 +165,7 @@ func TestInnerHellosAreLimited(t *testing.T) {
 	}
 }
 
-func TestEndOfASessionGivesItsClaimsUp(t *testing.T) {
+func TestSessionCloseReleasesBindings(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p, q := r.connect(2, clientAt), r.connect(3, secondAt)
 	p.forward(1, &exitID, inner(100, true))
@@ -177,7 +177,7 @@ func TestEndOfASessionGivesItsClaimsUp(t *testing.T) {
 }
 
 // Shows R8.17.
-func TestInnerPacketHasToBeWellFormed(t *testing.T) {
+func TestMalformedInnerPacketIsDropped(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
 	p.forward(1, &exitID, inner(100, false))
@@ -221,7 +221,7 @@ func (r *rig) hellos(n int, from path.Path) (acks int) {
 }
 
 // Shows R8.24.
-func TestGatewaysOfTheDirectoryHaveABudgetOfTheirOwn(t *testing.T) {
+func TestDirectoryGatewaysHaveSeparateRateLimit(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	if got := r.hellos(300, path.Path{Peer: netip.MustParseAddrPort("203.0.113.5:1")}); got != 40 {
 		t.Errorf("%d of 300 hellos of a stranger were taken at once, want 40", got)
@@ -232,7 +232,7 @@ func TestGatewaysOfTheDirectoryHaveABudgetOfTheirOwn(t *testing.T) {
 }
 
 // Shows R12.3.
-func TestFullOfSessionsIsBusy(t *testing.T) {
+func TestHelloToFullGatewayIsBusy(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.MaxSessions = 2 })
 	p, _ := r.connect(2, clientAt), r.connect(3, secondAt)
 	if got := r.hellos(5, path.Path{Peer: netip.MustParseAddrPort("203.0.113.5:1")}); got != 0 {
@@ -273,7 +273,7 @@ func TestHelloDuringShutdown(t *testing.T) {
 }
 
 // Shows R7.11.
-func TestNewIndexesStayInTheirShard(t *testing.T) {
+func TestNewIndexSteersToItsShard(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
 	r.shard.steer, r.shard.id = udp.Steer{Secret: 12345, Shards: 7}, 3
@@ -285,7 +285,7 @@ func TestNewIndexesStayInTheirShard(t *testing.T) {
 	}
 }
 
-func TestEndOfAForwardFlowGivesItsClaimsUp(t *testing.T) {
+func TestForwardFlowCloseReleasesBindings(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p, q := r.connect(2, clientAt), r.connect(3, secondAt)
 	p.forward(1, &exitID, inner(100, true))

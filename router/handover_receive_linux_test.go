@@ -12,9 +12,9 @@ import (
 	"lewes/state/wire"
 )
 
-// A flow's last sign of life is a distance from now, like every time that is handed
-// over: the clocks of two gateways may be hours apart.
-func TestFlowsStayAsOldAsTheyAreInAHandOver(t *testing.T) {
+// TestHandoverKeepsFlowAge checks that times are handed over relative to now: the clocks of the two
+// gateways may differ by hours.
+func TestHandoverKeepsFlowAge(t *testing.T) {
 	for name, off := range map[string]time.Duration{"ahead": 10 * time.Hour, "behind": -10 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
@@ -30,7 +30,7 @@ func TestFlowsStayAsOldAsTheyAreInAHandOver(t *testing.T) {
 					s.st.eachFlow(func(f *flow) {
 						found++
 						if age := now.Sub(time.Unix(0, f.lastDown.Load())); age < 0 || age > time.Minute {
-							t.Errorf("something came back %v ago", age)
+							t.Errorf("the latest datagram arrived %v ago", age)
 						}
 					})
 				})
@@ -42,8 +42,8 @@ func TestFlowsStayAsOldAsTheyAreInAHandOver(t *testing.T) {
 	}
 }
 
-// The predecessor hears why whatever it is that keeps a successor from its work.
-func TestGatewayThatCannotBeMadeSaysSo(t *testing.T) {
+// TestInvalidSuccessorIsReported checks that the predecessor receives the reason of any failure.
+func TestInvalidSuccessorIsReported(t *testing.T) {
 	g, _ := started(t, nil)
 	config := g.config
 	config.Policy = nil
@@ -62,8 +62,7 @@ func TestGatewayThatCannotBeMadeSaysSo(t *testing.T) {
 	}
 }
 
-// TestSlowSuccessor: one that reads for almost as long as it may is not given up on
-// when everything is its own.
+// TestSlowSuccessor checks that a successor gets the full timeout again after Commit.
 func TestSlowSuccessor(t *testing.T) {
 	defer func(d time.Duration) { handoverPatience = d }(handoverPatience)
 	handoverPatience = 4 * time.Second
@@ -100,7 +99,7 @@ func TestSlowSuccessor(t *testing.T) {
 	successor.Wait()
 }
 
-// lateResolver answers when it is let go, whoever has lost interest.
+// lateResolver ignores its context and answers once goOn is closed.
 type lateResolver struct{ asked, goOn chan struct{} }
 
 func (r *lateResolver) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
@@ -109,7 +108,7 @@ func (r *lateResolver) LookupNetIP(context.Context, string, string) ([]netip.Add
 	return nil, errors.New("too late")
 }
 
-func TestNothingHappensBehindTheEnd(t *testing.T) {
+func TestLookupAfterCloseIsIgnored(t *testing.T) {
 	r := &lateResolver{make(chan struct{}), make(chan struct{})}
 	g, target := started(t, func(c *Config) { c.Resolver = r })
 	c := liveSessions(t, g, 1, target)[0]
@@ -130,11 +129,11 @@ func TestNothingHappensBehindTheEnd(t *testing.T) {
 	}
 	g.Close()
 	close(r.goOn)
-	time.Sleep(20 * time.Millisecond) // the name's turn, if it gets one
-	for _, s := range g.shards {
+	for _, s := range g.shards { // the lookup ends with a batch, before or after this one
+		s.Do(func(time.Time, *shardState) { t.Errorf("shard %d of a closed gateway ran a batch", s.id) })
 		s.Tick()
 		if s.st.timer.timer.Stop() {
-			t.Errorf("shard %d of a gateway that was closed has its alarm set", s.id)
+			t.Errorf("shard %d of a gateway that was closed has its timer set", s.id)
 		}
 	}
 }

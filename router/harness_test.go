@@ -99,7 +99,7 @@ func (m *memConn) take() []transport.Packet {
 // waitFor returns what was written once there are n packets, or fails.
 func (m *memConn) waitFor(t testing.TB, n int) []transport.Packet {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		m.mu.Lock()
 		ready := len(m.sent) >= n
 		m.mu.Unlock()
@@ -107,7 +107,7 @@ func (m *memConn) waitFor(t testing.TB, n int) []transport.Packet {
 			return m.take()
 		}
 	}
-	t.Fatalf("%d packets did not come within 5 s", n)
+	t.Fatalf("%d packets did not arrive within 20 s", n)
 	return nil
 }
 

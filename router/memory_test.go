@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestMemoryIsWatched goes through an episode: garbage is no shortage, what is in use
+// TestMemoryThresholds goes through an episode: garbage is no shortage, what is in use
 // is, and one line tells of its beginning and one of its end.
-func TestMemoryIsWatched(t *testing.T) {
+func TestMemoryThresholds(t *testing.T) {
 	core, logged := observer.New(zap.DebugLevel)
 	var used, garbage uint64
 	collected := 0
@@ -53,8 +53,8 @@ func TestMemoryIsWatched(t *testing.T) {
 	}
 }
 
-// TestMemoryIsRead compares the figures with what the runtime says otherwise.
-func TestMemoryIsRead(t *testing.T) {
+// TestReadMemory compares the figures with what the runtime says otherwise.
+func TestReadMemory(t *testing.T) {
 	_, limit := readMemory()
 	if limit != 0 {
 		t.Skip("this test runs under a memory limit")

@@ -142,10 +142,10 @@ func TestPoll(t *testing.T) {
 	}
 }
 
-// TestPollIsTenSecondsAtMost is what a gateway is given that is told nothing.
+// TestPollWaitIsCapped is what a gateway is given that is told nothing.
 //
 // Shows R10.8.
-func TestPollIsTenSecondsAtMost(t *testing.T) {
+func TestPollWaitIsCapped(t *testing.T) {
 	r := newRig(t, nil)
 	content := (&wire.Poll{WaitMillis: 65_535}).Append(nil)
 	if wait := r.shard.st.handlePoll(&rxContext{from: path.NewTCP(clientAt.Peer, netip.Addr{}, 1)}, content); wait != 10*time.Second {
@@ -165,10 +165,10 @@ func TestPollOverUDP(t *testing.T) {
 	}
 }
 
-// TestNewerPoll replaces the one that waits, which is closed without an answer.
+// TestNewerPollReplacesWaitingOne replaces the one that waits, which is closed without an answer.
 //
 // Shows R10.12.
-func TestNewerPoll(t *testing.T) {
+func TestNewerPollReplacesWaitingOne(t *testing.T) {
 	leakless(t)
 	g, k, l := withTalker(t, nil)
 	to := g.TCPAddrs()[0]
@@ -199,10 +199,10 @@ func TestNewerPoll(t *testing.T) {
 // maxHeld is the default bound of a session's queue (section 12).
 const maxHeld = 128 << 10
 
-// TestWaitingIsBounded lets more wait than may: the newest stay, up to the bound.
+// TestPollQueueIsBounded lets more wait than may: the newest stay, up to the bound.
 //
 // Shows R10.7, R12.5.
-func TestWaitingIsBounded(t *testing.T) {
+func TestPollQueueIsBounded(t *testing.T) {
 	leakless(t)
 	var defaults TCP
 	if defaults.fill(); defaults.MaxHeld != maxHeld {
@@ -229,10 +229,10 @@ func TestWaitingIsBounded(t *testing.T) {
 	}
 }
 
-// TestWaitingGrowsOld: what is not fetched goes by itself.
+// TestPollQueueExpires: what is not fetched goes by itself.
 //
 // Shows R12.5.
-func TestWaitingGrowsOld(t *testing.T) {
+func TestPollQueueExpires(t *testing.T) {
 	leakless(t)
 	g, k, l := withTalker(t, func(c *Config) { c.TCP.HeldAge = 300 * time.Millisecond })
 	k.say(g, "one", "two")
@@ -252,10 +252,10 @@ func TestWaitingGrowsOld(t *testing.T) {
 	}
 }
 
-// TestWaitingInAll bounds what waits for all sessions.
+// TestPollQueuesShareABound bounds what waits for all sessions.
 //
 // Shows R12.5.
-func TestWaitingInAll(t *testing.T) {
+func TestPollQueuesShareABound(t *testing.T) {
 	leakless(t)
 	const one = 100 + flowOverhead + frameLength
 	g, k, l := withTalker(t, func(c *Config) { c.Shards, c.TCP.MaxHeldInAll = 1, 2*one })
@@ -270,9 +270,9 @@ func TestWaitingInAll(t *testing.T) {
 	}
 }
 
-// TestNothingWaitsForGood: what a session had on TCP is gone when it is on UDP, and
+// TestPollQueueIsReleased: what a session had on TCP is gone when it is on UDP, and
 // when it ends.
-func TestNothingWaitsForGood(t *testing.T) {
+func TestPollQueueIsReleased(t *testing.T) {
 	leakless(t)
 	g, k, l := withTalker(t, func(c *Config) { c.Shards = 1 })
 	to, s := g.TCPAddrs()[0], g.sessionOf(l)
@@ -303,8 +303,8 @@ func TestNothingWaitsForGood(t *testing.T) {
 	}
 }
 
-// TestShutdownTellsAPoll brings the reason to a client on TCP that waits.
-func TestShutdownTellsAPoll(t *testing.T) {
+// TestShutdownAnswersWaitingPoll brings the reason to a client on TCP that waits.
+func TestShutdownAnswersWaitingPoll(t *testing.T) {
 	leakless(t)
 	g, _, l := withTalker(t, nil)
 	conn := l.visit(g.TCPAddrs()[0], l.poll(10*time.Second))
@@ -318,11 +318,11 @@ func TestShutdownTellsAPoll(t *testing.T) {
 	}
 }
 
-// TestStrangersOverTCP: what proves nothing is answered by nothing, and its connection
+// TestUnauthenticatedPacketsOverTCP: what proves nothing is answered by nothing, and its connection
 // is closed when an idle one is.
 //
 // Shows R10.11.
-func TestStrangersOverTCP(t *testing.T) {
+func TestUnauthenticatedPacketsOverTCP(t *testing.T) {
 	leakless(t)
 	const timeout = 700 * time.Millisecond
 	g, _ := started(t, func(c *Config) {
@@ -475,9 +475,9 @@ func TestHandshakeAnswersWait(t *testing.T) {
 	}
 }
 
-// TestClientGoesAway reads nothing of what its Poll brings: that is lost, as on any
+// TestLostAnswerDoesNotBlockQueue reads nothing of what its Poll brings: that is lost, as on any
 // link, and what comes later is not.
-func TestClientGoesAway(t *testing.T) {
+func TestLostAnswerDoesNotBlockQueue(t *testing.T) {
 	leakless(t)
 	g, k, l := withTalker(t, nil)
 	to := g.TCPAddrs()[0]

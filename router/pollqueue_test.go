@@ -9,9 +9,9 @@ import (
 	"lewes/transport"
 )
 
-// TestNothingWaitsTooLong: a packet is forgotten on time though its session was looked at
+// TestPollQueueTimer: a packet is forgotten on time though its session was looked at
 // before it was due, and others came in between.
-func TestNothingWaitsTooLong(t *testing.T) {
+func TestPollQueueTimer(t *testing.T) {
 	r := newRig(t, nil)
 	s := &r.shard.queues
 	c := r.connect(2, clientAt).clientOf()
@@ -36,9 +36,9 @@ func TestNothingWaitsTooLong(t *testing.T) {
 	}
 }
 
-// TestNoDatagramToAStream: where TCP is not served any more, what is for a session that
-// was on it goes nowhere; its address over TCP is none over UDP.
-func TestNoDatagramToAStream(t *testing.T) {
+// TestNoDatagramToTCPPath checks that packets for a session on TCP are dropped if the gateway no longer
+// serves TCP: its TCP address is no UDP address.
+func TestNoDatagramToTCPPath(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
 	p.data(1, target, "x")
@@ -57,11 +57,11 @@ func TestNoDatagramToAStream(t *testing.T) {
 		t.Errorf("%d datagrams went to %v", len(sent), sent[0].Path)
 	}
 	if n := r.shard.Stats().ClientFailed; n == 0 {
-		t.Error("what is lost is not counted")
+		t.Error("the drop is not counted")
 	}
 }
 
-// clientOf returns what the shard knows of a peer.
+// clientOf returns the shard's state of a peer.
 func (p *peer) clientOf() *client {
 	g := p.r.shard.st.sessions.Find(p.session.Current().Index())
 	return g.Session().User.(*client)

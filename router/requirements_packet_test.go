@@ -212,11 +212,11 @@ func TestDatagramsStayWhole(t *testing.T) {
 	}
 }
 
-// TestWhatGetsNoReset sends packets to which a Reset would be no true answer, or
+// TestPacketsWithoutReset sends packets to which a Reset would be no true answer, or
 // a larger one than the question.
 //
 // Shows R11.1, R11.2.
-func TestWhatGetsNoReset(t *testing.T) {
+func TestPacketsWithoutReset(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
 	record := handshakeUnderWay(t, r)
@@ -293,7 +293,7 @@ func handshakeUnderWay(t *testing.T, r *rig) uint32 {
 }
 
 // Shows R5.14.
-func TestTermsOfAGatewayThatIsToldNothing(t *testing.T) {
+func TestDefaultTerms(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Terms = state.Terms{} })
 	p := r.connect(2, clientAt)
 	want := state.Terms{IdleTTL: 86_400 * time.Second, RekeyAfter: 900 * time.Second, MaxDatagram: wire.MaxUDPPacket}
@@ -302,11 +302,11 @@ func TestTermsOfAGatewayThatIsToldNothing(t *testing.T) {
 	}
 }
 
-// TestEntryDropsAnswersThatDoNotFit brings inner packets back that fill the outer
+// TestOversizedInnerAnswersAreDropped brings inner packets back that fill the outer
 // session's largest packet, and one byte more.
 //
 // Shows R8.25.
-func TestEntryDropsAnswersThatDoNotFit(t *testing.T) {
+func TestOversizedInnerAnswersAreDropped(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
 	p.forward(5, &exitID, inner(100, false))

@@ -25,7 +25,7 @@ func hello(t testing.TB, seed uint64, now time.Time) []byte {
 	return out.Packets[0].Data
 }
 
-// slowClock makes every look at the clock cost what a handshake step would.
+// slowClock returns a clock that advances by step with every reading.
 func (r *rig) slowClock(step time.Duration) func() time.Time {
 	return func() time.Time {
 		r.mu.Lock()
@@ -65,12 +65,12 @@ func TestHandshakesLeaveTimeForDatagrams(t *testing.T) {
 		t.Errorf("%d datagrams passed of %d", got, datagrams+1)
 	}
 	if r.shard.Stats().HandshakeQueue == 0 {
-		t.Error("nothing waits: the test did not overload the shard")
+		t.Error("the queue is empty: the test did not overload the shard")
 	}
 }
 
-// TestHandshakeTimeIsCountedOnce: a turn that has many handshakes in it takes no more
-// of their share than it took time.
+// TestHandshakeTimeIsCountedOnce checks that a batch with many handshakes is charged at most its own
+// duration.
 func TestHandshakeTimeIsCountedOnce(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
 	var batch []transport.Packet
@@ -87,21 +87,21 @@ func TestHandshakeTimeIsCountedOnce(t *testing.T) {
 	}
 }
 
-// TestTimeOfOtherProgramsEarnsNothing: a shard with more to do than it can has no idle
-// time, whatever the clock says between its turns.
-func TestTimeOfOtherProgramsEarnsNothing(t *testing.T) {
+// TestBackloggedShardEarnsCreditByItsOwnTimeOnly checks that the time between the batches of a
+// backlogged shard earns handshakes no credit.
+func TestBackloggedShardEarnsCreditByItsOwnTimeOnly(t *testing.T) {
 	for _, row := range []struct {
-		loaded bool
-		turn   time.Duration // of which 100 µs were handshakes
-		want   time.Duration
+		backlogged bool
+		batch      time.Duration // of which 100 µs were handshakes
+		want       time.Duration
 	}{
 		{false, 400 * time.Microsecond, slice},
 		{true, 400 * time.Microsecond, 100 * time.Microsecond},
 		{true, 100 * time.Microsecond, 0},
 		{true, time.Hour, slice},
 	} {
-		b := scheduler{backlogged: row.loaded, lastDatagram: epoch, creditedAt: epoch.Add(-time.Second), spent: 100 * time.Microsecond}
-		b.endBatch(row.turn)
+		b := scheduler{backlogged: row.backlogged, lastDatagram: epoch, creditedAt: epoch.Add(-time.Second), spent: 100 * time.Microsecond}
+		b.endBatch(row.batch)
 		if got := b.allowance(epoch); got != row.want {
 			t.Errorf("%+v: handshakes may take %v", row, got)
 		}
@@ -114,7 +114,7 @@ func rxOf(now time.Time, packet []byte, from path.Path) *rxContext {
 	return &rxContext{now: now, packet: packet, from: from, header: h}
 }
 
-func TestBacklogIsBoundedAndGoesStale(t *testing.T) {
+func TestHandshakeQueueIsBoundedAndExpires(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
 	b := &r.shard.st.scheduler
 	packet := hello(t, 1, epoch)
@@ -130,16 +130,16 @@ func TestBacklogIsBoundedAndGoesStale(t *testing.T) {
 	}
 }
 
-// TestBacklogKnowsItsDelay compares what the backlog expects with how long a packet
-// that comes then really waits.
-func TestBacklogKnowsItsDelay(t *testing.T) {
+// TestHandshakeQueueEstimatesDelay compares the estimated delay with the actual wait of a packet, in
+// virtual time.
+func TestHandshakeQueueEstimatesDelay(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 1e6, 1e6 })
 	if d := r.shard.Stats().HandshakeDelay; d != 0 {
-		t.Errorf("nothing waits, and that for %v", d)
+		t.Errorf("an empty queue has a delay of %v", d)
 	}
 	r.shard.now = r.slowClock(200 * time.Microsecond)
 	r.shard.st.timer.timer.Stop()
-	r.shard.st.timer.at = epoch // so that no turn sets it, and none comes by itself
+	r.shard.st.timer.at = epoch // so that no batch sets it
 	b := &r.shard.st.scheduler
 	came := map[int]time.Time{} // by how many came before
 	expected := map[int]time.Duration{}
@@ -148,11 +148,11 @@ func TestBacklogKnowsItsDelay(t *testing.T) {
 		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}), 1)}
 		came[n], expected[n] = r.now(), b.delay()
 		b.push(rxOf(came[n], hello(t, uint64(n), epoch), from))
-		if n%8 == 7 { // more comes than is worked off
+		if n%8 == 7 { // more arrives than is processed
 			before := b.len()
 			r.shard.Do(func(time.Time, *shardState) {})
 			for range before - b.len() {
-				if waited := r.now().Sub(came[popped]); waited > 30*time.Millisecond { // a turn takes 3 ms
+				if waited := r.now().Sub(came[popped]); waited > 30*time.Millisecond { // a batch takes 3 ms
 					worst = max(worst, float64((waited-expected[popped]).Abs())/float64(waited))
 					long++
 				}
@@ -171,7 +171,7 @@ func TestBacklogKnowsItsDelay(t *testing.T) {
 	}
 }
 
-func TestBacklogKeepsItsOrder(t *testing.T) {
+func TestHandshakeQueueIsFIFO(t *testing.T) {
 	b := scheduler{limit: 64}
 	next := byte(0)
 	for round := range 5000 {

@@ -69,10 +69,10 @@ func (c *clocked) capture(now time.Time, from path.Path) (packets [][]byte) {
 	return packets
 }
 
-// TestJumpOfTheClockEndsNoSession sets the system's clock forwards and back.
+// TestClockStepEndsNoSession sets the system's clock forwards and back.
 //
 // Shows R4.33.
-func TestJumpOfTheClockEndsNoSession(t *testing.T) {
+func TestClockStepEndsNoSession(t *testing.T) {
 	for _, by := range []time.Duration{time.Hour, -time.Hour, 100 * 365 * 24 * time.Hour, -25 * 365 * 24 * time.Hour} {
 		c := newClocked(t)
 		p := c.connect(2, clientAt)
@@ -95,11 +95,11 @@ func TestJumpOfTheClockEndsNoSession(t *testing.T) {
 	}
 }
 
-// TestJumpOfTheClockOpensNoReplay keeps a whole handshake and plays it again while the
+// TestClockStepAllowsNoReplay keeps a whole handshake and plays it again while the
 // system's clock is set to when it was made, and goes on from there.
 //
 // Shows R4.33.
-func TestJumpOfTheClockOpensNoReplay(t *testing.T) {
+func TestClockStepAllowsNoReplay(t *testing.T) {
 	c := newClocked(t)
 	kept := c.capture(c.now(), secondAt)
 	c.pass(2 * time.Minute)
@@ -123,11 +123,11 @@ func TestJumpOfTheClockOpensNoReplay(t *testing.T) {
 	}
 }
 
-// TestClockIsFollowed: a clock that jumps and jumps back is not believed; one that was
+// TestCorrectionFollowsSystemClock: a clock that jumps and jumps back is not believed; one that was
 // set right is, by new handshakes.
 //
 // Shows R4.33.
-func TestClockIsFollowed(t *testing.T) {
+func TestCorrectionFollowsSystemClock(t *testing.T) {
 	c := newClocked(t)
 	c.offset = 50 * 365 * 24 * time.Hour
 	c.pass(30 * time.Second)
@@ -169,10 +169,10 @@ func TestClockIsFollowed(t *testing.T) {
 	}
 }
 
-// TestTimesNeverComeAgain: whatever becomes of the system's clock, the time that clients'
+// TestCorrectedTimeNeverRepeats: whatever becomes of the system's clock, the time that clients'
 // are compared with goes on, in a successor too, and reaches a clock that stays where it
 // is.
-func TestTimesNeverComeAgain(t *testing.T) {
+func TestCorrectedTimeNeverRepeats(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &wallClock{looked: epoch}
 		now, offset := epoch, time.Duration(0)

@@ -43,7 +43,7 @@ func (figures) Sockets() []router.Socket {
 	return []router.Socket{{Addr: netip.MustParseAddrPort("0.0.0.0:51264"), ReceiveBuffer: udp.Buffer{Requested: 4 << 20, Granted: 425984}, GRO: udp.Offload{On: true}}}
 }
 
-func TestFiguresAreShown(t *testing.T) {
+func TestMetricsFormat(t *testing.T) {
 	want := `
 # HELP lewes_sessions Established sessions.
 # TYPE lewes_sessions gauge
@@ -109,7 +109,7 @@ func render() (string, error) {
 	return string(text), err
 }
 
-func TestAddressThatCannotBeServed(t *testing.T) {
+func TestServeInvalidAddress(t *testing.T) {
 	_, err := Serve(context.Background(), "127.0.0.1:notaport", figures{})
 	if err == nil || !strings.Contains(err.Error(), `metrics.listen "127.0.0.1:notaport"`) {
 		t.Errorf("error %v", err)
@@ -146,7 +146,7 @@ func newNumbered() *numbered {
 			v.SetInt(int64(next) * 1e6)
 			n.names[next] = name
 			next++
-		case reflect.Slice: // Stats.Batches, histograms: TestFiguresAreShown
+		case reflect.Slice: // Stats.Batches, histograms: TestMetricsFormat
 		default:
 			panic("no figure: " + name)
 		}
@@ -160,11 +160,11 @@ func newNumbered() *numbered {
 func (n *numbered) Stats() router.Stats { return n.stats }
 func (n *numbered) TCP() tcp.Stats      { return n.tcp }
 
-// TestEveryFigureIsShown shows that whatever a gateway counts is a metric, each
+// TestEveryCounterIsExported shows that whatever a gateway counts is a metric, each
 // bound that was reached among it.
 //
 // Shows R12.5.
-func TestEveryFigureIsShown(t *testing.T) {
+func TestEveryCounterIsExported(t *testing.T) {
 	source := newNumbered()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(New(source))
