@@ -2,11 +2,10 @@ package wire
 
 import (
 	"encoding/binary"
-	"strconv"
 )
 
-// FlowHeaderSize is the size of what every packet of a flow begins with:
-// flow_id and flags.
+// FlowHeaderSize is the size of flow_id and flags at the start of every packet of a
+// flow.
 const FlowHeaderSize = 3
 
 // FlowFlags are the flags of EncryptedData and ForwardPacket, section 8.
@@ -14,20 +13,19 @@ type FlowFlags uint8
 
 // The flags of a flow's packets.
 const (
-	// FlagTarget: an EncryptedData bears a target.
+	// FlagTarget: an EncryptedData contains a target.
 	FlagTarget FlowFlags = 1 << 0
 	// FlagEndpointIndependent: one public port, many targets. With FlagTarget
 	// only.
 	FlagEndpointIndependent FlowFlags = 1 << 1
-	// FlagReverse: the target names the port to listen on. With FlagTarget only,
-	// and not with FlagEndpointIndependent.
+	// FlagReverse: the target is the port to listen on. With FlagTarget only, not
+	// with FlagEndpointIndependent.
 	FlagReverse FlowFlags = 1 << 2
-	// FlagIdentity: a ForwardPacket bears the next gateway's identity.
+	// FlagIdentity: a ForwardPacket contains the next gateway's identity.
 	FlagIdentity FlowFlags = 1 << 0
 )
 
-// valid reports whether an EncryptedData may have the flags f: a flow is opened
-// by a packet that bears a target, and is of one kind.
+// valid reports whether an EncryptedData may have the flags f.
 func (f FlowFlags) valid() bool {
 	switch f {
 	case 0, FlagTarget, FlagTarget | FlagEndpointIndependent, FlagTarget | FlagReverse:
@@ -43,7 +41,7 @@ type EncryptedData struct {
 	FlowID  uint16
 	Flags   FlowFlags
 	Target  Target // with FlagTarget
-	Payload []byte // may be empty: a datagram may
+	Payload []byte // may be empty
 }
 
 // Append appends the content to dst.
@@ -55,7 +53,7 @@ func (m *EncryptedData) Append(dst []byte) []byte {
 	return append(dst, m.Payload...)
 }
 
-// ParseEncryptedData reads the content of an EncryptedData; Payload and the
+// ParseEncryptedData parses the content of an EncryptedData; Payload and the
 // target's name alias it. Errors: ErrShort, ErrFlags, and those of CutTarget.
 func ParseEncryptedData(content []byte) (EncryptedData, error) {
 	if len(content) < FlowHeaderSize {
@@ -98,9 +96,8 @@ func (m *ForwardPacket) Append(dst []byte) []byte {
 	return append(dst, m.Inner...)
 }
 
-// ParseForwardPacket reads the content of a ForwardPacket; Inner aliases it.
-// Errors: ErrFlags; ErrShort, also where the inner packet is shorter than any
-// packet.
+// ParseForwardPacket parses the content of a ForwardPacket; Inner aliases it.
+// Errors: ErrFlags; ErrShort, also for an inner packet shorter than MinPacket.
 func ParseForwardPacket(content []byte) (ForwardPacket, error) {
 	if len(content) < FlowHeaderSize {
 		return ForwardPacket{}, ErrShort
@@ -127,10 +124,10 @@ func ParseForwardPacket(content []byte) (ForwardPacket, error) {
 	return m, nil
 }
 
-// FlowReason says why a flow is closed, section 2.
+// FlowReason is the reason why a flow is closed, section 2.
 type FlowReason uint8
 
-// The reasons of a FlowClosed. Receivers keep a reason that they do not know.
+// The reasons of a FlowClosed. Receivers keep unknown reasons.
 const (
 	FlowPolicy         FlowReason = 1
 	FlowUnreachable    FlowReason = 2
@@ -144,35 +141,24 @@ const (
 	FlowNameNotFound   FlowReason = 10
 )
 
-// DetailResolverTimeout is the Detail of a FlowNameNotFound that is about a resolver that
-// did not answer, instead of a name that does not exist.
+// DetailResolverTimeout is the Detail of a FlowNameNotFound because of a resolver
+// timeout, as opposed to a name that does not exist.
 const DetailResolverTimeout = "the gateway's resolver did not answer"
 
-func (r FlowReason) String() string {
-	switch r {
-	case FlowPolicy:
-		return "not allowed by the gateway's policy"
-	case FlowUnreachable:
-		return "unreachable"
-	case FlowIdle:
-		return "idle, or not known"
-	case FlowBound:
-		return "too many flows"
-	case FlowOtherTarget:
-		return "the flow id already has another target"
-	case FlowIndexCollision:
-		return "the receiver index is taken"
-	case FlowNotRegistered:
-		return "not registered"
-	case FlowBandwidth:
-		return "bandwidth used up"
-	case FlowSessionClosing:
-		return "the session is closing"
-	case FlowNameNotFound:
-		return "name not found"
-	}
-	return "reason " + strconv.Itoa(int(r))
+var flowReasons = names{
+	FlowPolicy:         "not allowed by the gateway's policy",
+	FlowUnreachable:    "unreachable",
+	FlowIdle:           "idle, or not known",
+	FlowBound:          "too many flows",
+	FlowOtherTarget:    "the flow id already has another target",
+	FlowIndexCollision: "the receiver index is taken",
+	FlowNotRegistered:  "not registered",
+	FlowBandwidth:      "bandwidth used up",
+	FlowSessionClosing: "the session is closing",
+	FlowNameNotFound:   "name not found",
 }
+
+func (r FlowReason) String() string { return flowReasons.of("reason", uint8(r)) }
 
 // FlowClosed ends a flow, section 8.
 //
@@ -180,7 +166,7 @@ func (r FlowReason) String() string {
 type FlowClosed struct {
 	FlowID uint16
 	Reason FlowReason
-	Detail Detail // at most MaxDetail bytes; Append cuts more
+	Detail Detail // at most MaxDetail bytes; Append truncates it
 }
 
 // Append appends the content to dst.
@@ -189,7 +175,7 @@ func (m *FlowClosed) Append(dst []byte) []byte {
 	return m.Detail.append(dst)
 }
 
-// ParseFlowClosed reads the content of a FlowClosed; Detail aliases it. Errors:
+// ParseFlowClosed parses the content of a FlowClosed; Detail aliases it. Errors:
 // ErrShort, ErrDetailLong, ErrDetailText.
 func ParseFlowClosed(content []byte) (FlowClosed, error) {
 	if len(content) < 3 {

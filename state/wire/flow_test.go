@@ -29,7 +29,7 @@ func TestEncryptedDataRoundTrip(t *testing.T) {
 	})
 }
 
-// Of the 256 values of flags, four are taken.
+// Of the 256 values of flags, four are valid.
 func TestFlowFlags(t *testing.T) {
 	target := mustTarget("192.0.2.1:53")
 	taken := 0

@@ -3,6 +3,8 @@ package wire
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -86,8 +88,8 @@ func TestReceiverIdx(t *testing.T) {
 	}
 }
 
-// The type of a hello of another version can be told, so that it is answered.
-func TestOtherVersionShowsItsType(t *testing.T) {
+// A hello of another version is answered, so ParseBody returns its type.
+func TestOtherVersionReturnsType(t *testing.T) {
 	hello := ClientHello{ReceiverIdx: 5}
 	p := Finish(hello.Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)))
 	p[HeaderSize] = 3
@@ -97,7 +99,7 @@ func TestOtherVersionShowsItsType(t *testing.T) {
 	}
 }
 
-func TestBodyShorterThanItsPrefix(t *testing.T) {
+func TestBodyShorterThanPrefix(t *testing.T) {
 	for n := range PrefixSize {
 		if _, _, err := ParseBody([]byte{Version, 0, 0, 0, 0, 0}[:n]); err != ErrShort {
 			t.Errorf("%d bytes: %v", n, err)
@@ -168,9 +170,7 @@ func FuzzPacket(f *testing.F) {
 	})
 }
 
-// The path of every datagram: header, body, content and back, with no
-// allocation.
-func TestDataPathNoAllocations(t *testing.T) {
+func TestDataPathDoesNotAllocate(t *testing.T) {
 	payload := make([]byte, 1200)
 	buf := make([]byte, 0, MaxUDPPacket)
 	target := Target{Name: []byte("example.com"), Port: 443}
@@ -234,5 +234,162 @@ func BenchmarkAppendData(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		buf = Finish(m.Append(Begin(buf[:0], 7, LevelTransport, 9, TypeEncryptedData)))
+	}
+}
+
+func TestPartRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		count := rapid.Uint8Range(1, MaxParts).Draw(t, "count")
+		m := Part{
+			Index:     rapid.Uint8Range(0, count-1).Draw(t, "index"),
+			Count:     count,
+			MessageID: [4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "id")),
+			Data:      rapid.SliceOfN(rapid.Byte(), 1, 1200).Draw(t, "data"),
+		}
+		content := m.Append(nil)
+		if len(content) != PartHeaderSize+len(m.Data) {
+			t.Fatalf("%d bytes for %d of data", len(content), len(m.Data))
+		}
+		got, err := ParsePart(content)
+		if err != nil || got.Index != m.Index || got.Count != m.Count || got.MessageID != m.MessageID || !bytes.Equal(got.Data, m.Data) {
+			t.Fatalf("%+v, %v; want %+v", got, err, m)
+		}
+	})
+}
+
+// Shows R1.14.
+func TestPartByte(t *testing.T) {
+	for b := range 256 {
+		index, count := b>>4, b&15
+		_, err := ParsePart([]byte{byte(b), 1, 2, 3, 4, 5})
+		if ok := count >= 1 && count <= 4 && index < count; ok != (err == nil) || !ok && err != ErrPart {
+			t.Errorf("index %d of %d: %v", index, count, err)
+		}
+	}
+}
+
+func TestPartBounds(t *testing.T) {
+	largest := Part{0, 1, [4]byte{}, make([]byte, MaxRegisterMessage)}
+	if _, err := ParsePart(largest.Append(nil)); err != nil {
+		t.Errorf("a whole message over TCP: %v", err)
+	}
+}
+
+func FuzzPart(f *testing.F) { fuzz(f, "Part") }
+
+func TestParseInner(t *testing.T) {
+	hello := Finish((&ClientHello{ReceiverIdx: 0xAABBCCDD}).Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)))
+	change := func(offset int, b byte) []byte {
+		p := append([]byte(nil), hello...)
+		p[offset] = b
+		return p
+	}
+	for _, row := range []struct {
+		name  string
+		p     []byte
+		idx   uint32
+		hello bool
+		err   error
+	}{
+		{"a hello", hello, 0xAABBCCDD, true, nil},
+		{"a hello of another version", change(12, 7), 0xAABBCCDD, true, nil},
+		{"a sealed packet", Finish(Begin(nil, 7, LevelTransport, 3, TypePing)), 7, false, nil},
+		{"another clear packet", Finish(Begin(nil, 7, LevelClear, 0, TypeKKTRequest)), 7, false, nil},
+		{"a hello for index 0", Finish((&ClientHello{}).Append(Begin(nil, 0, LevelClear, 0, TypeClientHello))), 0, false, ErrIndex},
+		{"a hello without content", Finish(Begin(nil, 0, LevelClear, 0, TypeClientHello)), 0, false, ErrShort},
+		{"index 0 with another type", change(16, byte(TypeKKTRequest)), 0, false, ErrBootstrap},
+		{"index 0, sealed", change(11, 0), 0, false, ErrBootstrap},
+		{"index 0, reserved bytes", change(13, 1), 0, false, ErrBootstrap},
+		{"level 3", change(11, 0xC0), 0, false, ErrLevel},
+		{"level 1 with a sequence", Finish(Begin(nil, 7, LevelHandshake, 1, TypeHandshake)), 0, false, ErrSequence},
+		{"33 bytes", hello[:33], 0, false, ErrShort},
+	} {
+		idx, isHello, err := ParseInner(row.p)
+		if idx != row.idx || isHello != row.hello || err != row.err {
+			t.Errorf("%s: %#x, %v, %v", row.name, idx, isHello, err)
+		}
+	}
+}
+
+func FuzzParseInner(f *testing.F) {
+	v := loadVectors(f)
+	for _, r := range v.Vectors {
+		f.Add([]byte(r.Packet))
+	}
+	f.Fuzz(func(t *testing.T, p []byte) {
+		idx, hello, err := ParseInner(p)
+		if err != nil {
+			if idx != 0 || hello || !isNamed(err) {
+				t.Fatalf("%#x, %v, %v", idx, hello, err)
+			}
+			return
+		}
+		// It claims the index that everything else routes it by.
+		if routed, ok := ReceiverIdx(p); !ok || routed != idx || idx == 0 {
+			t.Fatalf("claims %#x, is routed by %#x, %v", idx, routed, ok)
+		}
+	})
+}
+
+// section2 is the table of section 2: type, name, level, direction. Handshake's row
+// has the levels per direction of section 5; ◇ marks parts.
+const section2 = `
+0x0000 Busy              clear:G→C
+0x0001 Handshake ◇       clear:C→G handshake:C→G handshake:G→C
+0x0002 EncryptedData     transport:C→G transport:G→C
+0x0003 ClientHello       clear:C→G
+0x0004 KKTRequest        clear:C→G
+0x0005 KKTResponse ◇     clear:G→C
+0x0006 ForwardPacket     transport:C→G transport:G→C
+0x0007 Collision         clear:G→C
+0x0008 Ack               clear:G→C transport:G→C
+0x0009 SubsessionRequest transport:G→C
+0x000A SubsessionKK1 ◇   transport:C→G
+0x000B SubsessionKK2 ◇   transport:G→C
+0x000C SubsessionReady   transport:C→G
+0x000D SubsessionAbort   transport:C→G transport:G→C
+0x0010 FlowClosed        transport:C→G transport:G→C
+0x0011 Register ◇        transport:C→G
+0x0012 RegisterResult ◇  transport:G→C
+0x0013 Ping              transport:C→G transport:G→C
+0x0014 Pong              transport:C→G transport:G→C
+0x0015 Close             transport:C→G transport:G→C
+0x0016 Reset             clear:G→C
+0x0017 Reject            clear:G→C
+0x0018 Poll              transport:C→G
+`
+
+func TestTypeTable(t *testing.T) {
+	rows := make(map[string][]string)
+	for line := range strings.Lines(strings.TrimSpace(section2)) {
+		f := strings.Fields(line)
+		rows[f[0]] = f[1:]
+	}
+	arrows := map[Direction]string{ToGateway: "C→G", ToClient: "G→C"}
+	for i := range 1 << 16 {
+		typ := Type(i)
+		number := fmt.Sprintf("0x%04X", i)
+		row, known := rows[number]
+		if typ.Known() != known {
+			t.Fatalf("%v: Known is %v", typ, typ.Known())
+		}
+		parts := known && len(row) > 1 && row[1] == "◇"
+		if typ.Parts() != parts || (typ.MaxMessage() > 0) != parts {
+			t.Fatalf("%v: Parts is %v", typ, typ.Parts())
+		}
+		if known && typ.String() != row[0] || !known && typ.String() != "type "+number {
+			t.Fatalf("%s is called %q", number, typ)
+		}
+		for l := range Level(5) {
+			for d := range Direction(3) {
+				want := known && strings.Contains(strings.Join(row, " ")+" ", " "+l.String()+":"+arrows[d]+" ") && d < 2
+				if got := typ.Allowed(l, d); got != want {
+					t.Fatalf("%v at level %v %v: %v", typ, l, d, got)
+				}
+			}
+		}
+	}
+	if TypeHandshake.MaxMessage() != 4096 || TypeSubsessionKK1.MaxMessage() != 4096 || TypeRegister.MaxMessage() != 8192 {
+		t.Error("the bounds of whole messages are not those of section 1")
 	}
 }

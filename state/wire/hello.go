@@ -2,15 +2,14 @@ package wire
 
 import (
 	"encoding/binary"
-	"strconv"
 )
 
-// Sizes in bytes of what section 4 lays out.
+// Sizes in bytes, section 4.
 const (
 	SaltSize   = 32
 	CookieSize = 16
-	// HelloSize is the size of "hello": the first fields of a ClientHello, up
-	// to kem_key_id. The transcript and the KKT session id cover these.
+	// HelloSize is the size of "hello", the fields of a ClientHello up to kem_key_id,
+	// which the transcript and the KKT session id cover.
 	HelloSize = 42
 	// AckNonceSize is the size of the nonce in an Ack.
 	AckNonceSize = 16
@@ -32,26 +31,25 @@ type ClientHello struct {
 	KEM         uint8  // the KEM's id in KKT
 	KEMKeyID    uint32 // 0: the client runs KKT
 	HasCookie   bool
-	Cookie      [CookieSize]byte // where HasCookie
+	Cookie      [CookieSize]byte // if HasCookie
 }
 
-// NewSalt makes a hello's salt of the client's clock, in unix seconds, and the
-// BLAKE3 hash of the Noise ephemeral public key that Handshake 1 will bear, of
-// which the first 24 bytes are used.
+// NewSalt returns a hello's salt: the client's clock in Unix seconds, and the first
+// 24 bytes of the BLAKE3 hash of the ephemeral public key in Handshake 1.
 func NewSalt(seconds uint64, ephemeralHash *[32]byte) (salt [SaltSize]byte) {
 	binary.LittleEndian.PutUint64(salt[:], seconds)
 	copy(salt[8:], ephemeralHash[:])
 	return salt
 }
 
-// Seconds returns the client's clock in unix seconds, from the salt.
+// Seconds returns the client's clock in Unix seconds, from the salt.
 func (m *ClientHello) Seconds() uint64 { return binary.LittleEndian.Uint64(m.Salt[:]) }
 
-// Commitment returns the 24 bytes of the salt that name the client's ephemeral
-// key: the first of the key's BLAKE3 hash. They alias m.
+// Commitment returns the 24 bytes of the salt that commit to the client's ephemeral
+// key. They alias m.
 func (m *ClientHello) Commitment() []byte { return m.Salt[8:] }
 
-// Hello returns the first 42 bytes of the content, which section 4 calls hello.
+// Hello returns the first 42 bytes of the content, "hello" in section 4.
 func (m *ClientHello) Hello() [HelloSize]byte {
 	var h [HelloSize]byte
 	m.appendHello(h[:0])
@@ -70,7 +68,7 @@ func (m *ClientHello) Append(dst []byte) []byte {
 	return appendCookie(m.appendHello(dst), m.HasCookie, &m.Cookie)
 }
 
-// ParseClientHello reads the content of a ClientHello. Errors: ErrShort,
+// ParseClientHello parses the content of a ClientHello. Errors: ErrShort,
 // ErrIndex, ErrCookieLength, ErrPadding.
 func ParseClientHello(content []byte) (ClientHello, error) {
 	if len(content) < HelloSize+1 {
@@ -105,7 +103,7 @@ func appendCookie(dst []byte, has bool, cookie *[CookieSize]byte) []byte {
 	return append(append(dst, CookieSize), cookie[:]...)
 }
 
-// cutCookie reads cookie_len and cookie from the front of b, which is not empty.
+// cutCookie parses cookie_len and cookie at the front of b, which is not empty.
 func cutCookie(b []byte) (has bool, cookie [CookieSize]byte, rest []byte, err error) {
 	switch b[0] {
 	case 0:
@@ -119,9 +117,8 @@ func cutCookie(b []byte) (has bool, cookie [CookieSize]byte, rest []byte, err er
 	return false, cookie, nil, ErrCookieLength
 }
 
-// KKTFrame returns the 23-byte KKT frame of a KKTRequest's content, once the
-// padding behind it has been found to be zero. It aliases content. Errors:
-// ErrShort, ErrPadding.
+// KKTFrame returns the 23-byte KKT frame of a KKTRequest's content, which it
+// aliases, and checks the padding. Errors: ErrShort, ErrPadding.
 func KKTFrame(content []byte) ([]byte, error) {
 	if len(content) < KKTRequestSize {
 		return nil, ErrShort
@@ -132,8 +129,8 @@ func KKTFrame(content []byte) ([]byte, error) {
 	return content[:KKTRequestSize:KKTRequestSize], nil
 }
 
-// Ack answers a ClientHello, in clear, section 4. (The Ack that ends a
-// handshake or a subsession is sealed and has another layout: FinalAck.)
+// Ack is the clear answer to a ClientHello, section 4. (FinalAck is the sealed Ack at
+// the end of a handshake or subsession.)
 //
 //	aead u8 · kem u8 · reserved u16 · nonce 16
 type Ack struct {
@@ -148,8 +145,8 @@ func (m *Ack) Append(dst []byte) []byte {
 	return append(dst, m.Nonce[:]...)
 }
 
-// ParseAck reads the content of an Ack that came in clear. Errors: ErrShort,
-// ErrTrailing, ErrReserved.
+// ParseAck parses the content of a clear Ack. Errors: ErrShort, ErrTrailing,
+// ErrReserved.
 func ParseAck(content []byte) (Ack, error) {
 	if err := fixed(content, AckSize); err != nil {
 		return Ack{}, err
@@ -160,14 +157,13 @@ func ParseAck(content []byte) (Ack, error) {
 	return Ack{AEAD: content[0], KEM: content[1], Nonce: [AckNonceSize]byte(content[4:])}, nil
 }
 
-// Busy asks a client to come later, with the cookie where there is one, section
-// 4.
+// Busy asks a client to retry later, with the cookie if there is one, section 4.
 //
 //	retry_after_ms u32 · cookie_len u8 (0 or 16) · cookie
 type Busy struct {
 	RetryAfterMillis uint32
 	HasCookie        bool
-	Cookie           [CookieSize]byte // where HasCookie
+	Cookie           [CookieSize]byte // if HasCookie
 }
 
 // Append appends the content to dst.
@@ -176,7 +172,7 @@ func (m *Busy) Append(dst []byte) []byte {
 	return appendCookie(dst, m.HasCookie, &m.Cookie)
 }
 
-// ParseBusy reads the content of a Busy. Errors: ErrShort, ErrTrailing,
+// ParseBusy parses the content of a Busy. Errors: ErrShort, ErrTrailing,
 // ErrCookieLength.
 func ParseBusy(content []byte) (Busy, error) {
 	if len(content) < 5 {
@@ -192,30 +188,29 @@ func ParseBusy(content []byte) (Busy, error) {
 	return Busy{binary.LittleEndian.Uint32(content), has, cookie}, nil
 }
 
-// Collision tells a client that its receiver index is taken, section 4. It has
-// no content.
+// Collision means that the client's receiver index is in use, section 4. It is empty.
 type Collision struct{}
 
-// Append appends the content, which is empty, to dst.
+// Append returns dst.
 func (*Collision) Append(dst []byte) []byte { return dst }
 
-// ParseCollision refuses content (ErrTrailing).
+// ParseCollision parses the empty content. Error: ErrTrailing.
 func ParseCollision(content []byte) (Collision, error) { return Collision{}, empty(content) }
 
-// Reset tells a client that the gateway knows no session of that index, section
-// 11. It has no content.
+// Reset means that the gateway has no session with this index, section 11. It is
+// empty.
 type Reset struct{}
 
-// Append appends the content, which is empty, to dst.
+// Append returns dst.
 func (*Reset) Append(dst []byte) []byte { return dst }
 
-// ParseReset refuses content (ErrTrailing).
+// ParseReset parses the empty content. Error: ErrTrailing.
 func ParseReset(content []byte) (Reset, error) { return Reset{}, empty(content) }
 
-// RejectCode says why a gateway refuses a hello, section 2.
+// RejectCode is the reason why a gateway rejects a hello, section 2.
 type RejectCode uint8
 
-// The codes of a Reject. Receivers keep a code that they do not know.
+// The codes of a Reject. Receivers keep unknown codes.
 const (
 	RejectVersion      RejectCode = 1
 	RejectClock        RejectCode = 2
@@ -225,32 +220,25 @@ const (
 	RejectStaleKey     RejectCode = 6
 )
 
-func (c RejectCode) String() string {
-	switch c {
-	case RejectVersion:
-		return "protocol version not supported"
-	case RejectClock:
-		return "the clocks differ too much"
-	case RejectKEM:
-		return "KEM not offered"
-	case RejectAEAD:
-		return "no common AEAD"
-	case RejectShuttingDown:
-		return "shutting down"
-	case RejectStaleKey:
-		return "the KEM key is stale"
-	}
-	return "code " + strconv.Itoa(int(c))
+var rejectCodes = names{
+	RejectVersion:      "protocol version not supported",
+	RejectClock:        "the clocks differ too much",
+	RejectKEM:          "KEM not offered",
+	RejectAEAD:         "no common AEAD",
+	RejectShuttingDown: "shutting down",
+	RejectStaleKey:     "the KEM key is stale",
 }
 
-// Reject refuses a hello, section 4. Anyone who knows the gateway's public key
-// can forge one: it is a hint.
+func (c RejectCode) String() string { return rejectCodes.of("code", uint8(c)) }
+
+// Reject rejects a hello, section 4. It is only a hint, since anyone with the
+// gateway's public key can forge it.
 //
 //	code u8 · gateway_unix_seconds u64 · detail
 type Reject struct {
 	Code           RejectCode
 	GatewaySeconds uint64 // the gateway's clock, unix
-	Detail         Detail // at most MaxDetail bytes; Append cuts more
+	Detail         Detail // at most MaxDetail bytes; Append truncates it
 }
 
 // Append appends the content to dst.
@@ -260,7 +248,7 @@ func (m *Reject) Append(dst []byte) []byte {
 	return m.Detail.append(dst)
 }
 
-// ParseReject reads the content of a Reject; Detail aliases it. Errors:
+// ParseReject parses the content of a Reject; Detail aliases it. Errors:
 // ErrShort, ErrDetailLong, ErrDetailText.
 func ParseReject(content []byte) (Reject, error) {
 	if len(content) < 9 {

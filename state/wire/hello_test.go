@@ -45,8 +45,7 @@ func TestClientHelloRoundTrip(t *testing.T) {
 	})
 }
 
-// A padded hello with cookie is as long as one without: both have the size that
-// a gateway demands.
+// Padded hellos with and without cookie have the minimum size.
 func TestClientHelloPadded(t *testing.T) {
 	for _, m := range []ClientHello{{ReceiverIdx: 1}, {ReceiverIdx: 1, HasCookie: true}} {
 		p := Finish(Pad(m.Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)), 0, MinHelloDatagram))
@@ -123,8 +122,8 @@ func TestRejectCodeString(t *testing.T) {
 	checkWords(t, 1, 6, "code ", func(i uint8) string { return RejectCode(i).String() })
 }
 
-// checkWords: the codes from first to last have words of their own, others
-// their number.
+// checkWords checks that the codes from first to last have distinct texts, and
+// other codes their number.
 func checkWords(t *testing.T, first, last uint8, prefix string, word func(uint8) string) {
 	t.Helper()
 	seen := make(map[string]bool)

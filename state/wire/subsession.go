@@ -2,35 +2,33 @@ package wire
 
 import (
 	"encoding/binary"
-	"strconv"
 )
 
-// Sizes in bytes of the whole messages that make a subsession's keys, section 7:
-// the Noise messages have an ephemeral key, the payload (an ML-KEM-768 public
-// key, a ciphertext) and a tag.
+// Sizes in bytes of the reassembled messages of a subsession, section 7. The Noise
+// messages contain an ephemeral key, the payload (an ML-KEM-768 public key or
+// ciphertext) and a tag.
 const (
 	SubsessionKK1Size = 4 + 32 + 1184 + 16
 	SubsessionKK2Size = 8 + 32 + 1088 + 16
 )
 
-// SubsessionRequest asks the client to start a subsession, section 7. It has no
-// content.
+// SubsessionRequest asks the client to start a subsession, section 7. It is empty.
 type SubsessionRequest struct{}
 
-// Append appends the content, which is empty, to dst.
+// Append returns dst.
 func (*SubsessionRequest) Append(dst []byte) []byte { return dst }
 
-// ParseSubsessionRequest refuses content (ErrTrailing).
+// ParseSubsessionRequest parses the empty content. Error: ErrTrailing.
 func ParseSubsessionRequest(content []byte) (SubsessionRequest, error) {
 	return SubsessionRequest{}, empty(content)
 }
 
-// SubsessionKK1 is the client's half of a subsession's key exchange, section 7:
-// a whole message, its parts joined.
+// SubsessionKK1 is the client's half of a subsession's key exchange, section 7. It is
+// a reassembled message.
 //
 //	generation u32 · Noise message 1
 type SubsessionKK1 struct {
-	Generation uint32 // of the keys that are being made
+	Generation uint32 // of the new keys
 	Noise      []byte
 }
 
@@ -40,7 +38,7 @@ func (m *SubsessionKK1) Append(dst []byte) []byte {
 	return append(dst, m.Noise...)
 }
 
-// ParseSubsessionKK1 reads a whole message; Noise aliases it. Errors: ErrShort,
+// ParseSubsessionKK1 parses a reassembled message; Noise aliases it. Errors: ErrShort,
 // ErrTrailing.
 func ParseSubsessionKK1(message []byte) (SubsessionKK1, error) {
 	if err := fixed(message, SubsessionKK1Size); err != nil {
@@ -49,8 +47,8 @@ func ParseSubsessionKK1(message []byte) (SubsessionKK1, error) {
 	return SubsessionKK1{binary.LittleEndian.Uint32(message), rest(message, 4)}, nil
 }
 
-// SubsessionKK2 is the gateway's half of a subsession's key exchange, section 7:
-// a whole message, its parts joined.
+// SubsessionKK2 is the gateway's half of a subsession's key exchange, section 7. It
+// is a reassembled message.
 //
 //	generation u32 · new_receiver_idx u32 · Noise message 2
 type SubsessionKK2 struct {
@@ -66,7 +64,7 @@ func (m *SubsessionKK2) Append(dst []byte) []byte {
 	return append(dst, m.Noise...)
 }
 
-// ParseSubsessionKK2 reads a whole message; Noise aliases it. Errors: ErrShort,
+// ParseSubsessionKK2 parses a reassembled message; Noise aliases it. Errors: ErrShort,
 // ErrTrailing, ErrIndex.
 func ParseSubsessionKK2(message []byte) (SubsessionKK2, error) {
 	if err := fixed(message, SubsessionKK2Size); err != nil {
@@ -95,7 +93,7 @@ func (m *SubsessionReady) Append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, m.Generation)
 }
 
-// ParseSubsessionReady reads the content of a SubsessionReady. Errors: ErrShort,
+// ParseSubsessionReady parses the content of a SubsessionReady. Errors: ErrShort,
 // ErrTrailing.
 func ParseSubsessionReady(content []byte) (SubsessionReady, error) {
 	if err := fixed(content, 4); err != nil {
@@ -104,33 +102,29 @@ func ParseSubsessionReady(content []byte) (SubsessionReady, error) {
 	return SubsessionReady{binary.LittleEndian.Uint32(content)}, nil
 }
 
-// AbortReason says why a subsession is not made as it was proposed, section 2.
+// AbortReason is the reason why a subsession is rejected, section 2.
 type AbortReason uint8
 
-// The reasons of a SubsessionAbort. Receivers keep a reason that they do not
-// know.
+// The reasons of a SubsessionAbort. Receivers keep unknown reasons.
 const (
 	AbortIndexCollision AbortReason = 1
 	AbortNotNow         AbortReason = 2
 )
 
-func (r AbortReason) String() string {
-	switch r {
-	case AbortIndexCollision:
-		return "the new receiver index is taken"
-	case AbortNotNow:
-		return "not now"
-	}
-	return "reason " + strconv.Itoa(int(r))
+var abortReasons = names{
+	AbortIndexCollision: "the new receiver index is taken",
+	AbortNotNow:         "not now",
 }
 
-// SubsessionAbort refuses a subsession or the index proposed for it, section 7.
+func (r AbortReason) String() string { return abortReasons.of("reason", uint8(r)) }
+
+// SubsessionAbort rejects a subsession or its proposed index, section 7.
 //
 //	generation u32 · reason u8 · new_receiver_idx u32
 type SubsessionAbort struct {
 	Generation     uint32
 	Reason         AbortReason
-	NewReceiverIdx uint32 // the refused index; 0 where none is known, and never with AbortIndexCollision
+	NewReceiverIdx uint32 // the rejected index; 0 if unknown, never with AbortIndexCollision
 }
 
 // Append appends the content to dst.
@@ -140,7 +134,7 @@ func (m *SubsessionAbort) Append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, m.NewReceiverIdx)
 }
 
-// ParseSubsessionAbort reads the content of a SubsessionAbort. Errors: ErrShort,
+// ParseSubsessionAbort parses the content of a SubsessionAbort. Errors: ErrShort,
 // ErrTrailing, ErrIndex.
 func ParseSubsessionAbort(content []byte) (SubsessionAbort, error) {
 	if err := fixed(content, 9); err != nil {

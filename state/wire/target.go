@@ -8,39 +8,38 @@ import (
 	"strings"
 )
 
-// TargetKind says what a target's address is, section 8.
+// TargetKind is the kind of a target's address, section 8.
 type TargetKind uint8
 
-// The kinds of target. Their numbers are those on the wire.
+// The kinds of target, as encoded.
 const (
 	TargetName TargetKind = 3
 	TargetIPv4 TargetKind = 4
 	TargetIPv6 TargetKind = 6
 )
 
-// MaxName is the size in bytes of the longest target name.
+// MaxName is the maximum size of a target name in bytes.
 const MaxName = 255
 
-// Target is where a flow goes, or in what a gateway sends on an
-// endpoint-independent or reverse flow, where a datagram came from, section 8.
+// Target is the destination of a flow or, from a gateway on an endpoint-independent
+// or reverse flow, the source of a datagram, section 8.
 //
 //	kind u8 (4, 6, or 3 for a name) · 4 or 16 bytes, or u8 length and name · port u16
 //
-// An IPv4 address is always of kind 4: an IPv4-mapped IPv6 one is refused, so
-// that no policy has to see two forms of one address. Port 0 is refused.
+// An IPv4 address is always of kind 4: IPv4-mapped IPv6 addresses are rejected, so
+// that an address has one form for policies. Port 0 is rejected.
 type Target struct {
-	Addr netip.Addr // IPv4, or IPv6 without zone; zero where Name is set
+	Addr netip.Addr // IPv4, or IPv6 without zone; zero if Name is set
 	Name []byte     // a host name, to be resolved by the gateway
 	Port uint16     // never 0
 }
 
-// AddrTarget returns the target at an address: an IPv4-mapped one is unmapped,
-// a zone is left out.
+// AddrTarget returns the target for an address, unmapped and without zone.
 func AddrTarget(a netip.AddrPort) Target {
 	return Target{Addr: a.Addr().Unmap().WithZone(""), Port: a.Port()}
 }
 
-// NameTarget returns the target at a host name. Errors: ErrName, ErrPort.
+// NameTarget returns the target for a host name. Errors: ErrName, ErrPort.
 func NameTarget(name string, port uint16) (Target, error) {
 	t := Target{Name: []byte(name), Port: port}
 	return t, t.Check()
@@ -60,8 +59,8 @@ func (t *Target) Kind() TargetKind {
 	return 0
 }
 
-// Check says what keeps t from being sent: ErrTargetKind, ErrMapped, ErrName or
-// ErrPort. A parsed target passes.
+// Check returns nil if t can be sent, otherwise ErrTargetKind, ErrMapped, ErrName or
+// ErrPort. It returns nil for every parsed target.
 func (t *Target) Check() error {
 	switch t.Kind() {
 	case TargetName:
@@ -89,8 +88,8 @@ func (t *Target) Check() error {
 // target with a name.
 func (t *Target) AddrPort() netip.AddrPort { return netip.AddrPortFrom(t.Addr, t.Port) }
 
-// Equal reports whether t and u name the same target. Names differ where their
-// bytes do.
+// Equal reports whether t and u are the same target. Names are compared byte by
+// byte.
 func (t *Target) Equal(u *Target) bool {
 	return t.Port == u.Port && t.Addr == u.Addr && bytes.Equal(t.Name, u.Name)
 }
@@ -107,8 +106,8 @@ func (t *Target) String() string {
 	return host + ":" + strconv.Itoa(int(t.Port))
 }
 
-// Append appends the target to dst. One that Check refuses is written so that
-// the other end refuses it as well.
+// Append appends the target to dst. A target that Check rejects is encoded so that
+// the receiver rejects it too.
 func (t *Target) Append(dst []byte) []byte {
 	kind := t.Kind()
 	if kind == TargetName && len(t.Name) > MaxName {
@@ -129,8 +128,8 @@ func (t *Target) Append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint16(dst, t.Port)
 }
 
-// CutTarget reads a target from the front of b and returns what follows it.
-// Name and rest alias b. Errors: ErrShort, ErrTargetKind, ErrMapped, ErrName,
+// CutTarget parses a target at the front of b. Name and rest, the remaining bytes,
+// alias b. Errors: ErrShort, ErrTargetKind, ErrMapped, ErrName,
 // ErrPort.
 func CutTarget(b []byte) (t Target, rest []byte, err error) {
 	if len(b) < 1 {
@@ -170,10 +169,10 @@ func CutTarget(b []byte) (t Target, rest []byte, err error) {
 }
 
 // IsHostName reports whether name is a host name that may be resolved: at most
-// MaxName bytes, labels of 1 to 63 ASCII letters, digits, hyphens (not first)
-// and underscores with dots between them, and perhaps a dot at the end. Other
-// alphabets come in their ASCII form (xn--…). The last label is no number:
-// resolvers read such a name, "127.1" or "0x7f000001", as an address.
+// MaxName bytes, dot-separated labels of 1 to 63 ASCII letters, digits, hyphens (not
+// first) and underscores, with an optional final dot. Other alphabets use their
+// ASCII form (xn--…). The last label must not be a number, since resolvers read
+// "127.1" or "0x7f000001" as an address.
 func IsHostName(name []byte) bool {
 	if len(name) == 0 || len(name) > MaxName {
 		return false

@@ -53,7 +53,7 @@ func TestTargetRoundTrip(t *testing.T) {
 	})
 }
 
-func TestAddrTargetHasOneForm(t *testing.T) {
+func TestAddrTargetIsCanonical(t *testing.T) {
 	for in, want := range map[string]string{
 		"192.0.2.1:53":            "192.0.2.1:53",
 		"[::ffff:192.0.2.1]:53":   "192.0.2.1:53",
@@ -69,8 +69,8 @@ func TestAddrTargetHasOneForm(t *testing.T) {
 	}
 }
 
-// What Check refuses, the other end refuses as well.
-func TestTargetsThatCannotBeSent(t *testing.T) {
+// The receiver rejects every target that Check rejects.
+func TestInvalidTargetsAreRejected(t *testing.T) {
 	for name, row := range map[string]struct {
 		target Target
 		want   error

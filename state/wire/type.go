@@ -1,11 +1,15 @@
 package wire
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"strconv"
+)
 
 // Type is a message's type, section 2.
 type Type uint16
 
-// The message types of section 2. Those with ◇ there come in parts.
+// The message types of section 2.
 const (
 	TypeBusy              Type = 0x0000
 	TypeHandshake         Type = 0x0001
@@ -32,7 +36,7 @@ const (
 	TypePoll              Type = 0x0018
 )
 
-// Direction is the way that a packet goes between the two ends of a session.
+// Direction is the direction of a packet between the two ends of a session.
 type Direction uint8
 
 // The two directions.
@@ -48,7 +52,7 @@ func (d Direction) String() string {
 	return "to client"
 }
 
-// Where a type is allowed: a bit for each level and direction.
+// Bits for each level and direction in which a type is allowed.
 const (
 	transportToGateway = 1 << (uint8(LevelTransport)*2 + uint8(ToGateway))
 	transportToClient  = 1 << (uint8(LevelTransport)*2 + uint8(ToClient))
@@ -60,11 +64,11 @@ const (
 	transportBoth = transportToGateway | transportToClient
 )
 
-// types is the table of section 2. A type without a name does not exist.
+// types is the table of section 2. Unknown types have no name.
 var types = [...]struct {
 	name    string
 	allowed uint8
-	parts   int // the longest message that parts may join to; 0: no parts
+	parts   int // maximum size of a reassembled message; 0: no parts
 }{
 	TypeBusy: {"Busy", clearToClient, 0},
 	// Handshake 1 is clear, 2 and 3 are sealed (section 5).
@@ -100,15 +104,15 @@ func (t Type) String() string {
 	return fmt.Sprintf("type 0x%04X", uint16(t))
 }
 
-// Known reports whether section 2 has the type.
+// Known reports whether section 2 defines the type.
 func (t Type) Known() bool {
 	return int(t) < len(types) && types[t].name != ""
 }
 
-// Allowed reports whether a message of type t may come at level l in direction
-// d: the table of section 2, with the levels of the three handshake messages as
-// in section 5. It is false for an unknown type. Header.Allows judges the index
-// as well; that a Poll comes over TCP alone is for the caller to see.
+// Allowed reports whether a message of type t is allowed at level l in direction d,
+// by the table of section 2 and, for the handshake messages, section 5. It is false
+// for an unknown type. Header.Allows also checks the index; the caller checks that
+// a Poll is received over TCP.
 func (t Type) Allowed(l Level, d Direction) bool {
 	if int(t) >= len(types) || l > LevelClear || d > ToClient {
 		return false
@@ -120,11 +124,47 @@ func (t Type) Allowed(l Level, d Direction) bool {
 // section 2).
 func (t Type) Parts() bool { return t.MaxMessage() > 0 }
 
-// MaxMessage returns how long a whole message of type t may be once its parts
-// are joined, and 0 for a type that comes without a part header.
+// MaxMessage returns the maximum size of a reassembled message of type t, and 0 for
+// a type without a part header.
 func (t Type) MaxMessage() int {
 	if int(t) >= len(types) {
 		return 0
 	}
 	return types[t].parts
+}
+
+// Errors of the parsers. They are returned unwrapped. The caller counts the packet
+// and drops it.
+var (
+	ErrShort        = errors.New("wire: too short for its type")
+	ErrLong         = errors.New("wire: longer than the protocol allows")
+	ErrTrailing     = errors.New("wire: bytes after the end of the message")
+	ErrPadding      = errors.New("wire: padding is not zero")
+	ErrReserved     = errors.New("wire: reserved field is not zero")
+	ErrLevel        = errors.New("wire: reserved protection level")
+	ErrSequence     = errors.New("wire: handshake packet with a sequence other than zero")
+	ErrVersion      = errors.New("wire: not protocol version 2")
+	ErrIndex        = errors.New("wire: receiver index is zero")
+	ErrBootstrap    = errors.New("wire: receiver index zero, but no clear ClientHello")
+	ErrCookieLength = errors.New("wire: cookie is neither 0 nor 16 bytes long")
+	ErrPart         = errors.New("wire: part index or count out of range")
+	ErrFlags        = errors.New("wire: unknown or contradicting flow flags")
+	ErrTargetKind   = errors.New("wire: unknown kind of target")
+	ErrMapped       = errors.New("wire: IPv4-mapped IPv6 address as a target")
+	ErrName         = errors.New("wire: target name is not a host name")
+	ErrPort         = errors.New("wire: target port is zero")
+	ErrRequestID    = errors.New("wire: request id is zero")
+	ErrDetailLong   = errors.New("wire: detail is longer than 120 bytes")
+	ErrDetailText   = errors.New("wire: detail is not UTF-8")
+)
+
+// names maps small numbers to texts.
+type names []string
+
+// of returns the text of n, or kind and n if there is none.
+func (list names) of(kind string, n uint8) string {
+	if int(n) < len(list) && list[n] != "" {
+		return list[n]
+	}
+	return kind + " " + strconv.Itoa(int(n))
 }

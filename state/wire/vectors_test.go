@@ -14,7 +14,7 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// vectors is testdata/vectors.json, which says what its fields mean.
+// vectors is testdata/vectors.json, which documents its fields.
 type vectors struct {
 	Vectors []struct {
 		Message, Name string
@@ -78,10 +78,10 @@ func seeds(f *testing.F, message string) {
 	}
 }
 
-// fields is a message in the words of the vectors.
+// fields is a message with the field names of the vectors.
 type fields map[string]any
 
-// codec is a message's parser and appender without their types.
+// codec is a message's parser and appender without types.
 type codec struct {
 	typ Type
 	// parse returns the message as fields, and as bytes again.
@@ -133,7 +133,7 @@ func cookieOf(has bool, cookie *[CookieSize]byte) []byte {
 	return cookie[:]
 }
 
-// codecs has every message under its name in the vectors.
+// codecs maps the names in the vectors to messages.
 var codecs = map[string]codec{
 	"ClientHello": padded(message(TypeClientHello, ParseClientHello, (*ClientHello).Append, func(m *ClientHello) fields {
 		return fields{"receiver_index": m.ReceiverIdx, "salt": m.Salt[:], "seconds": m.Seconds(), "commitment": m.Commitment(),
@@ -197,7 +197,7 @@ var codecs = map[string]codec{
 	"Poll":  message(TypePoll, ParsePoll, (*Poll).Append, func(m *Poll) fields { return fields{"wait_ms": m.WaitMillis} }),
 }
 
-// text writes fields as the vectors do: byte strings in hex, integers plain.
+// text formats fields as in the vectors: byte strings in hex, integers plain.
 func (f fields) text() map[string]string {
 	out := make(map[string]string)
 	for k, v := range f {
@@ -213,7 +213,7 @@ func (f fields) text() map[string]string {
 	return out
 }
 
-// errorNames are the errors under their names in the vectors.
+// errorNames maps the names in the vectors to errors.
 var errorNames = map[string]error{
 	"ErrShort": ErrShort, "ErrLong": ErrLong, "ErrTrailing": ErrTrailing, "ErrPadding": ErrPadding, "ErrReserved": ErrReserved,
 	"ErrLevel": ErrLevel, "ErrSequence": ErrSequence, "ErrBootstrap": ErrBootstrap, "ErrVersion": ErrVersion, "ErrIndex": ErrIndex, "ErrCookieLength": ErrCookieLength, "ErrPart": ErrPart,
@@ -291,7 +291,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// checkPacket takes packet p apart.
+// checkPacket parses packet p.
 func checkPacket(t *testing.T, p []byte, want Header, typ Type, content []byte) {
 	t.Helper()
 	h, err := ParseHeader(p)
@@ -318,7 +318,7 @@ func directionNamed(t *testing.T, name string) Direction {
 }
 
 // Shows R1.6, R1.14, R2.3, R2.4.
-func TestRefusedVectors(t *testing.T) {
+func TestRejectedVectors(t *testing.T) {
 	v := loadVectors(t)
 	seen := make(map[error]bool)
 	for _, r := range v.Negative {
@@ -351,8 +351,8 @@ func TestRefusedVectors(t *testing.T) {
 	}
 }
 
-// Whatever is cut off a message, or added to it, or changed in it, is either
-// refused with a named error or is another message, taken whole.
+// A truncated, extended or changed message is rejected with a named error or parses
+// as another message.
 func TestDamagedVectors(t *testing.T) {
 	for _, v := range loadVectors(t).Vectors {
 		c := codecs[v.Message]
@@ -371,9 +371,8 @@ func TestDamagedVectors(t *testing.T) {
 	}
 }
 
-// checkCanonical parses content, which may be anything. If that is taken,
-// appending gives content again, up to padding, and parsing that the same
-// fields.
+// checkCanonical parses arbitrary content. If it is valid, appending must restore
+// it, up to padding, and parsing that must give the same fields.
 func checkCanonical(t *testing.T, c codec, content []byte) {
 	t.Helper()
 	before := bytes.Clone(content)
@@ -406,8 +405,8 @@ func fuzz(f *testing.F, message string) {
 	f.Fuzz(func(t *testing.T, content []byte) { checkCanonical(t, c, content) })
 }
 
-// Nothing allocates: shown for every message, good and refused.
-func TestNoAllocations(t *testing.T) {
+// Parsing and appending, errors included, do not allocate.
+func TestCodecsDoNotAllocate(t *testing.T) {
 	v := loadVectors(t)
 	dst := make([]byte, 0, MaxTCPPacket)
 	for _, r := range v.Vectors {
@@ -432,9 +431,8 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// What a parsed message aliases ends where it ends: appending to it cannot
-// overwrite what lies behind it in the packet.
-func TestAliasesCannotGrowIntoThePacket(t *testing.T) {
+// Appending to a slice of a parsed message must not overwrite the packet.
+func TestParsedSlicesHaveNoSpareCapacity(t *testing.T) {
 	for _, v := range loadVectors(t).Vectors {
 		p := append(bytes.Clone(v.Content), "the trailer"...)
 		got, _, err := codecs[v.Message].parse(p[:len(v.Content)])
