@@ -240,9 +240,7 @@ func (a *attempt) handleAck(now time.Time, content []byte, out *Output) error {
 			return nil
 		}
 	}
-	if len(a.acks) == maxAcks {
-		a.acks = a.acks[1:]
-	}
+	a.acks = a.acks[max(0, len(a.acks)-maxAcks+1):]
 	ack := bytes.Clone(content)
 	a.acks = append(a.acks, ack)
 	if a.config.Session.Stream && a.handshake1 == nil && len(a.acks) == 1 {
@@ -306,9 +304,7 @@ func (a *attempt) addCookie(c [wire.CookieSize]byte) (fresh bool) {
 			return false
 		}
 	}
-	if len(a.cookies) == maxCookies {
-		a.cookies = a.cookies[1:]
-	}
+	a.cookies = a.cookies[max(0, len(a.cookies)-maxCookies+1):]
 	a.cookies = append(a.cookies, c)
 	return true
 }
@@ -343,9 +339,7 @@ func (a *attempt) handleHandshake2(now time.Time, packet []byte, out *Output) er
 			return err
 		}
 	}
-	if len(a.handshake2s) == maxHandshake2s {
-		a.handshake2s = a.handshake2s[1:]
-	}
+	a.handshake2s = a.handshake2s[max(0, len(a.handshake2s)-maxHandshake2s+1):]
 	a.handshake2s = append(a.handshake2s, bytes.Clone(packet))
 	return seal.ErrOpen
 }
@@ -390,16 +384,12 @@ func (a *attempt) finish(now time.Time, suite seal.Suite, psk, c2g *[32]byte, me
 		return err
 	}
 	packet := sealHandshake(suite, c2g, a.index, third)
-	a.session = newSession(now, &a.config.Session, &sessionSeed{
-		role:       RoleClient,
-		peer:       a.config.Gateway,
-		peerStatic: a.config.gatewayStatic,
-		suite:      suite,
-		handle:     a.psq.Handle(),
-		index:      a.index,
-		first:      deriveFirst(split, psk, &a.psq.KPQ),
-		path:       a.config.Path,
-	})
+	a.session = &Session{
+		config: &a.config.Session, role: RoleClient, suite: suite, handle: a.psq.Handle(),
+		peer: a.config.Gateway, peerStatic: a.config.gatewayStatic,
+	}
+	first := deriveFirst(split, psk, &a.psq.KPQ)
+	a.session.establish(now, a.index, &first, a.config.Path)
 	c := &handshake3Retransmit{packet: packet, retry: backoff{rand: a.config.Rand}, until: now.Add(a.config.deadline())}
 	c.retry.start(now, a.config.RTT)
 	a.session.liveness.handshake3 = c
@@ -440,12 +430,9 @@ func handshakeMessage(body []byte, d wire.Direction) ([]byte, error) {
 	if t != wire.TypeHandshake || !t.Allowed(wire.LevelHandshake, d) {
 		return nil, ErrUnexpectedMessage
 	}
-	part, err := wire.ParsePart(content)
+	part, err := parsePart(content, true)
 	if err != nil {
 		return nil, err
-	}
-	if part.Count != 1 {
-		return nil, wire.ErrPart
 	}
 	if parts.ID(part.Data) != part.MessageID {
 		return nil, parts.ErrHash

@@ -169,15 +169,12 @@ func (m *exploreModel) newExploreEnds() (client, gateway *exploreEnd) {
 	}
 	first := firstSecrets{keys: deriveTransportKeys(&[32]byte{1}), exporter: [32]byte{2}, seed: [32]byte{3}}
 	end := func(role, peer Role, at path.Path, identity byte) *exploreEnd {
-		s := newSession(epoch, configs[role], &sessionSeed{
-			role:       role,
-			peer:       testIdentity(identity).Public(),
-			peerStatic: configs[peer].Static.Public,
-			suite:      seal.ChaCha20Poly1305,
-			index:      exploreIndex(0, 0),
-			first:      first,
-			path:       at,
-		})
+		s := &Session{
+			config: configs[role], role: role, suite: seal.ChaCha20Poly1305,
+			peer: testIdentity(identity).Public(), peerStatic: configs[peer].Static.Public,
+		}
+		secrets := first
+		s.establish(epoch, exploreIndex(0, 0), &secrets, at)
 		e := &exploreEnd{session: s, now: epoch}
 		e.learn(s.keys.current)
 		return e

@@ -58,7 +58,7 @@ type Client struct {
 	kktTried   bool
 	session    *Session
 	err        error
-	lastHint   lastHint
+	lastHint   HandshakeError // the fields of the gateway's last unauthenticated message
 }
 
 // Progress records when each step of a handshake completed; zero means not yet.
@@ -67,15 +67,6 @@ type Progress struct {
 	Answered    time.Time // first answer to the hello
 	KKT         time.Time // signed KEM key received
 	Established time.Time // Handshake 2 opened: the gateway is authenticated
-}
-
-// lastHint is the gateway's last unauthenticated message, the likely cause of a failure.
-type lastHint struct {
-	collision    bool
-	busy         *wire.Busy
-	reject       *wire.Reject
-	rejectAt     time.Time
-	badSignature bool // a KKT response with a bad signature arrived
 }
 
 // NewClient starts a handshake and appends the first flight to out.
@@ -145,7 +136,7 @@ func (c *Client) handle(now time.Time, a *attempt, h wire.Header, packet []byte,
 		c.progress.Answered = now
 	}
 	if errors.Is(err, kkt.ErrSignature) {
-		c.lastHint.badSignature = true
+		c.lastHint.BadKKTSignature = true
 	}
 	if a.handshake1 != nil && c.progress.KKT.IsZero() {
 		c.progress.KKT = now
@@ -169,16 +160,16 @@ func (c *Client) handle(now time.Time, a *attempt, h wire.Header, packet []byte,
 func (c *Client) followHint(now time.Time, a *attempt, h hint, out *Output) error {
 	switch {
 	case h.busy != nil:
-		c.lastHint = lastHint{busy: h.busy}
+		c.lastHint = HandshakeError{Busy: h.busy}
 		if h.cookie && c.cookies < maxCookies {
 			c.cookies++
 			a.start(now, out)
 		}
 	case h.collision:
-		c.lastHint = lastHint{collision: true}
+		c.lastHint = HandshakeError{IndexTaken: true}
 		return c.startAttempt(now, a.known(), a.offset, out)
 	case h.reject != nil:
-		c.lastHint = lastHint{reject: h.reject, rejectAt: now}
+		c.lastHint = HandshakeError{Reject: h.reject, RejectAt: now}
 		return c.followReject(now, a, h.reject, out)
 	}
 	return nil
@@ -258,19 +249,10 @@ func (c *Client) fail(now time.Time, cause error) {
 	for _, a := range c.attempts {
 		furthest = max(furthest, a.phase())
 	}
-	c.err = &HandshakeError{
-		Gateway:         c.config.Gateway,
-		Transport:       c.config.Path.Transport,
-		Phase:           furthest,
-		Answered:        !c.progress.Answered.IsZero(),
-		Elapsed:         now.Sub(c.started),
-		Reject:          c.lastHint.reject,
-		RejectAt:        c.lastHint.rejectAt,
-		Busy:            c.lastHint.busy,
-		IndexTaken:      c.lastHint.collision,
-		BadKKTSignature: c.lastHint.badSignature,
-		Cause:           cause,
-	}
+	e := c.lastHint
+	e.Gateway, e.Transport, e.Phase = c.config.Gateway, c.config.Path.Transport, furthest
+	e.Answered, e.Elapsed, e.Cause = !c.progress.Answered.IsZero(), now.Sub(c.started), cause
+	c.err = &e
 	c.wipeOthers()
 }
 

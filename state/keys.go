@@ -71,9 +71,7 @@ type rekeySecrets struct {
 }
 
 func (s *rekeySecrets) child(index uint32) transportKeys {
-	var idx [4]byte
-	binary.LittleEndian.PutUint32(idx[:], index)
-	root := kdf.DeriveKey(contextRoot, s.split.InitiatorToResponder[:], s.split.ResponderToInitiator[:], s.psk[:], s.split.Hash[:], s.ss[:], idx[:])
+	root := kdf.DeriveKey(contextRoot, s.split.InitiatorToResponder[:], s.split.ResponderToInitiator[:], s.psk[:], s.split.Hash[:], s.ss[:], bytesOf(index))
 	defer clear(root[:])
 	return deriveTransportKeys(&root)
 }
@@ -85,9 +83,7 @@ func (s *rekeySecrets) nextSeed(seed *[32]byte) [32]byte {
 func (s *rekeySecrets) wipe() { *s = rekeySecrets{} }
 
 func subsessionPSK(seed *[32]byte, generation uint32) [32]byte {
-	var g [4]byte
-	binary.LittleEndian.PutUint32(g[:], generation)
-	return kdf.DeriveKey(contextSubsessionPSK, seed[:], g[:])
+	return kdf.DeriveKey(contextSubsessionPSK, seed[:], bytesOf(generation))
 }
 
 func subsessionPrologueFor(generation uint32, binding *[32]byte) []byte {
@@ -98,11 +94,10 @@ func subsessionPrologueFor(generation uint32, binding *[32]byte) []byte {
 
 // transcript returns T of section 5. The KKT frames are empty if KKT was skipped.
 func transcript(gateway, hello, request, response []byte) [32]byte {
-	var n, m [4]byte
-	binary.LittleEndian.PutUint32(n[:], uint32(len(request)))
-	binary.LittleEndian.PutUint32(m[:], uint32(len(response)))
-	return kdf.Hash([]byte(transcriptLabel), gateway, hello, n[:], request, m[:], response)
+	return kdf.Hash([]byte(transcriptLabel), gateway, hello, bytesOf(uint32(len(request))), request, bytesOf(uint32(len(response))), response)
 }
+
+func bytesOf(n uint32) []byte { return binary.LittleEndian.AppendUint32(nil, n) }
 
 func noisePrologue(t *[32]byte) []byte {
 	return append([]byte(handshakePrologue), t[:]...)

@@ -281,16 +281,12 @@ func (r *responder) finish(now time.Time, body []byte) error {
 		r.table.remove(r) // the Noise state is consumed
 		return ErrStaticMismatch
 	}
-	r.session = newSession(now, &r.table.config.Session, &sessionSeed{
-		role:       RoleGateway,
-		peer:       r.client,
-		peerStatic: r.static,
-		suite:      r.suite,
-		handle:     r.psq.Handle(),
-		index:      r.index,
-		first:      deriveFirst(split, &r.psk, &r.psq.KPQ),
-		path:       r.source,
-	})
+	r.session = &Session{
+		config: &r.table.config.Session, role: RoleGateway, suite: r.suite, handle: r.psq.Handle(),
+		peer: r.client, peerStatic: r.static,
+	}
+	first := deriveFirst(split, &r.psk, &r.psq.KPQ)
+	r.session.establish(now, r.index, &first, r.source)
 	r.wipeSecrets()
 	return nil
 }

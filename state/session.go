@@ -94,43 +94,19 @@ type Session struct {
 	deadline     time.Time // earliest of all timers; zero: none
 }
 
-// sessionSeed holds the results of a handshake.
-type sessionSeed struct {
-	role       Role
-	peer       identity.PublicKey
-	peerStatic [32]byte
-	suite      seal.Suite
-	handle     [16]byte
-	index      uint32
-	first      firstSecrets
-	path       path.Path
-}
-
-func newSession(now time.Time, config *SessionConfig, seed *sessionSeed) *Session {
-	s := &Session{
-		config:     config,
-		role:       seed.role,
-		peer:       seed.peer,
-		peerStatic: seed.peerStatic,
-		suite:      seed.suite,
-		handle:     seed.handle,
-		exporter:   seed.first.exporter,
-		rekey:      rekey{seed: seed.first.seed},
-		terms:      config.Terms,
-		started:    now,
-		lastOpened: now,
-		compactAt:  now.Add(compactAfter),
-	}
-	k := newKeySet(s, 0, seed.index, &seed.first.keys)
+// establish starts a session, whose immutable fields are set, and wipes first.
+func (s *Session) establish(now time.Time, index uint32, first *firstSecrets, p path.Path) {
+	s.terms, s.exporter, s.rekey.seed = s.config.Terms, first.exporter, first.seed
+	s.started, s.lastOpened, s.compactAt = now, now, now.Add(compactAfter)
+	k := newKeySet(s, 0, index, &first.keys)
 	k.started, k.lastOpened = now, now
-	seed.first = firstSecrets{}
+	*first = firstSecrets{}
 	s.keys.use(k)
-	s.migration.active.set(seed.path)
-	if s.role == RoleClient && config.Keepalive > 0 {
-		s.liveness.startKeepalive(now, config.Keepalive)
+	s.migration.active.set(p)
+	if s.role == RoleClient && s.config.Keepalive > 0 {
+		s.liveness.startKeepalive(now, s.config.Keepalive)
 	}
 	s.reschedule()
-	return s
 }
 
 // Role returns the end that the session is.

@@ -264,8 +264,8 @@ func shootClient(c *clientEnd) (s clientShot) {
 	x := c.client
 	s = clientShot{
 		count: len(x.attempts), until: x.until, progress: x.progress, clockTried: x.clockTried, kktDone: x.kktTried,
-		failed: x.err != nil, collision: x.lastHint.collision, busy: x.lastHint.busy != nil, reject: x.lastHint.reject != nil,
-		unproved: x.lastHint.badSignature, session: shootSession(c.session), data: len(c.data), events: len(c.events),
+		failed: x.err != nil, collision: x.lastHint.IndexTaken, busy: x.lastHint.Busy != nil, reject: x.lastHint.Reject != nil,
+		unproved: x.lastHint.BadKKTSignature, session: shootSession(c.session), data: len(c.data), events: len(c.events),
 	}
 	s.progress.Answered = time.Time{}
 	for i, a := range x.attempts {
