@@ -18,26 +18,38 @@ import (
 
 var all = []kem.ID{kem.MLKEM768, kem.XWing, kem.X25519}
 
+func generate(t testing.TB, id kem.ID) *kem.KeyPair {
+	t.Helper()
+	pair, err := kem.Generate(id, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+func encapsulate(t testing.TB, pair *kem.KeyPair) (ct []byte, ss [32]byte) {
+	t.Helper()
+	ct, ss, err := kem.Encapsulate(pair.ID(), pair.Public(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ct, ss
+}
+
 // Shows R3.6.
 func TestRoundTrip(t *testing.T) {
 	for _, id := range all {
 		t.Run(id.String(), func(t *testing.T) {
-			pair, err := kem.Generate(id, rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
+			pair := generate(t, id)
 			seen := map[[32]byte]bool{}
 			for range 20 {
-				ct, ss, err := kem.Encapsulate(id, pair.Public(), rand.Reader)
-				if err != nil {
-					t.Fatal(err)
-				}
+				ct, ss := encapsulate(t, pair)
 				got, err := pair.Decapsulate(ct)
 				if err != nil || got != ss {
 					t.Fatalf("decapsulation: %v", err)
 				}
 				if ss == [32]byte{} || seen[ss] {
-					t.Fatal("a secret is zero, or came twice")
+					t.Fatal("a secret is zero or repeated")
 				}
 				seen[ss] = true
 			}
@@ -56,21 +68,15 @@ func TestRoundTrip(t *testing.T) {
 func TestDamagedCiphertextGivesOtherSecret(t *testing.T) {
 	for _, id := range all {
 		t.Run(id.String(), func(t *testing.T) {
-			pair, err := kem.Generate(id, rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ct, ss, err := kem.Encapsulate(id, pair.Public(), rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
+			pair := generate(t, id)
+			ct, ss := encapsulate(t, pair)
 			rapid.Check(t, func(t *rapid.T) {
 				bad := bytes.Clone(ct)
 				bit := rapid.IntRange(0, len(bad)*8-1).Draw(t, "bit")
 				bad[bit/8] ^= 1 << (bit % 8)
 				got, err := pair.Decapsulate(bad)
 				if got == ss {
-					t.Fatalf("bit %d flipped, and the same secret", bit)
+					t.Fatalf("the same secret with bit %d flipped", bit)
 				}
 				if err != nil && (!errors.Is(err, kem.ErrCiphertext) || got != [32]byte{}) {
 					t.Fatalf("error %v", err)
@@ -93,12 +99,9 @@ func TestInvalidPublicKeyIsRejected(t *testing.T) {
 			}
 		}
 	}
-	// FIPS 203, section 7.2: a coefficient of q or more is no key.
+	// FIPS 203, section 7.2: a coefficient of q or more is invalid.
 	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing} {
-		pair, err := kem.Generate(id, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pair := generate(t, id)
 		pk := bytes.Clone(pair.Public())
 		pk[0], pk[1] = 0xff, pk[1]|0x0f // first coefficient 4095
 		if _, _, err := kem.Encapsulate(id, pk, rand.Reader); !errors.Is(err, kem.ErrPublicKey) {
@@ -141,10 +144,7 @@ func TestRandomSourceFails(t *testing.T) {
 		if _, err := kem.Generate(id, bytes.NewReader(make([]byte, seedSize[id]-1))); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("Generate(%v): error %v", id, err)
 		}
-		pair, err := kem.Generate(id, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pair := generate(t, id)
 		if ct, ss, err := kem.Encapsulate(id, pair.Public(), bytes.NewReader(make([]byte, 31))); !errors.Is(err, io.ErrUnexpectedEOF) || ct != nil || ss != [32]byte{} {
 			t.Errorf("Encapsulate(%v): error %v", id, err)
 		}
@@ -184,14 +184,8 @@ func TestParseID(t *testing.T) {
 
 func TestWipedKeyPairDecapsulatesNothing(t *testing.T) {
 	for _, id := range all {
-		pair, err := kem.Generate(id, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ct, ss, err := kem.Encapsulate(id, pair.Public(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pair := generate(t, id)
+		ct, ss := encapsulate(t, pair)
 		// Renewal wipes a key while other shards may be decapsulating with it:
 		// each call gives the right secret or ErrWiped, never a wrong secret.
 		var group sync.WaitGroup
@@ -225,14 +219,8 @@ func TestWipedKeyPairDecapsulatesNothing(t *testing.T) {
 func BenchmarkDecapsulate(b *testing.B) {
 	for _, id := range all {
 		b.Run(id.String(), func(b *testing.B) {
-			pair, err := kem.Generate(id, rand.Reader)
-			if err != nil {
-				b.Fatal(err)
-			}
-			ct, _, err := kem.Encapsulate(id, pair.Public(), rand.Reader)
-			if err != nil {
-				b.Fatal(err)
-			}
+			pair := generate(b, id)
+			ct, _ := encapsulate(b, pair)
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := pair.Decapsulate(ct); err != nil {
@@ -246,10 +234,7 @@ func BenchmarkDecapsulate(b *testing.B) {
 func BenchmarkEncapsulate(b *testing.B) {
 	for _, id := range all {
 		b.Run(id.String(), func(b *testing.B) {
-			pair, err := kem.Generate(id, rand.Reader)
-			if err != nil {
-				b.Fatal(err)
-			}
+			pair := generate(b, id)
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, _, err := kem.Encapsulate(id, pair.Public(), rand.Reader); err != nil {
@@ -275,10 +260,7 @@ func BenchmarkGenerate(b *testing.B) {
 
 func TestFromSeedRestoresKeyPair(t *testing.T) {
 	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing, kem.X25519} {
-		pair, err := kem.Generate(id, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pair := generate(t, id)
 		seed, err := pair.AppendSeed(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -287,12 +269,9 @@ func TestFromSeedRestoresKeyPair(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ct, ss, err := kem.Encapsulate(id, pair.Public(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
+		ct, ss := encapsulate(t, pair)
 		if got, err := again.Decapsulate(ct); err != nil || got != ss || again.KeyID() != pair.KeyID() {
-			t.Errorf("%v: the pair made again is another: %v", id, err)
+			t.Errorf("%v: the restored pair differs: %v", id, err)
 		}
 		pair.Wipe()
 		if _, err := pair.AppendSeed(nil); !errors.Is(err, kem.ErrWiped) {

@@ -115,16 +115,6 @@ const (
 	SHA256   Hash = 3 // SHA3-256 in the reference
 )
 
-var hashNames = [...]string{"BLAKE3", "SHAKE256", "SHAKE128", "SHA-256"}
-
-// String returns the function's name in KKT.
-func (h Hash) String() string {
-	if int(h) < len(hashNames) {
-		return hashNames[h]
-	}
-	return fmt.Sprintf("hash %d", uint8(h))
-}
-
 // context is the first part of a frame. It has one encoding: two contexts are
 // equal if and only if their bytes are.
 type context struct {
@@ -191,7 +181,7 @@ func parseContext(b []byte) (context, error) {
 	case !knownKEM(c.kem):
 		return context{}, fmt.Errorf("%v: %w", c.kem, ErrSuite)
 	case c.hash > SHA256:
-		return context{}, fmt.Errorf("%v: %w", c.hash, ErrSuite)
+		return context{}, fmt.Errorf("hash %d: %w", c.hash, ErrSuite)
 	case c.hashLength == defaultHashLength:
 		return context{}, fmt.Errorf("hash length 32, which is written 0: %w", ErrSuite)
 	case c.hashLength != 0 && c.hashLength < minHashLength:
@@ -219,7 +209,7 @@ func (c context) expect(want context) error {
 	case c.kem != want.kem:
 		return fmt.Errorf("%v, not %v: %w", c.kem, want.kem, ErrSuite)
 	case c.hash != want.hash:
-		return fmt.Errorf("%v, not %v: %w", c.hash, want.hash, ErrSuite)
+		return fmt.Errorf("hash %d, not %d: %w", c.hash, want.hash, ErrSuite)
 	case c.hashLength != want.hashLength:
 		return fmt.Errorf("hash length %d, not %d: %w", c.hashLength, want.hashLength, ErrSuite)
 	case c.status != want.status:

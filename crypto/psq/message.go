@@ -91,7 +91,7 @@ func parseCredential(b []byte) (credential, error) {
 }
 
 // sealedSize returns the size of tag ‖ length ‖ size sealed bytes.
-func sealedSize(size int) int { return tagSize + lengthSize(size) + size }
+func sealedSize(size int) int { return tagSize + len(appendLength(nil, size)) + size }
 
 // InitiatorMsgSize returns the size in bytes of an initiator's message, 0 for an
 // unsupported KEM.
@@ -151,11 +151,4 @@ func appendLength(dst []byte, n int) []byte {
 		panic(fmt.Sprintf("psq: length %d is too large", n))
 	}
 	return binary.BigEndian.AppendUint16(dst, 0x4000|uint16(n))
-}
-
-func lengthSize(n int) int {
-	if n < 1<<6 {
-		return 1
-	}
-	return 2
 }
