@@ -107,7 +107,7 @@ func (g *gatewayEnd) changed(packet []byte, change func(p []byte)) []byte {
 }
 
 // Shows R2.2, R3.8, R4.6, R4.7, R4.9, R4.10, R4.11, R4.13, R4.15.
-func TestFirstReasonAnswers(t *testing.T) {
+func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 	const held = 0x1111_1111
 	// Reasons in the order of section 4.
 	reasons := []struct {
@@ -169,7 +169,7 @@ func TestFirstReasonAnswers(t *testing.T) {
 }
 
 // Shows R4.12, R4.13.
-func TestShuttingDown(t *testing.T) {
+func TestShutdownRejectsHellos(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	packet := g.helloPacket(goodHello(epoch, 7))
 	g.responders.RejectShutdown(epoch, headerOf(packet), packet, clientAt, &g.out)
@@ -192,7 +192,7 @@ func TestShuttingDown(t *testing.T) {
 }
 
 // Shows R1.5, R4.2, R4.4, R4.15.
-func TestHellosThatAreDropped(t *testing.T) {
+func TestMalformedHellosAreDropped(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	good := g.helloPacket(goodHello(epoch, 7))
 	const content = wire.HeaderSize + wire.PrefixSize
@@ -262,7 +262,7 @@ func TestClockTolerance(t *testing.T) {
 }
 
 // Shows R4.8, R4.14.
-func TestStoredAck(t *testing.T) {
+func TestRepeatedHelloGetsStoredAck(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.Burst = 2
 	g := newGatewayEnd(t, config)
@@ -287,7 +287,7 @@ func TestStoredAck(t *testing.T) {
 }
 
 // Shows R4.9.
-func TestCollision(t *testing.T) {
+func TestTakenIndexIsAnsweredByCollision(t *testing.T) {
 	c, g := established(t)
 	index := c.session.keys.current.index
 	before := shootGateway(g)
@@ -339,12 +339,12 @@ func (g *gatewayEnd) crowdIndex(t *testing.T, index uint32) {
 	}
 }
 
-// TestNoMoreThanCame sends what a spoofed source may: hellos, KKT requests and
+// TestAnswersAreNotAmplified sends what a spoofed source may: hellos, KKT requests and
 // junk of one record, again and again and in any order. Whatever it is, not more
 // goes to the source than came from there.
 //
 // Shows R4.16.
-func TestNoMoreThanCame(t *testing.T) {
+func TestAnswersAreNotAmplified(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		config := gatewayConfig(t, 1)
@@ -395,7 +395,7 @@ func TestNoMoreThanCame(t *testing.T) {
 }
 
 // Shows R4.17, R4.18, R4.20, R4.22.
-func TestCookies(t *testing.T) {
+func TestCookiesAreRequiredUnderLoad(t *testing.T) {
 	for name, crowd := range map[string]func(*GatewayConfig, *gatewayEnd){
 		"store above half its bound": func(_ *GatewayConfig, g *gatewayEnd) {
 			for n := range uint32(6) {
@@ -464,7 +464,7 @@ func TestCookies(t *testing.T) {
 }
 
 // Shows R4.19.
-func TestCookieOfTheLastSecret(t *testing.T) {
+func TestCookieOfPreviousSecretIsValid(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.Burst = 1
 	g := newGatewayEnd(t, config)
@@ -487,11 +487,11 @@ func TestCookieOfTheLastSecret(t *testing.T) {
 	}
 }
 
-// TestCookieBudgetIsApart lets hellos without cookies, as anybody may spoof them,
+// TestCookieHasSeparateBudget lets hellos without cookies, as anybody may spoof them,
 // use up their source's budget: a hello with a cookie is taken all the same.
 //
 // Shows R4.21, R12.2.
-func TestCookieBudgetIsApart(t *testing.T) {
+func TestCookieHasSeparateBudget(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	var m wire.ClientHello
 	acks, busy := 0, 0
@@ -544,11 +544,11 @@ func TestBusyWithoutCookie(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// TestBusyNamesTheTime: before the time that a Busy names the same hello is refused
+// TestBusyCarriesRetryTime: before the time that a Busy names the same hello is refused
 // again, from then on it is taken.
 //
 // Shows R4.32.
-func TestBusyNamesTheTime(t *testing.T) {
+func TestBusyCarriesRetryTime(t *testing.T) {
 	delay := time.Duration(0)
 	config := gatewayConfig(t, 1)
 	config.Rate, config.Burst = 0.7, 2
@@ -590,7 +590,7 @@ func TestBusyNamesTheTime(t *testing.T) {
 }
 
 // Shows R8.24.
-func TestGatewaysOfTheDirectoryHaveABudget(t *testing.T) {
+func TestDirectoryGatewaysHaveSeparateBudget(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.Trusted = func(a netip.Addr) bool { return a == stranger.Peer.Addr() }
 	g := newGatewayEnd(t, config)
@@ -658,7 +658,7 @@ func TestKKTRequests(t *testing.T) {
 }
 
 // Shows R3.8.
-func TestKEMsThatAreNotOffered(t *testing.T) {
+func TestUnofferedKEMIsRejected(t *testing.T) {
 	for _, id := range []uint8{2, 3, 77, 254, 255} {
 		g := newGatewayEnd(t, gatewayConfig(t, 1))
 		m := goodHello(epoch, 7)

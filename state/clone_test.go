@@ -161,9 +161,9 @@ func cloneStruct(t reflect.Type) mending {
 	}
 }
 
-// TestCloneIsItsOwn changes and wipes a copy of a session in the middle of a
+// TestCloneIsIndependent changes and wipes a copy of a session in the middle of a
 // subsession, at both ends, and finds the original as it was.
-func TestCloneIsItsOwn(t *testing.T) {
+func TestCloneIsIndependent(t *testing.T) {
 	c, g := established(t)
 	c.session.Rekey(epoch, &c.out)
 	request := c.take()
@@ -192,9 +192,9 @@ func TestCloneIsItsOwn(t *testing.T) {
 	}
 }
 
-// TestCloneGoesOn carries a session on by its copies, of which the originals
+// TestCloneContinues carries a session on by its copies, of which the originals
 // learn nothing.
-func TestCloneGoesOn(t *testing.T) {
+func TestCloneContinues(t *testing.T) {
 	c, g := established(t)
 	sealed, newest := c.session.keys.current.sender.Sealed(), g.only().lastOpened
 	client, gateway := cloned(c.session), cloned(g.only())

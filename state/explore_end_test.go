@@ -824,10 +824,10 @@ func (l *exploreLocal) identity() []byte {
 	return append(id, e.offered...)
 }
 
-// TestExploreKnowsWhatItCompares fails when a subsession has got a field of which
+// TestExplorationCoversAllFields fails when a subsession has got a field of which
 // describe and identity were not told: ends that differ in it might be taken for
 // one.
-func TestExploreKnowsWhatItCompares(t *testing.T) {
+func TestExplorationCoversAllFields(t *testing.T) {
 	for _, known := range []struct {
 		of     reflect.Type
 		fields string

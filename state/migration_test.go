@@ -40,12 +40,12 @@ func sentTo(now time.Time, c *clientEnd, g *gatewayEnd, has ...path.Path) map[pa
 	return bytes
 }
 
-// TestMove takes a session through a real change of address, and through a NAT
+// TestMigration takes a session through a real change of address, and through a NAT
 // that only gives it another port: the gateway follows at the first packet and
 // asks both addresses, and the Pong from the new one ends all doubt.
 //
 // Shows R6.7, R6.8, R6.10.
-func TestMove(t *testing.T) {
+func TestMigration(t *testing.T) {
 	for name, next := range map[string]path.Path{
 		"another address": moved,
 		"another port":    addr("192.0.2.1:1112"),
@@ -84,13 +84,13 @@ func TestMove(t *testing.T) {
 	}
 }
 
-// TestRebindingInTraffic changes the client's address every few seconds, at once
+// TestNATRebindingUnderTraffic changes the client's address every few seconds, at once
 // and for good each time, while data goes both ways; what is sent to the old
 // address is lost, nothing else, and each time the gateway soon knows the new address for
 // sure, though Pings and Pongs get lost too.
 //
 // Shows R6.7, R6.10, R7.22.
-func TestRebindingInTraffic(t *testing.T) {
+func TestNATRebindingUnderTraffic(t *testing.T) {
 	eachSeed(t, runs(20, 4), func(t *testing.T, seed uint64) {
 		network := faults{loss: 0.05, duplicate: 0.05, delay: 15 * time.Millisecond, jitter: 30 * time.Millisecond}
 		w := newWorld(t, seed, network, network, func(g *GatewayConfig, _ *ClientConfig) {
@@ -119,11 +119,11 @@ func TestRebindingInTraffic(t *testing.T) {
 	})
 }
 
-// TestLatePacketMovesNothing delivers a packet from the old address after a newer
+// TestLatePacketDoesNotMigrate delivers a packet from the old address after a newer
 // one has come from the new.
 //
 // Shows R6.7.
-func TestLatePacketMovesNothing(t *testing.T) {
+func TestLatePacketDoesNotMigrate(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	sendData(t, c.session, &c.out, "late")
@@ -163,13 +163,13 @@ func TestLatePacketMovesNothing(t *testing.T) {
 	}
 }
 
-// TestUnprovedAddressGetsLittle copies a client's packets to the gateway from an
+// TestUnvalidatedAddressIsLimited copies a client's packets to the gateway from an
 // address that never answers, while the gateway has much to send: at most three
 // times what came from there goes there, the rest to the address that is known,
 // and three seconds later everything does.
 //
 // Shows R6.9, R6.11.
-func TestUnprovedAddressGetsLittle(t *testing.T) {
+func TestUnvalidatedAddressIsLimited(t *testing.T) {
 	for _, size := range []int{1, 50, 300, 1000} {
 		c, g := established(t)
 		s := g.only()
@@ -218,12 +218,12 @@ func TestUnprovedAddressGetsLittle(t *testing.T) {
 	}
 }
 
-// TestOnlyThePongProves shows what does not validate an address: more packets, a
+// TestOnlyPongValidatesPath shows what does not validate an address: more packets, a
 // Pong of other bytes, the right Pong from elsewhere, and packets that come to
 // another address of the gateway's.
 //
 // Shows R6.10.
-func TestOnlyThePongProves(t *testing.T) {
+func TestOnlyPongValidatesPath(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	sendData(t, c.session, &c.out, "moving")
@@ -264,11 +264,11 @@ func TestOnlyThePongProves(t *testing.T) {
 	}
 }
 
-// TestRightPongFromElsewhere shows that the Pong of a new address, when it comes
+// TestPongFromOtherAddressIsIgnored shows that the Pong of a new address, when it comes
 // from a third one, proves neither.
 //
 // Shows R6.10.
-func TestRightPongFromElsewhere(t *testing.T) {
+func TestPongFromOtherAddressIsIgnored(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	sendData(t, c.session, &c.out, "moving")
@@ -283,11 +283,11 @@ func TestRightPongFromElsewhere(t *testing.T) {
 	}
 }
 
-// TestBackToTheKnownAddress shows that the newest packet from the address that
+// TestMigrationReverts shows that the newest packet from the address that
 // was left moves the session back at once, and no Ping is needed.
 //
 // Shows R6.12.
-func TestBackToTheKnownAddress(t *testing.T) {
+func TestMigrationReverts(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	sendData(t, c.session, &c.out, "copied")
@@ -303,11 +303,11 @@ func TestBackToTheKnownAddress(t *testing.T) {
 	}
 }
 
-// TestAddressLeftHasNoClaim shows that once a new address has answered, the one
+// TestPreviousAddressCannotReclaim shows that once a new address has answered, the one
 // before it is as any other: a packet from there has to prove it.
 //
 // Shows R6.10, R6.12.
-func TestAddressLeftHasNoClaim(t *testing.T) {
+func TestPreviousAddressCannotReclaim(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	sendData(t, c.session, &c.out, "moving")
@@ -331,11 +331,11 @@ func TestAddressLeftHasNoClaim(t *testing.T) {
 	}
 }
 
-// TestClientStays shows that a client sends to where its gateway is, wherever the
+// TestClientDoesNotMigrate shows that a client sends to where its gateway is, wherever the
 // gateway's packets come from.
 //
 // Shows R6.13.
-func TestClientStays(t *testing.T) {
+func TestClientDoesNotMigrate(t *testing.T) {
 	c, g := established(t)
 	sendData(t, g.only(), &g.out, "from elsewhere")
 	g.only().Ping(epoch, wire.MinPingPacket, &g.out)
@@ -353,11 +353,11 @@ func TestClientStays(t *testing.T) {
 	}
 }
 
-// TestMoveToTCP shows that a packet over TCP moves a session without a question,
+// TestMigrationToTCP shows that a packet over TCP moves a session without a question,
 // since its connection has proved the address; that each packet there has a
 // connection of its own; and that for three seconds the newest packet from the
 // address left undoes it.
-func TestMoveToTCP(t *testing.T) {
+func TestMigrationToTCP(t *testing.T) {
 	tcp := func(conn uint64) path.Path {
 		return path.NewTCP(moved.Peer, gatewayAt.Peer.Addr(), conn)
 	}
@@ -376,4 +376,33 @@ func TestMoveToTCP(t *testing.T) {
 		t.Errorf("the session is at %v, validated %v", at.path, at.validated)
 	}
 	checkExchange(t, epoch, c, g)
+}
+
+// TestLatePongFromElsewhere delivers the Pong of a new address late, and from a
+// third one: it is not the newest packet, so it moves nothing, and it validates
+// nothing either.
+//
+// Shows R6.7, R6.10.
+func TestLatePongFromElsewhere(t *testing.T) {
+	c, g := established(t)
+	s := g.only()
+	sendData(t, c.session, &c.out, "moving")
+	pass(epoch, c, g, moved)
+	if err := c.session.Send(wire.TypePong, &wire.Pong{Data: s.migration.validation.tokens[challengeNew]}, &c.out); err != nil {
+		t.Fatal(err)
+	}
+	late := c.take()[0].Data
+	sendData(t, c.session, &c.out, "newer")
+	pass(epoch, c, g, moved)
+	g.handle(epoch, late, stranger)
+	if at := s.migration.active.state.Load(); at.validated || at.path != moved {
+		t.Errorf("the session is at %v, validated %v", at.path, at.validated)
+	}
+	for range 3 { // the next Pong comes from the right place
+		sentTo(epoch, c, g, moved)
+		pass(epoch, c, g, moved)
+	}
+	if at := s.migration.active.state.Load(); !at.validated || at.path != moved {
+		t.Errorf("in the end the session is at %v, validated %v", at.path, at.validated)
+	}
 }

@@ -371,7 +371,7 @@ func TestSubsession(t *testing.T) {
 	}
 }
 
-func TestRefusedIndex(t *testing.T) {
+func TestRejectedIndex(t *testing.T) {
 	c, g := established(t)
 	c.session.Rekey(epoch, &c.out)
 	// KK1 there, KK2 back, Ready lost: the index is refused on its way.

@@ -40,7 +40,7 @@ func runNarrow(c *clientEnd, g *gatewayEnd, now time.Time, d time.Duration, limi
 }
 
 // Shows R6.15.
-func TestSearchFindsWhatFits(t *testing.T) {
+func TestMTUProbesFindLimit(t *testing.T) {
 	for _, limit := range []int{1500, 1452, 1451, 1400, 1372, 1333, 1280, 1232} {
 		c, g := established(t)
 		c.session.ProbeMTU(epoch, 1452, &c.out)
@@ -62,7 +62,7 @@ func TestSearchFindsWhatFits(t *testing.T) {
 }
 
 // Shows R6.16.
-func TestSearchFollowsAPathThatChanges(t *testing.T) {
+func TestMTUProbesFollowPathChange(t *testing.T) {
 	c, g := established(t)
 	limit := 1500
 	c.session.ProbeMTU(epoch, 1452, &c.out)
@@ -91,7 +91,7 @@ func TestSearchFollowsAPathThatChanges(t *testing.T) {
 // A path that comes to take less swallows what an application sends, if that is large, so that
 // nothing comes back and the session is doubted. It is found out then, and not by the next
 // look.
-func TestDoubtOfTheSize(t *testing.T) {
+func TestLivenessCheckReprobesMTU(t *testing.T) {
 	c, g := established(t)
 	limit := 1500
 	c.session.ProbeMTU(epoch, 1452, &c.out)
@@ -109,7 +109,7 @@ func TestDoubtOfTheSize(t *testing.T) {
 	}
 }
 
-func TestSystemsRefusalIsBelieved(t *testing.T) {
+func TestTooLargeLowersMTU(t *testing.T) {
 	c, g := established(t)
 	limit := 1400
 	c.session.ProbeMTU(epoch, 1452, &c.out)
@@ -123,7 +123,7 @@ func TestSystemsRefusalIsBelieved(t *testing.T) {
 	}
 }
 
-func TestSilentPathSaysNothingOfSizes(t *testing.T) {
+func TestUnresponsivePathKeepsMTU(t *testing.T) {
 	c, g := established(t)
 	limit := 0
 	c.session.ProbeMTU(epoch, 1452, &c.out)
@@ -133,7 +133,7 @@ func TestSilentPathSaysNothingOfSizes(t *testing.T) {
 	}
 }
 
-func TestGatewaySearchesOnceItSendsLargePackets(t *testing.T) {
+func TestGatewayProbesMTUForLargePackets(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.Session.MaxPacket = 1452
 	g := newGatewayEnd(t, config)
@@ -152,5 +152,56 @@ func TestGatewaySearchesOnceItSendsLargePackets(t *testing.T) {
 	runNarrow(c, g, epoch, 10*time.Second, &limit)
 	if s.Fits(1281) || !s.Fits(1280) {
 		t.Errorf("the gateway believes that %d fits a path of 1300", s.MaxPacket())
+	}
+}
+
+// A client's search never sends more than the gateway says that it takes, and does
+// not begin before the gateway has said it.
+//
+// Shows R10.4.
+func TestMTUProbesRespectTerms(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.Session.Terms.MaxDatagram = 1300
+	g := newGatewayEnd(t, config)
+	cc := clientConfig(2)
+	cc.Session.MaxPacket = 1452
+	c := newClientEnd(t, epoch, cc)
+	largest := 0
+	for range 100 {
+		for _, p := range c.take() {
+			largest = max(largest, len(p.Data))
+			g.handle(epoch, p.Data, clientAt)
+		}
+		for _, p := range g.take() {
+			c.handle(epoch, p.Data, gatewayAt)
+			if c.session != nil {
+				c.session.Fits(1300) // asked as soon as there is a session
+			}
+		}
+	}
+	if c.session == nil || c.session.Terms().MaxDatagram != 1300 {
+		t.Fatal("no session")
+	}
+	sendData(t, g.only(), &g.out, "down")
+	runWide(c, g, &largest)
+	if largest != 1300 || c.session.MaxPacket() != 1300 {
+		t.Errorf("the largest packet had %d bytes, %d are believed to fit; want %d", largest, c.session.MaxPacket(), 1300)
+	}
+	if !c.session.Fits(1300) || c.session.Fits(1301) {
+		t.Error("the limit is another")
+	}
+}
+
+// runWide runs both ends for half a minute and notes the client's largest packet.
+func runWide(c *clientEnd, g *gatewayEnd, largest *int) {
+	for now := epoch; now.Before(epoch.Add(30 * time.Second)); now = now.Add(10 * time.Millisecond) {
+		c.tick(now)
+		for _, p := range c.take() {
+			*largest = max(*largest, len(p.Data))
+			g.handle(now, p.Data, clientAt)
+		}
+		for _, p := range g.take() {
+			c.handle(now, p.Data, gatewayAt)
+		}
 	}
 }

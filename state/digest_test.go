@@ -363,9 +363,9 @@ type bothShot struct {
 
 func shoot(c *clientEnd, g *gatewayEnd) bothShot { return bothShot{shootClient(c), shootGateway(g)} }
 
-// TestSnapshotSees shows that a snapshot tells the steps of a session apart, so
+// TestDigestDetectsChanges shows that a snapshot tells the steps of a session apart, so
 // that equal ones mean something.
-func TestSnapshotSees(t *testing.T) {
+func TestDigestDetectsChanges(t *testing.T) {
 	c, g := established(t)
 	last := shoot(c, g)
 	if again := shoot(c, g); last != again {

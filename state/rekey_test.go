@@ -384,7 +384,7 @@ func TestDemotedParent(t *testing.T) {
 }
 
 // Shows R7.21.
-func TestWhatMadeAChildIsWiped(t *testing.T) {
+func TestRekeySecretsAreWiped(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	c.session.Rekey(epoch, &c.out)
@@ -468,11 +468,11 @@ func TestAborts(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// TestRefusesForGood refuses one index after the other, more than an attempt
+// TestRejectedIndexStaysRejected refuses one index after the other, more than an attempt
 // keeps keys for, while the first KK2 is still on its way.
 //
 // Shows R7.12, R7.14, R6.1.
-func TestRefusesForGood(t *testing.T) {
+func TestRejectedIndexStaysRejected(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	a := newAudit(t)
@@ -544,10 +544,10 @@ func TestRefusesForGood(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// TestRefusedTooLate refuses an index on which Ready got through after all.
+// TestIndexRejectedTooLate refuses an index on which Ready got through after all.
 //
 // Shows R7.13, R7.16.
-func TestRefusedTooLate(t *testing.T) {
+func TestIndexRejectedTooLate(t *testing.T) {
 	c, g := established(t)
 	c.session.Rekey(epoch, &c.out)
 	up(epoch, c, g)

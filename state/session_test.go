@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
+	"lewes/state/parts"
 	"lewes/state/wire"
 )
 
@@ -24,7 +27,7 @@ func (c *clientEnd) kinds() (k []EventKind) {
 }
 
 // Shows R11.6.
-func TestIdleSessionsGo(t *testing.T) {
+func TestIdleSessionsEnd(t *testing.T) {
 	for _, ttl := range []time.Duration{24 * time.Hour, time.Hour} {
 		config := gatewayConfig(t, 1)
 		config.Session.Terms.IdleTTL = ttl
@@ -57,10 +60,10 @@ func TestIdleSessionsGo(t *testing.T) {
 	}
 }
 
-// TestDoubt asks a gateway that is gone, and one that is there.
+// TestLivenessCheck asks a gateway that is gone, and one that is there.
 //
 // Shows R11.3.
-func TestDoubt(t *testing.T) {
+func TestLivenessCheck(t *testing.T) {
 	for _, rtt := range []time.Duration{0, 20 * time.Millisecond, 200 * time.Millisecond} {
 		c, g := established(t)
 		if rtt > 0 { // measure it
@@ -234,7 +237,7 @@ func TestCloseWhileRekeying(t *testing.T) {
 }
 
 // Shows R2.1, R1.4, R1.6, R5.33.
-func TestWhatASessionDrops(t *testing.T) {
+func TestDroppedMessages(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
 	before := shootSession(s)
@@ -286,7 +289,7 @@ func TestWhatASessionDrops(t *testing.T) {
 }
 
 // Shows R1.2, R1.3, R1.9.
-func TestPacketsThatAreNone(t *testing.T) {
+func TestMalformedPacketsAreDropped(t *testing.T) {
 	c, g := established(t)
 	c.session.Ping(epoch, wire.MinPingPacket, &c.out)
 	good := c.take()[0].Data
@@ -344,5 +347,207 @@ func TestDeadlines(t *testing.T) {
 	}
 	if n := g.only().keys.current.number; n != 24 {
 		t.Errorf("generation %d after six hours of subsessions every 15 minutes", n)
+	}
+}
+
+const keepaliveInterval = 25 * time.Second
+
+// keptAlive returns two ends whose client keeps its session alive.
+func keptAlive(t *testing.T) (*clientEnd, *gatewayEnd) {
+	g := newGatewayEnd(t, gatewayConfig(t, 1))
+	config := clientConfig(2)
+	config.Session.Keepalive = keepaliveInterval
+	c := newClientEnd(t, epoch, config)
+	converse(epoch, c, g)
+	if c.session == nil {
+		t.Fatal("no session")
+	}
+	return c, g
+}
+
+// runKeepalive ticks the client for a while. deliver says whether packets pass. It returns
+// when packets were sent, and when the session was found silent.
+func runKeepalive(c *clientEnd, g *gatewayEnd, from, to time.Duration, deliver bool) (sent, silent []time.Duration) {
+	for at := from; at < to; at += 50 * time.Millisecond {
+		now := epoch.Add(at)
+		c.events = nil
+		c.tick(now)
+		packets := c.take()
+		for _, e := range c.events {
+			if e.Kind == PeerUnresponsive {
+				silent = append(silent, at)
+			}
+		}
+		if len(packets) > 0 {
+			sent = append(sent, at)
+		}
+		if !deliver {
+			continue
+		}
+		for _, p := range packets {
+			g.handle(now, p.Data, clientAt)
+		}
+		converse(now, c, g)
+	}
+	return sent, silent
+}
+
+func TestKeepalivePingsEachInterval(t *testing.T) {
+	c, g := keptAlive(t)
+	runKeepalive(c, g, 0, 2*keepaliveInterval+time.Second, true)
+	sent, silent := runKeepalive(c, g, 2*keepaliveInterval+time.Second, 6*keepaliveInterval+time.Second, true)
+	if len(sent) != 4 || len(silent) != 0 {
+		t.Errorf("Pings at %v, silent at %v; want one Ping each %s", sent, silent, keepaliveInterval)
+	}
+}
+
+// A session that its user does not use finds out as well that nobody answers.
+func TestKeepaliveChecksIdleSession(t *testing.T) {
+	c, g := keptAlive(t)
+	runKeepalive(c, g, 0, 3*keepaliveInterval+time.Second, true)
+	_, silent := runKeepalive(c, g, 3*keepaliveInterval+time.Second, 6*keepaliveInterval, false)
+	if len(silent) == 0 || silent[0] > 5*keepaliveInterval+time.Second {
+		t.Errorf("found silent at %v, want within two intervals of %s", silent, keepaliveInterval)
+	}
+}
+
+// TestExhaustedKeysEndSession fails to open one packet too many: the session
+// wants to be ticked at once and ends.
+//
+// Shows R6.3.
+func TestExhaustedKeysEndSession(t *testing.T) {
+	for _, underWay := range []bool{false, true} {
+		_, g := established(t)
+		s := g.only()
+		if underWay {
+			s.RequestRekey(epoch, &g.out)
+			g.take()
+		}
+		s.keys.current.failed = MaxPackets - 2
+		forged := wire.Finish(append(wire.Begin(nil, s.keys.current.index, wire.LevelTransport, 50, wire.TypePing), make([]byte, 30)...))
+		now := epoch.Add(time.Millisecond)
+		for n, want := range []int{1, 0} {
+			g.handle(now, bytes.Clone(forged), clientAt)
+			for !g.next().After(now) {
+				g.tick(now)
+			}
+			g.settle()
+			if g.sessions.Len() != want {
+				t.Fatalf("subsession under way %v: %d sessions after %d packets that failed", underWay, g.sessions.Len(), MaxPackets-1+uint64(n))
+			}
+			if want == 0 {
+				break
+			}
+		}
+		if len(g.closed) != 1 || g.closed[0] != ErrPacketLimit {
+			t.Errorf("closed for %v", g.closed)
+		}
+	}
+}
+
+// TestProtocolConstants compares what the tests of this package go by with the
+// numbers in PROTOCOL.md.
+//
+// Shows R1.20, R5.23, R6.11.
+func TestProtocolConstants(t *testing.T) {
+	for name, c := range map[string]struct{ got, want time.Duration }{
+		"record after Handshake 3":   {responderLinger, 10 * time.Second},
+		"validation of an address":   {validationTimeout, 3 * time.Second},
+		"SubsessionRequest again":    {requestRetry, 5 * time.Second},
+		"KK1 again, at first":        {rekeyRetry, 500 * time.Millisecond},
+		"KK1 again, later":           {rekeySlowRetry, 10 * time.Second},
+		"Acks for a demoted parent":  {ackInterval, 500 * time.Millisecond},
+		"a demoted parent":           {DefaultDemotedTTL, time.Minute},
+		"first repetition":           {firstRetry, 200 * time.Millisecond},
+		"longest wait":               {longestRetry, time.Second},
+		"deadline":                   {DefaultDeadline, 10 * time.Second},
+		"handshake_ttl":              {(&GatewayConfig{}).handshakeTTL(), 90 * time.Second},
+		"tolerance":                  {(&GatewayConfig{}).tolerance(), 30 * time.Second},
+		"largest probe every":        {confirmEvery, 30 * time.Second},
+		"larger sizes probed every":  {raiseEvery, 10 * time.Minute},
+		"probes of a size":           {probeWait, 500 * time.Millisecond},
+		"keys of a KEM are offered":  {kemRenewal, 24 * time.Hour},
+		"keys of a KEM are accepted": {kemAccepted, time.Hour},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %v, want %v", name, c.got, c.want)
+		}
+	}
+	for name, c := range map[string]struct{ got, want int }{
+		"tries a second and record": {triesPerSecond, 4},
+		"early packets of a record": {maxEarlyPackets, 4},
+		"early bytes":               {(&GatewayConfig{}).maxEarlyBytes(), 64 << 20},
+		"records":                   {(&GatewayConfig{}).maxHandshakes(), 65_536},
+		"tries before cookies":      {(&GatewayConfig{}).cookieThreshold(), 500},
+		"amplification":             {amplificationFactor, 3},
+		"quick repetitions of KK1":  {rekeyFastTries, 5},
+		"attempts":                  {maxAttempts, 3},
+		"Acks kept":                 {maxAcks, 4},
+		"Handshake 2 packets kept":  {maxHandshake2s, 2},
+		"Pings in doubt":            {livenessPings, 3},
+		"probes of each size":       {probeTries, 3},
+		"what fits every path":      {basePacket, 1232},
+		"new keys at":               {DefaultRekeyPackets, 1 << 28},
+		"keys spent at":             {MaxPackets, 1 << 34},
+		"a handshake message":       {parts.MaxHandshake, 4096},
+		"a Register":                {parts.MaxRegister, 8192},
+		"smallest hello":            {wire.MinHelloDatagram, 1000},
+		"largest handshake packet":  {wire.MaxHandshakeDatagram, 1080},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %d, want %d", name, c.got, c.want)
+		}
+	}
+}
+
+// Deadlines grows and shrinks by whole blocks that never move, so that no insertion
+// costs more than one allocation and one path through the heap.
+func TestDeadlinesGrowWithoutCopying(t *testing.T) {
+	const timerCount = 20 * timersPerBlock
+	var d Deadlines[int]
+	timers := make([]Timer[int], timerCount)
+	var made []*timerBlock[int]
+	for i := range timers {
+		d.Set(&timers[i], epoch.Add(time.Duration(mathrand.Int64N(int64(time.Hour)))))
+		if len(d.heap.blocks) > len(made)+1 {
+			t.Fatalf("timer %d: %d blocks made at once", i, len(d.heap.blocks)-len(made))
+		}
+		if len(d.heap.blocks) > len(made) {
+			made = append(made, d.heap.blocks[len(made)])
+		}
+	}
+	if want := timerCount / timersPerBlock; len(made) != want {
+		t.Fatalf("%d blocks for %d timers, want %d", len(made), timerCount, want)
+	}
+	for i, b := range d.heap.blocks {
+		if b != made[i] {
+			t.Errorf("block %d has moved", i)
+		}
+	}
+	for range timers {
+		if _, ok := d.Pop(epoch.Add(time.Hour)); !ok {
+			t.Fatal("a timer is missing")
+		}
+		if spare := len(d.heap.blocks)*timersPerBlock - d.heap.n; spare >= 2*timersPerBlock {
+			t.Fatalf("%d places stay allocated for %d timers", spare+d.heap.n, d.heap.n)
+		}
+	}
+}
+
+// A gateway holds a million sessions. What the allocator gives out comes in
+// classes: past one of these sizes each of them takes 64 bytes more.
+func TestSessionFitsSizeClass(t *testing.T) {
+	const header = 8 // the allocator's, on objects above 512 bytes with pointers
+	for _, row := range []struct {
+		what       string
+		size, most uintptr
+	}{
+		{"Session", unsafe.Sizeof(Session{}), 576 - header},
+		{"Generation", unsafe.Sizeof(KeySet{}), 160},
+		{"waypoint", unsafe.Sizeof(pathState{}), 96},
+	} {
+		if row.size > row.most {
+			t.Errorf("a %s has %d bytes, its size class ends at %d", row.what, row.size, row.most)
+		}
 	}
 }

@@ -118,11 +118,11 @@ func TestBadHandshake1ChangesNothing(t *testing.T) {
 	checkExchange(t, now, c, g)
 }
 
-// TestForeignEphemeral sends a Handshake 1 that is good but for its e, which is not
+// TestEphemeralMustMatchSalt sends a Handshake 1 that is good but for its e, which is not
 // the one of the hello's salt: nothing is computed for it.
 //
 // Shows R5.16.
-func TestForeignEphemeral(t *testing.T) {
+func TestEphemeralMustMatchSalt(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	own := i.ephemeral
 	i.ephemeral = noise.KeyPairFrom([32]byte{42})
@@ -144,7 +144,7 @@ func TestForeignEphemeral(t *testing.T) {
 }
 
 // Shows R5.17, R5.18.
-func TestTriesASecond(t *testing.T) {
+func TestHandshake1TriesAreLimited(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	// Whatever does not open under e costs no try, however much of it comes.
 	for n := range 50 {
@@ -173,7 +173,7 @@ func TestTriesASecond(t *testing.T) {
 }
 
 // Shows R5.20, R5.21, R5.22, R5.23.
-func TestRepetitionsGetTheStoredAnswer(t *testing.T) {
+func TestCopiesGetStoredAnswer(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	first := bytes.Clone(i.handshake1)
 	second := g.sendFirst(epoch, i.index, first, clientAt)
@@ -238,7 +238,7 @@ func TestRepetitionsGetTheStoredAnswer(t *testing.T) {
 }
 
 // Shows R5.8.
-func TestCredentialTime(t *testing.T) {
+func TestCredentialTimeTolerance(t *testing.T) {
 	for _, c := range []struct {
 		off  time.Duration
 		good bool
@@ -257,10 +257,10 @@ func TestCredentialTime(t *testing.T) {
 	}
 }
 
-// TestStaticOfSomebodyElse proves one identity by PSQ and another by Noise.
+// TestForeignStaticKeyIsRejected proves one identity by PSQ and another by Noise.
 //
 // Shows R5.24.
-func TestStaticOfSomebodyElse(t *testing.T) {
+func TestForeignStaticKeyIsRejected(t *testing.T) {
 	for _, same := range []bool{true, false} {
 		c, g, i := atFirst(t, gatewayConfig(t, 1))
 		static := i.config.Session.Static
@@ -285,10 +285,10 @@ func TestStaticOfSomebodyElse(t *testing.T) {
 	}
 }
 
-// TestEarlyPackets sends data behind Handshake 3 and lets it overtake.
+// TestEarlyPacketsAreDelivered sends data behind Handshake 3 and lets it overtake.
 //
 // Shows R5.25, R5.26, R5.32.
-func TestEarlyPackets(t *testing.T) {
+func TestEarlyPacketsAreDelivered(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	early := wire.Finish(append(wire.Begin(nil, i.index, wire.LevelTransport, 0, wire.TypeEncryptedData), "junk"...))
 	g.handle(epoch, early, clientAt)
@@ -360,7 +360,7 @@ func TestEarlyBytesAreBounded(t *testing.T) {
 }
 
 // Shows R11.6.
-func TestRecordsExpire(t *testing.T) {
+func TestRespondersExpire(t *testing.T) {
 	for _, ttl := range []time.Duration{0, 20 * time.Second} {
 		config := gatewayConfig(t, 1)
 		config.HandshakeTTL = ttl
@@ -386,12 +386,12 @@ func TestRecordsExpire(t *testing.T) {
 	}
 }
 
-// TestEviction fills the store with records of each kind and adds more: what
+// TestEvictionOrder fills the store with records of each kind and adds more: what
 // gives way first is what failed, then what is done or waits for Handshake 1,
 // then what waits for Handshake 3, and of each kind the oldest.
 //
 // Shows R12.1.
-func TestEviction(t *testing.T) {
+func TestEvictionOrder(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.MaxHandshakes = 10
 	g := newGatewayEnd(t, config)
@@ -529,5 +529,95 @@ func TestKEMKeysAreRenewed(t *testing.T) {
 		t.Error(err)
 	} else if _, err := old.Decapsulate(ct); err == nil {
 		t.Error("the last key is not wiped")
+	}
+}
+
+// How often Handshake 1 is tried, and what is left of a handshake (section 5).
+
+// TestTryLimitHoldsForAnySecond spreads messages that open so that a second which begins
+// anew at some moment would let more of them through.
+//
+// Shows R5.18.
+func TestTryLimitHoldsForAnySecond(t *testing.T) {
+	_, g, i := atFirst(t, gatewayConfig(t, 1))
+	processed := []time.Duration{}
+	for at := time.Duration(0); at < 10*time.Second; at += 90 * time.Millisecond {
+		if at > 200*time.Millisecond && at < 900*time.Millisecond {
+			continue // the first second's tries come at its end
+		}
+		_, m := firstWith(t, i, i.config.Session.Static, fmt.Appendf(nil, "opens, and is no PSQ message: %v", at))
+		refused := g.drops[ErrRateLimited.Error()]
+		g.sendFirst(epoch.Add(at), i.index, m, clientAt)
+		if g.drops[ErrRateLimited.Error()] == refused {
+			processed = append(processed, at)
+		}
+	}
+	for n := range processed[triesPerSecond:] {
+		if gap := processed[n+triesPerSecond] - processed[n]; gap < time.Second {
+			t.Errorf("five messages were processed within %v: at %v", gap, processed[n:n+triesPerSecond+1])
+		}
+	}
+	if n := len(processed); n < 36 || n > 40 {
+		t.Errorf("%d messages were processed in ten seconds, want about four a second", n)
+	}
+}
+
+// TestHandshakeSecretsAreOverwritten holds on to everything that a handshake made
+// at either end and looks at it once the session stands, and when the record goes.
+//
+// Shows R5.13.
+func TestHandshakeSecretsAreOverwritten(t *testing.T) {
+	c, g, i := atFirst(t, gatewayConfig(t, 1))
+	record := g.responders.responders[i.index]
+	second := g.sendFirst(epoch, i.index, i.handshake1, clientAt)
+	clientPSQ, gatewayPSQ := i.psq, record.psq
+	if *clientPSQ == (psq.Secrets{}) || *clientPSQ != *gatewayPSQ || record.psk == [32]byte{} || i.ecdh == [32]byte{} {
+		t.Fatal("the two ends do not have the same secrets before the session")
+	}
+	clientNoise := i.noise
+	gatewayNoise := record.noise
+
+	c.handle(epoch, second[0].Data, gatewayAt)
+	if c.session == nil {
+		t.Fatal("the client has no session")
+	}
+	if *clientPSQ != (psq.Secrets{}) || i.ecdh != [32]byte{} || i.ephemeral.Private != [32]byte{} {
+		t.Error("the client holds its transport keys, and k_pq, psq_psk, ecdh or e is left")
+	}
+	if _, _, err := clientNoise.WriteMessage3(&[32]byte{}); err == nil {
+		t.Error("the client's Noise state is left")
+	}
+	converse(epoch, c, g)
+	if g.sessions.Len() != 1 {
+		t.Fatal("the gateway has no session")
+	}
+	if *gatewayPSQ != (psq.Secrets{}) || record.psk != [32]byte{} {
+		t.Error("the gateway holds its transport keys, and k_pq, psq_psk or psk is left")
+	}
+	if _, _, err := gatewayNoise.ReadMessage3(&[32]byte{}, make([]byte, 64)); err == nil {
+		t.Error("the gateway's Noise state is left")
+	}
+	g.tick(epoch.Add(responderLinger))
+	if g.responders.Len() != 0 {
+		t.Fatal("the record is still there")
+	}
+	if _, ok := fingerprintOf(record.receive); ok {
+		t.Error("the record has gone, and hk_c2g is left")
+	}
+	checkExchange(t, epoch.Add(responderLinger), c, g)
+
+	// A record that comes to nothing is wiped as well, and so is an attempt.
+	c, g, i = atFirst(t, gatewayConfig(t, 1))
+	record = g.responders.responders[i.index]
+	g.sendFirst(epoch, i.index, i.handshake1, clientAt)
+	clientPSQ, gatewayPSQ = i.psq, record.psq
+	g.tick(epoch.Add(90 * time.Second))
+	c.take()
+	c.wait(epoch)
+	if *clientPSQ != (psq.Secrets{}) || *gatewayPSQ != (psq.Secrets{}) || record.psk != [32]byte{} || i.ephemeral.Private != [32]byte{} {
+		t.Error("a handshake came to nothing, and its secrets are left")
+	}
+	if _, ok := fingerprintOf(record.receive); ok {
+		t.Error("a handshake came to nothing, and hk_c2g is left")
 	}
 }

@@ -234,10 +234,10 @@ func TestPartsAtLevel1(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// TestNothingIsCountedOverTCP has short packets over TCP answered by longer ones.
+// TestNoAmplificationLimitOverTCP has short packets over TCP answered by longer ones.
 //
 // Shows R4.16.
-func TestNothingIsCountedOverTCP(t *testing.T) {
+func TestNoAmplificationLimitOverTCP(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	tcp := path.NewTCP(clientAt.Peer, gatewayAt.Peer.Addr(), 1)
 	m := goodHello(epoch, 7)

@@ -82,11 +82,11 @@ func (w *world) handOver() {
 	w.flush()
 }
 
-// TestSessionGoesOnElsewhere brings sessions into every state that a session may be
+// TestSessionSnapshot brings sessions into every state that a session may be
 // in and hands them over: what the successor knows is what the predecessor knew, an
 // hour later by its clock, but that it goes on behind a gap in the sequence, and it
 // carries the session on.
-func TestSessionGoesOnElsewhere(t *testing.T) {
+func TestSessionSnapshot(t *testing.T) {
 	for name, bring := range map[string]func(c *clientEnd, g *gatewayEnd){
 		"new":  func(*clientEnd, *gatewayEnd) {},
 		"used": func(c *clientEnd, g *gatewayEnd) { checkExchange(t, epoch, c, g) },
@@ -198,10 +198,10 @@ func shiftValue(v reflect.Value, by time.Duration) {
 	}
 }
 
-// TestEveryFieldIsAccountedFor fails when a field is added to what sessions are made
+// TestSnapshotCoversAllFields fails when a field is added to what sessions are made
 // of, so that whoever adds it decides whether it goes to a successor. Those in
 // brackets do not.
-func TestEveryFieldIsAccountedFor(t *testing.T) {
+func TestSnapshotCoversAllFields(t *testing.T) {
 	for of, want := range map[reflect.Type][]string{
 		reflect.TypeFor[Session](): {"[User]", "[timer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "terms",
 			"keys", "migration", "rekey", "liveness", "mtu", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
@@ -276,11 +276,11 @@ func TestFrozenSessionSealsNothing(t *testing.T) {
 
 func (c *GatewayConfig) session() *SessionConfig { return &c.Session }
 
-// TestHandshakeGoesOnElsewhere hands the gateway over after each packet of a
+// TestHandshakeSnapshot hands the gateway over after each packet of a
 // handshake, with and without KKT. Whatever the moment, the client comes to a
 // session, at the latest with another handshake, and no nonce comes twice, which
 // the world's audit sees.
-func TestHandshakeGoesOnElsewhere(t *testing.T) {
+func TestHandshakeSnapshot(t *testing.T) {
 	for packets := range 12 {
 		w := newWorld(t, uint64(packets+1), faults{delay: 20 * time.Millisecond}, faults{delay: 20 * time.Millisecond})
 		seen := 0
@@ -303,9 +303,9 @@ func TestHandshakeGoesOnElsewhere(t *testing.T) {
 	}
 }
 
-// TestFloodOfHandshakesFitsAFrame writes a store that a flood has filled: what is
+// TestHandshakeSnapshotIsBounded writes a store that a flood has filled: what is
 // handed over of it stays small, and holds what came last, in its order.
-func TestFloodOfHandshakesFitsAFrame(t *testing.T) {
+func TestHandshakeSnapshotIsBounded(t *testing.T) {
 	const flood, frame = 30_000, 32 << 20 // records, and bytes that a hand-over takes at once
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	h := g.responders
@@ -338,9 +338,9 @@ func TestFloodOfHandshakesFitsAFrame(t *testing.T) {
 	}
 }
 
-// TestCachedKeysAndCookiesStayGood takes a client through a handshake whose KEM key
+// TestKEMKeysAndCookiesSnapshot takes a client through a handshake whose KEM key
 // and whose cookie come from the predecessor.
-func TestCachedKeysAndCookiesStayGood(t *testing.T) {
+func TestKEMKeysAndCookiesSnapshot(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.CookieThreshold = math.MaxInt
 	g := newGatewayEnd(t, config)

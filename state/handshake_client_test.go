@@ -77,7 +77,7 @@ func (c *clientEnd) wait(now time.Time) (failed time.Time, sent []Packet) {
 }
 
 // Shows R2.2, R2.9, R2.15, R4.9.
-func TestCollisionMakesAnAttempt(t *testing.T) {
+func TestCollisionStartsAttempt(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	c := newClientEnd(t, epoch, clientConfig(2))
 	first := hellos(t, c.out.Packets)[0]
@@ -94,7 +94,7 @@ func TestCollisionMakesAnAttempt(t *testing.T) {
 }
 
 // Shows R2.10.
-func TestCookieIsFollowedAtOnce(t *testing.T) {
+func TestCookieIsAnsweredAtOnce(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	config.Burst = 1
 	g := newGatewayEnd(t, config)
@@ -119,11 +119,11 @@ func TestCookieIsFollowedAtOnce(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// TestCookieAmongForgedOnes has a gateway that wants a cookie and a forger who
+// TestGenuineCookieAmongForgedOnes has a gateway that wants a cookie and a forger who
 // sends others before it.
 //
 // Shows R2.6, R2.10, R4.20.
-func TestCookieAmongForgedOnes(t *testing.T) {
+func TestGenuineCookieAmongForgedOnes(t *testing.T) {
 	for seed := range uint64(10) {
 		w := newWorld(t, seed, steady(seed), steady(seed), func(g *GatewayConfig, _ *ClientConfig) { g.Burst = 1 })
 		w.gateway.askOne(epoch, w.gateway.helloPacket(goodHello(epoch, 7)), clientAt)
@@ -140,11 +140,11 @@ func TestCookieAmongForgedOnes(t *testing.T) {
 	}
 }
 
-// TestClockOffByAnHour has a client whose clock is wrong: the gateway says by how
+// TestWrongClockIsCorrectedByReject has a client whose clock is wrong: the gateway says by how
 // much, and the second attempt goes by its clock. Nothing else does.
 //
 // Shows R2.12.
-func TestClockOffByAnHour(t *testing.T) {
+func TestWrongClockIsCorrectedByReject(t *testing.T) {
 	for _, off := range []time.Duration{time.Hour, -time.Hour, 31 * time.Second, -40 * 365 * 24 * time.Hour} {
 		for _, known := range []bool{false, true} {
 			g := newGatewayEnd(t, gatewayConfig(t, 1))
@@ -168,11 +168,11 @@ func TestClockOffByAnHour(t *testing.T) {
 	}
 }
 
-// TestClockThatCannotBeRight has a gateway that refuses the second attempt as
+// TestClockIsCorrectedOnce has a gateway that refuses the second attempt as
 // well: there is no third, and the error names both clocks.
 //
 // Shows R2.8, R2.12, R10.3.
-func TestClockThatCannotBeRight(t *testing.T) {
+func TestClockIsCorrectedOnce(t *testing.T) {
 	for _, theirs := range []time.Time{epoch.Add(5 * time.Hour), time.Unix(0, 0), time.Unix(1<<60, 0), time.Unix(-1, 0)} {
 		c := newClientEnd(t, epoch, clientConfig(2))
 		at := epoch.Add(time.Second)
@@ -197,11 +197,11 @@ func TestClockThatCannotBeRight(t *testing.T) {
 	}
 }
 
-// TestAbsurdClockEndsNothing forges a clock that no credential can bear, for a
+// TestAbsurdClockHintIsIgnored forges a clock that no credential can bear, for a
 // client that would make Handshake 1 with it at once.
 //
 // Shows R2.6, R2.12.
-func TestAbsurdClockEndsNothing(t *testing.T) {
+func TestAbsurdClockHintIsIgnored(t *testing.T) {
 	for _, seconds := range []uint64{0, 1 << 40, 1 << 62, 1 << 63, 1<<63 - 1, ^uint64(0)} {
 		g := newGatewayEnd(t, gatewayConfig(t, 1))
 		config := clientConfig(2)
@@ -219,7 +219,7 @@ func TestAbsurdClockEndsNothing(t *testing.T) {
 }
 
 // Shows R2.11, R4.11.
-func TestStaleKEMKey(t *testing.T) {
+func TestStaleKEMKeyFallsBackToKKT(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	config := clientConfig(2)
 	pair, err := kem.Generate(kem.MLKEM768, seeded(5))
@@ -245,11 +245,11 @@ func TestStaleKEMKey(t *testing.T) {
 	}
 }
 
-// TestOneFlight completes a handshake with a kept KEM key: one round trip to the
+// TestKnownKEMKeySkipsKKT completes a handshake with a kept KEM key: one round trip to the
 // first data, and no KKT.
 //
 // Shows R4.31, R5.32.
-func TestOneFlight(t *testing.T) {
+func TestKnownKEMKeySkipsKKT(t *testing.T) {
 	for _, id := range []kem.ID{kem.MLKEM768, kem.XWing} {
 		g := newGatewayEnd(t, gatewayConfig(t, 1))
 		config := clientConfig(2)
@@ -284,12 +284,12 @@ func TestOneFlight(t *testing.T) {
 	}
 }
 
-// TestForgedHints gives a client every hint that there is, again and again. It
+// TestForgedHintsDoNotPreventSession gives a client every hint that there is, again and again. It
 // makes three attempts and no more, offers in each what it offered in the first,
 // and the gateway's real answer completes one of them.
 //
 // Shows R2.6, R2.7, R2.13, R2.15, R10.3.
-func TestForgedHints(t *testing.T) {
+func TestForgedHintsDoNotPreventSession(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	for _, known := range []bool{false, true} {
 		config := clientConfig(2)
@@ -365,10 +365,10 @@ func TestOneSessionOfTwoAttempts(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// TestWhyItFailed lets handshakes run out of time after one hint or another.
+// TestHandshakeErrorNamesCause lets handshakes run out of time after one hint or another.
 //
 // Shows R2.8, R10.3.
-func TestWhyItFailed(t *testing.T) {
+func TestHandshakeErrorNamesCause(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		do   func(c *clientEnd, index uint32)
@@ -417,7 +417,7 @@ func TestWhyItFailed(t *testing.T) {
 }
 
 // Shows R10.1, R10.2, R10.3.
-func TestRepetitionTimes(t *testing.T) {
+func TestRetransmissionSchedule(t *testing.T) {
 	for _, rtt := range []time.Duration{0, 50 * time.Millisecond, 300 * time.Millisecond, 2 * time.Second} {
 		config := clientConfig(2)
 		config.RTT, config.Deadline = rtt, time.Minute
@@ -706,6 +706,25 @@ func TestLaterSource(t *testing.T) {
 	} {
 		if got := g.ask(epoch, g.kktPacket(m), from); len(got) != want {
 			t.Errorf("a KKT request from %v got %d answers, want %d: %v", from, len(got), want, fmt.Sprint(g.drops))
+		}
+	}
+}
+
+// A client that has the gateway's KEM key sends Handshake 1 before anything has
+// come: that is no answer.
+func TestTimeoutReportsNoAnswer(t *testing.T) {
+	keys := gatewayConfig(t, 1).KEMs
+	for name, known := range map[string][]byte{
+		"with KKT": nil,
+		"with key": keys.Find(kem.MLKEM768, 0).Public(),
+	} {
+		config := clientConfig(2)
+		config.KnownKEM = known
+		c := newClientEnd(t, epoch, config)
+		c.tick(epoch.Add(DefaultDeadline + time.Second))
+		err := c.client.Err()
+		if err == nil || !strings.Contains(err.Error(), "the gateway is down, UDP is blocked") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
