@@ -13,7 +13,7 @@ import (
 	"lewes/transport/client"
 )
 
-// valve is a Conn that on demand sends nothing more, and receives what it is given.
+// valve is a Conn that, once shut, drops sends and receives packets from feed.
 type valve struct {
 	transport.Conn
 	shut bool
@@ -39,8 +39,8 @@ func (v *valve) WriteBatch(p []transport.Packet) (int, error) {
 	return v.Conn.WriteBatch(p)
 }
 
-// steady is a session whose gateway has said all that it will say but for what is
-// given to the valve: packets that were sealed beforehand.
+// steady is an established session that receives only packets sealed beforehand, through
+// its valve.
 type steady struct {
 	valve    *valve
 	session  *client.Session
@@ -106,7 +106,7 @@ func newSteady(t testing.TB, packets int) *steady {
 	return st
 }
 
-// Neither Write nor Read allocates once it has run for a while.
+// Write and Read don't allocate once the pools are warm.
 func TestNoAllocations(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector makes sync.Pool forget at random")

@@ -91,7 +91,7 @@ func TestConnAddressErrors(t *testing.T) {
 	})
 }
 
-// The limit is the same for every datagram of a flow, and what it says is true.
+// The limit is constant for a flow, and exact.
 func TestSizeLimit(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.g.with(func() { w.g.config.Session.Terms.MaxDatagram = 1300 })
@@ -139,7 +139,7 @@ func TestSizeLimit(t *testing.T) {
 	})
 }
 
-// narrow is a Conn over an interface that takes packets of at most 1400 bytes.
+// narrow is a Conn over an interface with an MTU of 1400 bytes.
 type narrow struct{ transport.Conn }
 
 func (n narrow) WriteBatch(p []transport.Packet) (int, error) {
@@ -157,7 +157,7 @@ func (n narrow) WriteBatch(p []transport.Packet) (int, error) {
 	return len(p), nil
 }
 
-// What this machine refuses to send is told to whoever writes it.
+// A Write that exceeds the interface's MTU returns an error.
 func TestInterfaceMTUError(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
@@ -184,8 +184,7 @@ func TestInterfaceMTUError(t *testing.T) {
 	})
 }
 
-// A path that takes no large packets is found out even where nothing else is sent, so that
-// nothing comes back either.
+// A PMTU black hole is detected even if every packet is too large, so that nothing returns.
 func TestPMTUBlackHoleDetectedBySender(t *testing.T) {
 	const most = 1300
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
@@ -369,7 +368,7 @@ func TestCloseWhileReadingAndWriting(t *testing.T) {
 	})
 }
 
-// What nobody reads gives way to what is newer, and is counted.
+// A full receive queue drops the oldest datagrams and counts them.
 func TestFullReceiveQueueDropsOldest(t *testing.T) {
 	connected(t, func(t *testing.T, _ *world, s *client.Session, c net.Conn) {
 		const sent, kept = 300, 256
@@ -387,7 +386,7 @@ func TestFullReceiveQueueDropsOldest(t *testing.T) {
 	})
 }
 
-// Loss, and bytes that anybody sends, are loss and nothing else.
+// Forged packets have no effect but on a counter.
 func TestGarbageIsDiscarded(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		exchange(t, c, "before")

@@ -55,7 +55,7 @@ func TestTargetUntilAnswer(t *testing.T) {
 	})
 }
 
-// A flow that the gateway has forgotten is opened again without the user's doing.
+// A flow that the gateway closed as idle opens again with the next Write.
 func TestFlowReopensAfterIdleClose(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, _ *client.Session, c net.Conn) {
 		exchange(t, c, "before")
@@ -75,7 +75,7 @@ func TestFlowReopensAfterIdleClose(t *testing.T) {
 	})
 }
 
-// An id that the gateway has for another target is given up for another one.
+// A flow whose id the gateway has for another target gets another id.
 func TestFlowIDCollisionPicksAnotherID(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		write(t, c, "first")
@@ -134,7 +134,7 @@ func TestUnreachableTargetIsReportedOnce(t *testing.T) {
 	})
 }
 
-// What the gateway refuses, it refuses for good.
+// A refusal is permanent for the flow.
 func TestRefusedFlowStaysRefused(t *testing.T) {
 	for reason, row := range map[wire.FlowReason]struct {
 		words string
@@ -207,8 +207,7 @@ func TestFlowLimit(t *testing.T) {
 	})
 }
 
-// TestTargetNamedForThreeSeconds sends on a flow to a target that never answers, just
-// before and just after three seconds.
+// A flow without answers names its target for three seconds.
 //
 // Shows R8.5.
 func TestTargetNamedForThreeSeconds(t *testing.T) {

@@ -14,8 +14,8 @@ func destinationNumber(n int) destination {
 	return destination{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n >> 8)}), uint16(n))}
 }
 
-// Whatever is opened and closed: ids are unique, and none is used for another
-// target sooner than 120 s after its last use.
+// For any sequence of opens and closes, ids are unique and none is used for another target
+// within 120 s of its last use.
 //
 // Shows R8.11.
 func TestFlowIDsRetire(t *testing.T) {
@@ -156,7 +156,7 @@ func TestFlowIDsRetire(t *testing.T) {
 	})
 }
 
-// Ids that may be used again are not remembered for ever.
+// Retired ids are removed once they may be used again.
 func TestRetiredIDsAreSwept(t *testing.T) {
 	var table flowTable
 	table.init()
@@ -174,7 +174,7 @@ func TestRetiredIDsAreSwept(t *testing.T) {
 	}
 }
 
-// A fresh id each time as long as there are some, then the target's own.
+// Each flow gets an unused id while there are some, then the target's former one.
 func TestFlowIDsRunOut(t *testing.T) {
 	var table flowTable
 	table.init()
@@ -204,7 +204,7 @@ func TestFlowIDsRunOut(t *testing.T) {
 	}
 }
 
-// TestLastFreeIDWaitsForRetirement leaves one id to be had and opens flows to two targets in turn.
+// With a single free id, a second target has to wait until it has retired.
 //
 // Shows R8.11.
 func TestLastFreeIDWaitsForRetirement(t *testing.T) {

@@ -55,7 +55,7 @@ type gateway struct {
 	done  sync.WaitGroup
 }
 
-// reporter is what a gateway needs of a testing.TB.
+// reporter is the part of testing.TB that a gateway needs.
 type reporter interface {
 	Helper()
 	Errorf(format string, args ...any)
@@ -73,7 +73,7 @@ type claim struct {
 	id      uint16
 }
 
-// arrival is a datagram of a flow as it came.
+// arrival is a received datagram of a flow.
 type arrival struct {
 	session *state.Session
 	id      uint16
@@ -102,7 +102,7 @@ func newGateway(t reporter, key byte, conn transport.Conn, dial func(netip.AddrP
 	return g
 }
 
-// stop ends the gateway without a word to its clients.
+// stop stops the gateway without closing its sessions.
 func (g *gateway) stop() {
 	_ = g.conn.Close()
 	g.mu.Lock()
@@ -116,7 +116,7 @@ func (g *gateway) stop() {
 	g.done.Wait()
 }
 
-// restart forgets all sessions, flows and KEM keys, as a new process would.
+// restart drops all sessions, flows and KEM keys, like a new process.
 func (g *gateway) restart() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -151,7 +151,7 @@ func newIndex() uint32 {
 	return binary.LittleEndian.Uint32(b[:]) | 1
 }
 
-// uri returns what clients are given.
+// uri returns the gateway's URI.
 func (g *gateway) uri() uri.Gateway {
 	u := uri.Gateway{Identity: g.identity.Public(), Host: g.at.Addr().String(), Port: g.at.Port()}
 	if g.streams != nil {
@@ -160,14 +160,14 @@ func (g *gateway) uri() uri.Gateway {
 	return u
 }
 
-// forwardsTo puts another gateway into the directory.
+// forwardsTo adds another gateway to the directory.
 func (g *gateway) forwardsTo(next *gateway) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.directory[next.identity.Public()] = next.at
 }
 
-// with changes the gateway while nothing comes.
+// with calls f with the lock held, and sends pending packets.
 func (g *gateway) with(f func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -328,7 +328,7 @@ func (g *gateway) closeFlow(s *state.Session, id uint16, reason wire.FlowReason,
 	_ = s.Send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: id, Reason: reason, Detail: wire.Detail(detail)}, &g.out)
 }
 
-// forward passes an inner packet on and notes whose its index is.
+// forward forwards an inner packet and registers its index.
 func (g *gateway) forward(s *state.Session, content []byte) {
 	m, err := wire.ParseForwardPacket(content)
 	if err != nil {
@@ -368,7 +368,7 @@ func (g *gateway) forward(s *state.Session, content []byte) {
 	_, _ = conn.WriteBatch([]transport.Packet{{Data: m.Inner}})
 }
 
-// back gives what comes from the next gateway to the session that claimed it.
+// back forwards a packet from the next gateway to the session that registered its index.
 func (g *gateway) back(_ time.Time, p []byte, _ path.Path) {
 	index, _ := wire.ReceiverIdx(p)
 	if c, ok := g.claims[index]; ok {
@@ -410,7 +410,7 @@ func (g *gateway) only() *state.Session {
 	return found[0]
 }
 
-// arrivals returns what came on flows since it was last asked.
+// arrivals returns the datagrams received since the last call.
 func (g *gateway) arrivals() []arrival {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -421,15 +421,15 @@ func (g *gateway) arrivals() []arrival {
 
 func macOf(g *gateway) *cookie.MAC1Key { return cookie.NewMAC1Key(g.identity.Public()) }
 
-// forge builds a clear packet as anybody can who knows the gateway's key.
+// forge builds a clear packet, which needs only the gateway's public key.
 func forge(mac *cookie.MAC1Key, index uint32, t wire.Type, m interface{ Append([]byte) []byte }) []byte {
 	p := wire.Finish(m.Append(wire.Begin(nil, index, wire.LevelClear, 0, t)))
 	mac.Sum(p)
 	return p
 }
 
-// wrongClock is a way to a gateway whose clock goes a year ahead: it answers each
-// hello by a Reject and lets nothing else come back.
+// wrongClock is a Conn to a gateway whose clock is wrong: it replaces each answer by a
+// Reject.
 type wrongClock struct {
 	transport.Conn
 	mac *cookie.MAC1Key

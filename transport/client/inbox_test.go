@@ -59,7 +59,7 @@ func TestInboxWakesEveryReader(t *testing.T) {
 	})
 }
 
-// A user's Close is heard at once, whatever waits and has ended before.
+// Close takes effect at once, before queued datagrams and after another end.
 func TestInboxClose(t *testing.T) {
 	q := newInbox()
 	q.put(new(flow), []byte("x"))
@@ -76,7 +76,7 @@ func TestInboxClose(t *testing.T) {
 	}
 }
 
-// The timer of a deadline may run out for one that was moved since.
+// A deadline's timer may fire for an earlier deadline.
 func TestInboxDeadlineMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newInbox()

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// silences lets a session be silent again and again behind a NAT that forgets after a
-// time, and returns how many silences were too long.
+// silences simulates n idle times behind a NAT with a timeout, and returns how many exceeded
+// it.
 func silences(k *keepalive, now *time.Time, nat time.Duration, n int) (lost int) {
 	for range n {
 		*now = now.Add(k.interval)
@@ -51,7 +51,7 @@ func TestKeepaliveConvergesToNATTimeout(t *testing.T) {
 	}
 }
 
-// In another network it grows again.
+// The interval grows again in a network with a longer timeout.
 func TestKeepaliveGrowsAfterNetworkChange(t *testing.T) {
 	k, now := newKeepalive(25*time.Second), at0
 	silences(&k, &now, 8*time.Second, 12)
@@ -62,7 +62,7 @@ func TestKeepaliveGrowsAfterNetworkChange(t *testing.T) {
 	}
 }
 
-// What is no sign of a NAT changes nothing.
+// Pings that no NAT timeout explains have no effect.
 func TestKeepaliveIgnoresUnrelatedPings(t *testing.T) {
 	k, now := newKeepalive(25*time.Second), at0
 	k.challenged(now) // no silence before it

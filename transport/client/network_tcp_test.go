@@ -13,22 +13,22 @@ import (
 	"lewes/transport/tcp"
 )
 
-// streams is what a gateway listens on for TCP: a *tcp.ShardListener, or a memListener.
+// streams is a gateway's TCP listener: a *tcp.ShardListener, or a memListener.
 type streams interface {
 	transport.Conn
 	End(path.Path)
 	Hold(path.Path, time.Time) bool
 }
 
-// downstream is what a gateway keeps for its clients over TCP. The gateway of a test
-// has but one such client at a time.
+// downstream holds packets for the gateway's client over TCP. A test has only one such
+// client at a time.
 type downstream struct {
 	waiting [][]byte
 	polled  []path.Path   // connections that wait for something
 	wait    time.Duration // of the Poll that has just come
 }
 
-// listens makes the gateway take packets over TCP too.
+// listens makes the gateway serve TCP too.
 func (g *gateway) listens(on streams) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -36,7 +36,7 @@ func (g *gateway) listens(on streams) {
 	g.done.Go(func() { g.serve(on, g.streamed) })
 }
 
-// streamed handles a packet that came on a connection of its own.
+// streamed handles a packet received over TCP.
 func (g *gateway) streamed(now time.Time, p []byte, from path.Path) {
 	g.tcp.wait = 0
 	g.packet(now, p, from)
@@ -59,7 +59,7 @@ func (g *gateway) answerOn(to path.Path) {
 	g.tcp.waiting = nil
 }
 
-// drain gives what waits to a connection that waits for it.
+// drain sends the queued packets on a connection that waits for them.
 func (g *gateway) drain() {
 	for len(g.tcp.waiting) > 0 && len(g.tcp.polled) > 0 {
 		to := g.tcp.polled[0]
@@ -71,7 +71,7 @@ func (g *gateway) drain() {
 	}
 }
 
-// memListener is the gateway's end of TCP on a network in memory.
+// memListener is the gateway's end of TCP in memory.
 type memListener struct {
 	*memConn
 	open map[uint64]*memVisit // the network's lock guards it
@@ -153,8 +153,7 @@ func (l *memListener) Hold(p path.Path, until time.Time) bool {
 	return true
 }
 
-// over tells the client that the connection is closed. The caller has the network's
-// lock.
+// over closes the connection for the client. The caller holds the network's lock.
 func (v *memVisit) over(answers int, err error, delay time.Duration) {
 	if v.timer != nil {
 		v.timer.Stop()
@@ -193,7 +192,7 @@ func (c *memStream) WriteBatch(packets []transport.Packet) (int, error) {
 	return len(packets), nil
 }
 
-// over ends a connection, and tells of an error once.
+// over ends a connection, and reports its error once.
 func (c *memStream) over(v *memVisit, answers int, err error) {
 	if err != nil {
 		c.fail(err)

@@ -15,8 +15,8 @@ import (
 	"lewes/transport"
 )
 
-// network is a network in memory, for tests in a bubble of testing/synctest: its
-// conns block on nothing but each other and the clock.
+// network is an in-memory network for tests under testing/synctest: its conns block only on
+// each other and the clock.
 type network struct {
 	delay time.Duration // one way
 
@@ -74,7 +74,7 @@ func (n *network) bind(at netip.AddrPort) *memConn {
 	return c
 }
 
-// losing sets what is lost, for tests that change it on the way.
+// losing sets which packets are dropped.
 func (n *network) losing(drop func(from, to netip.AddrPort, p []byte) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -114,14 +114,14 @@ func (n *network) carry(from *memConn, to netip.AddrPort, data []byte) {
 	})
 }
 
-// loses reports whether a packet is lost.
+// loses reports whether a packet is dropped.
 func (n *network) loses(from, to netip.AddrPort, p []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.drop != nil && n.drop(from, to, p)
 }
 
-// later lets something happen after the network's delay, in turn.
+// later calls a function after the network's delay, in order.
 func (n *network) later(f func()) {
 	n.mu.Lock()
 	n.flying = append(n.flying, f)
@@ -129,7 +129,7 @@ func (n *network) later(f func()) {
 	time.AfterFunc(n.delay, n.land)
 }
 
-// land delivers the packet that has been on its way for the longest time.
+// land delivers the oldest packet in flight.
 func (n *network) land() {
 	n.landing.Lock()
 	defer n.landing.Unlock()
@@ -168,7 +168,7 @@ func (c *memConn) accept(from netip.AddrPort, p []byte) bool {
 	return true
 }
 
-// arrive is accept for a packet on a path of its own.
+// arrive delivers a packet on a path.
 func (c *memConn) arrive(p []byte, at path.Path) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -256,8 +256,7 @@ func (c *memConn) Close() error {
 	return nil
 }
 
-// nat gives each client's address another port, and forgets it when nothing was sent
-// for a time.
+// nat translates each client's address to another port; mappings time out when idle.
 type nat struct {
 	forgets time.Duration
 	next    uint16
@@ -280,8 +279,8 @@ func newNAT(forgets time.Duration) *nat {
 // outerAddr is where clients behind a NAT seem to be.
 var outerAddr = netip.MustParseAddr("192.0.2.200")
 
-// translate returns what a packet's addresses are on the other side; where it goes to a
-// mapping that is forgotten, nobody is at to.
+// translate returns a packet's addresses on the other side; for a mapping that has timed
+// out, nothing listens at to.
 func (n *nat) translate(from, to netip.AddrPort) (source, target netip.AddrPort) {
 	now := time.Now()
 	if from.Addr() != clientAddr {

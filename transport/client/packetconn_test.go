@@ -48,7 +48,7 @@ func expectFrom(t testing.TB, p net.PacketConn, from net.Addr, text string) {
 	_ = p.SetReadDeadline(time.Time{})
 }
 
-// netipAddr is an address type of somebody else's.
+// netipAddr is a foreign address type with an AddrPort method.
 type netipAddr struct{ at netip.AddrPort }
 
 func (netipAddr) Network() string            { return "udp" }
@@ -110,7 +110,7 @@ func TestPacketConnAddresses(t *testing.T) {
 	})
 }
 
-// One target that is refused does not disturb the others.
+// A refused target doesn't affect the others.
 func TestPacketConnReportsRefusalOnWrite(t *testing.T) {
 	listening(t, func(t *testing.T, w *world, _ *client.Session, p net.PacketConn) {
 		good, bad, gone := net.UDPAddrFromAddrPort(target(1)), net.UDPAddrFromAddrPort(target(2)), net.UDPAddrFromAddrPort(target(3))
@@ -140,8 +140,8 @@ func TestPacketConnReportsRefusalOnWrite(t *testing.T) {
 	})
 }
 
-// More targets than flows: those that are used least recently give way, and come
-// back under the ids that they had.
+// With more targets than flows, the least recently used flow is evicted, and returns under
+// its former id.
 func TestPacketConnEvictsLeastRecentlyUsed(t *testing.T) {
 	listening(t, func(t *testing.T, w *world, s *client.Session, p net.PacketConn) {
 		own := flowTo(t, s, "203.0.113.255:7") // never gives way
@@ -194,7 +194,7 @@ func TestPacketConnEvictsLeastRecentlyUsed(t *testing.T) {
 	})
 }
 
-// A full table of others' flows leaves no room for targets.
+// Flows of DialContext are not evicted.
 func TestPacketConnFlowLimit(t *testing.T) {
 	listening(t, func(t *testing.T, _ *world, s *client.Session, p net.PacketConn) {
 		for i := range client.MaxFlows {

@@ -12,13 +12,13 @@ import (
 // at0 is when tests of the pathPolicy begin.
 var at0 = time.Unix(1_800_000_000, 0)
 
-// step is what a pathPolicy wanted done, and when.
+// step is an action of a pathPolicy, and its time.
 type step struct {
 	at   time.Duration
 	acts []action
 }
 
-// run ticks a pathPolicy whenever it wants to be, until a time after at0.
+// run ticks a pathPolicy at its deadlines, until a time after at0.
 func run(p *pathPolicy, until time.Duration, within time.Duration) (steps []step) {
 	for {
 		at := p.deadline()
@@ -31,7 +31,7 @@ func run(p *pathPolicy, until time.Duration, within time.Duration) (steps []step
 	}
 }
 
-// when returns the times at which an action was wanted.
+// when returns the times of an action.
 func when(steps []step, a action) (times []time.Duration) {
 	for _, s := range steps {
 		if slices.Contains(s.acts, a) {
@@ -125,7 +125,7 @@ func TestPolicyWithOneTransport(t *testing.T) {
 	}
 }
 
-// A Reset says that no other way would help.
+// After a Reset no other path would help.
 func TestPolicyStopsProbingAfterReset(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
@@ -138,7 +138,7 @@ func TestPolicyStopsProbingAfterReset(t *testing.T) {
 	}
 }
 
-// Where a try can fail no later, nothing is waited for.
+// Once every probe has failed, the search ends without waiting.
 func TestPolicyFailedProbes(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
@@ -152,10 +152,10 @@ func TestPolicyFailedProbes(t *testing.T) {
 	}
 }
 
-// UDP is tried from TCP at growing intervals, each so that a return takes less than
-// half a minute from when UDP works again.
-// Without a network every try fails at once. The next network is found within a second, be
-// it minutes later, and without one for hours less is tried.
+// UDP is retried from TCP at growing intervals; a return takes less than half a minute from
+// when UDP works again.
+// Offline, every probe fails at once. The next network is found within a second, minutes
+// later too; after hours, probes are rarer.
 func TestPolicyOffline(t *testing.T) {
 	const within = 300 * time.Millisecond
 	p := pathPolicy{udp: true, tcp: true}
@@ -214,16 +214,16 @@ func TestPolicyReturnsToUDP(t *testing.T) {
 	}
 }
 
-// world is two transports that work, or do not, as chance has it.
+// world is two transports that fail and recover at random.
 type world struct {
 	works [2]bool
 	since [2]time.Time // it does
 	trial [2]bool      // a way over it is on trial
 }
 
-// TestPolicyUnderRandomLoss runs the pathPolicy against transports that come and go, with
-// seeds: it never takes what it may not or what does not work, is lost only where
-// nothing works, goes back to UDP within half a minute, and always ends its searches.
+// Against transports that fail and recover at random, the pathPolicy never uses one that is
+// disallowed or down, gives up only if both are down, returns to UDP within half a minute,
+// and ends all its searches.
 func TestPolicyUnderRandomLoss(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))

@@ -16,7 +16,7 @@ import (
 	"lewes/transport/client"
 )
 
-// inWorldOfTwo is inWorld with a gateway that listens on TCP as well.
+// inWorldOfTwo is inWorld with a gateway that serves TCP too.
 func inWorldOfTwo(t *testing.T, f func(t *testing.T, w *world)) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.g.listens(w.net.listenTCP(w.g.at))
@@ -33,13 +33,12 @@ func (w *world) configOfTwo() client.Config {
 // udpTo reports whether a packet goes to or from the gateway's UDP port.
 func (w *world) udp(from, to netip.AddrPort) bool { return from == w.g.at || to == w.g.at }
 
-// block loses everything over UDP.
+// block drops all UDP packets.
 func (w *world) block() {
 	w.net.losing(func(from, to netip.AddrPort, _ []byte) bool { return w.udp(from, to) })
 }
 
-// until waits for a condition, at most limit of the bubble's time, and returns how
-// long it took.
+// until waits for a condition, at most limit in virtual time, and returns how long it took.
 func (w *world) until(what string, limit time.Duration, done func() bool) time.Duration {
 	w.Helper()
 	began := time.Now()
@@ -56,8 +55,8 @@ func over(s *client.Session, t client.Transport) func() bool {
 	return func() bool { return s.Info().Transport == t }
 }
 
-// A gateway that answers over UDP and lets nobody in is tried over TCP too, in the time
-// that one handshake has.
+// A gateway that answers over UDP without a session is tried over TCP too, within the
+// timeout of one handshake.
 func TestUnlistedClientTriesBothTransports(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.g.with(func() { w.g.config.Admit = func(identity.PublicKey) bool { return false } })
@@ -73,8 +72,8 @@ func TestUnlistedClientTriesBothTransports(t *testing.T) {
 	})
 }
 
-// Where UDP is dropped in silence the session comes to stand over TCP, by a handshake
-// of its own, and the first datagram is through in less than four seconds.
+// If UDP is dropped silently, a handshake over TCP succeeds and the first datagram passes in
+// less than four seconds of virtual time.
 //
 // Shows R10.9.
 func TestFallbackToTCP(t *testing.T) {
@@ -121,7 +120,7 @@ func TestFallbackToTCP(t *testing.T) {
 	})
 }
 
-// Where the network says that UDP does not pass, nobody waits for it.
+// If the network refuses UDP, TCP starts at once.
 func TestFallbackAtOnceWhenRefused(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		config := w.configOfTwo()
@@ -136,8 +135,7 @@ func TestFallbackAtOnceWhenRefused(t *testing.T) {
 	})
 }
 
-// UDP is lost in mid-session, comes back, is lost again: the session, its keys and its
-// flows stay what they are.
+// When UDP fails, recovers and fails again, the session, its keys and its flows survive.
 //
 // Shows R10.10.
 func TestSessionAcrossTransports(t *testing.T) {
@@ -210,7 +208,7 @@ func TestSessionAcrossTransports(t *testing.T) {
 	})
 }
 
-// drain reads what is there.
+// drain reads the queued datagrams.
 func drain(c net.Conn) {
 	for {
 		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -221,7 +219,7 @@ func drain(c net.Conn) {
 	}
 }
 
-// A session that is idle notices too, by its keepalive.
+// An idle session detects the failure by its keepalive.
 func TestIdleSessionFallsBackToTCP(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		s := w.dial(w.configOfTwo())
@@ -258,8 +256,7 @@ func TestIdleSessionFallsBackToTCP(t *testing.T) {
 	})
 }
 
-// A path that went silent for one local port is left for another before UDP is given
-// up: no packet goes over TCP.
+// When one local port stops responding, the session migrates to another, and not to TCP.
 func TestMigrationToNewLocalPort(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		s := w.dial(w.configOfTwo())
@@ -292,7 +289,7 @@ func TestMigrationToNewLocalPort(t *testing.T) {
 	})
 }
 
-// TCP alone: nothing goes over UDP, and large datagrams pass.
+// With TCP alone, no packet takes UDP, and large datagrams pass.
 func TestOverTCPAlone(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.net.losing(func(from, to netip.AddrPort, _ []byte) bool {
@@ -327,7 +324,7 @@ func TestOverTCPAlone(t *testing.T) {
 	})
 }
 
-// UDP alone never goes to TCP.
+// With UDP alone, no packet takes TCP.
 func TestOverUDPAlone(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		config := w.configOfTwo()
@@ -350,7 +347,7 @@ func TestOverUDPAlone(t *testing.T) {
 	})
 }
 
-// Where neither passes, the error says of both what came of them.
+// If both transports fail, the error describes both.
 func TestNeitherTransport(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		config := w.configOfTwo()
@@ -363,7 +360,7 @@ func TestNeitherTransport(t *testing.T) {
 		}
 		for _, words := range []string{"\nover UDP: ", "\nover TCP, port 443: ", "nothing listens on port 443"} {
 			if !strings.Contains(err.Error(), words) {
-				t.Errorf("the error does not say %q: %v", words, err)
+				t.Errorf("%q is not in the error: %v", words, err)
 			}
 		}
 		config.Transport = client.TCP
@@ -374,7 +371,7 @@ func TestNeitherTransport(t *testing.T) {
 	})
 }
 
-// TCP that breaks in mid-session is noticed, and UDP taken where it works.
+// When TCP fails, the session migrates to UDP if that works.
 func TestTCPFailureMovesToUDP(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.block()
@@ -401,9 +398,8 @@ func TestTCPFailureMovesToUDP(t *testing.T) {
 	})
 }
 
-// A gateway that restarts is met again in less than a second over either transport,
-// however long it was away, and in little more where it is met over TCP because UDP does
-// not pass.
+// After a gateway's restart, the session reconnects in less than a second over either
+// transport, however long the outage, and in little more over TCP if UDP is blocked.
 func TestRestartReconnectsOverEitherTransport(t *testing.T) {
 	for _, over := range []client.Transport{client.UDP, client.TCP, client.Auto} {
 		for _, away := range []time.Duration{0, 3 * time.Second, 20 * time.Second, 4 * time.Minute} {
@@ -447,8 +443,7 @@ func TestRestartReconnectsOverEitherTransport(t *testing.T) {
 	}
 }
 
-// Through an entry, the entry's session changes transports and the one inside knows
-// nothing of it.
+// The entry's session changes transports; the inner session is not affected.
 func TestEntryOverTCP(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		exit := w.gateway(2)
@@ -484,8 +479,8 @@ func TestEntryOverTCP(t *testing.T) {
 	})
 }
 
-// Behind a NAT that forgets sooner than the keepalive, the session finds out and gets
-// by: what the gateway sends unasked arrives from then on.
+// Behind a NAT with a shorter timeout than the keepalive, the session lowers its interval;
+// from then on unsolicited packets arrive.
 func TestKeepaliveAdaptsToNAT(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.net.nat = newNAT(15 * time.Second)
@@ -521,8 +516,7 @@ func TestKeepaliveAdaptsToNAT(t *testing.T) {
 	})
 }
 
-// A NAT that rebinds every ten seconds, whatever is sent, costs nothing but what is on
-// its way just then.
+// A NAT that rebinds every ten seconds costs only the packets in flight.
 func TestRebindingNAT(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.net.nat = newNAT(time.Hour)
@@ -547,8 +541,8 @@ func TestRebindingNAT(t *testing.T) {
 	})
 }
 
-// On a bad line, three datagrams in ten lost each way and 200 ms of round trip, the
-// session stays where it is: it is UDP that carries it, and one session.
+// With 30 % loss each way and 200 ms of round trip, the session stays on UDP and doesn't
+// reconnect.
 func TestLossyPath(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		w.net.delay = 100 * time.Millisecond
@@ -575,7 +569,7 @@ func TestLossyPath(t *testing.T) {
 	})
 }
 
-// A link that is down for a minute costs that minute: the session is the same.
+// The session survives an outage of a minute.
 func TestOutageOfAMinute(t *testing.T) {
 	inWorldOfTwo(t, func(t *testing.T, w *world) {
 		s := w.dial(w.configOfTwo())
@@ -605,8 +599,8 @@ func TestOutageOfAMinute(t *testing.T) {
 	})
 }
 
-// A gateway of two addresses is reached at the other one, be it known from the
-// beginning, of the other family, or what its name means by now.
+// Probes go to all addresses of the gateway: those of the other family, and those that its
+// name resolves to now.
 func TestProbesAllAddresses(t *testing.T) {
 	for name, row := range map[string]struct{ first, later []netip.Addr }{
 		"of the other family": {[]netip.Addr{gatewayAddr(1).Addr(), netip.MustParseAddr("2001:db8::1")}, nil},

@@ -17,8 +17,8 @@ import (
 	"lewes/transport/client"
 )
 
-// A gateway that lost its memory says Reset: the session is made anew beside the old
-// one, and flows go on.
+// A gateway without the session sends a Reset: the client makes a handshake beside the old
+// session, and its flows continue.
 //
 // Shows R11.3, R11.4.
 func TestResetTriggersReconnect(t *testing.T) {
@@ -62,8 +62,8 @@ func TestResetTriggersReconnect(t *testing.T) {
 // less than 64 bytes may not.
 const long = "a datagram of thirty bytes ..."
 
-// A client that sends less than that finds out when it has heard nothing for a
-// while.
+// A client that sends no packet large enough for a Reset detects the loss by its liveness
+// check.
 func TestLostSessionWithoutReset(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, _ *client.Session, c net.Conn) {
 		exchange(t, c, "before")
@@ -78,7 +78,7 @@ func TestLostSessionWithoutReset(t *testing.T) {
 	})
 }
 
-// A Reset that anybody may have sent costs three Pings.
+// A forged Reset costs three Pings.
 //
 // Shows R11.3.
 func TestForgedResetIsIgnored(t *testing.T) {
@@ -102,7 +102,7 @@ func TestForgedResetIsIgnored(t *testing.T) {
 	})
 }
 
-// A gateway that is silent for a while and comes back is the same session.
+// A gateway that responds again continues the same session.
 //
 // Shows R11.4.
 func TestReconnectStopsWhenGatewayResponds(t *testing.T) {
@@ -132,8 +132,7 @@ func TestReconnectStopsWhenGatewayResponds(t *testing.T) {
 	})
 }
 
-// A gateway that is gone for long is tried again and again, at growing intervals,
-// and its name is resolved each time.
+// Reconnects to a gateway that is down resolve its name each time.
 func TestReconnectResolvesAgain(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		dns := names("gw.example.com", w.g.at.Addr())
@@ -176,7 +175,7 @@ func TestReconnectResolvesAgain(t *testing.T) {
 	})
 }
 
-// The tries' intervals grow and are bounded.
+// The backoff grows to a bound.
 func TestReconnectIntervals(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		var tries []time.Time
@@ -213,7 +212,7 @@ func TestReconnectIntervals(t *testing.T) {
 	})
 }
 
-// Without reconnecting, the session ends with what ended it.
+// With NoReconnect, the session ends with the gateway's reason.
 func TestNoReconnect(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
@@ -240,7 +239,7 @@ func TestNoReconnect(t *testing.T) {
 	})
 }
 
-// Without reconnecting, a gateway is given time to be heard again.
+// With NoReconnect, an unresponsive gateway has Config.Timeout to respond.
 func TestNoReconnectEndsWhenUnresponsive(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
@@ -267,7 +266,7 @@ func TestNoReconnectEndsWhenUnresponsive(t *testing.T) {
 	})
 }
 
-// A gateway that confirms nothing makes no lasting session.
+// A session that the gateway does not confirm ends.
 func TestUnconfirmedSession(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.losing(func(from, _ netip.AddrPort, p []byte) bool { return from == w.g.at && isSealed(p) })
@@ -283,7 +282,7 @@ func TestUnconfirmedSession(t *testing.T) {
 	})
 }
 
-// Close does not wait for a handshake under way.
+// Close aborts a handshake.
 func TestCloseWhileReconnecting(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		time.Sleep(time.Second)
@@ -304,7 +303,7 @@ func TestCloseWhileReconnecting(t *testing.T) {
 	})
 }
 
-// A gateway that refuses the client afterwards is said to.
+// Info.Down reports that the gateway no longer admits the client.
 func TestReconnectReportsCause(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, _ net.Conn) {
 		time.Sleep(time.Second)

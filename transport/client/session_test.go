@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var clientKey = identity.FromSeed(&[32]byte{200})
 
-// world is a network with a gateway and what a client needs to reach it.
+// world is a network with a gateway, and a client's configuration for it.
 type world struct {
 	*testing.T
 	net *network
@@ -42,7 +42,7 @@ func gatewayAddr(n int) netip.AddrPort {
 	return netip.MustParseAddrPort(fmt.Sprintf("198.51.100.%d:51264", n))
 }
 
-// gateway starts the gateway number n.
+// gateway starts gateway n.
 func (w *world) gateway(n int) *gateway {
 	return newGateway(w, byte(n), w.net.listen(gatewayAddr(n)), func(to netip.AddrPort) transport.Conn {
 		c, err := w.net.dial(context.Background(), to)
@@ -53,7 +53,7 @@ func (w *world) gateway(n int) *gateway {
 	})
 }
 
-// inWorld runs f in a bubble of its own with a network and gateway 1.
+// inWorld runs f in a synctest bubble with a network and gateway 1.
 func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t, net: newNetwork()}
@@ -77,7 +77,7 @@ func (w *world) config() client.Config {
 	}
 }
 
-// happened returns the kinds of the events so far, those of rekeyed left out.
+// happened returns the kinds of all events but Rekeyed.
 func (w *world) happened() string {
 	synctest.Wait()
 	w.mu.Lock()
@@ -148,14 +148,14 @@ func expect(t testing.TB, c net.Conn, text string) {
 	_ = c.SetReadDeadline(time.Time{})
 }
 
-// exchange proves that datagrams go both ways.
+// exchange sends a datagram and expects its echo.
 func exchange(t testing.TB, c net.Conn, text string) {
 	t.Helper()
 	write(t, c, text)
 	expect(t, c, text)
 }
 
-// Who says nothing else gets ML-KEM-768, and what the gateway said about the session.
+// The defaults: ML-KEM-768 and the gateway's terms.
 //
 // Shows R3.7.
 func TestDial(t *testing.T) {
@@ -304,7 +304,7 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// resolver is names in memory.
+// resolver resolves names from a map.
 type resolver struct {
 	mu    sync.Mutex
 	names map[string][]netip.Addr
@@ -332,8 +332,7 @@ func (r *resolver) LookupNetIP(_ context.Context, network, host string) ([]netip
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-// Each error is a sentence that says what was wrong, with which value, and what to
-// do.
+// Each error names the fault and its values.
 func TestDialErrors(t *testing.T) {
 	for name, row := range map[string]struct {
 		prepare func(w *world, c *client.Config)
@@ -402,7 +401,7 @@ func TestDialErrors(t *testing.T) {
 				}
 				for _, words := range row.words {
 					if !strings.Contains(err.Error(), words) {
-						t.Errorf("the error does not say %q: %v", words, err)
+						t.Errorf("%q is not in the error: %v", words, err)
 					}
 				}
 				var h *state.HandshakeError
@@ -414,8 +413,8 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// The gateway's clock is believed once; two gateways' clocks that are both off
-// cannot be seen here, so the second Reject is forged by a gateway whose clock jumps.
+// The client adopts the gateway's clock only once, so a second Reject, which wrongClock
+// forges, fails the handshake.
 func TestClockError(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
@@ -451,7 +450,7 @@ func TestDialContext(t *testing.T) {
 	})
 }
 
-// A name may have addresses that lead nowhere: the next is tried beside them.
+// An address that does not answer is raced by the next one.
 func TestAddressesRace(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config := w.config()
@@ -468,7 +467,7 @@ func TestAddressesRace(t *testing.T) {
 	})
 }
 
-// When several addresses answer, one session is left.
+// If several addresses answer, one session remains.
 func TestAddressRaceClosesLoser(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.net.delay = 290 * time.Millisecond

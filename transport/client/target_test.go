@@ -9,8 +9,7 @@ import (
 	"lewes/state/wire"
 )
 
-// What is taken for an address goes over the wire as the same address, and means
-// the same to package net.
+// An accepted address is encoded as the same address, and package net parses it alike.
 func FuzzParseDestination(f *testing.F) {
 	for _, address := range []string{
 		"203.0.113.7:53", "[2001:db8::1]:53", "[::ffff:203.0.113.7]:53", "dns.example.com:53", "dns.example.com.:1",

@@ -29,7 +29,7 @@ func through(t *testing.T, n int, f func(t *testing.T, w *world, entries []*gate
 	})
 }
 
-// via starts n entries on the way to gateway 1.
+// via starts a chain of n entries before gateway 1.
 func (w *world) via(n int) (client.Config, []*gateway) {
 	config := w.config()
 	next := w.g
@@ -108,7 +108,7 @@ func TestVia(t *testing.T) {
 	}
 }
 
-// Entries and exit see identities of their own.
+// Entries and exit see different identities.
 func TestViaIdentity(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config, entries := w.via(2)
@@ -146,7 +146,7 @@ func TestViaErrors(t *testing.T) {
 			}
 			for _, word := range words {
 				if !strings.Contains(err.Error(), word) {
-					t.Errorf("the error does not say %q: %v", word, err)
+					t.Errorf("%q is not in the error: %v", word, err)
 				}
 			}
 			time.Sleep(time.Second)
@@ -174,8 +174,7 @@ func TestViaErrors(t *testing.T) {
 	})
 }
 
-// An entry that forgets everything is connected anew, and the session inside goes
-// on as it was, without a word of its own.
+// After an entry's restart its session reconnects, and the inner session continues.
 func TestEntryRestart(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		through(t, n, func(t *testing.T, w *world, entries []*gateway, s *client.Session) {
@@ -208,7 +207,7 @@ func TestEntryRestart(t *testing.T) {
 	}
 }
 
-// An exit that forgets everything is connected anew through the same entry.
+// After the exit's restart the inner session reconnects through the same entry.
 func TestExitRestart(t *testing.T) {
 	through(t, 1, func(t *testing.T, w *world, entries []*gateway, s *client.Session) {
 		c := flowTo(t, s, "203.0.113.7:53")
@@ -229,8 +228,8 @@ func TestExitRestart(t *testing.T) {
 	})
 }
 
-// The indexes of the session inside may be taken at the entry: in the handshake, in
-// a subsession, and in the midst of everything.
+// The inner session's indexes may collide at the entry in the handshake, in a rekey, and at
+// any other time.
 //
 // Shows R7.12.
 func TestIndexCollisionAtEntry(t *testing.T) {
@@ -277,7 +276,7 @@ func TestIndexCollisionAtEntry(t *testing.T) {
 	})
 }
 
-// A handshake does not try for ever.
+// A handshake gives up after indexTries collisions.
 func TestIndexCollisionsExhaustTries(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config, entries := w.via(1)
@@ -296,7 +295,7 @@ func TestIndexCollisionsExhaustTries(t *testing.T) {
 	})
 }
 
-// With NoReconnect, the end of an entry's session is the end of what runs over it.
+// With NoReconnect, the end of an entry's session ends the inner session.
 func TestEntryEndEndsInnerSession(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		config, entries := w.via(2)
