@@ -77,7 +77,7 @@ func TestCookieIsBound(t *testing.T) {
 		c := mustMake(t, jar, t0, from, idx, &salt)
 
 		if !jar.Valid(t0, from, idx, &salt, c) {
-			t.Fatal("own cookie refused")
+			t.Fatal("own cookie rejected")
 		}
 		if other.Unmap() != addr.Unmap() && jar.Valid(t0, netip.AddrPortFrom(other, port), idx, &salt, c) {
 			t.Fatalf("taken from %v, made for %v", other, addr)
@@ -97,7 +97,7 @@ func TestCookieIsBound(t *testing.T) {
 		bit = rapid.IntRange(0, cookie.Size*8-1).Draw(t, "cookie bit")
 		c[bit/8] ^= 1 << (bit % 8)
 		if jar.Valid(t0, from, idx, &salt, c) {
-			t.Fatal("a damaged cookie is taken")
+			t.Fatal("a damaged cookie is accepted")
 		}
 	})
 }
@@ -106,7 +106,7 @@ func TestMappedAddressEqualsIPv4(t *testing.T) {
 	jar := cookie.NewJar(rand.Reader)
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(source.Addr().As16()), source.Port())
 	if !jar.Valid(t0, mapped, 1, &salt, mustMake(t, jar, t0, source, 1, &salt)) {
-		t.Error("a cookie for an IPv4 address is refused from its mapped form")
+		t.Error("a cookie for an IPv4 address is rejected for its mapped form")
 	}
 }
 
@@ -129,7 +129,7 @@ func TestSecretRotation(t *testing.T) {
 		{120, 240, true},
 		{120, 359.9, true},
 		{120, 360, false},
-		{200, 359.9, true}, // the turn was at 120, though nobody asked then
+		{200, 359.9, true}, // rotated at 120 without a call
 		{200, 360, false},
 		{1000, 1190, true}, // made in 960 to 1080
 		{1000, 1200, false},
@@ -191,14 +191,14 @@ func TestValidRejectsOtherCookies(t *testing.T) {
 	c := mustMake(t, jar, t0, source, 1, &salt)
 	for _, other := range [][]byte{nil, {}, c[:15], append(bytes.Clone(c), 0), make([]byte, 16), bytes.Repeat([]byte{0xff}, 16)} {
 		if jar.Valid(t0, source, 1, &salt, other) {
-			t.Errorf("%x is taken", other)
+			t.Errorf("%x is accepted", other)
 		}
 	}
 	if cookie.NewJar(rand.Reader).Valid(t0, source, 1, &salt, c) {
 		t.Error("another jar takes it")
 	}
 	if jar.Valid(t0, netip.AddrPort{}, 1, &salt, c) {
-		t.Error("it is taken from nowhere")
+		t.Error("accepted without a source")
 	}
 }
 
@@ -224,7 +224,7 @@ func TestJarDoesNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !jar.Valid(t0, source, 1, &salt, c) {
-			t.Fatal("refused")
+			t.Fatal("rejected")
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
@@ -256,7 +256,7 @@ func BenchmarkJarValid(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if !jar.Valid(t0, source, 1, &salt, c[:]) {
-			b.Fatal("refused")
+			b.Fatal("rejected")
 		}
 	}
 }
@@ -360,7 +360,7 @@ func BenchmarkMAC1(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if !mac1.Verify(packet) {
-					b.Fatal("refused")
+					b.Fatal("rejected")
 				}
 			}
 		})

@@ -30,7 +30,7 @@ func TestSignAndVerify(t *testing.T) {
 		key := identity.FromSeed(&seed)
 		sig := key.Sign(msg)
 		if !key.Public().Verify(msg, sig) {
-			t.Fatal("own signature refused")
+			t.Fatal("own signature rejected")
 		}
 		bit := rapid.IntRange(0, 64*8-1).Draw(t, "bit")
 		sig[bit/8] ^= 1 << (bit % 8)
@@ -119,7 +119,7 @@ func TestInvalidPublicKeyTextIsRejected(t *testing.T) {
 				t.Errorf("the message has %d bytes", len(err.Error()))
 			}
 			if k != (identity.PublicKey{9}) {
-				t.Error("the key was changed although the text is refused")
+				t.Error("the key changed with an invalid text")
 			}
 		})
 	}
@@ -222,7 +222,7 @@ func BenchmarkVerify(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if !key.Public().Verify(msg, sig) {
-			b.Fatal("refused")
+			b.Fatal("rejected")
 		}
 	}
 }

@@ -86,7 +86,7 @@ func TestUnusualPointVectors(t *testing.T) {
 					t.Errorf("%s: %v is not ErrWeakKey", r.What, err)
 				}
 				if _, err := identity.ParsePublicKey(k.String()); !errors.Is(err, identity.ErrWeakKey) {
-					t.Errorf("%s: ParsePublicKey says %v, want ErrWeakKey", r.What, err)
+					t.Errorf("%s: ParsePublicKey returned %v, want ErrWeakKey", r.What, err)
 				}
 				continue
 			}
@@ -110,7 +110,7 @@ func TestWeakKeyVerifiesNothing(t *testing.T) {
 	sig := make([]byte, 64)
 	sig[0] = 1 // R = the neutral point, S = 0
 	if identityPoint.Verify([]byte("anything"), sig) {
-		t.Error("a signature by the neutral point was taken")
+		t.Error("a signature by the neutral point was accepted")
 	}
 }
 

@@ -199,7 +199,7 @@ func FuzzCutCiphertextTLS(f *testing.F) {
 			return
 		}
 		if again := append(kem.AppendCiphertextTLS(nil, id, raw), rest...); !bytes.Equal(again, b) {
-			t.Fatal("another form was taken than the one that is written")
+			t.Fatal("accepted another form than the one that is written")
 		}
 		if len(raw) != id.CiphertextSize() || !bytes.HasSuffix(tls, raw) || cap(tls) != len(tls) || cap(raw) != len(raw) {
 			t.Fatal("the parts do not fit")

@@ -331,7 +331,7 @@ func TestXKCopiesArguments(t *testing.T) {
 	clear(payload)
 	clear(m1)
 	clear(got)
-	// Force both to build their states anew from what they kept.
+	// Force both to rebuild their states.
 	i.drop()
 	r.drop()
 	finishXK(t, i, r)

@@ -228,7 +228,7 @@ func TestRespondToMaliciousClient(t *testing.T) {
 		}
 	}
 
-	// The same length, written longer than it has to be.
+	// The same length in a longer encoding.
 	long := bytes.Clone(x.msg[:len(x.msg)-credentialSize-2])
 	long = append(long, 0x80, 0, 0, credentialSize)
 	long = append(long, x.msg[len(x.msg)-credentialSize:]...)

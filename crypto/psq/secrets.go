@@ -46,7 +46,7 @@ const macSize = sha256.Size
 // schedule derives the secrets from the KEM's shared secret, and the mac with
 // which the initiator proves that it has them.
 //
-// The first key comes from the first 32 bytes of the TLS form of the shared
+// The first key is derived from the first 32 bytes of the TLS form of the shared
 // secret, one byte of the form and 31 of the secret, as in the reference.
 func schedule(id kem.ID, ss *[kem.SecretSize]byte, pk, encTLS, sctx []byte) (*Secrets, [macSize]byte) {
 	form := kem.AppendSecretTLS(make([]byte, 0, kem.SecretSize+1), id, ss)

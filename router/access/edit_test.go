@@ -106,7 +106,7 @@ func TestFailedEditChangesNothing(t *testing.T) {
 		name string
 		err  error
 		want error
-		says string
+		text string
 	}{
 		{"an identity again", add(Entry{Identity: a, Name: "other"}), ErrDuplicate, "line 2"},
 		{"a name again", add(Entry{Identity: client(4), Name: "anna"}), ErrDuplicate, "line 2"},
@@ -124,8 +124,8 @@ func TestFailedEditChangesNothing(t *testing.T) {
 		{"remove no name", remove(""), ErrUnknown, `""`},
 		{"remove a name of two", remove("twin"), ErrAmbiguous, "lines 3, 4"},
 	} {
-		if !errors.Is(x.err, x.want) || !strings.Contains(x.err.Error(), x.says) || !strings.Contains(x.err.Error(), path) {
-			t.Errorf("%s: error %v, want %v that says %q", x.name, x.err, x.want, x.says)
+		if !errors.Is(x.err, x.want) || !strings.Contains(x.err.Error(), x.text) || !strings.Contains(x.err.Error(), path) {
+			t.Errorf("%s: error %v, want %v with %q", x.name, x.err, x.want, x.text)
 		}
 	}
 	if got := content(t, path); got != text {
@@ -154,7 +154,7 @@ func TestEditRejectsInvalidFile(t *testing.T) {
 		t.Errorf("Remove made a file: %v", err)
 	}
 	if err := Add(filepath.Join(t.TempDir(), "no folder", "clients"), Entry{Identity: client(2)}); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Add in no folder: %v, want fs.ErrNotExist", err)
+		t.Errorf("Add in a missing directory: %v, want fs.ErrNotExist", err)
 	}
 }
 
@@ -258,7 +258,7 @@ func TestConcurrentEdits(t *testing.T) {
 					if err == nil {
 						break
 					}
-					// Where folders cannot be locked, this is what an editor is told.
+					// Without directory locks, ErrChanged is expected.
 					if !errors.Is(err, ErrChanged) {
 						t.Error(err)
 						return
@@ -288,7 +288,7 @@ func TestEditDetectsChangesByOthers(t *testing.T) {
 	if got := content(t, path); got != others {
 		t.Errorf("the file holds %q, want what the other wrote", got)
 	}
-	// The same where there was no file to begin with.
+	// Also if the file did not exist.
 	path = filepath.Join(t.TempDir(), "clients")
 	err = edit(path, MaxEntries, func(text []byte, _ *List) ([]byte, error) {
 		return []byte("# mine\n"), os.WriteFile(path, []byte(others), 0o600)

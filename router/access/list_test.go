@@ -38,7 +38,7 @@ func TestLoadErrorContainsFileAndLine(t *testing.T) {
 
 func TestLoadRejectsOtherFiles(t *testing.T) {
 	if _, err := Load(t.TempDir()); !errors.Is(err, ErrNotFile) {
-		t.Errorf("a folder: %v, want ErrNotFile", err)
+		t.Errorf("a directory: %v, want ErrNotFile", err)
 	}
 	path := file(t, "# x\n")
 	if _, err := Load(filepath.Join(path, "below")); err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -165,9 +165,9 @@ func TestParseRejectsInvalidLines(t *testing.T) {
 			if bad.Line != 3 || bad.Path != "/etc/lewes/clients" || !strings.Contains(bad.Value, c.value) || len(bad.Value) > 64 {
 				t.Errorf("error about %s, line %d, value %q; want line 3 with %q", bad.Path, bad.Line, bad.Value, c.value)
 			}
-			for _, says := range []string{"/etc/lewes/clients", "line 3", c.says, "a line is"} {
-				if !strings.Contains(err.Error(), says) {
-					t.Errorf("%q does not say %q", err, says)
+			for _, text := range []string{"/etc/lewes/clients", "line 3", c.says, "a line is"} {
+				if !strings.Contains(err.Error(), text) {
+					t.Errorf("%q lacks %q", err, text)
 				}
 			}
 		})
@@ -258,7 +258,7 @@ func FuzzParse(f *testing.F) {
 			if back, _, _, err := parseLine(line); err != nil || back.Identity != e.Identity || back.Name != e.Name || back.Comment != e.Comment {
 				t.Fatalf("%+v was written %q and read as %+v, %v", e, line, back, err)
 			}
-			// Without its line the others are left.
+			// The file without this line must be valid.
 			start, end := lineBounds(text, e.Line)
 			rest, err := parse("clients", append(bytes.Clone(text[:start]), text[end:]...), MaxEntries)
 			if err != nil || len(rest.Entries()) != len(l.Entries())-1 || rest.Contains(e.Identity) {

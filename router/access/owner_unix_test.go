@@ -39,8 +39,8 @@ func TestEditKeepsOwner(t *testing.T) {
 	}
 	wantOwner(path)
 
-	// A new file belongs to whom its folder does: the gateway has to read what an
-	// administrator adds for it.
+	// A new file gets the directory's owner, so that the gateway can read a file that
+	// an administrator creates.
 	dir := t.TempDir()
 	if err := os.Chown(dir, user, group); err != nil {
 		t.Fatal(err)

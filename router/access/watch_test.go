@@ -106,7 +106,7 @@ func TestWatch(t *testing.T) {
 
 		w.write(a.String()+"\n", 1)
 		w.checks(1)
-		w.want(1, 0) // not before it is seen to rest
+		w.want(1, 0) // not before it is stable
 		w.checks(1)
 		w.want(2, 0)
 		if l := w.last(); l.Missing() || !l.Contains(a) || l.Contains(b) {
@@ -123,7 +123,7 @@ func TestWatch(t *testing.T) {
 			t.Fatalf("the list is %v", l.Entries())
 		}
 
-		// A bad line is told once, and the list stays as it was.
+		// An invalid line is reported once, and the list is unchanged.
 		w.write(b.String()+"\nanna\n", 3)
 		w.checks(10)
 		w.want(3, 1)
@@ -131,7 +131,7 @@ func TestWatch(t *testing.T) {
 		if !errors.As(w.failure(), &bad) || bad.Line != 2 || bad.Path != w.path {
 			t.Fatalf("error %v", w.failure())
 		}
-		// Written again, as bad as before, it is told again.
+		// Written again, still invalid, it is reported again.
 		w.write(b.String()+"\nanna\n", 4)
 		w.checks(10)
 		w.want(3, 2)
@@ -161,7 +161,7 @@ func TestWatchWaitsUntilFileIsStable(t *testing.T) {
 		defer w.stop()
 		w.want(1, 0)
 
-		// Gone for a moment, as some editors do it.
+		// Missing for a moment, as with some editors.
 		if err := os.Remove(w.path); err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +175,7 @@ func TestWatchWaitsUntilFileIsStable(t *testing.T) {
 			t.Fatalf("the list is %v", l.Entries())
 		}
 
-		// Written piece by piece.
+		// Written in pieces.
 		for i := range 10 {
 			w.write(b.String()[:20+i], 2+i)
 			w.checks(1)
@@ -207,7 +207,7 @@ func TestWatchReportsEachFailureOnce(t *testing.T) {
 		if !errors.Is(w.failure(), ErrPermissions) {
 			t.Fatalf("error %v, want ErrPermissions", w.failure())
 		}
-		// Another reason is told as well.
+		// Another error is reported too.
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +225,7 @@ func TestWatchReportsEachFailureOnce(t *testing.T) {
 		w.write(client(1).String()+"\n", 1)
 		w.checks(2)
 		w.want(1, 2)
-		// What changes nothing but the mode is a change.
+		// A change of the mode is a change.
 		if err := os.Chmod(path, 0o620); err != nil {
 			t.Fatal(err)
 		}
@@ -243,8 +243,8 @@ func TestWatchReportsEachFailureOnce(t *testing.T) {
 func TestWatchRetriesWithoutChange(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		// The path leads through what is a file first and a folder later, which looks
-		// from outside like no file both times.
+		// A parent of the path is first a file and later a directory, so that the file
+		// is missing both times.
 		between := filepath.Join(dir, "between")
 		if err := os.WriteFile(between, nil, 0o600); err != nil {
 			t.Fatal(err)

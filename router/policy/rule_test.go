@@ -28,7 +28,7 @@ func TestParseRule(t *testing.T) {
 	for _, c := range []struct {
 		text string
 		want policy.Rule
-		form string // what String gives, where that is another text
+		form string // the result of String, if different
 	}{
 		{"198.51.100.0/24", rule("198.51.100.0/24", 0, 0), ""},
 		{"198.51.100.7", rule("198.51.100.7/32", 0, 0), ""},
@@ -63,7 +63,7 @@ func TestParseRule(t *testing.T) {
 	}
 }
 
-func TestParseRuleRefuses(t *testing.T) {
+func TestParseRuleRejectsInvalidText(t *testing.T) {
 	for _, c := range []struct{ text, says string }{
 		{"", "not an address"},
 		{" ", "not an address"},
@@ -123,7 +123,7 @@ func TestParseRuleRefuses(t *testing.T) {
 	}
 }
 
-// rules draws any rule that has a text.
+// rules draws valid rules.
 func rules() *rapid.Generator[policy.Rule] {
 	return rapid.Custom(func(t *rapid.T) policy.Rule {
 		var r policy.Rule

@@ -139,7 +139,7 @@ func feed(t testing.TB, a *Assembler, in ...wire.Part) (out [][]byte) {
 	return out
 }
 
-// forged is a part with the right header and other data.
+// forged returns a part with the right header and other data.
 func forged(p wire.Part, n byte) wire.Part {
 	p.Data = bytes.Clone(p.Data)
 	p.Data[0] ^= 1 + n
@@ -218,12 +218,11 @@ func TestNinthPartEvictsOldest(t *testing.T) {
 	if got := feed(t, &a, split[1]); len(got) != 0 || a.Kept() != maxKept {
 		t.Fatalf("the oldest of nine parts was kept: %d messages, %d parts", len(got), a.Kept())
 	}
-	// The next time the whole message is sent it joins: the part that stayed is
-	// older than what a forger can send now.
+	// The next transmission of the whole message completes it.
 	if got := feed(t, &a, split[0]); len(got) != 1 {
 		t.Error("the message sent again did not come together")
 	}
-	// An equal part takes no place, however often it comes.
+	// Duplicates are not kept.
 	a = Assembler{Limit: MaxHandshake}
 	feed(t, &a, split[0], forged(split[0], 1))
 	for range 3 * maxKept {
@@ -383,7 +382,7 @@ func (m *model) add(p wire.Part) []byte {
 		m.kept = m.kept[1:]
 	}
 	m.kept = append(slices.Clone(m.kept), p)
-	// Every choice of one kept part for each index, older ones first.
+	// All combinations of one kept part per index, older ones first.
 	choices := [][]wire.Part{nil}
 	for index := range p.Count {
 		var longer [][]wire.Part
@@ -482,7 +481,7 @@ func FuzzAssembler(f *testing.F) {
 			case a.Kept() > maxKept:
 				t.Fatalf("%d parts are kept", a.Kept())
 			case err != nil && (m != nil || a.Kept() != before):
-				t.Fatalf("refused (%v), and yet kept or joined", err)
+				t.Fatalf("rejected (%v), but kept or joined", err)
 			case m != nil && (len(m) > a.Limit || ID(m) != part.MessageID):
 				t.Fatalf("a message of %d bytes with another hash than its parts name", len(m))
 			}

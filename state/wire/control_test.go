@@ -60,7 +60,7 @@ func TestFinalAckRoundTrip(t *testing.T) {
 		if got, err := ParseFinalAck(content); err != nil || got != m {
 			t.Fatalf("%+v, %v; want %+v", got, err, m)
 		}
-		// The two layouts of Ack cannot be taken for each other.
+		// The two layouts of Ack have different sizes.
 		if _, err := ParseAck(content); err == nil {
 			t.Fatal("taken as a hello's Ack")
 		}

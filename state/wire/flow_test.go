@@ -48,7 +48,7 @@ func TestFlowFlags(t *testing.T) {
 		}
 	}
 	if taken != 4 {
-		t.Errorf("%d values of flags are taken", taken)
+		t.Errorf("%d values of flags are valid", taken)
 	}
 }
 

@@ -57,7 +57,7 @@ func TestHeaderSizes(t *testing.T) {
 			t.Errorf("%d bytes: %v, want %v", row.size, err, row.want)
 		}
 		if _, ok := ReceiverIdx(p); ok != (row.size >= MinPacket) {
-			t.Errorf("%d bytes: ReceiverIdx says %v", row.size, ok)
+			t.Errorf("%d bytes: ReceiverIdx returned %v", row.size, ok)
 		}
 		if body := Body(p); (body != nil) != (row.size >= MinPacket) || body != nil && len(body) != row.size-HeaderSize-TrailerSize {
 			t.Errorf("%d bytes: body of %d", row.size, len(body))

@@ -84,7 +84,7 @@ func TestInvalidTargetsAreRejected(t *testing.T) {
 		"name with port 0": {Target{Name: []byte("a")}, ErrPort},
 	} {
 		if err := row.target.Check(); err != row.want {
-			t.Errorf("%s: Check says %v, want %v", name, err, row.want)
+			t.Errorf("%s: Check returned %v, want %v", name, err, row.want)
 		}
 		if got, _, err := CutTarget(row.target.Append(nil)); err == nil {
 			t.Errorf("%s: taken by the other end as %v", name, got)
@@ -130,7 +130,7 @@ func FuzzTarget(f *testing.F) {
 			return
 		}
 		if err := m.Check(); err != nil {
-			t.Fatalf("%v was taken, but: %v", m, err)
+			t.Fatalf("%v is valid, but: %v", m, err)
 		}
 		if again := append(m.Append(nil), rest...); !bytes.Equal(again, b) {
 			t.Fatalf("%x is appended as %x", b, again)

@@ -101,7 +101,7 @@ func message[M any](t Type, parse func([]byte) (M, error), appendTo func(*M, []b
 			m, err := parse(content)
 			if err != nil {
 				if !reflect.ValueOf(&m).Elem().IsZero() {
-					return nil, nil, fmt.Errorf("a refused message is not zero: %+v (%w)", m, err)
+					return nil, nil, fmt.Errorf("a rejected message is not zero: %+v (%w)", m, err)
 				}
 				return nil, nil, err
 			}
@@ -343,7 +343,7 @@ func TestRejectedVectors(t *testing.T) {
 	}
 	for name, err := range errorNames {
 		if !seen[err] {
-			t.Errorf("no vector is refused with %s", name)
+			t.Errorf("no vector is rejected with %s", name)
 		}
 		if !strings.HasPrefix(err.Error(), "wire: ") {
 			t.Errorf("%s does not name its package: %v", name, err)
@@ -426,7 +426,7 @@ func TestCodecsDoNotAllocate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}); n != 0 {
-			t.Errorf("refused: %s, %s: %v allocations", r.Message, r.Name, n)
+			t.Errorf("rejected: %s, %s: %v allocations", r.Message, r.Name, n)
 		}
 	}
 }
