@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,10 +31,10 @@ func closedAfter(t testing.TB, conn net.Conn, start time.Time) time.Duration {
 	return time.Since(start)
 }
 
-// within fails where a time is not from low up to a generous limit.
+// within fails if a connection was closed before low.
 func within(t testing.TB, what string, d, low time.Duration) {
 	t.Helper()
-	if d < low-10*time.Millisecond || d > low+5*time.Second {
+	if d < low-10*time.Millisecond {
 		t.Errorf("%s: closed after %v, want %v", what, d, low)
 	}
 }
@@ -81,36 +82,41 @@ func TestNothingIsReadOn(t *testing.T) {
 	}
 }
 
-// TestSlowSender sends a packet byte by byte: in time it is taken, and the time does
-// not begin again with each byte.
+// TestReceiveTimeoutIsAbsolute sends packets byte by byte: one that is complete in time is
+// received, and received bytes do not extend the time.
 //
 // Shows R12.4.
-func TestSlowSender(t *testing.T) {
+func TestReceiveTimeoutIsAbsolute(t *testing.T) {
 	if DefaultReceiveTimeout != 5*time.Second {
-		t.Errorf("a packet may take %v by default", DefaultReceiveTimeout)
+		t.Errorf("the default timeout is %v", DefaultReceiveTimeout)
 	}
-	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Second })
-	frame := appendFrame(nil, packetOf(wire.MinPacket, 7))
-	quick := dialTo(t, l)
-	for _, b := range frame {
+	frame := appendFrame(nil, packetOf(wire.MaxTCPPacket, 7))
+	short := appendFrame(nil, packetOf(wire.MinPacket, 7))
+	patient := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
+	quick := dialTo(t, patient)
+	for _, b := range short {
 		if _, err := quick.Write([]byte{b}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if p := readOne(t, l.Shards[0]); !bytes.Equal(p.Data, frame[lengthSize:]) {
-		t.Error("what came byte by byte is another packet")
+	if p := readOne(t, patient.Shards[0]); !bytes.Equal(p.Data, short[lengthSize:]) {
+		t.Error("a packet sent byte by byte arrived changed")
 	}
-	for _, sent := range []int{1, 3, lengthSize, lengthSize + 1, len(frame) - 1} {
+	l := listening(t, func(c *Config) { c.ReceiveTimeout = 100 * time.Millisecond })
+	var senders sync.WaitGroup
+	for range 5 {
 		slow := dialTo(t, l)
-		start := time.Now()
-		go func() {
-			for _, b := range frame[:sent] {
-				_, _ = slow.Write([]byte{b})
-				time.Sleep(900 * time.Millisecond / time.Duration(sent))
+		senders.Go(func() { // sends much longer than the timeout, until it is closed
+			for _, b := range frame {
+				if _, err := slow.Write([]byte{b}); err != nil {
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
 			}
-		}()
-		within(t, "too slow", closedAfter(t, slow, start), time.Second)
+			t.Error("the whole packet was accepted")
+		})
 	}
+	senders.Wait()
 	eventually(t, "five timeouts counted", func() bool { return l.Stats().ReceiveTimeouts == 5 })
 }
 

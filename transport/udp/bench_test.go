@@ -121,7 +121,7 @@ func BenchmarkCut(b *testing.B) {
 	sent := packetsOf(path.NewUDP(netip.AddrPortFrom(loopbacks[0], 1), loopbacks[0], 1), bytesOf(1024, 1200)...)
 	b.ReportAllocs()
 	for b.Loop() {
-		for c := cut(sent, false, maxSegments); c.more(); {
+		for c := newGSOBatcher(sent, false, maxSegments); c.more(); {
 			c.next(maxSegments)
 		}
 	}

@@ -42,7 +42,7 @@ func TestSourceControlReadsBack(t *testing.T) {
 		if !ok || end > len(ctl.bytes()) {
 			t.Fatalf("%s: ok %v, %d of %d bytes", c.local, ok, end, len(ctl.bytes()))
 		}
-		var a ancillary
+		var a controlInfo
 		parseControl(ctl.bytes()[:end], &a)
 		if a.local != local || a.ifIndex != 5 {
 			t.Errorf("read back %+v, want %s on 5", a, local)
@@ -89,30 +89,30 @@ func TestParseControl(t *testing.T) {
 	all = append(all, controlMessage(unix.SOL_IP, unix.IP_PKTINFO, info4)...)
 	all = append(all, controlMessage(unix.SOL_UDP, unix.UDP_GRO, number(1200))...)
 
-	var a ancillary
+	var a controlInfo
 	parseControl(all, &a)
-	want := ancillary{local: netip.MustParseAddr("192.0.2.1"), ifIndex: 3, segment: 1200, drops: 77, dropped: true}
+	want := controlInfo{local: netip.MustParseAddr("192.0.2.1"), ifIndex: 3, segment: 1200, drops: 77, dropped: true}
 	if a != want {
 		t.Errorf("got %+v, want %+v", a, want)
 	}
 
-	a = ancillary{}
+	a = controlInfo{}
 	parseControl(controlMessage(unix.SOL_IPV6, unix.IPV6_PKTINFO, append(multicast[:], number(3)...)), &a)
 	if a.local.IsValid() || a.ifIndex != 3 {
 		t.Errorf("multicast: got %+v, want no address to answer from, interface 3", a)
 	}
 
 	for n := range all {
-		var cut ancillary
+		var cut controlInfo
 		parseControl(all[:n], &cut) // no panic; and nothing that is not there
 		if n < len(all)-8 && cut.segment != 0 {
 			t.Errorf("%d bytes of %d: segment %d", n, len(all), cut.segment)
 		}
 	}
 	short := controlMessage(unix.SOL_UDP, unix.UDP_GRO, []byte{1, 2})
-	a = ancillary{}
+	a = controlInfo{}
 	parseControl(short, &a)
-	if a != (ancillary{}) {
+	if a != (controlInfo{}) {
 		t.Errorf("two bytes of a segment size gave %+v", a)
 	}
 }
@@ -128,13 +128,13 @@ func FuzzParseControl(f *testing.F) {
 		words := make([]uint64, (len(in)+7)/8+1)
 		b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)[:len(in)]
 		copy(b, in)
-		var a, again ancillary
+		var a, again controlInfo
 		parseControl(b, &a)
 		parseControl(b, &again)
 		if a != again {
 			t.Fatalf("%x gives %+v, then %+v", in, a, again)
 		}
-		if len(in) < unix.SizeofCmsghdr && a != (ancillary{}) {
+		if len(in) < unix.SizeofCmsghdr && a != (controlInfo{}) {
 			t.Fatalf("%x is no control message and gives %+v", in, a)
 		}
 	})

@@ -154,7 +154,7 @@ func TestCloseEndsAWaitThatADeadlineHasWoken(t *testing.T) {
 	var rounds sync.WaitGroup
 	for range 16 {
 		rounds.Go(func() {
-			for end := time.Now().Add(2 * time.Second); time.Now().Before(end) && !t.Failed(); {
+			for round := 0; round < 200 && !t.Failed(); round++ {
 				s := &waitingSocket{descriptor: descriptor{fd: eventfd(), wake: eventfd()}}
 				done := make(chan error, 1)
 				go func() { done <- s.Read(func(uintptr) bool { return false }) }()

@@ -10,24 +10,24 @@ import (
 	"lewes/transport"
 )
 
-// ErrorKind sorts what the system says about sending.
+// ErrorKind classifies the errors of the system about sending.
 type ErrorKind uint8
 
 const (
 	TooLarge    ErrorKind = iota // EMSGSIZE
 	Full                         // EAGAIN: the socket's send buffer is full
-	NoBuffers                    // ENOBUFS, ENOMEM: the system is out of room
+	NoBuffers                    // ENOBUFS, ENOMEM
 	Refused                      // ECONNREFUSED
-	Unreachable                  // EHOSTUNREACH, ENETUNREACH and the like
+	Unreachable                  // EHOSTUNREACH, ENETUNREACH and similar
 	Denied                       // EPERM, EACCES
-	Address                      // EINVAL, EADDRNOTAVAIL and the like, and paths without a usable peer
+	Address                      // EINVAL, EADDRNOTAVAIL and similar, and paths without a usable peer
 	Other
 	numKinds
 )
 
 var kindNames = [numKinds]string{"too_large", "full", "no_buffers", "refused", "unreachable", "denied", "address", "other"}
 
-// String returns a short name, fit for a metric's label.
+// String returns a name for metric labels.
 func (k ErrorKind) String() string {
 	if k < numKinds {
 		return kindNames[k]
@@ -35,7 +35,19 @@ func (k ErrorKind) String() string {
 	return fmt.Sprintf("kind_%d", uint8(k))
 }
 
-// Errors counts errors by kind: index it by ErrorKind.
+// kindErrors are the errors of package transport; nil leaves the system's error alone.
+var kindErrors = [numKinds]error{transport.ErrTooLarge, transport.ErrFull, transport.ErrFull, transport.ErrRefused,
+	transport.ErrUnreachable, transport.ErrDenied, transport.ErrAddress, nil}
+
+// wrapErrno adds the error of package transport that e stands for.
+func wrapErrno(e syscall.Errno) error {
+	if known := kindErrors[errorKind(e)]; known != nil {
+		return fmt.Errorf("%w (%w)", known, e)
+	}
+	return e
+}
+
+// Errors counts errors by ErrorKind.
 type Errors [numKinds]uint64
 
 // Total returns the sum over all kinds.
@@ -55,162 +67,136 @@ func (e Errors) Range(yield func(ErrorKind, uint64) bool) {
 	}
 }
 
-// cause gives e its name from package transport.
-func cause(e syscall.Errno) error {
-	var named error
-	switch kindOf(e) {
-	case TooLarge:
-		named = transport.ErrTooLarge
-	case Full, NoBuffers:
-		named = transport.ErrFull
-	case Refused:
-		named = transport.ErrRefused
-	case Unreachable:
-		named = transport.ErrUnreachable
-	case Denied:
-		named = transport.ErrDenied
-	case Address:
-		named = transport.ErrAddress
-	default:
-		return e
-	}
-	return fmt.Errorf("%w (%w)", named, e)
-}
-
-// attempt is what was tried so far with a message that the system refused.
-type attempt struct {
-	connected bool // the socket is
-	source    bool // the message names the address to leave from
+// sendAttempt describes a message that the system refused.
+type sendAttempt struct {
+	connected bool // the socket is connected
+	source    bool // the message carries a source address
 	segments  int  // datagrams in the message
-	repeats   int  // how often it was sent again because the error may have been an earlier one's
+	retries   int  // because the error may belong to an earlier datagram
 }
 
-// verdict is what to do with the message.
-type verdict uint8
+// sendAction is how to continue with a refused message.
+type sendAction uint8
 
 const (
-	lost          verdict = iota // count it, tell of it, go on with the next
-	again                        // the error may belong to an earlier datagram: the same once more
-	wait                         // for room in the send buffer, as long as SendWait allows
-	withoutSource                // let the system choose the address to leave from
-	unsegmented                  // each datagram by itself
+	actionFail       sendAction = iota // count and report the failure
+	actionRetry                        // unchanged: the error may belong to an earlier datagram
+	actionWait                         // for room in the send buffer, up to Options.SendWait
+	actionDropSource                   // let the system choose the source address
+	actionDropGSO                      // send the datagrams one by one
 )
 
-// maxRepeats bounds how often a message is sent again for errors that may be
-// another's: other goroutines' datagrams may be refused in between.
-const maxRepeats = 3
+// maxRetries bounds actionRetry. It is above 1 because datagrams of other goroutines may
+// cause further errors in between.
+const maxRetries = 3
 
-// judge says what to do about a message that was refused with e. No verdict comes
-// up without end: again is bounded by repeats, wait by the caller's time, the other
-// two take away what they are about.
-func judge(e syscall.Errno, a *attempt) verdict {
-	kind := kindOf(e)
+// classifySendError decides how to continue with a message that was refused with e. The
+// sequence of actions is finite: retries are bounded, waits are bounded by the caller,
+// and the other actions remove their own precondition.
+func classifySendError(e syscall.Errno, a *sendAttempt) sendAction {
+	kind := errorKind(e)
 	switch {
 	case kind == Full:
-		return wait
-	case a.connected && (kind == Refused || kind == Unreachable) && a.repeats < maxRepeats,
-		a.connected && kind == TooLarge && a.repeats < 1:
-		// A connected socket keeps the last ICMP error and gives it to the next
-		// call, whose own datagram has not been looked at.
-		return again
+		return actionWait
+	case a.connected && (kind == Refused || kind == Unreachable) && a.retries < maxRetries,
+		a.connected && kind == TooLarge && a.retries < 1:
+		// A connected socket stores the last ICMP error and returns it from the next
+		// call, before looking at that call's datagram.
+		return actionRetry
 	case a.source && (kind == Address || kind == Unreachable):
-		return withoutSource
+		return actionDropSource
 	case a.segments > 1:
-		return unsegmented
+		return actionDropGSO
 	}
-	return lost
+	return actionFail
 }
 
-// maxMessages bounds what one call sends at most.
+// maxMessages bounds the messages of one system call.
 const maxMessages = 64
 
-// report is what one WriteBatch did.
-type report struct {
-	outcome
-	tally
+// writeResult collects the counts and errors of one WriteBatch.
+type writeResult struct {
+	localCounters
 	sourceDropped uint64
-	waitUntil     time.Time // zero until the first wait for room
+	waitUntil     time.Time // set by the first wait for room
+
+	failed      int // packets not sent
+	first, last int // indexes of the first and the latest of them
+	// The first error of each kind: of packets that were not sent, and of earlier
+	// datagrams.
+	sendErrors, asyncErrors [numKinds]syscall.Errno
+	anyAsync                bool
 }
 
-// flush adds r's counts to c.
-func (r *report) flush(c *Counters) {
-	r.tally.flush(&c.sent)
+// flush adds the counts to c.
+func (r *writeResult) flush(c *Counters) {
+	r.localCounters.flush(&c.sent)
 	if r.sourceDropped > 0 {
 		c.sourceDropped.Add(r.sourceDropped)
 	}
 }
 
-// waitLeft returns how long the call may still wait for room in the send buffer: atMost
-// from the first time that it had to.
-func (r *report) waitLeft(atMost time.Duration, now time.Time) time.Duration {
-	if atMost <= 0 {
+// waitLeft returns how long the call may still wait for room in the send buffer: limit,
+// counted from its first wait.
+func (r *writeResult) waitLeft(limit time.Duration, now time.Time) time.Duration {
+	if limit <= 0 {
 		return 0
 	}
 	if r.waitUntil.IsZero() {
-		r.waitUntil = now.Add(atMost)
+		r.waitUntil = now.Add(limit)
 	}
 	return r.waitUntil.Sub(now)
 }
 
-// outcome gathers what became of the packets.
-type outcome struct {
-	failed      int // packets not sent
-	first, last int // indexes of the first and the latest of them
-	// The first error of each kind: of packets not sent, and of reports about
-	// earlier ones.
-	lost, reported [numKinds]syscall.Errno
-	anyReported    bool
-}
-
-// fail notes that the packets from first to last, and in them so many datagrams,
-// were not sent. Calls come in the order of the packets; a packet may come twice,
-// where several of its datagrams fail.
-func (o *outcome) fail(c *Counters, first, last, datagrams int, e syscall.Errno) {
-	if o.failed == 0 {
-		o.first, o.last = first, first-1
+// fail records that the packets first to last, with the given number of datagrams, were
+// not sent. Calls are in packet order; a packet may be recorded more than once if
+// several of its datagrams fail.
+func (r *writeResult) fail(c *Counters, first, last, datagrams int, e syscall.Errno) {
+	if r.failed == 0 {
+		r.first, r.last = first, first-1
 	}
-	o.failed += last - max(first-1, o.last)
-	o.last = last
-	kind := kindOf(e)
+	r.failed += last - max(first-1, r.last)
+	r.last = last
+	kind := errorKind(e)
 	c.sendErrors[kind].Add(uint64(datagrams))
-	if o.lost[kind] == 0 {
-		o.lost[kind] = e
+	if r.sendErrors[kind] == 0 {
+		r.sendErrors[kind] = e
 	}
 }
 
-// note notes an error that belongs to a datagram sent earlier.
-func (o *outcome) note(c *Counters, e syscall.Errno) {
-	kind := kindOf(e)
-	c.reported[kind].Add(1)
-	if o.reported[kind] == 0 {
-		o.reported[kind] = e
-		o.anyReported = true
+// addAsync records an error that belongs to a datagram sent earlier.
+func (r *writeResult) addAsync(c *Counters, e syscall.Errno) {
+	kind := errorKind(e)
+	c.asyncErrors[kind].Add(1)
+	if r.asyncErrors[kind] == 0 {
+		r.asyncErrors[kind] = e
+		r.anyAsync = true
 	}
 }
 
-// result is what WriteBatch returns for p. to is the peer of a connected socket.
-func (o *outcome) result(p []transport.Packet, to *path.Path) (int, error) {
-	if o.failed == 0 && !o.anyReported {
+// result returns the values of WriteBatch(p). peer is that of a connected socket.
+func (r *writeResult) result(p []transport.Packet, peer *path.Path) (int, error) {
+	if r.failed == 0 && !r.anyAsync {
 		return len(p), nil
 	}
-	if o.failed == 0 {
-		return len(p), fmt.Errorf("udp: earlier datagram to %s: %w", to, causes(&o.reported))
+	if r.failed == 0 {
+		return len(p), fmt.Errorf("udp: earlier datagram to %s: %w", peer, joinErrnos(&r.asyncErrors))
 	}
-	if to == nil {
-		to = &p[o.first].Path
+	if peer == nil {
+		peer = &p[r.first].Path
 	}
-	err := fmt.Errorf("udp: send to %s: %w", to, causes(&o.lost))
-	if o.anyReported {
-		err = fmt.Errorf("%w; reported meanwhile: %w", err, causes(&o.reported))
+	err := fmt.Errorf("udp: send to %s: %w", peer, joinErrnos(&r.sendErrors))
+	if r.anyAsync {
+		err = fmt.Errorf("%w; earlier datagram: %w", err, joinErrnos(&r.asyncErrors))
 	}
-	return len(p) - o.failed, &transport.SendError{Index: o.first, Failed: o.failed, Err: err}
+	return len(p) - r.failed, &transport.SendError{Index: r.first, Failed: r.failed, Err: err}
 }
 
-func causes(es *[numKinds]syscall.Errno) error {
+func joinErrnos(es *[numKinds]syscall.Errno) error {
 	var all []error
 	for _, e := range es {
 		if e != 0 {
-			all = append(all, cause(e))
+			all = append(all, wrapErrno(e))
 		}
 	}
 	if len(all) == 1 {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func kindOf(e syscall.Errno) ErrorKind {
+func errorKind(e syscall.Errno) ErrorKind {
 	switch e {
 	case syscall.EMSGSIZE:
 		return TooLarge

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-func kindOf(e syscall.Errno) ErrorKind {
+func errorKind(e syscall.Errno) ErrorKind {
 	switch e {
 	case windows.WSAEMSGSIZE:
 		return TooLarge

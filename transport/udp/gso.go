@@ -1,119 +1,116 @@
 package udp
 
-import (
-	"lewes/transport"
-)
+import "lewes/transport"
 
 const (
-	// maxSegments is how many datagrams the kernel takes as one train
-	// (UDP_MAX_SEGMENTS, 64 in the kernels that have least).
+	// maxSegments bounds the datagrams of a GSO train: UDP_MAX_SEGMENTS is at least 64.
 	maxSegments = 64
-	// maxTrain bounds a train's bytes: it travels the kernel as one IP packet.
+	// maxTrain bounds the bytes of a GSO train, which is one IP packet inside the kernel.
 	maxTrain = 65000
 )
 
-// cursor is a place in a batch.
+// cursor is a position in a batch.
 type cursor struct {
 	packet int // index of the packet
 	offset int // byte of its Data
 }
 
-// run is what goes to the system as one message: a datagram, or a train of
-// datagrams of one path and one length, the last of which may be shorter.
-type run struct {
-	from, to cursor // the bytes of the batch that it covers
+// gsoMessage is one message to the system: a datagram, or a GSO train, which is a
+// sequence of datagrams of the same path and length (the last may be shorter) that the
+// kernel or the device segments.
+type gsoMessage struct {
+	from, to cursor // range of the batch
 	size     int    // of each datagram but the last
 	segments int    // datagrams
 	bytes    int
-	pieces   int // packets that it touches: the buffers that it needs
+	buffers  int // packets in the range
 }
 
-// last returns the index of the last packet that r touches.
-func (r *run) last() int {
-	if r.to.offset > 0 {
-		return r.to.packet
+// last returns the index of the last packet in m.
+func (m *gsoMessage) last() int {
+	if m.to.offset > 0 {
+		return m.to.packet
 	}
-	return r.to.packet - 1
+	return m.to.packet - 1
 }
 
-// cutter cuts the part of a batch between at and end into runs.
-type cutter struct {
+// gsoBatcher splits the range at to end of a batch into messages.
+type gsoBatcher struct {
 	packets  []transport.Packet
 	at, end  cursor
-	onePath  bool // the socket is connected: what the packets' paths say is of no matter
-	segments int  // how many datagrams a run may have; 1 where segmentation is off
+	onePath  bool // the socket is connected: paths are ignored
+	segments int  // maximum of datagrams per message; 1 without GSO
 }
 
-// cut makes a cutter for a whole batch.
-func cut(p []transport.Packet, onePath bool, segments int) cutter {
-	return cutter{packets: p, end: cursor{packet: len(p)}, onePath: onePath, segments: segments}
+func newGSOBatcher(p []transport.Packet, onePath bool, segments int) gsoBatcher {
+	return gsoBatcher{packets: p, end: cursor{packet: len(p)}, onePath: onePath, segments: segments}
 }
 
-// more says whether anything is left.
-func (c *cutter) more() bool {
-	return c.at.packet < c.end.packet || c.at.packet == c.end.packet && c.at.offset < c.end.offset
+// more reports whether anything is left.
+func (b *gsoBatcher) more() bool {
+	return b.at.packet < b.end.packet || b.at.packet == b.end.packet && b.at.offset < b.end.offset
 }
 
-// limit returns where the part to cut ends within packet i.
-func (c *cutter) limit(i int) int {
-	if i == c.end.packet {
-		return c.end.offset
+// limit returns the end of the range within packet i.
+func (b *gsoBatcher) limit(i int) int {
+	if i == b.end.packet {
+		return b.end.offset
 	}
-	return len(c.packets[i].Data)
+	return len(b.packets[i].Data)
 }
 
-// next takes the next run, of at most so many pieces; more must be true. An empty
-// datagram is a run of its own: a train has no place for one.
-func (c *cutter) next(pieces int) run {
-	p := &c.packets[c.at.packet]
-	rest := c.limit(c.at.packet) - c.at.offset
-	r := run{from: c.at, size: min(datagramSize(p), rest)}
+// next returns the next message, of at most the given number of buffers. more must be
+// true. An empty datagram is a message of its own: a train cannot contain one.
+func (b *gsoBatcher) next(buffers int) gsoMessage {
+	p := &b.packets[b.at.packet]
+	rest := b.limit(b.at.packet) - b.at.offset
+	m := gsoMessage{from: b.at, size: min(segmentSize(p), rest)}
 	for {
 		take := rest
-		if r.size > 0 {
-			room := min(c.segments-r.segments, (maxTrain-r.bytes)/r.size)
-			if r.segments == 0 {
-				room = max(room, 1) // a datagram that is too large is the system's to refuse
+		if m.size > 0 {
+			room := min(b.segments-m.segments, (maxTrain-m.bytes)/m.size)
+			if m.segments == 0 {
+				room = max(room, 1) // the system refuses a datagram that is too large
 			}
 			if room <= 0 {
 				break
 			}
-			take = min(rest, room*r.size)
-			r.segments += (take + r.size - 1) / r.size
+			take = min(rest, room*m.size)
+			m.segments += (take + m.size - 1) / m.size
 		} else {
-			r.segments = 1
+			m.segments = 1
 		}
-		r.bytes += take
-		r.pieces++
-		c.at.offset += take
+		m.bytes += take
+		m.buffers++
+		b.at.offset += take
 		if take < rest {
 			break
 		}
-		c.at = cursor{packet: c.at.packet + 1}
-		if r.size == 0 || take%r.size != 0 || r.segments == c.segments || r.pieces == pieces || !c.more() {
+		b.at = cursor{packet: b.at.packet + 1}
+		if m.size == 0 || take%m.size != 0 || m.segments == b.segments || m.buffers == buffers || !b.more() {
 			break
 		}
-		q := &c.packets[c.at.packet]
-		if !c.onePath && q.Path != p.Path || !continues(q, r.size) {
+		q := &b.packets[b.at.packet]
+		if !b.onePath && q.Path != p.Path || !continues(q, m.size) {
 			break
 		}
-		p, rest = q, c.limit(c.at.packet)
+		p, rest = q, b.limit(b.at.packet)
 	}
-	r.to = c.at
-	return r
+	m.to = b.at
+	return m
 }
 
-// datagramSize returns the length of p's datagrams, all but the last.
-func datagramSize(p *transport.Packet) int {
+// segmentSize returns the length of p's datagrams, except the last.
+func segmentSize(p *transport.Packet) int {
 	if p.Segment <= 0 || p.Segment > len(p.Data) {
 		return len(p.Data)
 	}
 	return p.Segment
 }
 
-// continues says whether p can follow whole datagrams of the given size in a train.
+// continues reports whether p can follow datagrams of the given size in a train.
 func continues(p *transport.Packet, size int) bool {
-	if d := datagramSize(p); d < len(p.Data) {
+	if d := segmentSize(p); d < len(p.Data) {
 		return d == size
 	}
 	return len(p.Data) > 0 && len(p.Data) <= size

@@ -27,7 +27,7 @@ type InheritedGroup struct {
 // in the sockets' buffers is received. Inherit closes the files, whatever comes of
 // it. Linux only: the error is ErrNoInheritance elsewhere.
 func Inherit(cfg Config, groups []InheritedGroup) (*Listener, error) {
-	cfg.Notify = onceEach(cfg.Notify)
+	cfg.Notify = deduplicate(cfg.Notify)
 	l := new(Listener)
 	var errs []error
 	for _, from := range groups {
@@ -64,7 +64,7 @@ func InheritConn(file *os.File, o Options) (*Conn, error) { return inherit(file,
 
 func inherit(file *os.File, o *Options, connected bool) (*Conn, error) {
 	defer file.Close()
-	if err := mayInherit(); err != nil {
+	if err := checkInherit(); err != nil {
 		return nil, err
 	}
 	pc, err := net.FilePacketConn(file)
@@ -117,7 +117,7 @@ func inheritConn(pc net.PacketConn, o *Options, connected bool) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.settleInherited(o)
+	return c, c.initInherited(o)
 }
 
 // Cookie returns the number by which the system knows the socket, in whatever
@@ -128,19 +128,19 @@ func (c *Conn) Cookie() (uint64, error) { return cookieOf(c.raw) }
 // returns; those of closed ones are left out. f must not close them. It is how
 // sockets get to another process, at most MaxDescriptors at once.
 func Descriptors(conns []*Conn, f func(fds []int) error) error {
-	return holdAll(conns, make([]int, 0, len(conns)), f)
+	return withDescriptors(conns, make([]int, 0, len(conns)), f)
 }
 
 // MaxDescriptors is how many descriptors Linux passes in one message (SCM_MAX_FD).
 const MaxDescriptors = 253
 
-func holdAll(conns []*Conn, fds []int, f func([]int) error) (err error) {
+func withDescriptors(conns []*Conn, fds []int, f func([]int) error) (err error) {
 	if len(conns) == 0 {
 		return f(fds)
 	}
-	closed := conns[0].raw.Control(func(fd uintptr) { err = holdAll(conns[1:], append(fds, int(fd)), f) })
+	closed := conns[0].raw.Control(func(fd uintptr) { err = withDescriptors(conns[1:], append(fds, int(fd)), f) })
 	if closed != nil {
-		return holdAll(conns[1:], fds, f)
+		return withDescriptors(conns[1:], fds, f)
 	}
 	return err
 }

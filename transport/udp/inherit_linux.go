@@ -8,19 +8,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func mayInherit() error { return nil }
+func checkInherit() error { return nil }
 
 func cookieOf(raw syscall.RawConn) (cookie uint64, err error) {
 	err = onFD(raw, func(fd int) (err error) {
 		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 		return os.NewSyscallError("getsockopt SO_COOKIE", err)
 	})
-	return cookie, plain(err)
+	return cookie, unwrapNetError(err)
 }
 
-// settleInherited takes back what the last owner of the socket wanted and this one
+// initInherited takes back what the last owner of the socket wanted and this one
 // does not, and begins to count what the kernel drops where the last one stopped.
-func (c *Conn) settleInherited(o *Options) error {
+func (c *Conn) initInherited(o *Options) error {
 	return onFD(c.raw, func(fd int) error {
 		if (o.NoGRO || o.Portable) && Probe().GRO == nil {
 			if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 0); err != nil {

@@ -70,7 +70,7 @@ func Listen(ctx context.Context, cfg Config) (*Listener, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("udp: listen: %w", err)
 	}
-	cfg.Notify = onceEach(cfg.Notify)
+	cfg.Notify = deduplicate(cfg.Notify)
 	l := listen(ctx, &cfg)
 	// Both families on one port of the system's choice: what is free in one may be
 	// taken in the other.
@@ -118,7 +118,7 @@ func bindGroup(ctx context.Context, addr netip.AddrPort, cfg *Config) (Group, er
 		return g, nil
 	}
 	if err := share(first.raw); err != nil {
-		first.tell(NotSteered, err, "one socket serves all shards")
+		first.emit(NotSteered, err, "one socket serves all shards")
 		return g, nil
 	}
 	for len(g.Conns) < cfg.Steer.Shards {
@@ -132,7 +132,7 @@ func bindGroup(ctx context.Context, addr netip.AddrPort, cfg *Config) (Group, er
 		g.Conns = append(g.Conns, c)
 	}
 	if err := cfg.Steer.attach(first.raw); err != nil {
-		first.tell(NotSteered, err, "the kernel spreads datagrams over the shards by its own hash: most take a detour over another shard")
+		first.emit(NotSteered, err, "the kernel spreads datagrams over the shards by its own hash: most take a detour over another shard")
 		return g, nil
 	}
 	g.Steered = true
@@ -214,7 +214,7 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 	if err != nil {
 		var errno syscall.Errno
 		if errors.As(err, &errno) { // net's own text has the whole address
-			err = cause(errno)
+			err = wrapErrno(errno)
 		}
 		return nil, fmt.Errorf("udp: connect to %s: %w", path.MaskAddrPort(target), err)
 	}

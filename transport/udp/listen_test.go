@@ -116,7 +116,7 @@ func TestBindErrorsIncludeARemedy(t *testing.T) {
 
 func TestEventsOfOneListenAreSaidOnce(t *testing.T) {
 	var said []Event
-	notify := onceEach(func(e Event) { said = append(said, e) })
+	notify := deduplicate(func(e Event) { said = append(said, e) })
 	for range 3 {
 		notify(Event{Kind: BufferSmall, Detail: "receive"})
 		notify(Event{Kind: BufferSmall, Detail: "send"})
@@ -125,7 +125,7 @@ func TestEventsOfOneListenAreSaidOnce(t *testing.T) {
 	if len(said) != 2+3 {
 		t.Errorf("said %v", said)
 	}
-	if onceEach(nil) != nil {
+	if deduplicate(nil) != nil {
 		t.Error("nobody to tell, and yet a function")
 	}
 	if s := (Event{Kind: GSOOff, Detail: "x", Err: syscall.EIO}).String(); !strings.Contains(s, GSOOff.String()) || !strings.Contains(s, syscall.EIO.Error()) {

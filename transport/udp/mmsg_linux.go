@@ -19,8 +19,8 @@ const (
 	sendControlWords = 10
 )
 
-// ancillary is what came beside a message.
-type ancillary struct {
+// controlInfo is what came beside a message.
+type controlInfo struct {
 	local   netip.Addr // invalid where not told, or no address to answer from
 	ifIndex uint32
 	segment int // 0 where not told
@@ -30,7 +30,7 @@ type ancillary struct {
 
 // parseControl reads the control messages in b. Those that it does not know, and
 // those cut short, it leaves.
-func parseControl(b []byte, a *ancillary) {
+func parseControl(b []byte, a *controlInfo) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
 		if h.Len < unix.SizeofCmsghdr || uint64(h.Len) > uint64(len(b)) {
@@ -194,18 +194,18 @@ type mmsg struct {
 	c *Conn
 
 	// The reader's; one goroutine uses them.
-	pooled  bool      // buffers come from a pool while there is something
-	polled  bool      // a Poller lends its own
-	slots   int       // messages that a read takes at most
-	ask     int       // messages that the next read asks for
-	want    int       // messages that the read in progress asks for
-	recv    *receiver // nil while a pooled Conn waits
-	tryRead func(fd uintptr) bool
-	got     int
-	errno   unix.Errno
-	reports int // errors from the network that came with errno
-	tally   tally
-	drops   uint32 // the socket's own drop counter, as last heard
+	pooled        bool      // buffers come from a pool while there is something
+	polled        bool      // a Poller lends its own
+	slots         int       // messages that a read takes at most
+	ask           int       // messages that the next read asks for
+	want          int       // messages that the read in progress asks for
+	recv          *receiver // nil while a pooled Conn waits
+	tryRead       func(fd uintptr) bool
+	got           int
+	errno         unix.Errno
+	queued        int // errors from the network that came with errno
+	localCounters localCounters
+	drops         uint32 // the socket's own drop counter, as last heard
 
 	// sendHook stands in for sendmmsg in tests.
 	sendHook func(fd uintptr, h []mmsghdr) (int, unix.Errno)
@@ -214,7 +214,7 @@ type mmsg struct {
 func newBatcher(c *Conn, o *Options) (batcher, error) {
 	if o.Portable {
 		const why = "portable path"
-		c.withoutGSO(why)
+		c.disableGSO(why)
 		c.gro.Reason = why
 		return newPortable(c, o)
 	}
@@ -223,14 +223,14 @@ func newBatcher(c *Conn, o *Options) (batcher, error) {
 	if !m.pooled {
 		m.ask = m.slots
 		m.recv = newReceiver(m.slots)
-		m.recv.makeReady(m.slots)
+		m.recv.allocate(m.slots)
 	}
 	support := Probe()
 	switch {
 	case o.NoGSO:
-		c.withoutGSO("switched off")
+		c.disableGSO("switched off")
 	case support.GSO != nil:
-		c.withoutGSO(support.GSO.Error())
+		c.disableGSO(support.GSO.Error())
 	default:
 		c.gso.Store(true)
 	}
@@ -240,14 +240,14 @@ func newBatcher(c *Conn, o *Options) (batcher, error) {
 	case support.GRO != nil:
 		c.gro.Reason = support.GRO.Error()
 	default:
-		if err := joinReceived(c.raw); err != nil {
+		if err := enableGRO(c.raw); err != nil {
 			c.gro.Reason = err.Error()
 			break
 		}
 		c.gro.On = true
 	}
 	if c.peer == nil {
-		_ = c.waitInKernel() // where no descriptor is left for that, net waits
+		_ = c.detachFromNetpoll() // where no descriptor is left for that, net waits
 	}
 	return m, nil
 }

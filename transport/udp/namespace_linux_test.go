@@ -359,8 +359,12 @@ func behindRouter(t *testing.T) (host, server *namespace) {
 	host, router := twoHosts(t)
 	server = newNamespace(t)
 	router.do(t, func() error {
-		for _, file := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-			if err := os.WriteFile("/proc/sys/net/"+file, []byte("1"), 0); err != nil {
+		// Without the rate limits the router reports every error at once.
+		for file, value := range map[string]string{
+			"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1",
+			"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0", "ipv6/conf/default/accept_dad": "0",
+		} {
+			if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0); err != nil {
 				return err
 			}
 		}

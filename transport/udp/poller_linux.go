@@ -31,7 +31,7 @@ type descriptor struct {
 const closedBit = 1 << 62
 
 // enter says that a call uses fd, unless it is closed.
-func (d *descriptor) enter() bool {
+func (d *descriptor) acquire() bool {
 	for {
 		n := d.users.Load()
 		if n&closedBit != 0 {
@@ -44,7 +44,7 @@ func (d *descriptor) enter() bool {
 }
 
 // leave says that a call is done with fd.
-func (d *descriptor) leave() {
+func (d *descriptor) release() {
 	if d.users.Add(-1) != closedBit {
 		return
 	}
@@ -55,7 +55,7 @@ func (d *descriptor) leave() {
 }
 
 // shut lets no other call in. The caller leaves, then or later.
-func (d *descriptor) shut() bool {
+func (d *descriptor) beginClose() bool {
 	for {
 		n := d.users.Load()
 		if n&closedBit != 0 {
@@ -67,14 +67,14 @@ func (d *descriptor) shut() bool {
 	}
 }
 
-func (d *descriptor) isShut() bool { return d.users.Load()&closedBit != 0 }
+func (d *descriptor) isClosed() bool { return d.users.Load()&closedBit != 0 }
 
 // Control implements syscall.RawConn.
 func (d *descriptor) Control(f func(fd uintptr)) error {
-	if !d.enter() {
+	if !d.acquire() {
 		return net.ErrClosed
 	}
-	defer d.leave()
+	defer d.release()
 	f(uintptr(d.fd))
 	return nil
 }
@@ -106,10 +106,10 @@ type polledSocket struct {
 // Read implements syscall.RawConn, and does not wait: the Poller knows when there is
 // something.
 func (s *polledSocket) Read(f func(fd uintptr) bool) error {
-	if !s.enter() {
+	if !s.acquire() {
 		return net.ErrClosed
 	}
-	defer s.leave()
+	defer s.release()
 	if !f(uintptr(s.fd)) {
 		return os.ErrDeadlineExceeded
 	}
@@ -121,11 +121,11 @@ func (*polledSocket) SetReadDeadline(time.Time) error { return os.ErrNoDeadline 
 
 // Close implements socket.
 func (s *polledSocket) Close() error {
-	if !s.shut() {
+	if !s.beginClose() {
 		return net.ErrClosed
 	}
 	s.poller.forget(s)
-	s.leave()
+	s.release()
 	return nil
 }
 
@@ -138,10 +138,10 @@ type waitingSocket struct {
 
 // Read implements syscall.RawConn. One goroutine at a time reads.
 func (s *waitingSocket) Read(f func(fd uintptr) bool) error {
-	if !s.enter() {
+	if !s.acquire() {
 		return net.ErrClosed
 	}
-	defer s.leave()
+	defer s.release()
 	for {
 		wait := -1
 		if at := s.deadline.Load(); at != 0 {
@@ -161,7 +161,7 @@ func (s *waitingSocket) Read(f func(fd uintptr) bool) error {
 		if fds[1].Revents != 0 {
 			var count [8]byte
 			_, _ = unix.Read(s.wake, count[:]) // it has done its work
-			if s.isShut() {                    // which is said before it wakes: what was read may be Close's
+			if s.isClosed() {                  // which is said before it wakes: what was read may be Close's
 				return net.ErrClosed
 			}
 		}
@@ -170,10 +170,10 @@ func (s *waitingSocket) Read(f func(fd uintptr) bool) error {
 
 // SetReadDeadline implements socket.
 func (s *waitingSocket) SetReadDeadline(t time.Time) error {
-	if !s.enter() {
+	if !s.acquire() {
 		return net.ErrClosed
 	}
-	defer s.leave()
+	defer s.release()
 	at := int64(0)
 	if !t.IsZero() {
 		at = max(t.UnixNano(), 1)
@@ -187,16 +187,16 @@ func (s *waitingSocket) wakeUp() { _, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 
 
 // Close implements socket.
 func (s *waitingSocket) Close() error {
-	if !s.shut() {
+	if !s.beginClose() {
 		return net.ErrClosed
 	}
 	s.wakeUp()
-	s.leave()
+	s.release()
 	return nil
 }
 
-// waitInKernel takes c out of package net's hands before anybody reads from it.
-func (c *Conn) waitInKernel() error {
+// detachFromNetpoll takes c out of package net's hands before anybody reads from it.
+func (c *Conn) detachFromNetpoll() error {
 	s := new(waitingSocket)
 	var err error
 	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
@@ -288,7 +288,7 @@ func (p *Poller) Adopt(c *Conn, user any) error {
 	}
 	d := &polledSocket{poller: p}
 	if err := d.duplicate(c); err != nil {
-		return fmt.Errorf("udp: poll %s: %w", c.local, plain(err))
+		return fmt.Errorf("udp: poll %s: %w", c.local, unwrapNetError(err))
 	}
 	u := c.udp
 	if err := p.add(c, m, d, user); err != nil {
@@ -396,7 +396,7 @@ func (p *Poller) read(r *readySocket, h Handler) {
 	}
 	if r.failed {
 		// A call that sent has been told of the error, and the queue keeps its copy.
-		if err := m.reported(); err != nil {
+		if err := m.queuedError(); err != nil {
 			h.Failed(r.user, err)
 		}
 	}

@@ -26,11 +26,11 @@ type portable struct {
 	batchConn
 
 	// The reader's; one goroutine uses them.
-	pooled   bool
-	slots    int
-	recv     *portableReceiver // nil while a pooled Conn waits
-	readable func(fd uintptr) bool
-	tally    tally
+	pooled        bool
+	slots         int
+	recv          *portableReceiver // nil while a pooled Conn waits
+	readable      func(fd uintptr) bool
+	localCounters localCounters
 }
 
 // batchConn is an ipv4.PacketConn or an ipv6.PacketConn; their Messages are one
@@ -81,23 +81,23 @@ const pooledPortableBatch = 1
 var portableReceivers = sync.Pool{New: func() any { return newPortableReceiver(pooledPortableBatch) }}
 
 func (b *portable) read(p []transport.Packet) (int, error) {
-	defer b.tally.flush(&b.c.counters.received)
+	defer b.localCounters.flush(&b.c.counters.received)
 	for {
 		n, err := b.take(len(p))
-		b.tally.calls++
+		b.localCounters.calls++
 		if err != nil {
 			var e syscall.Errno
 			switch {
 			case b.pooled && errors.Is(err, syscall.EAGAIN):
 				continue
 			case errors.As(err, &e):
-				b.c.counters.reported[kindOf(e)].Add(1)
+				b.c.counters.asyncErrors[errorKind(e)].Add(1)
 				return 0, b.c.readError(e)
 			}
 			b.release()
-			return 0, plain(err)
+			return 0, unwrapNetError(err)
 		}
-		b.tally.batch[bucket(n)]++
+		b.localCounters.batch[bucket(n)]++
 		if n = b.deliver(p, n); n > 0 {
 			return n, nil
 		}
@@ -133,7 +133,7 @@ func (b *portable) deliver(p []transport.Packet, got int) (n int) {
 			continue
 		}
 		if c.checkPeer && peerOf(m.Addr) != c.peer.Peer {
-			c.counters.strays.Add(1)
+			c.counters.unexpectedSource.Add(1)
 			continue
 		}
 		q := &p[n]
@@ -144,7 +144,7 @@ func (b *portable) deliver(p []transport.Packet, got int) (n int) {
 		} else {
 			q.Path = b.path(&m)
 		}
-		b.tally.message(1, m.N)
+		b.localCounters.message(1, m.N)
 	}
 	return n
 }
@@ -188,8 +188,8 @@ func peerOf(a net.Addr) netip.AddrPort {
 type portableSender struct {
 	messages [maxMessages]ipv4.Message
 	addrs    [maxMessages]net.UDPAddr
-	runs     [maxMessages]run
-	report
+	runs     [maxMessages]gsoMessage
+	writeResult
 }
 
 var portableSenders = sync.Pool{New: func() any {
@@ -206,26 +206,26 @@ func (b *portable) write(p []transport.Packet) (int, error) {
 		for i := range s.messages {
 			s.messages[i].Buffers[0], s.messages[i].OOB = nil, nil
 		}
-		s.report = report{}
+		s.writeResult = writeResult{}
 		portableSenders.Put(s)
 	}()
-	cutter := cut(p, b.c.peer != nil, 1)
+	gsoBatcher := newGSOBatcher(p, b.c.peer != nil, 1)
 	var err error
-	for cutter.more() && err == nil {
-		err = b.flush(s, b.fill(s, &cutter))
+	for gsoBatcher.more() && err == nil {
+		err = b.flush(s, b.fill(s, &gsoBatcher))
 	}
-	s.report.flush(b.c.counters)
+	s.writeResult.flush(b.c.counters)
 	if err != nil {
 		return 0, err
 	}
-	return s.outcome.result(p, b.c.peer)
+	return s.result(p, b.c.peer)
 }
 
 // fill makes as many messages as fit and returns their number.
-func (b *portable) fill(s *portableSender, cutter *cutter) (n int) {
-	for n < maxMessages && cutter.more() {
-		r := cutter.next(1)
-		q := &cutter.packets[r.from.packet]
+func (b *portable) fill(s *portableSender, gsoBatcher *gsoBatcher) (n int) {
+	for n < maxMessages && gsoBatcher.more() {
+		r := gsoBatcher.next(1)
+		q := &gsoBatcher.packets[r.from.packet]
 		m := &s.messages[n]
 		m.Addr, m.OOB = nil, nil
 		if b.c.peer == nil {
@@ -307,7 +307,7 @@ func (b *portable) try(s *portableSender, i, j int) (n int, e syscall.Errno, err
 		case errors.As(err, &e):
 			return 0, e, nil
 		default:
-			return 0, 0, plain(err)
+			return 0, 0, unwrapNetError(err)
 		}
 	}
 }
@@ -315,18 +315,18 @@ func (b *portable) try(s *portableSender, i, j int) (n int, e syscall.Errno, err
 // refused deals with message k, which the system refused with e.
 func (b *portable) refused(s *portableSender, k int, e syscall.Errno) error {
 	c, r := b.c, &s.runs[k]
-	a := attempt{connected: c.peer != nil, source: s.messages[k].OOB != nil, segments: 1}
+	a := sendAttempt{connected: c.peer != nil, source: s.messages[k].OOB != nil, segments: 1}
 	sourceDropped := false
 	var pending syscall.Errno
 	for {
-		switch judge(e, &a) {
-		case again:
+		switch classifySendError(e, &a) {
+		case actionRetry:
 			pending = e
-			a.repeats++
-		case withoutSource:
+			a.retries++
+		case actionDropSource:
 			s.messages[k].OOB = nil
 			a.source, sourceDropped = false, true
-		case wait:
+		case actionWait:
 			if s.waitLeft(c.sendWait, time.Now()) <= 0 {
 				s.fail(c.counters, r.from.packet, r.last(), 1, e)
 				return nil
@@ -346,7 +346,7 @@ func (b *portable) refused(s *portableSender, k int, e syscall.Errno) error {
 		e = next
 	}
 	if pending != 0 {
-		s.note(c.counters, pending)
+		s.addAsync(c.counters, pending)
 	}
 	if sourceDropped {
 		s.sourceDropped++

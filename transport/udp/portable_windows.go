@@ -15,9 +15,9 @@ import (
 // datagram a call. The system chooses where answers leave from on a wildcard
 // socket, and Options.Pooled changes nothing.
 type portable struct {
-	c     *Conn
-	buf   []byte
-	tally tally
+	c             *Conn
+	buf           []byte
+	localCounters localCounters
 }
 
 func newPortable(c *Conn, _ *Options) (batcher, error) {
@@ -25,21 +25,21 @@ func newPortable(c *Conn, _ *Options) (batcher, error) {
 }
 
 func (b *portable) read(p []transport.Packet) (int, error) {
-	defer b.tally.flush(&b.c.counters.received)
+	defer b.localCounters.flush(&b.c.counters.received)
 	c := b.c
 	for {
-		b.tally.calls++
+		b.localCounters.calls++
 		n, from, err := c.udp.ReadFromUDPAddrPort(b.buf)
 		var e syscall.Errno
 		switch {
-		case errors.As(err, &e) && kindOf(e) == TooLarge:
+		case errors.As(err, &e) && errorKind(e) == TooLarge:
 			c.counters.truncated.Add(1)
 			continue
 		case errors.As(err, &e):
-			c.counters.reported[kindOf(e)].Add(1)
+			c.counters.asyncErrors[errorKind(e)].Add(1)
 			return 0, c.readError(e)
 		case err != nil:
-			return 0, plain(err)
+			return 0, unwrapNetError(err)
 		}
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		q := transport.Packet{Data: b.buf[:n:n]}
@@ -49,12 +49,12 @@ func (b *portable) read(p []transport.Packet) (int, error) {
 		case !c.checkPeer || from == c.peer.Peer:
 			q.Path = *c.peer
 		default:
-			c.counters.strays.Add(1)
+			c.counters.unexpectedSource.Add(1)
 			continue
 		}
 		p[0] = q
-		b.tally.batch[0]++
-		b.tally.message(1, n)
+		b.localCounters.batch[0]++
+		b.localCounters.message(1, n)
 		return 1, nil
 	}
 }
@@ -68,13 +68,13 @@ func (c *Conn) fixed() netip.Addr {
 }
 
 func (b *portable) write(p []transport.Packet) (int, error) {
-	var r report
+	var r writeResult
 	c := b.c
 	defer func() { r.flush(c.counters) }()
-	for cutter := cut(p, c.peer != nil, 1); cutter.more(); {
-		one := cutter.next(1)
+	for gsoBatcher := newGSOBatcher(p, c.peer != nil, 1); gsoBatcher.more(); {
+		one := gsoBatcher.next(1)
 		q := &p[one.from.packet]
-		a := attempt{connected: c.peer != nil, segments: 1}
+		a := sendAttempt{connected: c.peer != nil, segments: 1}
 		for {
 			r.calls++
 			err := b.send(q, q.Data[one.from.offset:one.from.offset+one.bytes])
@@ -85,14 +85,14 @@ func (b *portable) write(p []transport.Packet) (int, error) {
 			}
 			var e syscall.Errno
 			if !errors.As(err, &e) {
-				return 0, plain(err)
+				return 0, unwrapNetError(err)
 			}
-			if judge(e, &a) != again {
+			if classifySendError(e, &a) != actionRetry {
 				r.fail(c.counters, one.from.packet, one.last(), 1, e)
 				break
 			}
-			a.repeats++
-			r.note(c.counters, e)
+			a.retries++
+			r.addAsync(c.counters, e)
 		}
 	}
 	return r.result(p, c.peer)

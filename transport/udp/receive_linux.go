@@ -34,8 +34,8 @@ func newReceiver(slots int) *receiver {
 	}
 }
 
-// makeReady sees to it that the first n slots have buffers.
-func (r *receiver) makeReady(n int) {
+// allocate sees to it that the first n slots have buffers.
+func (r *receiver) allocate(n int) {
 	missing := n - len(r.bufs)
 	if missing <= 0 {
 		return
@@ -67,16 +67,16 @@ func (r *receiver) reset(i int) {
 var receivers = sync.Pool{New: func() any { return newReceiver(pooledBatch) }}
 
 func (m *mmsg) read(p []transport.Packet) (int, error) {
-	defer m.tally.flush(&m.c.counters.received)
+	defer m.localCounters.flush(&m.c.counters.received)
 	for {
 		m.want = min(len(p), m.ask)
 		if err := m.c.raw.Read(m.tryRead); err != nil {
 			m.release()
-			return 0, plain(err)
+			return 0, unwrapNetError(err)
 		}
 		if m.errno != 0 {
-			if m.reports == 0 {
-				m.c.counters.reported[kindOf(m.errno)].Add(1)
+			if m.queued == 0 {
+				m.c.counters.asyncErrors[errorKind(m.errno)].Add(1)
 			}
 			return 0, m.c.readError(m.errno)
 		}
@@ -93,24 +93,24 @@ func (m *mmsg) receive(fd uintptr) bool {
 	if m.recv == nil {
 		m.recv = receivers.Get().(*receiver)
 	}
-	m.recv.makeReady(m.want)
+	m.recv.allocate(m.want)
 	for {
-		m.tally.calls++
+		m.localCounters.calls++
 		m.got, m.errno = recvmmsg(fd, m.recv.hdrs[:m.want])
 		switch m.errno {
 		case 0:
-			m.tally.batch[bucket(m.got)]++
+			m.localCounters.batch[bucket(m.got)]++
 			return true
 		case unix.EINTR:
 		case unix.EAGAIN:
 			m.release()
 			return false
 		default:
-			m.reports = 0
+			m.queued = 0
 			if m.c.peer != nil {
-				takeReports(fd, func(e unix.Errno) {
-					m.reports++
-					m.c.counters.reported[kindOf(e)].Add(1)
+				drainErrorQueue(fd, func(e unix.Errno) {
+					m.queued++
+					m.c.counters.asyncErrors[errorKind(e)].Add(1)
 				})
 			}
 			return true
@@ -144,7 +144,7 @@ func (m *mmsg) deliver(p []transport.Packet) (n int) {
 	for i := range m.got {
 		h := &r.hdrs[i]
 		size, flags := int(h.Len), h.Flags
-		var a ancillary
+		var a controlInfo
 		parseControl(unsafe.Slice((*byte)(unsafe.Pointer(&r.controls[i])), h.Controllen), &a)
 		r.reset(i)
 		if a.dropped {
@@ -156,7 +156,7 @@ func (m *mmsg) deliver(p []transport.Packet) (n int) {
 			continue
 		}
 		if c.checkPeer && r.names[i].get() != c.peer.Peer {
-			c.counters.strays.Add(1)
+			c.counters.unexpectedSource.Add(1)
 			continue
 		}
 		q := &p[n]
@@ -171,7 +171,7 @@ func (m *mmsg) deliver(p []transport.Packet) (n int) {
 		} else {
 			q.Path = path.Path{Peer: r.names[i].get(), Local: a.local, IfIndex: a.ifIndex, Transport: path.UDP}
 		}
-		m.tally.message(q.Count(), size)
+		m.localCounters.message(q.Count(), size)
 	}
 	return n
 }
@@ -184,10 +184,10 @@ func (m *mmsg) deliver(p []transport.Packet) (n int) {
 // maxReports bounds what is taken at once; ICMP can be forged in any number.
 const maxReports = 256
 
-// takeReports empties the queue of errors and calls each with those that came
+// drainErrorQueue empties the queue of errors and calls each with those that came
 // from the network. (What this host itself refused is there as well, and the call
 // that sent it knows already.)
-func takeReports(fd uintptr, each func(unix.Errno)) {
+func drainErrorQueue(fd uintptr, each func(unix.Errno)) {
 	var oob [256]byte
 	for range maxReports {
 		_, n, _, _, err := unix.Recvmsg(int(fd), nil, oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
@@ -197,7 +197,7 @@ func takeReports(fd uintptr, each func(unix.Errno)) {
 		if err != nil {
 			return
 		}
-		if e := parseReport(oob[:n]); e != 0 {
+		if e := parseExtendedErr(oob[:n]); e != 0 {
 			each(e)
 		}
 	}
@@ -205,10 +205,10 @@ func takeReports(fd uintptr, each func(unix.Errno)) {
 
 // reported takes the errors that the kernel keeps for the socket, counts them, and returns
 // the first as ReadBatch does; nil where there is none.
-func (m *mmsg) reported() (first error) {
+func (m *mmsg) queuedError() (first error) {
 	_ = m.c.raw.Control(func(fd uintptr) {
-		takeReports(fd, func(e unix.Errno) {
-			m.c.counters.reported[kindOf(e)].Add(1)
+		drainErrorQueue(fd, func(e unix.Errno) {
+			m.c.counters.asyncErrors[errorKind(e)].Add(1)
 			if first == nil {
 				first = m.c.readError(e)
 			}
@@ -217,9 +217,9 @@ func (m *mmsg) reported() (first error) {
 	return first
 }
 
-// parseReport reads the error from the network that control messages tell of, 0 where
+// parseExtendedErr reads the error from the network that control messages tell of, 0 where
 // there is none.
-func parseReport(b []byte) unix.Errno {
+func parseExtendedErr(b []byte) unix.Errno {
 	messages, err := unix.ParseSocketControlMessage(b)
 	if err != nil {
 		return 0

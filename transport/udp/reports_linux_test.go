@@ -83,7 +83,7 @@ func TestParseReport(t *testing.T) {
 		{"another message", controlMessage(unix.SOL_IP, unix.IP_PKTINFO, icmp), 0},
 		{"no control message", []byte{1, 2, 3}, 0},
 	} {
-		if got := parseReport(c.in); got != c.want {
+		if got := parseExtendedErr(c.in); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
@@ -94,7 +94,7 @@ func FuzzParseReport(f *testing.F) {
 	f.Add(controlMessage(unix.SOL_IP, unix.IP_RECVERR, make([]byte, 16)))
 	f.Add(controlMessage(unix.SOL_IPV6, unix.IPV6_RECVERR, make([]byte, 44)))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		if e := parseReport(in); e != 0 && len(in) < unix.CmsgLen(16) {
+		if e := parseExtendedErr(in); e != 0 && len(in) < unix.CmsgLen(16) {
 			t.Fatalf("%x is no report and gives %v", in, e)
 		}
 	})

@@ -10,8 +10,8 @@ import (
 	"lewes/transport"
 )
 
-// maxPieces bounds the buffers that one sendmmsg takes.
-const maxPieces = 512
+// maxBuffers bounds the buffers that one sendmmsg takes.
+const maxBuffers = 512
 
 // sender is what a WriteBatch needs to have beside its packets. One belongs to one
 // call at a time; they come from a pool, so that any number of goroutines send, and
@@ -21,20 +21,20 @@ type sender struct {
 	names    [maxMessages]sockaddr
 	controls [maxMessages]control
 	messages [maxMessages]message
-	iovs     [maxPieces]unix.Iovec
+	iovs     [maxBuffers]unix.Iovec
 	n        int // messages made
-	pieces   int // iovs used
+	buffers  int // iovs used
 
 	m       *mmsg
-	cut     cutter
-	report  *report
-	own     report           // what report points to, except in a sender that helps another
+	cut     gsoBatcher
+	report  *writeResult
+	own     writeResult      // what report points to, except in a sender that helps another
 	control func(fd uintptr) // s.run, made once
 }
 
 // message is a run on its way.
 type message struct {
-	run
+	gsoMessage
 	source     bool // its control messages name where it leaves from
 	segmentEnd int  // length of its control messages without that
 }
@@ -60,14 +60,14 @@ func (m *mmsg) write(p []transport.Packet) (int, error) {
 	if m.c.gso.Load() {
 		segments = maxSegments
 	}
-	s.m, s.cut, s.report = m, cut(p, m.c.peer != nil, segments), &s.own
+	s.m, s.cut, s.report = m, newGSOBatcher(p, m.c.peer != nil, segments), &s.own
 	// Control, not Write, which would let one goroutine at a time through: the
 	// kernel sends for many at once.
 	err := m.c.raw.Control(s.control)
 	s.own.flush(m.c.counters)
 	n := 0
 	if err != nil {
-		err = plain(err)
+		err = unwrapNetError(err)
 	} else {
 		n, err = s.own.result(p, m.c.peer)
 	}
@@ -77,8 +77,8 @@ func (m *mmsg) write(p []transport.Packet) (int, error) {
 
 // put gives s back to the pool, without what it pointed to.
 func (s *sender) put() {
-	s.m, s.cut, s.report = nil, cutter{}, nil
-	s.own = report{}
+	s.m, s.cut, s.report = nil, gsoBatcher{}, nil
+	s.own = writeResult{}
 	senders.Put(s)
 }
 
@@ -87,25 +87,25 @@ func (s *sender) run(fd uintptr) {
 	for s.cut.more() {
 		s.fill()
 		s.flush(fd)
-		clear(s.iovs[:s.pieces])
-		s.n, s.pieces = 0, 0
+		clear(s.iovs[:s.buffers])
+		s.n, s.buffers = 0, 0
 	}
 }
 
 // fill makes as many messages as fit.
 func (s *sender) fill() {
-	for s.n < maxMessages && s.pieces < maxPieces && s.cut.more() {
-		s.add(s.cut.next(maxPieces - s.pieces))
+	for s.n < maxMessages && s.buffers < maxBuffers && s.cut.more() {
+		s.add(s.cut.next(maxBuffers - s.buffers))
 	}
 }
 
 // add makes a message of r.
-func (s *sender) add(r run) {
+func (s *sender) add(r gsoMessage) {
 	c := s.m.c
 	p := s.cut.packets[r.from.packet : r.last()+1]
 	h := &s.hdrs[s.n].Msghdr
 	m := &s.messages[s.n]
-	*m = message{run: r}
+	*m = message{gsoMessage: r}
 
 	h.Name, h.Namelen = nil, 0
 	if c.peer == nil {
@@ -127,7 +127,7 @@ func (s *sender) add(r run) {
 	}
 	h.SetControllen(end)
 
-	iovs := s.iovs[s.pieces : s.pieces+len(p)]
+	iovs := s.iovs[s.buffers : s.buffers+len(p)]
 	for i := range p {
 		data := p[i].Data
 		if i == len(p)-1 && r.to.offset > 0 {
@@ -141,7 +141,7 @@ func (s *sender) add(r run) {
 	}
 	h.Iov = &iovs[0]
 	h.SetIovlen(len(iovs))
-	s.pieces += len(iovs)
+	s.buffers += len(iovs)
 	s.n++
 }
 
@@ -162,7 +162,7 @@ func (s *sender) flush(fd uintptr) {
 		if k += n; k < s.n && s.m.c.peer != nil {
 			// Something stopped it. If that was an error from the network, the
 			// kernel has forgotten it but for what it has in the queue.
-			s.takeReports(fd)
+			s.drainErrorQueue(fd)
 		}
 	}
 }
@@ -189,29 +189,29 @@ func (s *sender) try(fd uintptr, i, j int) (int, unix.Errno) {
 // refused deals with message k, which the system refused with e.
 func (s *sender) refused(fd uintptr, k int, e unix.Errno) {
 	c, m := s.m.c, &s.messages[k]
-	a := attempt{connected: c.peer != nil, source: m.source, segments: m.segments}
+	a := sendAttempt{connected: c.peer != nil, source: m.source, segments: m.segments}
 	var pending unix.Errno
 	for {
-		reports := 0
+		queued := 0
 		if a.connected && e != unix.EAGAIN {
-			reports = s.takeReports(fd)
+			queued = s.drainErrorQueue(fd)
 		}
-		switch judge(e, &a) {
-		case again:
-			a.repeats++
-			if reports == 0 {
+		switch classifySendError(e, &a) {
+		case actionRetry:
+			a.retries++
+			if queued == 0 {
 				pending = e // from the network all the same, if the message passes now
 			}
-		case withoutSource:
+		case actionDropSource:
 			s.hdrs[k].SetControllen(m.segmentEnd)
 			a.source = false
-		case wait:
+		case actionWait:
 			if left := s.report.waitLeft(c.sendWait, time.Now()); left <= 0 || !pollWritable(fd, left) {
 				s.report.fail(c.counters, m.from.packet, m.last(), m.segments, e)
 				return
 			}
-		case unsegmented:
-			if s.oneByOne(fd, k) && blamesOffload(e) {
+		case actionDropGSO:
+			if s.oneByOne(fd, k) && mayBeOffloadFailure(e) {
 				c.stopGSO(e)
 			}
 			return
@@ -225,26 +225,26 @@ func (s *sender) refused(fd uintptr, k int, e unix.Errno) {
 		}
 	}
 	if pending != 0 {
-		s.report.note(c.counters, pending)
+		s.report.addAsync(c.counters, pending)
 	}
 	if m.source && !a.source {
 		s.report.sourceDropped += uint64(m.segments)
 	}
 }
 
-// takeReports notes the errors from the network that the kernel has in its queue, and
+// drainErrorQueue notes the errors from the network that the kernel has in its queue, and
 // returns their number.
-func (s *sender) takeReports(fd uintptr) (n int) {
-	takeReports(fd, func(e unix.Errno) {
+func (s *sender) drainErrorQueue(fd uintptr) (n int) {
+	drainErrorQueue(fd, func(e unix.Errno) {
 		n++
-		s.report.note(s.m.c.counters, e)
+		s.report.addAsync(s.m.c.counters, e)
 	})
 	return n
 }
 
-// blamesOffload says whether an error may mean that the device or its driver does
+// mayBeOffloadFailure says whether an error may mean that the device or its driver does
 // not segment: EIO where it computes no checksums, EINVAL from some virtual ones.
-func blamesOffload(e unix.Errno) bool {
+func mayBeOffloadFailure(e unix.Errno) bool {
 	switch e {
 	case unix.EIO, unix.EINVAL, unix.EOPNOTSUPP:
 		return true
@@ -256,10 +256,10 @@ func blamesOffload(e unix.Errno) bool {
 // all were sent.
 func (s *sender) oneByOne(fd uintptr, k int) bool {
 	s.m.c.counters.gsoResent.Add(1)
-	failed, r := s.report.failed, s.messages[k].run
+	failed, r := s.report.failed, s.messages[k].gsoMessage
 	t := takeSender()
 	t.m, t.report = s.m, s.report
-	t.cut = cutter{packets: s.cut.packets, at: r.from, end: r.to, onePath: s.cut.onePath, segments: 1}
+	t.cut = gsoBatcher{packets: s.cut.packets, at: r.from, end: r.to, onePath: s.cut.onePath, segments: 1}
 	t.run(fd)
 	t.put()
 	return s.report.failed == failed
@@ -269,10 +269,10 @@ func (s *sender) oneByOne(fd uintptr, k int) bool {
 // refused with e have all passed by themselves.
 func (c *Conn) stopGSO(e unix.Errno) {
 	why := "refused by the system: " + e.Error()
-	c.gsoOff.Store(&why)
+	c.gsoReason.Store(&why)
 	if c.gso.CompareAndSwap(true, false) {
 		c.counters.gsoFallbacks.Add(1)
-		c.tell(GSOOff, e, "this socket sends datagrams one by one from now on, which costs more CPU; the device or its driver does not segment UDP")
+		c.emit(GSOOff, e, "this socket sends datagrams one by one from now on, which costs more CPU; the device or its driver does not segment UDP")
 	}
 }
 

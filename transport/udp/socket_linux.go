@@ -25,8 +25,8 @@ func prepare(network string, raw syscall.RawConn, o *Options, connected bool) (s
 }
 
 func prepareFD(fd int, v6 bool, o *Options, connected bool) (s setup, err error) {
-	s.receiveBuffer = setBuffer(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, bufferAsked(o.ReceiveBuffer))
-	s.sendBuffer = setBuffer(fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, bufferAsked(o.SendBuffer))
+	s.receiveBuffer = setBuffer(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, bufferRequest(o.ReceiveBuffer))
+	s.sendBuffer = setBuffer(fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, bufferRequest(o.SendBuffer))
 	// A kernel without this counter (before 2.6.33) drops as well, and does not say
 	// so.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
@@ -70,8 +70,8 @@ func setBuffer(fd, opt, force, size int) Buffer {
 	return Buffer{Requested: size, Granted: granted / 2} // the kernel doubles it for its own needs
 }
 
-// joinReceived switches UDP_GRO on.
-func joinReceived(raw syscall.RawConn) (err error) {
+// enableGRO switches UDP_GRO on.
+func enableGRO(raw syscall.RawConn) (err error) {
 	return onFD(raw, func(fd int) error {
 		return os.NewSyscallError("setsockopt UDP_GRO", unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1))
 	})
@@ -201,7 +201,7 @@ func (p *prober) receive() ([]byte, int, error) {
 		case n == 1: // from open
 			continue
 		}
-		var a ancillary
+		var a controlInfo
 		parseControl(oob[:noob], &a)
 		return buf[:n], a.segment, nil
 	}

@@ -14,13 +14,13 @@ var errLinuxOnly = fmt.Errorf("exists on Linux alone (%w)", errors.ErrUnsupporte
 func Probe() Support { return Support{GSO: errLinuxOnly, GRO: errLinuxOnly} }
 
 func newBatcher(c *Conn, o *Options) (batcher, error) {
-	c.withoutGSO(errLinuxOnly.Error())
+	c.disableGSO(errLinuxOnly.Error())
 	c.gro.Reason = errLinuxOnly.Error()
-	c.receiveBuffer = Buffer{Requested: bufferAsked(o.ReceiveBuffer)}
+	c.receiveBuffer = Buffer{Requested: bufferRequest(o.ReceiveBuffer)}
 	c.receiveBuffer.Granted = grant(c.udp.SetReadBuffer, c.receiveBuffer.Requested)
-	c.sendBuffer = Buffer{Requested: bufferAsked(o.SendBuffer)}
+	c.sendBuffer = Buffer{Requested: bufferRequest(o.SendBuffer)}
 	c.sendBuffer.Granted = grant(c.udp.SetWriteBuffer, c.sendBuffer.Requested)
-	c.tellOfSetup(setup{receiveBuffer: c.receiveBuffer, sendBuffer: c.sendBuffer})
+	c.emitSetup(setup{receiveBuffer: c.receiveBuffer, sendBuffer: c.sendBuffer})
 	return newPortable(c, o)
 }
 
@@ -68,6 +68,6 @@ func (*Poller) Stop() {}
 // Close does nothing.
 func (*Poller) Close() {}
 
-func mayInherit() error                        { return ErrNoInheritance }
+func checkInherit() error                      { return ErrNoInheritance }
 func cookieOf(syscall.RawConn) (uint64, error) { return 0, ErrNoInheritance }
-func (c *Conn) settleInherited(*Options) error { return ErrNoInheritance }
+func (c *Conn) initInherited(*Options) error   { return ErrNoInheritance }

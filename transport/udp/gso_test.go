@@ -52,7 +52,7 @@ func datagramsOf(batch []transport.Packet) (all []wanted) {
 }
 
 // datagramsIn is what the kernel makes of runs: bytes cut at every size.
-func datagramsIn(t *rapid.T, batch []transport.Packet, r *run) (all []wanted) {
+func datagramsIn(t *rapid.T, batch []transport.Packet, r *gsoMessage) (all []wanted) {
 	at := r.from
 	left := r.bytes
 	for n := range r.segments {
@@ -81,16 +81,16 @@ func TestRunsCarryEveryDatagramOnceAndInOrder(t *testing.T) {
 		batch := drawBatch(t)
 		onePath := rapid.Bool().Draw(t, "connected")
 		segments := rapid.SampledFrom([]int{1, 2, maxSegments}).Draw(t, "segments")
-		pieces := rapid.IntRange(1, 80).Draw(t, "pieces")
+		buffers := rapid.IntRange(1, 80).Draw(t, "buffers")
 		var got []wanted
-		for c := cut(batch, onePath, segments); c.more(); {
-			r := c.next(pieces)
+		for c := newGSOBatcher(batch, onePath, segments); c.more(); {
+			r := c.next(buffers)
 			got = append(got, datagramsIn(t, batch, &r)...)
 			switch {
 			case r.segments < 1 || r.segments > segments:
 				t.Fatalf("run %+v of %d segments", r, r.segments)
-			case r.pieces != r.last()-r.from.packet+1 || r.pieces > pieces:
-				t.Fatalf("run %+v touches %d packets, %d allowed", r, r.last()-r.from.packet+1, pieces)
+			case r.buffers != r.last()-r.from.packet+1 || r.buffers > buffers:
+				t.Fatalf("run %+v touches %d packets, %d allowed", r, r.last()-r.from.packet+1, buffers)
 			case r.segments > 1 && (r.bytes > maxTrain || r.size == 0):
 				t.Fatalf("train %+v of %d bytes", r, r.bytes)
 			}
@@ -116,10 +116,10 @@ func TestRunsCarryEveryDatagramOnceAndInOrder(t *testing.T) {
 func TestRunsCutAgainOneByOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		batch := drawBatch(t)
-		for c := cut(batch, false, maxSegments); c.more(); {
+		for c := newGSOBatcher(batch, false, maxSegments); c.more(); {
 			r := c.next(512)
 			want := datagramsIn(t, batch, &r)
-			again := cutter{packets: batch, at: r.from, end: r.to, segments: 1}
+			again := gsoBatcher{packets: batch, at: r.from, end: r.to, segments: 1}
 			for i := 0; again.more(); i++ {
 				one := again.next(1)
 				if one.segments != 1 || i >= len(want) || (wanted{one.from.packet, one.from.offset, one.bytes}) != want[i] {
@@ -165,8 +165,8 @@ func TestTrainsThatShouldForm(t *testing.T) {
 				}
 			}
 			var got []int
-			for cutter := cut(batch, false, maxSegments); cutter.more(); {
-				r := cutter.next(512)
+			for gsoBatcher := newGSOBatcher(batch, false, maxSegments); gsoBatcher.more(); {
+				r := gsoBatcher.next(512)
 				got = append(got, r.segments)
 			}
 			if !equal(got, c.want) {

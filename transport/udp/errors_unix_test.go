@@ -18,60 +18,60 @@ var errnos = []syscall.Errno{
 	syscall.ENETUNREACH, syscall.EPERM, syscall.EACCES, syscall.EINVAL, syscall.EADDRNOTAVAIL, syscall.EIO, syscall.EOPNOTSUPP,
 }
 
-func TestJudge(t *testing.T) {
+func TestClassifySendError(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		e    syscall.Errno
-		a    attempt
-		want verdict
+		a    sendAttempt
+		want sendAction
 	}{
-		{"full", syscall.EAGAIN, attempt{segments: 1}, wait},
-		{"full, a train", syscall.EAGAIN, attempt{segments: 9, connected: true, source: true}, wait},
-		{"no buffers", syscall.ENOBUFS, attempt{segments: 1}, lost},
-		{"no buffers, a train", syscall.ENOBUFS, attempt{segments: 2}, unsegmented},
-		{"refused", syscall.ECONNREFUSED, attempt{segments: 1, connected: true}, again},
-		{"refused too often", syscall.ECONNREFUSED, attempt{segments: 1, connected: true, repeats: maxRepeats}, lost},
-		{"too large may be an earlier one's", syscall.EMSGSIZE, attempt{segments: 1, connected: true}, again},
-		{"too large, twice", syscall.EMSGSIZE, attempt{segments: 1, connected: true, repeats: 1}, lost},
-		{"too large, a train", syscall.EMSGSIZE, attempt{segments: 3}, unsegmented},
-		{"too large, not connected", syscall.EMSGSIZE, attempt{segments: 1}, lost},
-		{"no route from there", syscall.ENETUNREACH, attempt{segments: 1, source: true}, withoutSource},
-		{"no route at all", syscall.ENETUNREACH, attempt{segments: 1}, lost},
-		{"address gone", syscall.EINVAL, attempt{segments: 5, source: true}, withoutSource},
-		{"not the address, the train", syscall.EINVAL, attempt{segments: 5}, unsegmented},
-		{"device without checksums", syscall.EIO, attempt{segments: 5, source: true, connected: true}, unsegmented},
-		{"firewall", syscall.EPERM, attempt{segments: 1, connected: true, source: true}, lost},
-		{"firewall, a train", syscall.EPERM, attempt{segments: 2}, unsegmented},
+		{"full", syscall.EAGAIN, sendAttempt{segments: 1}, actionWait},
+		{"full, a train", syscall.EAGAIN, sendAttempt{segments: 9, connected: true, source: true}, actionWait},
+		{"no buffers", syscall.ENOBUFS, sendAttempt{segments: 1}, actionFail},
+		{"no buffers, a train", syscall.ENOBUFS, sendAttempt{segments: 2}, actionDropGSO},
+		{"refused", syscall.ECONNREFUSED, sendAttempt{segments: 1, connected: true}, actionRetry},
+		{"refused too often", syscall.ECONNREFUSED, sendAttempt{segments: 1, connected: true, retries: maxRetries}, actionFail},
+		{"too large may be an earlier one's", syscall.EMSGSIZE, sendAttempt{segments: 1, connected: true}, actionRetry},
+		{"too large, twice", syscall.EMSGSIZE, sendAttempt{segments: 1, connected: true, retries: 1}, actionFail},
+		{"too large, a train", syscall.EMSGSIZE, sendAttempt{segments: 3}, actionDropGSO},
+		{"too large, not connected", syscall.EMSGSIZE, sendAttempt{segments: 1}, actionFail},
+		{"no route from there", syscall.ENETUNREACH, sendAttempt{segments: 1, source: true}, actionDropSource},
+		{"no route at all", syscall.ENETUNREACH, sendAttempt{segments: 1}, actionFail},
+		{"address gone", syscall.EINVAL, sendAttempt{segments: 5, source: true}, actionDropSource},
+		{"not the address, the train", syscall.EINVAL, sendAttempt{segments: 5}, actionDropGSO},
+		{"device without checksums", syscall.EIO, sendAttempt{segments: 5, source: true, connected: true}, actionDropGSO},
+		{"firewall", syscall.EPERM, sendAttempt{segments: 1, connected: true, source: true}, actionFail},
+		{"firewall, a train", syscall.EPERM, sendAttempt{segments: 2}, actionDropGSO},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := judge(c.e, &c.a); got != c.want {
-				t.Errorf("verdict %d, want %d", got, c.want)
+			if got := classifySendError(c.e, &c.a); got != c.want {
+				t.Errorf("action %d, want %d", got, c.want)
 			}
 		})
 	}
 }
 
 // Whatever the system answers, in whatever order, a message comes to an end.
-func TestJudgeComesToAnEnd(t *testing.T) {
+func TestSendActionsAreFinite(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		a := attempt{
+		a := sendAttempt{
 			connected: rapid.Bool().Draw(t, "connected"),
 			source:    rapid.Bool().Draw(t, "source"),
 			segments:  rapid.IntRange(1, 3).Draw(t, "segments"),
 		}
 		for steps := 0; ; steps++ {
-			if steps > maxRepeats+2 {
+			if steps > maxRetries+2 {
 				t.Fatalf("still going after %d steps", steps)
 			}
-			switch judge(rapid.SampledFrom(errnos).Draw(t, "errno"), &a) {
-			case again:
-				a.repeats++
-			case withoutSource:
+			switch classifySendError(rapid.SampledFrom(errnos).Draw(t, "errno"), &a) {
+			case actionRetry:
+				a.retries++
+			case actionDropSource:
 				if !a.source {
 					t.Fatal("there is no source to leave out")
 				}
 				a.source = false
-			case unsegmented:
+			case actionDropGSO:
 				if a.segments < 2 {
 					t.Fatal("one datagram cannot be cut")
 				}
@@ -83,7 +83,7 @@ func TestJudgeComesToAnEnd(t *testing.T) {
 	})
 }
 
-func TestEveryErrorHasAName(t *testing.T) {
+func TestErrorsWrapTransportErrors(t *testing.T) {
 	for e, want := range map[syscall.Errno]error{
 		syscall.EMSGSIZE:     transport.ErrTooLarge,
 		syscall.EAGAIN:       transport.ErrFull,
@@ -94,7 +94,7 @@ func TestEveryErrorHasAName(t *testing.T) {
 		syscall.EINVAL:       transport.ErrAddress,
 		syscall.EIO:          syscall.EIO,
 	} {
-		err := cause(e)
+		err := wrapErrno(e)
 		if !errors.Is(err, want) || !errors.Is(err, e) {
 			t.Errorf("%v: errors.Is finds not both %v and %v", err, want, e)
 		}
@@ -109,12 +109,12 @@ func TestEveryErrorHasAName(t *testing.T) {
 	}
 }
 
-func TestOutcomeCountsPackets(t *testing.T) {
+func TestWriteResultCountsPackets(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// Failures as they come: of messages in order, which may share a packet
 		// with the one before.
 		const packets = 40
-		var o outcome
+		var o writeResult
 		var c Counters
 		failed := map[int]bool{}
 		datagrams, at := 0, 0
@@ -158,10 +158,10 @@ func TestOutcomeCountsPackets(t *testing.T) {
 	})
 }
 
-func TestReportsComeWithoutFailures(t *testing.T) {
-	var o outcome
+func TestAsyncErrorIsNoSendFailure(t *testing.T) {
+	var o writeResult
 	var c Counters
-	o.note(&c, syscall.ECONNREFUSED)
+	o.addAsync(&c, syscall.ECONNREFUSED)
 	n, err := o.result(make([]transport.Packet, 3), &path.Path{})
 	var e *transport.SendError
 	if n != 3 || !errors.Is(err, transport.ErrRefused) || errors.As(err, &e) {
