@@ -11,21 +11,17 @@ import (
 	"lewes/transport"
 )
 
-// ErrNoInheritance says that this system hands no sockets from one process to
-// another, as Linux does.
-var ErrNoInheritance = errors.New("udp: sockets can be handed from one process to another on Linux alone")
-
-// InheritedGroup is a Group that another process has bound.
+// InheritedGroup is a Group bound by another process.
 type InheritedGroup struct {
 	Addr    netip.AddrPort
 	Steered bool
 	Files   []*os.File // by shard, as in Group.Conns
 }
 
-// Inherit makes a Listener of sockets that another process has bound by Listen, with
-// the options of cfg; its Addrs, Port and Steer have taken effect there. What waits
-// in the sockets' buffers is received. Inherit closes the files, whatever comes of
-// it. Linux only: the error is ErrNoInheritance elsewhere.
+// Inherit returns a Listener with sockets that another process bound with Listen, and
+// with the Options of cfg; its Addrs, Port and Steer took effect there. Datagrams that
+// wait in the sockets' buffers are received. Inherit always closes the files. On systems
+// other than Linux the error wraps errors.ErrUnsupported.
 func Inherit(cfg Config, groups []InheritedGroup) (*Listener, error) {
 	cfg.Notify = deduplicate(cfg.Notify)
 	l := new(Listener)
@@ -35,7 +31,7 @@ func Inherit(cfg Config, groups []InheritedGroup) (*Listener, error) {
 		for _, file := range from.Files {
 			c, err := inherit(file, &cfg.Options, false)
 			if err == nil && c.local != from.Addr {
-				err = fmt.Errorf("udp: a socket of %s is bound to %s", from.Addr, c.local)
+				err = fmt.Errorf("udp: inherited socket for %s is bound to %s", from.Addr, c.local)
 			}
 			if err != nil {
 				errs = append(errs, err)
@@ -49,7 +45,7 @@ func Inherit(cfg Config, groups []InheritedGroup) (*Listener, error) {
 		}
 	}
 	if len(l.Groups) == 0 {
-		errs = append(errs, errors.New("udp: no socket to inherit"))
+		errs = append(errs, errors.New("udp: no inherited sockets"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		_ = l.Close()
@@ -58,7 +54,7 @@ func Inherit(cfg Config, groups []InheritedGroup) (*Listener, error) {
 	return l, nil
 }
 
-// InheritConn makes a Conn of a connected socket that another process has made by
+// InheritConn returns a Conn with a connected socket that another process made with
 // Dial. It closes the file. Linux only.
 func InheritConn(file *os.File, o Options) (*Conn, error) { return inherit(file, &o, true) }
 
@@ -69,20 +65,20 @@ func inherit(file *os.File, o *Options, connected bool) (*Conn, error) {
 	}
 	pc, err := net.FilePacketConn(file)
 	if err != nil {
-		return nil, fmt.Errorf("udp: inherit a socket: %w", transport.SystemError(err))
+		return nil, fmt.Errorf("udp: inherit socket: %w", transport.SystemError(err))
 	}
 	c, err := inheritConn(pc, o, connected)
 	if err != nil {
 		_ = pc.Close()
-		return nil, fmt.Errorf("udp: inherit a socket: %w", err)
+		return nil, fmt.Errorf("udp: inherit socket: %w", err)
 	}
 	return c, nil
 }
 
 var (
-	errNotUDP       = errors.New("it is no UDP socket")
-	errNotConnected = errors.New("it is not connected")
-	errConnected    = errors.New("it is connected")
+	errNotUDP       = errors.New("not a UDP socket")
+	errNotConnected = errors.New("not connected")
+	errConnected    = errors.New("connected")
 )
 
 func inheritConn(pc net.PacketConn, o *Options, connected bool) (*Conn, error) {
@@ -96,8 +92,7 @@ func inheritConn(pc net.PacketConn, o *Options, connected bool) (*Conn, error) {
 	}
 	var peer netip.AddrPort
 	if remote, ok := u.RemoteAddr().(*net.UDPAddr); ok {
-		peer = remote.AddrPort()
-		peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
+		peer = unmap(remote.AddrPort())
 	}
 	switch {
 	case connected && !peer.IsValid():
@@ -120,18 +115,18 @@ func inheritConn(pc net.PacketConn, o *Options, connected bool) (*Conn, error) {
 	return c, c.initInherited(o)
 }
 
-// Cookie returns the number by which the system knows the socket, in whatever
-// process: no other has it until the next start of the machine. Linux only.
+// Cookie returns the kernel's identifier of the socket (SO_COOKIE), which is the same in
+// all processes and unique until reboot. Linux only.
 func (c *Conn) Cookie() (uint64, error) { return cookieOf(c.raw) }
 
-// Descriptors calls f with the descriptors of conns, which stay open until it
-// returns; those of closed ones are left out. f must not close them. It is how
-// sockets get to another process, at most MaxDescriptors at once.
+// Descriptors calls f with the descriptors of the conns that are not closed. They stay
+// open until f returns; f must not close them. It is used to pass sockets to another
+// process, at most MaxDescriptors at once.
 func Descriptors(conns []*Conn, f func(fds []int) error) error {
 	return withDescriptors(conns, make([]int, 0, len(conns)), f)
 }
 
-// MaxDescriptors is how many descriptors Linux passes in one message (SCM_MAX_FD).
+// MaxDescriptors is Linux's limit of descriptors per message (SCM_MAX_FD).
 const MaxDescriptors = 253
 
 func withDescriptors(conns []*Conn, fds []int, f func([]int) error) (err error) {
@@ -145,21 +140,19 @@ func withDescriptors(conns []*Conn, fds []int, f func([]int) error) (err error) 
 	return err
 }
 
-// Steer spreads sessions over shards by their receiver_idx: the kernel by the BPF
-// program that Listen attaches to its sockets, everything else by Shard, and the two
-// agree. It hides from a peer, who chooses indexes, which of them meet in one
-// shard.
+// Steer maps receiver indexes to shards. Shard and the BPF program that Listen attaches
+// to its sockets implement the same keyed function, so that a peer cannot choose indexes
+// that share a shard.
 type Steer struct {
-	// Secret is random. Its lowest bit counts as set: an odd factor keeps every
-	// bit of the index.
+	// Secret is random. Its lowest bit is taken as 1: an odd factor preserves all bits
+	// of the index.
 	Secret uint32
-	// Shards is how many there are. Below 2 everything is in shard 0.
+	// Shards is the number of shards. Below 2 all indexes map to shard 0.
 	Shards int
 }
 
-// Shard returns the shard of a receiver index: (index * secret) >> 16 modulo
-// Shards, in 32 bits. Index 0, which no session has, is in shard 0, and so is a
-// packet too short to have one.
+// Shard returns the shard of a receiver index: (index * secret) >> 16 modulo Shards, in
+// 32-bit arithmetic. Index 0 and packets too short to have an index map to shard 0.
 func (s Steer) Shard(index uint32) int {
 	if s.Shards < 2 {
 		return 0
@@ -167,13 +160,11 @@ func (s Steer) Shard(index uint32) int {
 	return int(index * (s.Secret | 1) >> 16 % uint32(s.Shards))
 }
 
-// A link-local peer's zone is the interface's number in decimal ("fe80::1%2"):
-// numbers need no look-up for each packet, and a renamed interface keeps its peers.
-
+// zoneName returns the zone of a link-local peer: the interface index in decimal
+// ("fe80::1%2"), which needs no lookup per packet and survives a rename.
 func zoneName(index uint32) string { return strconv.FormatUint(uint64(index), 10) }
 
-// zoneIndex returns the number of an interface by its zone, a number or a name; 0
-// where there is none.
+// zoneIndex returns the interface index of a zone, a number or a name; 0 if unknown.
 func zoneIndex(zone string) uint32 {
 	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
 		return uint32(n)

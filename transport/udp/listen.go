@@ -12,27 +12,26 @@ import (
 	"lewes/transport"
 )
 
-// Listener is what Listen bound.
+// Listener is the set of sockets that Listen bound.
 type Listener struct {
-	// Groups has an entry for each address that was bound, in the order of
-	// Config.Addrs.
+	// Groups has one entry per bound address, in the order of Config.Addrs, Failed one
+	// per address that could not be bound.
 	Groups []Group
-	// Failed has an entry for each address that was not.
 	Failed []*transport.BindError
 }
 
-// Group is the sockets of one address.
+// Group is the set of sockets on one address.
 type Group struct {
 	Addr netip.AddrPort
-	// Conns has the socket of each shard at the shard's place. It has one entry
-	// alone where the system has no steering: then all shards' packets come there.
+	// Conns is indexed by shard. It has a single entry if the system cannot distribute
+	// datagrams over sockets.
 	Conns []*Conn
-	// Steered says that the kernel chooses among Conns as Steer.Shard does. Otherwise
-	// it chooses by a hash of the addresses.
+	// Steered reports whether the kernel chooses among Conns as Steer.Shard does, and
+	// not by a hash of the addresses.
 	Steered bool
 }
 
-// Shards returns how many shards have sockets.
+// Shards returns the number of shards with sockets.
 func (l *Listener) Shards() int {
 	n := 0
 	for _, g := range l.Groups {
@@ -41,7 +40,7 @@ func (l *Listener) Shards() int {
 	return n
 }
 
-// Shard returns the sockets of one shard, one an address.
+// Shard returns the sockets of one shard, one per address.
 func (l *Listener) Shard(shard int) []*Conn {
 	var conns []*Conn
 	for _, g := range l.Groups {
@@ -63,17 +62,15 @@ func (l *Listener) Close() error {
 	return errors.Join(errs...)
 }
 
-// Listen binds the addresses of cfg. It succeeds if one of them could be bound;
-// Listener.Failed says which could not and why. An error joins the reasons of
-// all.
+// Listen binds the configured addresses. It succeeds if at least one is bound;
+// Listener.Failed describes the others. Otherwise the error joins all failures.
 func Listen(ctx context.Context, cfg Config) (*Listener, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("udp: listen: %w", err)
 	}
 	cfg.Notify = deduplicate(cfg.Notify)
 	l := listen(ctx, &cfg)
-	// Both families on one port of the system's choice: what is free in one may be
-	// taken in the other.
+	// A port that the system chose for one family may be taken in the other.
 	for tries := 0; cfg.Port == 0 && len(cfg.Addrs) == 0 && tries < 8 && transport.PortTaken(l.Failed); tries++ {
 		_ = l.Close()
 		l = listen(ctx, &cfg)
@@ -104,10 +101,9 @@ func listen(ctx context.Context, cfg *Config) *Listener {
 	return l
 }
 
-// bindGroup binds the sockets of one address.
-//
-// The first binds alone and only then lets others join it: so a second gateway on the
-// same port fails, instead of quietly taking half of the datagrams.
+// bindGroup binds one socket per shard to an address. The first is bound without
+// SO_REUSEPORT, so that a second gateway on the same port fails instead of taking half
+// of the datagrams.
 func bindGroup(ctx context.Context, addr netip.AddrPort, cfg *Config) (Group, error) {
 	first, err := bind(ctx, addr, cfg, false)
 	if err != nil {
@@ -132,14 +128,14 @@ func bindGroup(ctx context.Context, addr netip.AddrPort, cfg *Config) (Group, er
 		g.Conns = append(g.Conns, c)
 	}
 	if err := cfg.Steer.attach(first.raw); err != nil {
-		first.emit(NotSteered, err, "the kernel spreads datagrams over the shards by its own hash: most take a detour over another shard")
+		first.emit(NotSteered, err, "the kernel distributes datagrams by its own hash: most are forwarded between shards")
 		return g, nil
 	}
 	g.Steered = true
 	return g, nil
 }
 
-// bind makes one socket; shared lets it join others on the same address.
+// bind binds one socket; shared sets SO_REUSEPORT.
 func bind(ctx context.Context, addr netip.AddrPort, cfg *Config, shared bool) (*Conn, error) {
 	network := "udp4"
 	if addr.Addr().Is6() {
@@ -168,20 +164,19 @@ func bind(ctx context.Context, addr netip.AddrPort, cfg *Config, shared bool) (*
 	return c, nil
 }
 
-// ErrInvalidTarget: the address to connect to names no host or no port.
+// ErrInvalidTarget means the target lacks an address or a port.
 var ErrInvalidTarget = errors.New("udp: target needs an address and a port")
 
-// Dial returns a socket connected to target: it receives from there only, and the
-// system reports on it when the target refuses what is sent (transport.ErrRefused). The
-// local port is a new one of the system's choice.
+// Dial returns a socket connected to target, on a local port chosen by the system. It
+// receives datagrams and ICMP errors of the target only.
 func Dial(target netip.AddrPort, o Options) (*Conn, error) {
 	return DialFrom(netip.AddrPort{}, target, o)
 }
 
-// DialFrom is Dial with the local address, the port, or both chosen by the caller; the
-// zero Addr and port 0 leave them to the system.
+// DialFrom is Dial from a local address. The system chooses the address if it is the zero
+// Addr, and the port if it is 0.
 func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
-	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
+	target = unmap(target)
 	if !target.IsValid() || target.Port() == 0 || target.Addr().IsUnspecified() {
 		return nil, fmt.Errorf("%w, got %s", ErrInvalidTarget, target)
 	}
@@ -213,7 +208,7 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 	}
 	if err != nil {
 		var errno syscall.Errno
-		if errors.As(err, &errno) { // net's own text has the whole address
+		if errors.As(err, &errno) { // without net's text, which contains the full address
 			err = wrapErrno(errno)
 		}
 		return nil, fmt.Errorf("udp: connect to %s: %w", path.MaskAddrPort(target), err)
@@ -223,7 +218,7 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 		_ = u.Close()
 		return nil, fmt.Errorf("udp: connect to %s: %w", path.MaskAddrPort(target), err)
 	}
-	// Between bind and connect the socket takes datagrams from anyone.
+	// Between bind and connect the socket receives datagrams from anyone.
 	c.checkPeer = chosen
 	return c, nil
 }

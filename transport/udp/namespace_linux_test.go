@@ -51,6 +51,9 @@ func newNamespace(t *testing.T) *namespace {
 	if err := <-ready; err != nil {
 		t.Skipf("no network namespace here: %v", err)
 	}
+	ns.do(t, func() error { // addresses are usable at once
+		return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
+	})
 	ns.ip(t, "link set lo up")
 	return ns
 }
@@ -362,7 +365,7 @@ func behindRouter(t *testing.T) (host, server *namespace) {
 		// Without the rate limits the router reports every error at once.
 		for file, value := range map[string]string{
 			"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1",
-			"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0", "ipv6/conf/default/accept_dad": "0",
+			"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0",
 		} {
 			if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0); err != nil {
 				return err

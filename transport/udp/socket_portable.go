@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-var errLinuxOnly = fmt.Errorf("exists on Linux alone (%w)", errors.ErrUnsupported)
+var errLinuxOnly = fmt.Errorf("supported on Linux only (%w)", errors.ErrUnsupported)
 
-// Probe says that there are no offloads: they exist on Linux alone.
+// Probe reports no offloads: they require Linux.
 func Probe() Support { return Support{GSO: errLinuxOnly, GRO: errLinuxOnly} }
 
 func newBatcher(c *Conn, o *Options) (batcher, error) {
@@ -24,8 +24,8 @@ func newBatcher(c *Conn, o *Options) (batcher, error) {
 	return newPortable(c, o)
 }
 
-// grant asks for a socket buffer, and for half as much where that is refused. It
-// returns what was accepted, 0 for nothing.
+// grant requests a socket buffer, halving the size until it is accepted. It returns the
+// accepted size or 0.
 func grant(set func(int) error, size int) int {
 	for ; size > 4<<10; size /= 2 {
 		if set(size) == nil {
@@ -35,7 +35,7 @@ func grant(set func(int) error, size int) int {
 	return 0
 }
 
-// prepare sets what a socket needs before it is bound.
+// prepare sets the options of a socket before it is bound.
 func prepare(network string, raw syscall.RawConn, o *Options, _ bool) (s setup, err error) {
 	if o.Fragment {
 		return s, nil
@@ -44,22 +44,19 @@ func prepare(network string, raw syscall.RawConn, o *Options, _ bool) (s setup, 
 	return s, e
 }
 
-// share and attach: no other system spreads datagrams over sockets by a program.
-
 func share(syscall.RawConn) error            { return errLinuxOnly }
 func (s Steer) attach(syscall.RawConn) error { return errLinuxOnly }
 
-// Poller receives from any number of sockets in one goroutine, on Linux alone: NewPoller
-// makes none here.
+// Poller is supported on Linux only.
 type Poller struct{}
 
-// NewPoller fails on systems other than Linux.
+// NewPoller fails.
 func NewPoller() (*Poller, error) { return nil, errLinuxOnly }
 
-// Adopt fails: there is no Poller.
+// Adopt fails.
 func (*Poller) Adopt(*Conn, any) error { return errLinuxOnly }
 
-// Run fails: there is no Poller.
+// Run fails.
 func (*Poller) Run(Handler) error { return errLinuxOnly }
 
 // Stop does nothing.
@@ -68,6 +65,6 @@ func (*Poller) Stop() {}
 // Close does nothing.
 func (*Poller) Close() {}
 
-func checkInherit() error                      { return ErrNoInheritance }
-func cookieOf(syscall.RawConn) (uint64, error) { return 0, ErrNoInheritance }
-func (c *Conn) initInherited(*Options) error   { return ErrNoInheritance }
+func checkInherit() error                      { return errLinuxOnly }
+func cookieOf(syscall.RawConn) (uint64, error) { return 0, errLinuxOnly }
+func (c *Conn) initInherited(*Options) error   { return errLinuxOnly }
