@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"reflect"
 	"testing"
 	"time"
 
@@ -124,5 +125,56 @@ func TestWriterLeavesNothingBehind(t *testing.T) {
 	kept := w.Bytes()
 	if w.Wipe(); !bytes.Equal(kept, make([]byte, 33)) || w.Len() != 0 {
 		t.Errorf("%x is left after Wipe", kept)
+	}
+}
+
+// A Codec writes the same bytes as a Writer and reads them as a Reader does.
+func TestCodecRoundTrip(t *testing.T) {
+	type value struct {
+		kind uint8
+		size int
+		ok   bool
+		u16  uint16
+		u32  uint32
+		u64  uint64
+		blob []byte
+		at   time.Time
+		key  [4]byte
+		list []uint16
+	}
+	code := func(c *Codec, v *value) {
+		Byte(c, &v.kind)
+		Int(c, &v.size)
+		c.Bool(&v.ok)
+		c.Uint16(&v.u16)
+		c.Uint32(&v.u32)
+		c.Uint64(&v.u64)
+		c.Blob(&v.blob, 8)
+		c.Time(&v.at)
+		if c.Present(v.ok) {
+			c.Fixed(v.key[:])
+		}
+		for i := range c.Count(len(v.list), 4, 2) {
+			if c.Decoding() {
+				v.list = append(v.list, 0)
+			}
+			c.Uint16(&v.list[i])
+		}
+		c.Check(v.size < 100, "size %d", v.size)
+	}
+	v := value{1, 2, true, 3, 4, 5, []byte{6, 7}, epoch.Add(8), [4]byte{9}, []uint16{10, 11}}
+	w := NewWriter(nil, epoch)
+	code(Encode(w), &v)
+	var got value
+	r := NewReader(w.Bytes(), epoch)
+	if code(Decode(r), &got); r.End() != nil || !reflect.DeepEqual(got, v) {
+		t.Fatalf("%+v, want %+v: %v", got, v, r.End())
+	}
+	v.size = 100
+	w.Wipe()
+	code(Encode(w), &v)
+	c := Decode(NewReader(w.Bytes(), epoch))
+	if code(c, &got); !errors.Is(c.Err(), ErrValue) {
+		t.Errorf("a value that Check rejects: %v", c.Err())
 	}
 }
