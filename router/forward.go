@@ -30,6 +30,7 @@ type upstream struct {
 
 // forward is a session's flow to another gateway.
 type forward struct {
+	id       uint16
 	upstream *upstream
 }
 
@@ -100,7 +101,7 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 	if c.forwards == nil {
 		c.forwards = make(map[uint16]*forward)
 	}
-	f := &forward{upstream: u}
+	f := &forward{id: m.FlowID, upstream: u}
 	c.forwards[m.FlowID] = f
 	delete(c.flowClosed, m.FlowID)
 	return f

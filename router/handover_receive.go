@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -21,29 +20,17 @@ import (
 	"lewes/transport/udp"
 )
 
-// Bounds of a Hello message.
-const (
-	maxGroups    = 1 << 10
-	maxShards    = 1 << 12
-	maxExtraName = 64
-	minGroupSize = 6 // bytes
-)
-
 // ErrOther means that the predecessor's identity, addresses, port or shards differ from this
 // gateway's configuration.
 var ErrOther = errors.New("an upgrade keeps identity, addresses, port and shards, and the configuration changes them; restart the gateway for that")
 
 // takeoverHello is a predecessor's Hello message with its sockets.
 type takeoverHello struct {
-	identity   identityKey
+	*handover.HelloMessage
 	steer      udp.Steer
-	asked      []netip.AddrPort // listening addresses of the predecessor's configuration
-	port       uint16
 	udp        []udp.InheritedGroup
 	tcp        []*net.TCPListener
 	extraFiles map[string]*os.File
-
-	listeners int // expected length of tcp
 }
 
 // inheritor is an Egress that takes over another process's sockets.
@@ -145,16 +132,12 @@ func (g *Gateway) readHello(c *handover.Conn) (*takeoverHello, error) {
 	if f.Kind != handover.Hello {
 		return nil, fmt.Errorf("%w: %v instead of %v", handover.ErrFrame, f.Kind, handover.Hello)
 	}
-	h, counts, names, err := parseHello(f.Payload, g.config.Clock())
+	m, err := handover.ParseHello(f.Payload)
 	if err != nil {
 		return nil, err
 	}
 	var files []*os.File
-	total := len(names) + h.listeners
-	for _, n := range counts {
-		total += n
-	}
-	for len(files) < total {
+	for len(files) < m.Files() {
 		f, err := c.Receive()
 		if err == nil && f.Kind != handover.Sockets {
 			err = fmt.Errorf("%w: %v instead of %v", handover.ErrFrame, f.Kind, handover.Sockets)
@@ -168,47 +151,23 @@ func (g *Gateway) readHello(c *handover.Conn) (*takeoverHello, error) {
 		}
 		files = append(files, f.Files...)
 	}
-	if err := h.assign(files, counts, names); err != nil {
+	h := &takeoverHello{HelloMessage: m, steer: udp.Steer{Secret: m.SteerSecret, Shards: m.Shards}, extraFiles: make(map[string]*os.File)}
+	if err := h.assign(files); err != nil {
 		return h, err
 	}
 	return h, h.check(g)
 }
 
-// parseHello reads the Hello message that Gateway.hello writes. counts are the numbers of sockets of
-// each UDP address, names those of extra files.
-func parseHello(payload []byte, now time.Time) (h *takeoverHello, counts []int, names []string, err error) {
-	r := snapshot.NewReader(payload, now)
-	if v := r.Uint16(); r.Err() == nil && v != handoverVersion {
-		return nil, nil, nil, fmt.Errorf("the predecessor's handover version is %d, this program's is %d; restart the gateway instead", v, handoverVersion)
-	}
-	h = new(takeoverHello)
-	r.Fixed(h.identity[:])
-	h.steer = udp.Steer{Secret: r.Uint32(), Shards: int(r.Uint32())}
-	h.port = r.Uint16()
-	for range r.Count(maxGroups, minGroupSize/2) {
-		h.asked = append(h.asked, r.AddrPort())
-	}
-	for range r.Count(maxGroups, minGroupSize) {
-		h.udp = append(h.udp, udp.InheritedGroup{Addr: r.AddrPort(), Steered: r.Bool()})
-		n := int(r.Uint32())
-		if n < 1 || n > maxShards {
-			r.Fail("%d sockets of one address", n)
-		}
-		counts = append(counts, n)
-	}
-	h.listeners = r.Count(maxShards, 0)
-	for range r.Count(maxExtraFiles, 4) {
-		names = append(names, string(r.Blob(maxExtraName)))
-	}
-	return h, counts, names, r.End()
-}
-
 // assign assigns the received files.
-func (h *takeoverHello) assign(files []*os.File, counts []int, names []string) (err error) {
-	for i, n := range counts {
-		h.udp[i].Files, files = files[:n], files[n:]
+func (h *takeoverHello) assign(files []*os.File) (err error) {
+	take := func(n int) (taken []*os.File) {
+		taken, files = files[:n], files[n:]
+		return taken
 	}
-	for _, file := range files[:h.listeners] {
+	for _, g := range h.Groups {
+		h.udp = append(h.udp, udp.InheritedGroup{Addr: g.Addr, Steered: g.Steered, Files: take(g.Sockets)})
+	}
+	for _, file := range take(h.TCPListeners) {
 		listener, failed := net.FileListener(file)
 		_ = file.Close()
 		if tcp, ok := listener.(*net.TCPListener); ok {
@@ -217,12 +176,10 @@ func (h *takeoverHello) assign(files []*os.File, counts []int, names []string) (
 			err = errors.Join(err, failed, errors.New("an inherited socket is not a TCP listener"))
 		}
 	}
-	files = files[h.listeners:]
-	h.extraFiles = make(map[string]*os.File)
-	for i, name := range names {
-		h.extraFiles[name] = files[i]
+	for i, file := range take(len(h.ExtraNames)) {
+		h.extraFiles[h.ExtraNames[i]] = file
 	}
-	for _, surplus := range files[len(names):] {
+	for _, surplus := range files {
 		_ = surplus.Close()
 	}
 	return err
@@ -233,11 +190,11 @@ func (h *takeoverHello) check(g *Gateway) error {
 	c := &g.config
 	differs := ""
 	switch {
-	case h.identity != g.Identity():
+	case h.Identity != g.Identity():
 		differs = "identity"
-	case h.steer.Shards != c.Shards:
-		differs = fmt.Sprintf("%d shards, not %d", c.Shards, h.steer.Shards)
-	case h.port != c.Listen.Port || !slices.Equal(h.asked, c.Listen.Addrs):
+	case h.Shards != c.Shards:
+		differs = fmt.Sprintf("%d shards, not %d", c.Shards, h.Shards)
+	case h.Port != c.Listen.Port || !slices.Equal(h.Addrs, c.Listen.Addrs):
 		differs = "addresses or port"
 	default:
 		return nil

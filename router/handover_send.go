@@ -22,15 +22,9 @@ import (
 	"lewes/transport/udp"
 )
 
-// handoverVersion is the version of all handover messages except sessions, which have their own.
-const handoverVersion = 1
-
 // handoverPatience is how long a successor may take to load everything while nothing is served, and
 // then to report that it serves. Tests shorten it.
 var handoverPatience = 10 * time.Second
-
-// maxExtraFiles bounds the descriptors that are handed over for the gateway's owner.
-const maxExtraFiles = 64
 
 var (
 	// ErrRefused means that the successor refused to take over; it wraps the successor's reason.
@@ -146,8 +140,9 @@ func expect(c *handover.Conn, kind handover.Kind) error {
 // sendHello sends the gateway's identity and addresses, and its listening sockets.
 func (g *Gateway) sendHello(c *handover.Conn, extraFiles map[string]*os.File) error {
 	names := slices.Sorted(maps.Keys(extraFiles))
-	w := g.hello(names)
+	w := snapshot.NewWriter(nil, time.Time{})
 	defer w.Wipe()
+	g.hello(names).Append(w)
 	if err := c.Send(handover.Hello, w.Bytes()); err != nil {
 		return err
 	}
@@ -170,32 +165,18 @@ func (g *Gateway) sendHello(c *handover.Conn, extraFiles map[string]*os.File) er
 	return nil
 }
 
-// hello writes the Hello message; names are those of extra files. parseHello reads it.
-func (g *Gateway) hello(names []string) *snapshot.Writer {
-	w := snapshot.NewWriter(nil, g.config.Clock())
-	w.Uint16(handoverVersion)
-	id := g.Identity()
-	w.Fixed(id[:])
+// hello returns the Hello message; names are those of extra files.
+func (g *Gateway) hello(names []string) *handover.HelloMessage {
 	steer := g.shards[0].steer
-	w.Uint32(steer.Secret)
-	w.Uint32(uint32(steer.Shards))
-	w.Uint16(g.config.Listen.Port)
-	w.Uint32(uint32(len(g.config.Listen.Addrs)))
-	for _, a := range g.config.Listen.Addrs {
-		w.AddrPort(a)
+	m := &handover.HelloMessage{
+		Identity: g.Identity(), SteerSecret: steer.Secret, Shards: steer.Shards,
+		Port: g.config.Listen.Port, Addrs: g.config.Listen.Addrs,
+		TCPListeners: len(g.tcpListeners()), ExtraNames: names,
 	}
-	w.Uint32(uint32(len(g.listener.Groups)))
 	for _, group := range g.listener.Groups {
-		w.AddrPort(group.Addr)
-		w.Bool(group.Steered)
-		w.Uint32(uint32(len(group.Conns)))
+		m.Groups = append(m.Groups, handover.SocketGroup{Addr: group.Addr, Steered: group.Steered, Sockets: len(group.Conns)})
 	}
-	w.Uint32(uint32(len(g.tcpListeners())))
-	w.Uint32(uint32(len(names)))
-	for _, name := range names {
-		w.Blob([]byte(name))
-	}
-	return w
+	return m
 }
 
 // listening returns the UDP sockets towards clients, in the order of hello's addresses.

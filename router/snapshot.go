@@ -1,8 +1,10 @@
 package router
 
 import (
-	"bytes"
 	"fmt"
+	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	"lewes/router/handover"
@@ -39,7 +41,8 @@ func (st *shardState) writeState(now time.Time, sockets cookies, send sendFrame)
 		return err
 	}
 	w.Uint16(uint16(st.id))
-	st.writeShard(w, sockets)
+	st.codeUpstreams(snapshot.Encode(w), codecSockets{sent: sockets})
+	st.handshakes.Write(w)
 	if err := flush(handover.Shard); err != nil {
 		return err
 	}
@@ -54,7 +57,7 @@ func (st *shardState) writeState(now time.Time, sockets cookies, send sendFrame)
 		c.session.Freeze()
 		w.Part(func() {
 			if failed = c.session.Write(w); failed == nil {
-				c.write(w, sockets)
+				st.codeClient(snapshot.Encode(w), c, codecSockets{sent: sockets})
 			}
 		})
 		if failed == nil && w.Len() >= sessionsFrame {
@@ -70,27 +73,9 @@ func (st *shardState) writeState(now time.Time, sockets cookies, send sendFrame)
 // thaw undoes the freezing of writeState.
 func (st *shardState) thaw() { st.sessions.All((*state.Session).Thaw) }
 
-// writeShard writes a Shard frame: upstreams and handshakes.
-func (st *shardState) writeShard(w *snapshot.Writer, sockets cookies) {
-	w.Uint32(uint32(len(st.forwarder.upstreams)))
-	for _, u := range st.forwarder.upstreams {
-		w.Fixed(u.identity[:])
-		w.AddrPort(u.addr)
-		w.Uint64(sockets[u.conn])
-	}
-	st.handshakes.Write(w)
-}
-
 // readShard reads a Shard frame.
 func (st *shardState) readShard(r *snapshot.Reader, sockets *inheritedSockets) error {
-	for range r.Count(maxItems, minItem) {
-		u := &upstream{env: st.shardEnv, bindings: make(map[uint32]*indexBinding)}
-		r.Fixed(u.identity[:])
-		u.addr = r.AddrPort()
-		if u.conn = sockets.take(r.Uint64(), u); u.conn != nil && r.Err() == nil {
-			st.forwarder.upstreams[u.identity] = u
-		}
-	}
+	st.codeUpstreams(snapshot.Decode(r), codecSockets{inherited: sockets})
 	if err := st.handshakes.Read(r); err != nil {
 		return fmt.Errorf("shard %d: %w", st.id, err)
 	}
@@ -107,7 +92,7 @@ func (st *shardState) readSessions(r *snapshot.Reader, sockets *inheritedSockets
 		}
 		c := &client{env: st.shardEnv, session: session}
 		session.User = c
-		st.readClient(one, c, sockets)
+		st.codeClient(snapshot.Decode(one), c, codecSockets{inherited: sockets})
 		if err := one.End(); err != nil {
 			return fmt.Errorf("shard %d: %w", st.id, err)
 		}
@@ -118,136 +103,173 @@ func (st *shardState) readSessions(r *snapshot.Reader, sockets *inheritedSockets
 	return r.Err()
 }
 
-// write writes a client without flowClosed.
-func (c *client) write(w *snapshot.Writer, sockets cookies) {
-	w.Time(c.hellos)
-	w.Uint32(uint32(len(c.flows)))
-	start := w.Len()
-	for _, f := range c.flows {
-		f.write(w, sockets, w.Len()-start < maxClientBuffered)
-	}
-	w.Uint32(uint32(len(c.forwards)))
-	for id, f := range c.forwards {
-		w.Uint16(id)
-		w.Fixed(f.upstream.identity[:])
-	}
-	w.Uint32(uint32(len(c.bindings)))
-	for _, b := range c.bindings {
-		w.Fixed(b.upstream.identity[:])
-		w.Uint32(b.index)
-		w.Uint16(b.flowID)
-		w.Time(b.last)
-	}
-	q := c.queue.Load()
-	if q == nil {
-		w.Uint32(0)
+// codecSockets are the sockets of a snapshot by cookie: sent ones when encoding, inherited ones when
+// decoding.
+type codecSockets struct {
+	sent      cookies
+	inherited *inheritedSockets
+}
+
+// codeList codes n items. Decoding passes new items to code, which keeps the valid ones.
+func codeList[T any](c *snapshot.Codec, n int, items iter.Seq[*T], code func(*T)) {
+	n = c.Count(n, maxItems, minItem)
+	if !c.Decoding() {
+		for v := range items {
+			code(v)
+		}
 		return
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	w.Uint32(uint32(len(q.packets)))
-	for i := range q.packets {
-		w.Bool(q.notes[i].flow)
-		w.Blob(q.packets[i].Data)
+	for range n {
+		code(new(T))
 	}
 }
 
-// readClient reads a client.
-func (st *shardState) readClient(r *snapshot.Reader, c *client, sockets *inheritedSockets) {
-	c.hellos = r.Time()
-	flows := r.Count(maxItems, minItem)
-	if flows > 0 {
-		c.flows = make(map[uint16]*flow, min(flows, 64))
+// codeUpstreams codes the upstreams. One without its socket is left out.
+func (st *shardState) codeUpstreams(c *snapshot.Codec, s codecSockets) {
+	all := st.forwarder.upstreams
+	codeList(c, len(all), maps.Values(all), func(u *upstream) {
+		cookie := s.sent[u.conn]
+		c.Fixed(u.identity[:])
+		c.AddrPort(&u.addr)
+		c.Uint64(&cookie)
+		if c.Decoding() && c.Err() == nil {
+			u.env, u.bindings = st.shardEnv, make(map[uint32]*indexBinding)
+			if u.conn = s.inherited.take(cookie, u); u.conn != nil {
+				all[u.identity] = u
+			}
+		}
+	})
+}
+
+// codeUpstream codes the identity of an upstream. Decoding sets nil for an unknown one.
+func (st *shardState) codeUpstream(c *snapshot.Codec, u **upstream) {
+	var id identityKey
+	if *u != nil {
+		id = (*u).identity
 	}
-	for range flows {
-		st.readFlow(r, c, sockets)
+	c.Fixed(id[:])
+	if c.Decoding() {
+		*u = st.forwarder.upstreams[id]
 	}
-	forwards := r.Count(maxItems, minItem)
-	if forwards > 0 {
-		c.forwards = make(map[uint16]*forward)
-	}
-	for range forwards {
-		var to identityKey
-		id := r.Uint16()
-		r.Fixed(to[:])
-		if u := st.forwarder.upstreams[to]; u != nil && r.Err() == nil {
-			c.forwards[id] = &forward{upstream: u}
+}
+
+// codeClient codes a client without flowClosed.
+func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSockets) {
+	c.Time(&owner.hellos)
+	room := maxClientBuffered
+	codeList(c, len(owner.flows), maps.Values(owner.flows), func(f *flow) {
+		f.client = owner
+		st.codeFlow(c, f, s, &room)
+	})
+	codeList(c, len(owner.forwards), maps.Values(owner.forwards), func(f *forward) {
+		c.Uint16(&f.id)
+		st.codeUpstream(c, &f.upstream)
+		if c.Decoding() && c.Err() == nil && f.upstream != nil {
+			if owner.forwards == nil {
+				owner.forwards = make(map[uint16]*forward)
+			}
+			owner.forwards[f.id] = f
+		}
+	})
+	codeList(c, len(owner.bindings), slices.Values(owner.bindings), func(b *indexBinding) {
+		b.client = owner
+		st.codeUpstream(c, &b.upstream)
+		c.Uint32(&b.index)
+		c.Uint16(&b.flowID)
+		c.Time(&b.last)
+		if c.Decoding() && c.Err() == nil && b.upstream != nil && b.upstream.bindings[b.index] == nil {
+			b.timer.Value = b
+			b.upstream.bindings[b.index] = b
+			owner.bindings = append(owner.bindings, b)
+			st.forwarder.timers.Set(&b.timer, b.last.Add(st.limits.Load().ClaimTTL))
+		}
+	})
+	owner.codeQueue(c)
+}
+
+// codeFlow codes a flow, with its buffered datagrams while there is room. One without its socket is
+// left out: the client opens it again.
+func (st *shardState) codeFlow(c *snapshot.Codec, f *flow, s codecSockets, room *int) {
+	var target []byte
+	cookie, down, waiting := s.sent[f.conn], f.returnedAt(), f.waiting
+	if !c.Decoding() {
+		target = f.target.Append(nil)
+		for _, d := range waiting {
+			*room -= len(d)
+		}
+		if *room < 0 {
+			waiting = nil
 		}
 	}
-	for range r.Count(maxItems, minItem) {
-		st.readBinding(r, c)
-	}
-	for range r.Count(maxItems, 4) {
-		flow := r.Bool()
-		if packet := r.Blob(wire.MaxTCPPacket); packet != nil {
-			c.pollQueue().push(packet, flow)
+	c.Uint16(&f.id)
+	c.Blob(&target, maxTarget)
+	c.Bool(&f.resolving)
+	c.Uint64(&cookie)
+	c.Time(&f.lastUp)
+	c.Time(&down)
+	n := c.Count(len(waiting), maxItems, 4)
+	if !c.Decoding() {
+		for i := range waiting {
+			c.Blob(&waiting[i], maxBuffered)
 		}
-	}
-}
-
-// write writes a flow, with its buffered datagrams if there is room.
-func (f *flow) write(w *snapshot.Writer, sockets cookies, room bool) {
-	w.Uint16(f.id)
-	w.Blob(f.target.Append(nil))
-	w.Bool(f.resolving)
-	w.Uint64(sockets[f.conn])
-	w.Time(f.lastUp)
-	w.Time(f.returnedAt())
-	if !room {
-		w.Uint32(0)
 		return
 	}
-	w.Uint32(uint32(len(f.waiting)))
-	for _, d := range f.waiting {
-		w.Blob(d)
+	for range n {
+		var d []byte
+		c.Blob(&d, maxBuffered)
+		f.waiting = append(f.waiting, d)
 	}
+	st.restoreFlow(c, f, s.inherited, target, cookie, down)
 }
 
-// readFlow reads a flow. One without its socket is left out: the client opens it again.
-func (st *shardState) readFlow(r *snapshot.Reader, c *client, sockets *inheritedSockets) {
-	f := &flow{id: r.Uint16(), client: c}
-	target, _, err := wire.CutTarget(r.Blob(maxTarget))
-	if err != nil {
-		r.Fail("a flow's target: %v", err)
-	}
-	f.target = target
-	f.target.Name = bytes.Clone(target.Name)
-	f.resolving, f.cancel = r.Bool(), func() {}
-	cookie := r.Uint64()
-	f.lastUp = r.Time()
-	if at := r.Time(); !at.IsZero() {
-		f.lastDown.Store(at.UnixNano())
-	}
-	for range r.Count(maxItems, 4) {
-		f.waiting = append(f.waiting, bytes.Clone(r.Blob(maxBuffered)))
-	}
-	if r.Err() != nil || c.flows[f.id] != nil {
-		r.Fail("a flow")
+// restoreFlow adds a decoded flow to its client and to the table.
+func (st *shardState) restoreFlow(c *snapshot.Codec, f *flow, sockets *inheritedSockets, target []byte, cookie uint64, down time.Time) {
+	var err error
+	f.target, _, err = wire.CutTarget(target) // target is a copy, so the name is the flow's own
+	flows := f.client.flows
+	c.Check(err == nil && flows[f.id] == nil, "flow %d: %v", f.id, err)
+	if c.Err() != nil {
 		return
 	}
+	if !down.IsZero() {
+		f.lastDown.Store(down.UnixNano())
+	}
+	f.cancel = func() {}
 	if !f.resolving {
 		if f.conn = sockets.take(cookie, f); f.conn == nil {
 			return
 		}
 	}
-	c.flows[f.id] = f
+	if flows == nil {
+		flows = make(map[uint16]*flow)
+		f.client.flows = flows
+	}
+	flows[f.id] = f
 	st.flows.open++
 	f.timer.Value = f
 	st.flows.timers.Set(&f.timer, f.lastUp.Add(st.limits.Load().FlowIdle))
 }
 
-// readBinding reads a binding of c.
-func (st *shardState) readBinding(r *snapshot.Reader, c *client) {
-	var to identityKey
-	r.Fixed(to[:])
-	b := &indexBinding{index: r.Uint32(), client: c, flowID: r.Uint16(), last: r.Time()}
-	if b.upstream = st.forwarder.upstreams[to]; b.upstream == nil || r.Err() != nil || b.upstream.bindings[b.index] != nil {
-		return
+// codeQueue codes the packets that are queued for a session on TCP.
+func (c *client) codeQueue(codec *snapshot.Codec) {
+	n, q := 0, c.queue.Load()
+	if q != nil {
+		q.mu.Lock()
+		n = len(q.packets)
+		defer q.mu.Unlock()
 	}
-	b.timer.Value = b
-	b.upstream.bindings[b.index] = b
-	c.bindings = append(c.bindings, b)
-	st.forwarder.timers.Set(&b.timer, b.last.Add(st.limits.Load().ClaimTTL))
+	for i := range codec.Count(n, maxItems, 4) {
+		var packet []byte
+		var flow bool
+		if !codec.Decoding() {
+			packet, flow = q.packets[i].Data, q.notes[i].flow
+		}
+		codec.Bool(&flow)
+		codec.Blob(&packet, wire.MaxTCPPacket)
+		if codec.Decoding() && packet != nil {
+			c.pollQueue().push(packet, flow)
+		}
+	}
 }
 
 // resumeLookups starts the name lookups of flows again.

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"net/netip"
 	"time"
 
 	"lewes/state/path"
@@ -90,6 +91,9 @@ func (c *Codec) Duration(v *time.Duration) { codeValue(c, v, (*Writer).Duration,
 
 // Time codes eight bytes, as a distance from the snapshot's instant.
 func (c *Codec) Time(v *time.Time) { codeValue(c, v, (*Writer).Time, (*Reader).Time) }
+
+// AddrPort codes an address and a port.
+func (c *Codec) AddrPort(v *netip.AddrPort) { codeValue(c, v, (*Writer).AddrPort, (*Reader).AddrPort) }
 
 // Path codes a path without its connection.
 func (c *Codec) Path(v *path.Path) { codeValue(c, v, (*Writer).Path, (*Reader).Path) }
