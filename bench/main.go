@@ -151,7 +151,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted; the report is incomplete")
 	}
-	err = errors.Join(err, r.WriteBenchmarks(stdout), r.WriteTable(stdout))
+	err = errors.Join(err, r.WriteBenchmarks(stdout), r.WriteMarkdown(stdout))
 	if jsonFile != "" {
 		err = errors.Join(err, writeFile(jsonFile, r.WriteJSON))
 	}

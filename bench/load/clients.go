@@ -100,10 +100,12 @@ func start(_ context.Context, p Params) (*worker.Service, error) {
 		if err != nil {
 			return nil, err
 		}
-		l := New(conn, nil, Plain{})
+		var unseal Unseal
+		var flow Flow = Plain{}
 		if p.Key != nil {
-			l = New(conn, p.Key.Unseal(), NewSealed(p.Key.Suite, &p.Key.Out))
+			unseal, flow = p.Key.Unseal(), NewSealed(p.Key.Suite, &p.Key.Out)
 		}
+		l := New(conn, unseal, flow)
 		return &worker.Service{Result: worker.None{}, Calls: Calls(l), Close: l.Close}, nil
 	}
 	c, err := newClients(&p)

@@ -4,7 +4,4 @@
 // It relays between a load and a sink, each direction in one goroutine. With a key it opens
 // packets from the load and seals packets to it, so that the AEAD is all it has in common with a
 // gateway. The difference in cost is what the gateway adds.
-//
-// There are two kinds: on the sockets of package rawudp, which are as cheap as possible, and on
-// those of transport/udp.
 package relay

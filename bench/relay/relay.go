@@ -4,10 +4,16 @@ package relay
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"lewes/bench/load"
+	"lewes/bench/rawudp"
 	"lewes/bench/worker"
+	"lewes/crypto/seal"
 )
 
 // Params start a relay as a worker, whose result is the address for the load. It has no calls.
@@ -17,8 +23,6 @@ type Params struct {
 	Key *load.Key `json:"key,omitempty"`
 	// Single receives and sends each datagram by itself.
 	Single bool `json:"single"`
-	// Batched relays on the sockets of transport/udp.
-	Batched bool `json:"batched"`
 	// Sockets sends to the sink from that many connected sockets in turn, with a system call for
 	// each datagram; 0 sends from one socket. There is no way back then.
 	Sockets int `json:"sockets"`
@@ -26,23 +30,214 @@ type Params struct {
 
 var loopback = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 
-type relay interface {
-	addr() netip.AddrPort
-	close()
-}
-
 // Role is a relay as a worker.
 var Role = worker.Start(func(_ context.Context, p Params) (*worker.Service, error) {
-	r, err := p.start()
+	r, err := start(&p)
 	if err != nil {
 		return nil, err
 	}
-	return &worker.Service{Result: r.addr(), Close: r.close}, nil
+	return &worker.Service{Result: r.near.Addr(), Close: r.close}, nil
 })
 
-func (p *Params) start() (relay, error) {
-	if p.Batched {
-		return startBatched(p)
+// Few buffers stay in the CPU's cache: trains fill theirs, single datagrams are small and many.
+const (
+	trains     = 8
+	datagrams  = 64
+	datagram   = 2048
+	sealBuffer = 256 << 10 // sealed packets before they are sent
+)
+
+// relay is a loop.
+type relay struct {
+	near, far *rawudp.Socket // towards the load, towards the sink
+	fan       *rawudp.Fan    // may be nil; replaces far on the way out
+	out, back *seal.Key      // nil: relay payloads
+	client    atomic.Pointer[netip.AddrPort]
+	done      chan struct{}
+}
+
+func start(p *Params) (*relay, error) {
+	o := rawudp.Options{GRO: true, Batch: trains}
+	if p.Single {
+		o = rawudp.Options{Batch: datagrams, Keep: datagram}
 	}
-	return startRaw(p)
+	near, err := rawudp.Open(loopback, o)
+	if err != nil {
+		return nil, err
+	}
+	far, err := rawudp.Open(loopback, o)
+	if err == nil {
+		if err = far.Connect(p.Sink); err != nil {
+			_ = far.Close()
+		}
+	}
+	if err != nil {
+		_ = near.Close()
+		return nil, err
+	}
+	r := &relay{near: near, far: far, done: make(chan struct{}, 2)}
+	if p.Sockets > 0 {
+		if r.fan, err = rawudp.OpenFan(p.Sink, p.Sockets); err != nil {
+			_, _ = near.Close(), far.Close()
+			return nil, err
+		}
+	}
+	if p.Key != nil {
+		r.out = seal.NewKey(p.Key.Suite, &p.Key.Out)
+		r.back = seal.NewKey(p.Key.Suite, &p.Key.Back)
+	}
+	go r.run(near, r.relayOut)
+	go r.run(far, r.relayBack())
+	return r, nil
+}
+
+func (r *relay) close() {
+	_, _ = r.near.Close(), r.far.Close()
+	<-r.done
+	<-r.done
+	if r.fan != nil {
+		r.fan.Close()
+	}
+}
+
+// run relays until the socket is closed.
+func (r *relay) run(from *rawudp.Socket, relay func([]rawudp.Message) error) {
+	defer func() { r.done <- struct{}{} }()
+	for {
+		messages, err := from.Receive()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil && len(messages) > 0 {
+			err = relay(messages)
+		}
+		if err != nil {
+			time.Sleep(time.Millisecond) // rejected datagrams are lost
+		}
+	}
+}
+
+// relayOut relays to the sink.
+func (r *relay) relayOut(messages []rawudp.Message) error {
+	if c := r.client.Load(); c == nil || *c != messages[0].From {
+		from := messages[0].From
+		r.client.Store(&from)
+	}
+	var pieces [rawudp.MaxSegments][]byte
+	for i := range messages {
+		a := &messages[i]
+		if r.out == nil {
+			if r.fan != nil {
+				r.fan.Send(a.Data)
+				continue
+			}
+			if err := r.far.Queue(netip.AddrPort{}, a.Segment, a.Data); err != nil {
+				return err
+			}
+			continue
+		}
+		n := 0
+		for rest := a.Data; len(rest) > 0 && n < len(pieces); {
+			size := len(rest)
+			if a.Segment > 0 {
+				size = min(size, a.Segment)
+			}
+			if body, err := r.out.Open(rest[:size]); err == nil {
+				pieces[n] = load.PayloadIn(body)
+				n++
+			}
+			rest = rest[size:]
+		}
+		if err := r.queue(pieces[:n]); err != nil {
+			return err
+		}
+	}
+	return r.far.Flush()
+}
+
+// queue adds a train of payloads of one size; the last one may be shorter.
+func (r *relay) queue(pieces [][]byte) error {
+	if r.fan != nil {
+		for _, p := range pieces {
+			r.fan.Send(p)
+		}
+		return nil
+	}
+	switch len(pieces) {
+	case 0:
+		return nil
+	case 1:
+		return r.far.Queue(netip.AddrPort{}, 0, pieces[0])
+	}
+	return r.far.Queue(netip.AddrPort{}, len(pieces[0]), pieces...)
+}
+
+// relayBack returns the function that relays to the load, whose address is known after its first
+// datagram.
+func (r *relay) relayBack() func([]rawudp.Message) error {
+	s := &sealer{socket: r.near, key: r.back, buffer: make([]byte, sealBuffer)}
+	s.free = s.buffer
+	return func(messages []rawudp.Message) error {
+		client := r.client.Load()
+		if client == nil {
+			return nil
+		}
+		for i := range messages {
+			a := &messages[i]
+			var err error
+			if r.back == nil {
+				err = r.near.Queue(*client, a.Segment, a.Data)
+			} else {
+				err = s.train(*client, a)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		s.free = s.buffer
+		return r.near.Flush()
+	}
+}
+
+// sealer seals trains into a buffer, which is sent when it is full.
+type sealer struct {
+	socket       *rawudp.Socket
+	key          *seal.Key
+	seq          uint64
+	buffer, free []byte
+}
+
+// train seals a message. It may need several trains, because packets are longer than payloads.
+func (s *sealer) train(to netip.AddrPort, a *rawudp.Message) error {
+	segment := a.Segment
+	if segment == 0 {
+		segment = len(a.Data)
+	}
+	size := segment + load.Overhead
+	most := rawudp.SegmentsIn(size)
+	for rest := a.Data; len(rest) > 0; {
+		if len(s.free) < most*size {
+			if err := s.socket.Flush(); err != nil {
+				return err
+			}
+			s.free = s.buffer
+		}
+		packets, n := 0, 0 // bytes, number
+		for ; len(rest) > 0 && n < most; n++ {
+			payload := rest[:min(segment, len(rest))]
+			rest = rest[len(payload):]
+			s.seq++
+			packets += len(load.SealPayload(s.key, s.free[packets:], s.seq, payload))
+		}
+		train := s.free[:packets]
+		s.free = s.free[packets:]
+		joined := size
+		if n == 1 {
+			joined = 0
+		}
+		if err := s.socket.Queue(to, joined, train); err != nil {
+			return err
+		}
+	}
+	return nil
 }

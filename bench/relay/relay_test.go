@@ -23,9 +23,9 @@ func until(t *testing.T, what string, done func() bool) {
 }
 
 // near returns a load for a relay.
-func near(t *testing.T, r relay, p *Params) *load.Load {
+func near(t *testing.T, r *relay, p *Params) *load.Load {
 	t.Helper()
-	conn, err := udp.Dial(r.addr(), udp.Options{NoGSO: p.Single})
+	conn, err := udp.Dial(r.near.Addr(), udp.Options{NoGSO: p.Single})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,30 +41,28 @@ func near(t *testing.T, r relay, p *Params) *load.Load {
 }
 
 func TestRelaysBothWays(t *testing.T) {
-	for _, batched := range []bool{false, true} {
-		for _, single := range []bool{false, true} {
-			for _, key := range []*load.Key{nil, load.NewKey(seal.ChaCha20Poly1305), load.NewKey(seal.AES256GCM)} {
-				name := fmt.Sprintf("batched=%v/single=%v/", batched, single)
-				if key == nil {
-					name += "plain"
-				} else {
-					name += key.Suite.String()
-				}
-				t.Run(name, func(t *testing.T) {
-					s, err := sink.New(loopback)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer s.Close()
-					p := &Params{Sink: s.Addr(), Key: key, Single: single, Batched: batched}
-					r, err := p.start()
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer r.close()
-					bothWays(t, near(t, r, p), s)
-				})
+	for _, single := range []bool{false, true} {
+		for _, key := range []*load.Key{nil, load.NewKey(seal.ChaCha20Poly1305), load.NewKey(seal.AES256GCM)} {
+			name := fmt.Sprintf("single=%v/", single)
+			if key == nil {
+				name += "plain"
+			} else {
+				name += key.Suite.String()
 			}
+			t.Run(name, func(t *testing.T) {
+				s, err := sink.New(loopback)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				p := &Params{Sink: s.Addr(), Key: key, Single: single}
+				r, err := start(p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.close()
+				bothWays(t, near(t, r, p), s)
+			})
 		}
 	}
 }
@@ -101,32 +99,30 @@ func bothWays(t *testing.T, l *load.Load, s *sink.Sink) {
 
 // Packets that were not sealed with the key are dropped.
 func TestForgedPacketsAreDropped(t *testing.T) {
-	for _, batched := range []bool{false, true} {
-		s, err := sink.New(loopback)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		p := &Params{Sink: s.Addr(), Key: load.NewKey(seal.AES256GCM), Batched: batched}
-		r, err := p.start()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.close()
-		forger := near(t, r, &Params{Key: load.NewKey(seal.AES256GCM)})
-		s.Expect(1)
-		if _, err := forger.Send(t.Context(), load.Plan{Run: 1, Rate: 10_000, For: 20 * time.Millisecond, Size: 100, Train: 4}); err != nil {
-			t.Fatal(err)
-		}
-		honest := near(t, r, p)
-		sent, err := honest.Send(t.Context(), load.Plan{Run: 1, Rate: 10_000, For: 20 * time.Millisecond, Size: 100, Train: 4})
-		if err != nil {
-			t.Fatal(err)
-		}
-		until(t, "the honest datagrams did not arrive", func() bool { return s.Count().Datagrams >= sent.Sent })
-		if n := s.Count(); n.Datagrams != sent.Sent || n.Foreign != 0 {
-			t.Errorf("%d were sealed with the key, %+v arrived", sent.Sent, n)
-		}
+	s, err := sink.New(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	p := &Params{Sink: s.Addr(), Key: load.NewKey(seal.AES256GCM)}
+	r, err := start(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	forger := near(t, r, &Params{Key: load.NewKey(seal.AES256GCM)})
+	s.Expect(1)
+	if _, err := forger.Send(t.Context(), load.Plan{Run: 1, Rate: 10_000, For: 20 * time.Millisecond, Size: 100, Train: 4}); err != nil {
+		t.Fatal(err)
+	}
+	honest := near(t, r, p)
+	sent, err := honest.Send(t.Context(), load.Plan{Run: 1, Rate: 10_000, For: 20 * time.Millisecond, Size: 100, Train: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the honest datagrams did not arrive", func() bool { return s.Count().Datagrams >= sent.Sent })
+	if n := s.Count(); n.Datagrams != sent.Sent || n.Foreign != 0 {
+		t.Errorf("%d were sealed with the key, %+v arrived", sent.Sent, n)
 	}
 }
 
@@ -139,7 +135,7 @@ func TestRelaysFromManySockets(t *testing.T) {
 		}
 		defer s.Close()
 		p := &Params{Sink: s.Addr(), Key: key, Single: true, Sockets: 5}
-		r, err := p.start()
+		r, err := start(p)
 		if err != nil {
 			t.Fatal(err)
 		}

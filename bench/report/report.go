@@ -52,7 +52,6 @@ type Kind string
 const (
 	Gateway    Kind = "gateway"
 	Loop       Kind = "loop"       // relays only, on rawudp
-	Sockets    Kind = "sockets"    // relays only, on transport/udp
 	Fan        Kind = "fan"        // relays only, to as many connected sockets as the gateway has flows
 	Peer       Kind = "peer"       // another program for a similar purpose
 	Direct     Kind = "direct"     // no relay

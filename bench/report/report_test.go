@@ -31,9 +31,9 @@ func sample() *Report {
 	return r
 }
 
-func TestTable(t *testing.T) {
+func TestTables(t *testing.T) {
 	var out bytes.Buffer
-	if err := sample().WriteTable(&out); err != nil {
+	if err := sample().WriteMarkdown(&out); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"Bulk out", "× loop+AEAD", "wireguard-go ×", "123 k ≥", "2.00 (1.50–3.00)", "10.00", "4.00", "gateway, AES-256-GCM: ≥, the load was the limit"} {
@@ -48,15 +48,8 @@ func TestTable(t *testing.T) {
 	}
 }
 
-func TestMarkdownAndJSON(t *testing.T) {
+func TestJSON(t *testing.T) {
 	var out bytes.Buffer
-	if err := sample().WriteMarkdown(&out); err != nil {
-		t.Fatal(err)
-	}
-	if want := "| gateway, AES-256-GCM | 123 k ≥ | 2.00 (1.50–3.00) | 2.00 | 4.00 | 10.00 |"; !strings.Contains(out.String(), want) {
-		t.Errorf("no %q in\n%s", want, out.String())
-	}
-	out.Reset()
 	if err := sample().WriteJSON(&out); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 )
@@ -131,36 +130,6 @@ func (g *Group) cells() [][]string {
 	return table
 }
 
-// WriteTable writes the tables for a terminal.
-func (r *Report) WriteTable(w io.Writer) error {
-	p := &printer{w: w}
-	p.line("\nMachine: %s", r.Machine.String())
-	for _, warning := range r.warnings() {
-		p.line("Note: %s.", warning)
-	}
-	for i := range r.Groups {
-		g := &r.Groups[i]
-		p.line("\n%s", g.Title)
-		t := tabwriter.NewWriter(p, 0, 0, 2, ' ', tabwriter.AlignRight)
-		cells, width := g.cells(), 0
-		for _, row := range cells {
-			width = max(width, utf8.RuneCountInString(row[0]))
-		}
-		for _, row := range cells { // only the first column is aligned to the left
-			row[0] += strings.Repeat(" ", width-utf8.RuneCountInString(row[0]))
-			fmt.Fprintln(t, strings.Join(row, "\t")+"\t")
-		}
-		_ = t.Flush() // p keeps the error
-		for _, note := range g.notes() {
-			p.line("  %s", note)
-		}
-	}
-	for _, l := range r.LeftOut {
-		p.line("\nLeft out: %s: %s", l.What, l.Why)
-	}
-	return p.err
-}
-
 // warnings returns what a reader must know before the first figure.
 func (r *Report) warnings() (warnings []string) {
 	if r.Quick {
@@ -184,38 +153,58 @@ const method = `
   the subject's.
 - *train in* and *out* are datagrams per message that a gateway received and sent.`
 
-// WriteMarkdown writes the tables as a Markdown page.
+// WriteMarkdown writes the tables as a page of Markdown, which a terminal shows well too.
 func (r *Report) WriteMarkdown(w io.Writer) error {
 	p := &printer{w: w}
-	p.line("# What a datagram costs\n\nCommand, at commit %s, on %s (%s):\n\n    %s\n", r.Commit, r.Began.UTC().Format(time.DateOnly), r.Took.Round(time.Second), r.Command)
+	p.line("\n# What a datagram costs\n\nCommand, at commit %s, on %s (%s):\n\n    %s\n", r.Commit, r.Began.UTC().Format(time.DateOnly), r.Took.Round(time.Second), r.Command)
 	p.line("%s", r.Machine.String())
 	for _, warning := range r.warnings() {
 		p.line("\n**Note:** %s.", warning)
 	}
 	p.line(method, r.Rounds, r.Trial)
 	for i := range r.Groups {
-		g := &r.Groups[i]
-		p.line("\n## %s\n", g.Title)
-		for i, row := range g.cells() {
-			p.line("| %s |", strings.Join(row, " | "))
-			if i == 0 {
-				p.line("| ---%s |", strings.Repeat(" | ---:", len(row)-1))
-			}
-		}
-		for i, note := range g.notes() {
-			if i == 0 {
-				p.line("")
-			}
-			p.line("- %s", note)
-		}
+		r.Groups[i].write(p)
 	}
-	if len(r.LeftOut) > 0 {
-		p.line("\n## Left out\n")
-	}
-	for _, l := range r.LeftOut {
+	for i, l := range r.LeftOut {
+		if i == 0 {
+			p.line("\n## Left out\n")
+		}
 		p.line("- %s: %s", l.What, l.Why)
 	}
 	return p.err
+}
+
+func (g *Group) write(p *printer) {
+	p.line("\n## %s\n", g.Title)
+	cells := g.cells()
+	widths := make([]int, len(cells[0]))
+	for _, row := range cells {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for n, row := range cells {
+		line, rule := "|", "|"
+		for i, cell := range row {
+			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			dashes := strings.Repeat("-", widths[i])
+			if i == 0 {
+				line, rule = line+" "+cell+space+" |", rule+" "+dashes+" |"
+			} else {
+				line, rule = line+" "+space+cell+" |", rule+" "+dashes[1:]+": |"
+			}
+		}
+		p.line("%s", line)
+		if n == 0 {
+			p.line("%s", rule)
+		}
+	}
+	for i, note := range g.notes() {
+		if i == 0 {
+			p.line("")
+		}
+		p.line("- %s", note)
+	}
 }
 
 // printer writes lines and keeps the first error.
@@ -224,14 +213,11 @@ type printer struct {
 	err error
 }
 
-func (p *printer) Write(b []byte) (int, error) {
+func (p *printer) line(format string, args ...any) {
 	if p.err == nil {
-		_, p.err = p.w.Write(b)
+		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
 	}
-	return len(b), p.err
 }
-
-func (p *printer) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
 
 func orDash(cell string) string {
 	if cell == "" {

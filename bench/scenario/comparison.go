@@ -101,7 +101,7 @@ func (e *env) search(ctx context.Context, t *topology) error {
 			return measure.Outcome{}, err
 		}
 		o := r.outcome(e.probe)
-		if o.Loss <= measure.MaxLoss && (best == nil || r.rate > best.rate) {
+		if o.Loss <= measure.MaxLoss && (best == nil || r.sent.Sent > best.sent.Sent) {
 			best = r
 		}
 		return o, nil
@@ -112,7 +112,7 @@ func (e *env) search(ctx context.Context, t *topology) error {
 	t.first = 0.85 * found.Rate
 	t.row.Bound = found.Bound
 	t.row.Add(report.Max, found.Rate)
-	if t.subject != nil && best.arrived > 0 {
+	if t.subject != nil && best.arrived.Datagrams > 0 {
 		t.row.Add(report.MaxCPU, best.per(best.used.subject))
 	}
 	return nil

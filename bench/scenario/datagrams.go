@@ -12,32 +12,24 @@ import (
 )
 
 func bulkOut(ctx context.Context, e *env) error {
-	return e.bulk(ctx, outward, "Bulk, client → gateway → target", true)
+	return e.bulk(ctx, false, "Bulk, client → gateway → target")
 }
 
 func bulkBack(ctx context.Context, e *env) error {
-	return e.bulk(ctx, backward, "Bulk, target → gateway → client", true)
-}
-
-// bulkBoth has no peers: their costs are known for each direction.
-func bulkBoth(ctx context.Context, e *env) error {
-	return e.bulk(ctx, both, "Bulk, both directions at once", false)
+	return e.bulk(ctx, true, "Bulk, target → gateway → client")
 }
 
 // bulk measures one session with one flow.
-func (e *env) bulk(ctx context.Context, d direction, title string, withPeers bool) error {
+func (e *env) bulk(ctx context.Context, back bool, title string) error {
 	for _, suite := range append([]seal.Suite{0}, suites()...) {
-		e.add(e.loop(ctx, options{direction: d, suite: suite}))
+		e.add(e.loop(ctx, options{back: back, suite: suite}))
 	}
-	e.add(e.loop(ctx, options{direction: d, suite: best(), batched: true}))
 	for _, suite := range suites() {
-		e.gateway(ctx, options{direction: d, suite: suite})
+		e.gateway(ctx, options{back: back, suite: suite})
 	}
-	if withPeers {
-		e.add(e.wireguard(ctx, d, false))
-		e.add(e.wireguard(ctx, d, true))
-		e.add(e.masque(ctx, d))
-	}
+	e.add(e.wireguard(ctx, back, false))
+	e.add(e.wireguard(ctx, back, true))
+	e.add(e.masque(ctx, back))
 	return e.compare(ctx, report.Group{Title: title, Unit: "datagram", Payload: payloadSize, Notes: []string{
 		"target: a gateway costs at most 1.35 × loop+AEAD; wireguard-go with single datagrams costs at least 8 times as much as a gateway, masque-go 12 times",
 	}})
@@ -46,9 +38,9 @@ func (e *env) bulk(ctx context.Context, d direction, title string, withPeers boo
 func sizes(ctx context.Context, e *env) error {
 	for _, size := range []int{64, 256, 512, 1024, 1200, 1400} {
 		for _, suite := range []seal.Suite{0, best()} {
-			e.add(e.loop(ctx, options{direction: outward, suite: suite, payload: size}))
+			e.add(e.loop(ctx, options{suite: suite, payload: size}))
 		}
-		e.gateway(ctx, options{direction: outward, suite: best(), payload: size})
+		e.gateway(ctx, options{suite: best(), payload: size})
 		if err := e.compare(ctx, report.Group{Title: fmt.Sprintf("Bulk out, payload of %d bytes", size), Unit: "datagram", Payload: size}); err != nil {
 			return err
 		}
@@ -62,17 +54,15 @@ func sparse(ctx context.Context, e *env) error {
 	if e.settings.Quick {
 		sessions = 1_000
 	}
-	single := options{direction: outward, single: true}
+	single := options{single: true}
 	for _, suite := range append([]seal.Suite{0}, suites()...) {
 		single.suite = suite
 		e.add(e.loop(ctx, single))
 	}
-	fan, batched := single, single
-	fan.sockets, batched.batched = sessions, true
-	e.add(e.loop(ctx, fan))
-	e.add(e.loop(ctx, batched))
+	single.sockets = sessions
+	e.add(e.loop(ctx, single))
 	for _, suite := range suites() {
-		e.gateway(ctx, options{direction: outward, suite: suite, sessions: sessions, single: true, train: 1})
+		e.gateway(ctx, options{suite: suite, sessions: sessions, single: true, train: 1})
 	}
 	return e.compare(ctx, report.Group{
 		Title:   "Sparse, " + count(sessions, "session") + " in turn with one datagram each",
@@ -94,13 +84,13 @@ func manyFlows(ctx context.Context, e *env) error {
 		sessions = 4
 	}
 	for _, suite := range []seal.Suite{0, best()} {
-		e.add(e.loop(ctx, options{direction: outward, suite: suite, single: true}))
+		e.add(e.loop(ctx, options{suite: suite, single: true}))
 	}
-	e.add(e.loop(ctx, options{direction: outward, suite: best(), single: true, sockets: sessions * flows}))
-	for _, d := range []direction{outward, backward} {
-		for _, t := range e.gateway(ctx, options{direction: d, suite: best(), sessions: sessions, flows: flows, train: 1}) {
+	e.add(e.loop(ctx, options{suite: best(), single: true, sockets: sessions * flows}))
+	for _, back := range []bool{false, true} {
+		for _, t := range e.gateway(ctx, options{back: back, suite: best(), sessions: sessions, flows: flows, train: 1}) {
 			t.first = 50_000
-			if t.row.Subject += ", out"; d.back {
+			if t.row.Subject += ", out"; back {
 				t.row.Subject = t.row.Subject[:len(t.row.Subject)-len("out")] + "back"
 			}
 		}
@@ -118,7 +108,7 @@ func chained(ctx context.Context, e *env) error {
 	const clients, train = 16, 16
 	for _, suite := range []seal.Suite{0, best()} {
 		// The loop relays as much as the entry: the inner packets.
-		e.add(e.loop(ctx, options{direction: outward, suite: suite, payload: payloadSize + load.Overhead, train: train}))
+		e.add(e.loop(ctx, options{suite: suite, payload: payloadSize + load.Overhead, train: train}))
 	}
 	for _, shards := range []int{1, 2} {
 		o := options{suite: best(), shards: shards, sessions: clients, train: train}
@@ -135,13 +125,13 @@ func chained(ctx context.Context, e *env) error {
 
 // overTCP measures one session whose packets use a connection each, beside UDP without trains.
 func overTCP(ctx context.Context, e *env) error {
-	for _, d := range []direction{outward, backward} {
+	for _, back := range []bool{false, true} {
 		variant, title := "out", "Over TCP, client → gateway → target"
-		if d.back {
+		if back {
 			variant, title = "back", "Over TCP, target → gateway → client"
 		}
 		for _, tcp := range []bool{false, true} {
-			for _, t := range e.gateway(ctx, options{direction: d, suite: best(), single: true, train: 1, tcp: tcp}) {
+			for _, t := range e.gateway(ctx, options{back: back, suite: best(), single: true, train: 1, tcp: tcp}) {
 				if t.row.Subject += ", UDP"; tcp {
 					t.row.Subject = t.row.Subject[:len(t.row.Subject)-len("UDP")] + "TCP"
 				}
@@ -166,7 +156,7 @@ func overTCP(ctx context.Context, e *env) error {
 
 func shards(ctx context.Context, e *env) error {
 	for _, n := range []int{1, 2} {
-		for _, t := range e.gateway(ctx, options{direction: outward, suite: best(), shards: n, sessions: 16, sockets: 16, train: 32}) {
+		for _, t := range e.gateway(ctx, options{suite: best(), shards: n, sessions: 16, sockets: 16, train: 32}) {
 			t.row.Subject += ", " + count(n, "shard")
 		}
 	}
@@ -188,11 +178,11 @@ const (
 func delay(ctx context.Context, e *env) error {
 	e.add(e.direct(ctx))
 	for _, suite := range []seal.Suite{0, best()} {
-		e.add(e.loop(ctx, options{direction: outward, suite: suite}))
+		e.add(e.loop(ctx, options{suite: suite}))
 	}
-	e.gateway(ctx, options{direction: outward, suite: best()})
-	e.add(e.wireguard(ctx, outward, false))
-	e.add(e.masque(ctx, outward))
+	e.gateway(ctx, options{suite: best()})
+	e.add(e.wireguard(ctx, false, false))
+	e.add(e.masque(ctx, false))
 
 	trains := make(map[*topology]int)
 	for _, t := range e.topologies {

@@ -148,9 +148,15 @@ var (
 )
 
 // traffic is the number of datagrams and messages of a gateway's sockets.
-type traffic struct {
-	In, Out, MessagesIn, MessagesOut, Misrouted uint64
-}
+type traffic [misrouted + 1]uint64
+
+const (
+	datagramsIn = iota
+	datagramsOut
+	messagesIn
+	messagesOut
+	misrouted
+)
 
 // gatewayRole is a gateway as a worker, with everything that the program enables. Three things
 // differ: loopback is an allowed target, handshakes are not limited, and sessions do not expire.
@@ -190,16 +196,16 @@ var gatewayRole = worker.Start(func(ctx context.Context, p gatewayParams) (*work
 })
 
 func countTraffic(g *router.Gateway) traffic {
-	t := traffic{Misrouted: g.Stats().Misrouted}
+	t := traffic{misrouted: g.Stats().Misrouted}
 	clients, egress := g.Traffic()
 	for _, s := range []udp.Stats{clients, egress} {
-		t.In += s.Received.Packets
-		t.Out += s.Sent.Packets
+		t[datagramsIn] += s.Received.Packets
+		t[datagramsOut] += s.Sent.Packets
 		for _, n := range s.Received.Segments {
-			t.MessagesIn += n
+			t[messagesIn] += n
 		}
 		for _, n := range s.Sent.Segments {
-			t.MessagesOut += n
+			t[messagesOut] += n
 		}
 	}
 	return t

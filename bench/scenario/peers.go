@@ -134,14 +134,14 @@ const (
 
 // wireguard starts wireguard-go in two network namespaces. The subject is the end at the sink.
 // single sends each datagram into the tunnel by itself, like programs without segmentation offload.
-func (e *env) wireguard(ctx context.Context, d direction, single bool) (*topology, error) {
+func (e *env) wireguard(ctx context.Context, back, single bool) (*topology, error) {
 	t := &topology{
-		row:       report.Row{Subject: "wireguard-go", Kind: report.Peer, Notes: []string{"through its TUN between two network namespaces; CPU of the end at the sink"}},
-		direction: d,
-		payload:   payloadSize,
-		train:     32,
-		first:     20_000,
-		single:    single,
+		row:     report.Row{Subject: "wireguard-go", Kind: report.Peer, Notes: []string{"through its TUN between two network namespaces; CPU of the end at the sink"}},
+		back:    back,
+		payload: payloadSize,
+		train:   32,
+		first:   20_000,
+		single:  single,
 	}
 	if single {
 		t.row.Subject = "wireguard-go, singly"
@@ -194,17 +194,17 @@ func (e *env) wireguard(ctx context.Context, d direction, single bool) (*topolog
 }
 
 // masque starts masque-go's CONNECT-UDP proxy, the subject.
-func (e *env) masque(ctx context.Context, d direction) (*topology, error) {
+func (e *env) masque(ctx context.Context, back bool) (*topology, error) {
 	row := report.Row{Subject: "masque-go", Kind: report.Peer, Notes: []string{"CONNECT-UDP over quic-go; CPU of the proxy"}}
 	l, err := e.peer(ctx, worker.MASQUE)
 	if err != nil {
 		return &topology{row: row}, err
 	}
-	t, at, err := e.newTopology(ctx, row, d)
+	t, at, err := e.newTopology(ctx, row)
 	if err != nil {
 		return t, err
 	}
-	t.first, t.train = 10_000, 8
+	t.back, t.first, t.train = back, 10_000, 8
 	var proxy worker.MASQUEProxy
 	if t.subject, err = e.startOf(ctx, l, worker.RoleMASQUEProxy, localhost, &proxy, worker.Where{}); err != nil {
 		return t, err

@@ -5,7 +5,6 @@ package scenario
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"lewes/bench/load"
@@ -17,13 +16,12 @@ import (
 
 // run is the result of sending at a rate for some time.
 type run struct {
-	sent, arrived uint64
-	rate          float64 // as sent, per second
-	loss          float64
-	late          time.Duration // from the end of sending to the last arrival
-	delays        measure.Delays
-	used          usages
-	traffic       traffic
+	sent    measure.Sent
+	arrived sink.Count
+	loss    float64
+	late    time.Duration // from the end of sending to the last arrival
+	used    usages
+	traffic traffic
 }
 
 // usages is what the processes of a topology have used.
@@ -32,7 +30,7 @@ type usages struct{ subject, load, sink, others measure.Usage }
 const (
 	drainInterval = 5 * time.Millisecond
 	drainQuiet    = 60 * time.Millisecond // without arrivals
-	drainLimit    = time.Second
+	drainLimit    = 16                    // times that
 )
 
 // try sends at a rate.
@@ -40,7 +38,15 @@ func (b *bench) try(ctx context.Context, t *topology, rate float64, d time.Durat
 	ctx, cancel := context.WithTimeout(ctx, d+patience)
 	defer cancel()
 	b.run++
-	if err := t.expect(ctx, b.run); err != nil {
+	sender, receiver := t.load, t.sink
+	var plan any = load.Plan{Run: b.run, Rate: rate, For: d, Size: t.payload, Train: t.train}
+	var expected any = b.run
+	if t.back {
+		sender, receiver = t.sink, t.load
+		plan = sink.Plan{Run: b.run, Rate: rate, For: d, Size: t.payload, Train: t.train, Single: t.single}
+		expected = load.ExpectPlan{Run: b.run, Size: t.payload}
+	}
+	if err := receiver.Call(ctx, "expect", expected, nil); err != nil {
 		return nil, err
 	}
 	trafficBefore, err := t.traffic(ctx)
@@ -51,141 +57,58 @@ func (b *bench) try(ctx context.Context, t *topology, rate float64, d time.Durat
 	if err != nil {
 		return nil, err
 	}
-	sent, err := t.send(ctx, b.run, rate, d)
-	if err != nil {
+	r := new(run)
+	if err := sender.Call(ctx, "send", plan, &r.sent); err != nil {
 		return nil, err
 	}
 	ended := measure.Now()
-	counts, err := t.drain(ctx, sent)
-	if err != nil {
+	if r.arrived, err = b.drain(ctx, receiver, r.sent.Sent); err != nil {
 		return nil, err
 	}
 	after, err := t.usage(ctx)
 	if err != nil {
 		return nil, err
 	}
-	trafficAfter, err := t.traffic(ctx)
-	if err != nil {
+	if r.traffic, err = t.traffic(ctx); err != nil {
 		return nil, err
 	}
-	r := &run{
-		used: usages{
-			subject: after.subject.Since(before.subject),
-			load:    after.load.Since(before.load),
-			sink:    after.sink.Since(before.sink),
-			others:  after.others.Since(before.others),
-		},
-		traffic: traffic{
-			In:          trafficAfter.In - trafficBefore.In,
-			Out:         trafficAfter.Out - trafficBefore.Out,
-			MessagesIn:  trafficAfter.MessagesIn - trafficBefore.MessagesIn,
-			MessagesOut: trafficAfter.MessagesOut - trafficBefore.MessagesOut,
-			Misrouted:   trafficAfter.Misrouted - trafficBefore.Misrouted,
-		},
-	}
-	for i, n := range counts {
-		r.sent += sent[i].Sent
-		r.arrived += n.Datagrams
-		r.rate += sent[i].Rate()
-		if n.Last > 0 {
-			r.late = max(r.late, time.Duration(n.Last-ended))
-		}
-		if r.delays.N == 0 {
-			r.delays = n.Delays
-		}
-	}
-	if r.sent == 0 {
+	if r.sent.Sent == 0 {
 		return nil, fmt.Errorf("%s: nothing was sent", t.row.Subject)
 	}
-	r.loss = max(0, 1-float64(r.arrived)/float64(r.sent))
+	r.used = usages{after.subject.Since(before.subject), after.load.Since(before.load), after.sink.Since(before.sink), after.others.Since(before.others)}
+	for i := range r.traffic {
+		r.traffic[i] -= trafficBefore[i]
+	}
+	r.loss = max(0, 1-float64(r.arrived.Datagrams)/float64(r.sent.Sent))
+	r.late = max(0, time.Duration(r.arrived.Last-ended))
 	return r, nil
 }
 
 // outcome returns the result for a search. Datagrams that arrive long after the end of sending were
 // in a growing queue, so the rate is not sustained.
 func (r *run) outcome(d time.Duration) measure.Outcome {
-	o := measure.Outcome{Sent: r.rate, Loss: r.loss}
+	o := measure.Outcome{Sent: r.sent.Rate(), Loss: r.loss}
 	if r.late > d/20+10*time.Millisecond {
 		o.Loss = max(o.Loss, r.late.Seconds()/d.Seconds())
 	}
 	return o
 }
 
-func (t *topology) expect(ctx context.Context, run uint32) error {
-	if t.out {
-		if err := t.sink.Call(ctx, "expect", run, nil); err != nil {
-			return err
-		}
-	}
-	if t.back {
-		return t.load.Call(ctx, "expect", load.ExpectPlan{Run: run, Size: t.payload}, nil)
-	}
-	return nil
-}
-
-// send sends in all directions at once, which share the rate. The results are in the order out,
-// back.
-func (t *topology) send(ctx context.Context, run uint32, rate float64, d time.Duration) ([]measure.Sent, error) {
-	if t.out && t.back {
-		rate /= 2
-	}
-	var sent [2]measure.Sent
-	var errs [2]error
-	var group sync.WaitGroup
-	if t.out {
-		plan := load.Plan{Run: run, Rate: rate, For: d, Size: t.payload, Train: t.train}
-		group.Go(func() { errs[0] = t.load.Call(ctx, "send", plan, &sent[0]) })
-	}
-	if t.back {
-		plan := sink.Plan{Run: run, Rate: rate, For: d, Size: t.payload, Train: t.train, Single: t.single}
-		group.Go(func() { errs[1] = t.sink.Call(ctx, "send", plan, &sent[1]) })
-	}
-	group.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	return sent[t.from():t.to()], nil
-}
-
-// from and to are the range of the topology's directions in the order out, back.
-func (t *topology) from() int {
-	if t.out {
-		return 0
-	}
-	return 1
-}
-
-func (t *topology) to() int {
-	if t.back {
-		return 2
-	}
-	return 1
-}
-
 // drain waits until all datagrams have arrived or no more arrive.
-func (t *topology) drain(ctx context.Context, sent []measure.Sent) ([]sink.Count, error) {
+func (b *bench) drain(ctx context.Context, receiver *worker.Process, sent uint64) (n sink.Count, err error) {
 	var last uint64
 	began := time.Now()
 	moved := began
-	receivers := []*worker.Process{t.sink, t.load}[t.from():t.to()]
 	for {
-		counts := make([]sink.Count, len(sent))
-		var sum, want uint64
-		for i, receiver := range receivers {
-			if err := receiver.Call(ctx, "count", worker.None{}, &counts[i]); err != nil {
-				return nil, err
-			}
-			sum += counts[i].Datagrams
-			want += sent[i].Sent
+		if err := receiver.Call(ctx, "count", worker.None{}, &n); err != nil {
+			return n, err
 		}
 		now := time.Now()
-		if sum != last {
-			last, moved = sum, now
+		if n.Datagrams != last {
+			last, moved = n.Datagrams, now
 		}
-		if sum >= want || now.Sub(moved) > drainQuiet || now.Sub(began) > drainLimit {
-			return counts, nil
+		if n.Datagrams >= sent || now.Sub(moved) > b.quiet || now.Sub(began) > drainLimit*b.quiet {
+			return n, nil
 		}
 		time.Sleep(drainInterval)
 	}
@@ -219,19 +142,19 @@ func (t *topology) usage(ctx context.Context) (u usages, err error) {
 }
 
 // per returns the nanoseconds per datagram that arrived.
-func (r *run) per(u measure.Usage) float64 { return float64(u.CPU) / float64(r.arrived) }
+func (r *run) per(u measure.Usage) float64 { return float64(u.CPU) / float64(r.arrived.Datagrams) }
 
 // add adds the samples of a run.
 func (t *topology) add(r *run) {
-	t.row.Add(report.Rate, r.rate)
+	t.row.Add(report.Rate, r.sent.Rate())
 	t.row.Add(report.Loss, r.loss)
-	if r.arrived == 0 {
+	if r.arrived.Datagrams == 0 {
 		return
 	}
 	if t.subject != nil {
 		t.row.Add(report.CPU, r.per(r.used.subject))
 		if r.used.subject.Mallocs > 0 {
-			t.row.Add(report.Allocs, float64(r.used.subject.Mallocs)/float64(r.arrived))
+			t.row.Add(report.Allocs, float64(r.used.subject.Mallocs)/float64(r.arrived.Datagrams))
 		}
 	}
 	t.row.Add(report.LoadCPU, r.per(r.used.load))
@@ -239,10 +162,10 @@ func (t *topology) add(r *run) {
 	if len(t.others) > 0 {
 		t.row.Add(report.OtherCPU, r.per(r.used.others))
 	}
-	if n := r.traffic; n.MessagesIn > 0 && n.MessagesOut > 0 {
-		t.row.Add(report.TrainIn, float64(n.In)/float64(n.MessagesIn))
-		t.row.Add(report.TrainOut, float64(n.Out)/float64(n.MessagesOut))
-		t.row.Add(report.Misrouted, float64(n.Misrouted)/float64(n.In))
+	if n := r.traffic; n[messagesIn] > 0 && n[messagesOut] > 0 {
+		t.row.Add(report.TrainIn, float64(n[datagramsIn])/float64(n[messagesIn]))
+		t.row.Add(report.TrainOut, float64(n[datagramsOut])/float64(n[messagesOut]))
+		t.row.Add(report.Misrouted, float64(n[misrouted])/float64(n[datagramsIn]))
 	}
-	t.row.AddDelays(r.delays)
+	t.row.AddDelays(r.arrived.Delays)
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"lewes/bench/load"
@@ -22,14 +21,11 @@ const (
 	settling = 100 * time.Millisecond
 	// renewing is the number of sessions that renew their keys at once.
 	renewing = 64
-	// besideRate is the rate of a session's datagrams while other sessions are created.
-	besideRate = 20_000
 )
 
 // keyEnv measures the public-key operations of a gateway.
 type keyEnv struct {
 	*env
-	at                        gatewayAt
 	gateway, load, operations *worker.Process
 }
 
@@ -40,14 +36,15 @@ func newKeyEnv(ctx context.Context, e *env) (*keyEnv, error) {
 		return nil, errors.New("needs the gateway of this tree, whose counters and memory the bench reads")
 	}
 	k := &keyEnv{env: e}
+	var at gatewayAt
 	var err error
-	if k.gateway, err = e.start(ctx, roleGateway, gatewayParams{}, &k.at, worker.Where{}); err != nil {
+	if k.gateway, err = e.start(ctx, roleGateway, gatewayParams{}, &at, worker.Where{}); err != nil {
 		return nil, err
 	}
 	if k.operations, err = e.start(ctx, roleOperations, worker.None{}, nil, worker.Where{}); err != nil {
 		return nil, err
 	}
-	k.load, err = e.start(ctx, roleLoad, load.Params{To: k.at.Addr, Gateway: &k.at.Identity}, nil, worker.Where{})
+	k.load, err = e.start(ctx, roleLoad, load.Params{To: at.Addr, Gateway: &at.Identity}, nil, worker.Where{})
 	return k, err
 }
 
@@ -161,57 +158,7 @@ func handshakes(ctx context.Context, e *env) error {
 			return err
 		}
 	}
-	return k.beside(ctx)
-}
-
-// beside measures the effect of handshakes on the datagrams of an established session.
-func (k *keyEnv) beside(ctx context.Context) error {
-	quiet, target, err := k.newTopology(ctx, report.Row{Subject: "without handshakes", Kind: report.Gateway}, outward)
-	if err != nil {
-		return err
-	}
-	params := load.Params{To: k.at.Addr, Gateway: &k.at.Identity}
-	if quiet.load, err = k.start(ctx, roleLoad, params, nil, worker.Where{}); err != nil {
-		return err
-	}
-	if err := k.connect(ctx, quiet, load.ConnectPlan{Sessions: 1}); err != nil {
-		return err
-	}
-	if err := k.open(ctx, quiet, target, 1); err != nil {
-		return err
-	}
-	quiet.train = 8
-	busy := *quiet
-	busy.row.Subject = "during handshakes"
-	k.topologies = []*topology{quiet, &busy}
-	for round := range k.settings.Rounds + 1 {
-		k.each(ctx, fmt.Sprintf("datagrams during handshakes, %d of %d", round, k.settings.Rounds), func(t *topology) error {
-			var made load.Made
-			var making sync.WaitGroup
-			var failed error
-			if t == &busy {
-				plan := load.MakePlan{For: k.settings.Trial + settling, Together: concurrent, Forget: true}
-				making.Go(func() { failed = k.load.Call(ctx, "make", plan, &made) })
-				time.Sleep(settling / 2)
-			}
-			r, err := k.try(ctx, t, besideRate, k.settings.Trial)
-			making.Wait()
-			if err == nil && round > 0 { // the first round warms up
-				t.add(r)
-				if made.Number > 0 {
-					t.row.Add(report.Max, float64(made.Number)/made.Took.Seconds())
-				}
-			}
-			return errors.Join(err, failed)
-		})
-	}
-	return k.addGroup(ctx, report.Group{
-		Variant: "datagrams",
-		Title:   "Handshakes, datagrams of an established session",
-		Unit:    "datagram",
-		Payload: payloadSize,
-		Notes:   []string{fmt.Sprintf("%d datagrams per second; max/s is the rate of handshakes", besideRate)},
-	})
+	return nil
 }
 
 func subsessions(ctx context.Context, e *env) error {

@@ -26,7 +26,7 @@ type topology struct {
 	gateway *worker.Process // the subject, if it is a gateway in a worker
 	others  []process       // further relays
 
-	direction
+	back    bool // from the target to the client
 	payload int
 	train   int
 	single  bool
@@ -34,16 +34,7 @@ type topology struct {
 	dropped bool    // failed, and takes no further part
 }
 
-// direction is the direction of datagrams.
-type direction struct{ out, back bool }
-
-var (
-	outward  = direction{out: true}
-	backward = direction{back: true}
-	both     = direction{out: true, back: true}
-
-	localhost = netip.AddrPortFrom(loopback.Addr().Next(), 0)
-)
+var localhost = netip.AddrPortFrom(loopback.Addr().Next(), 0)
 
 // payloadSize is the payload in all scenarios but sizes.
 const payloadSize = 1200
@@ -59,8 +50,8 @@ func suites() []seal.Suite {
 func best() seal.Suite { return suites()[len(suites())-1] }
 
 // newTopology starts the sink of a topology.
-func (e *env) newTopology(ctx context.Context, row report.Row, d direction) (*topology, netip.AddrPort, error) {
-	t := &topology{row: row, direction: d, payload: payloadSize, train: rawudp.MaxSegments, first: 300_000}
+func (e *env) newTopology(ctx context.Context, row report.Row) (*topology, netip.AddrPort, error) {
+	t := &topology{row: row, payload: payloadSize, train: rawudp.MaxSegments, first: 300_000}
 	var at netip.AddrPort
 	var err error
 	t.sink, err = e.start(ctx, roleSink, sink.Params{At: localhost}, &at, worker.Where{})
@@ -91,12 +82,11 @@ func (e *env) open(ctx context.Context, t *topology, target netip.AddrPort, flow
 
 // options are the parameters of a topology.
 type options struct {
-	direction
+	back     bool       // from the target to the client
 	suite    seal.Suite // 0: none; a gateway always has one
 	single   bool       // datagrams one by one, without GSO and GRO
 	payload  int        // 0 means payloadSize
 	train    int        // datagrams of a flow in turn; 0 means as many as possible
-	batched  bool       // of a loop: on the gateway's sockets
 	shards   int        // of a gateway; 0 means 1
 	sessions int        // of a gateway; 0 means 1
 	flows    int        // of each session; 0 means 1
@@ -107,7 +97,7 @@ type options struct {
 
 // apply sets what options change in a topology.
 func (o *options) apply(t *topology) {
-	t.single = o.single
+	t.back, t.single = o.back, o.single
 	if o.single {
 		t.first = 50_000
 	}
@@ -122,10 +112,7 @@ func (o *options) apply(t *topology) {
 // loop starts a loop.
 func (e *env) loop(ctx context.Context, o options) (*topology, error) {
 	row := report.Row{Subject: "loop", Kind: report.Loop}
-	switch {
-	case o.batched:
-		row = report.Row{Subject: "gateway's sockets", Kind: report.Sockets}
-	case o.sockets > 0:
+	if o.sockets > 0 {
 		row = report.Row{Subject: "loop, " + count(o.sockets, "socket"), Kind: report.Fan}
 	}
 	var key *load.Key
@@ -134,13 +121,13 @@ func (e *env) loop(ctx context.Context, o options) (*topology, error) {
 		row.AEAD = o.suite.String()
 		row.Subject += ", " + row.AEAD
 	}
-	t, target, err := e.newTopology(ctx, row, o.direction)
+	t, target, err := e.newTopology(ctx, row)
 	if err != nil {
 		return t, err
 	}
 	o.apply(t)
 	var at netip.AddrPort
-	params := relay.Params{Sink: target, Key: key, Single: o.single, Batched: o.batched, Sockets: o.sockets}
+	params := relay.Params{Sink: target, Key: key, Single: o.single, Sockets: o.sockets}
 	if t.subject, err = e.start(ctx, roleRelay, params, &at, worker.Where{}); err != nil {
 		return t, err
 	}
@@ -177,7 +164,7 @@ func (e *env) gateway(ctx context.Context, o options) []*topology {
 
 func (e *env) oneGateway(ctx context.Context, o options) (*topology, error) {
 	row := report.Row{Subject: "gateway, " + o.suite.String(), Kind: report.Gateway, AEAD: o.suite.String()}
-	t, target, err := e.newTopology(ctx, row, o.direction)
+	t, target, err := e.newTopology(ctx, row)
 	if err != nil {
 		return t, err
 	}
@@ -232,7 +219,7 @@ func (e *env) oneChain(ctx context.Context, o options, subjectIsExit bool) (*top
 		Kind:    report.Gateway,
 		AEAD:    o.suite.String(),
 	}
-	t, target, err := e.newTopology(ctx, row, outward)
+	t, target, err := e.newTopology(ctx, row)
 	if err != nil {
 		return t, err
 	}
@@ -262,7 +249,7 @@ func (e *env) oneChain(ctx context.Context, o options, subjectIsExit bool) (*top
 
 // direct starts a load and a sink without a relay.
 func (e *env) direct(ctx context.Context) (*topology, error) {
-	t, at, err := e.newTopology(ctx, report.Row{Subject: "no relay", Kind: report.Direct}, outward)
+	t, at, err := e.newTopology(ctx, report.Row{Subject: "no relay", Kind: report.Direct})
 	if err != nil {
 		return t, err
 	}
