@@ -14,7 +14,7 @@ import (
 )
 
 // upstream is another gateway that a shard forwards to: one socket for all sessions, and the
-// bindings that say which session owns an inner index.
+// bindings of inner indexes to sessions.
 type upstream struct {
 	env      *shardEnv
 	identity identity.PublicKey

@@ -32,7 +32,7 @@ type Options struct {
 	// Target replaces all targets, without sockets: it gets each datagram and returns
 	// the answer, or nil for none. It may be called from several goroutines.
 	Target func(to netip.AddrPort, datagram []byte) []byte
-	// Config changes what is not listed here.
+	// Config changes any other setting.
 	Config func(*router.Config)
 }
 

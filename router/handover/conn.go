@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,28 +11,98 @@ import (
 	"time"
 )
 
-// Conn is one end of the conversation. Any number of goroutines may send, one
-// receives.
+// Kind is the type of a frame.
+type Kind uint8
+
+// The kinds of frame. Their numbers are part of the format, which other versions of the program read.
+const (
+	Hello    Kind = iota + 1
+	Sockets       // descriptors, which later frames identify by cookie
+	Ready         // the successor is ready for more
+	Refused       // the successor refuses; the payload is the reason
+	Keys          // KEM keys of the gateway
+	Shard         // state of a shard without its sessions
+	Sessions      // sessions of a shard
+	End           // last frame of the state
+	Loaded        // the successor has loaded the state
+	Commit        // the successor owns the state from here on
+	Serving       // the successor serves
+)
+
+var kindNames = [...]string{Hello: "Hello", Sockets: "Sockets", Ready: "Ready", Refused: "Refused", Keys: "Keys", Shard: "Shard", Sessions: "Sessions",
+	End: "End", Loaded: "Loaded", Commit: "Commit", Serving: "Serving"}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) && kindNames[k] != "" {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("frame %d", uint8(k))
+}
+
+const (
+	headerSize = 6
+	// MaxPayload bounds the payload of a frame, in bytes.
+	MaxPayload = 32 << 20
+	// MaxFiles bounds the descriptors of a frame.
+	MaxFiles = 253
+)
+
+// ErrFrame means that the received bytes are not a valid or expected frame.
+var ErrFrame = errors.New("handover: invalid frame")
+
+// Frame is a received frame.
+type Frame struct {
+	Kind    Kind
+	Payload []byte     // the receiver's, to be wiped
+	Files   []*os.File // the receiver's, to be closed
+}
+
+// Close closes the frame's files and wipes its payload.
+func (f *Frame) Close() {
+	for _, file := range f.Files {
+		_ = file.Close()
+	}
+	f.Files = nil
+	clear(f.Payload)
+}
+
+// AppendHeader appends the header of a frame.
+func AppendHeader(b []byte, kind Kind, files, payload int) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(payload))
+	return append(b, byte(kind), byte(files))
+}
+
+// parseHeader parses a header.
+func parseHeader(b []byte) (kind Kind, files, payload int, err error) {
+	n := binary.LittleEndian.Uint32(b)
+	if n > MaxPayload || b[5] > MaxFiles {
+		return 0, 0, 0, fmt.Errorf("%w: %d bytes with %d descriptors", ErrFrame, n, b[5])
+	}
+	return Kind(b[4]), int(b[5]), int(n), nil
+}
+
+// Conn is one end of a handover connection. Send is safe for concurrent use; only one goroutine may
+// receive.
 type Conn struct {
 	unix *net.UnixConn
 
 	sending sync.Mutex
 
-	in     []byte // of which start is the first byte that was not read yet
-	start  int
+	in     []byte // received bytes
+	start  int    // of the unread bytes in in
 	oob    []byte
-	queued []*os.File // that came and belong to no frame yet
+	queued []*os.File // received files of later frames
 }
 
-// bufferSize is how much is read at once.
+// bufferSize is the size of the receive buffer in bytes.
 const bufferSize = 256 << 10
 
-// New returns a Conn of a connected Unix stream socket, which it then owns.
+// New returns a Conn over a connected Unix stream socket, which it owns from then on.
 func New(unix *net.UnixConn) *Conn {
 	return &Conn{unix: unix, in: make([]byte, 0, bufferSize), oob: make([]byte, rightsSpace)}
 }
 
-// FromFile returns a Conn of an inherited socket, and closes the file.
+// FromFile returns a Conn over an inherited socket, and closes the file.
 func FromFile(file *os.File) (*Conn, error) {
 	defer file.Close()
 	c, err := net.FileConn(file)
@@ -41,20 +112,20 @@ func FromFile(file *os.File) (*Conn, error) {
 	unix, ok := c.(*net.UnixConn)
 	if !ok {
 		_ = c.Close()
-		return nil, fmt.Errorf("handover: descriptor %s is no Unix socket", file.Name())
+		return nil, fmt.Errorf("handover: descriptor %s is not a Unix socket", file.Name())
 	}
 	return New(unix), nil
 }
 
-// SetDeadline ends what waits at t.
+// SetDeadline sets the deadline of pending and later calls.
 func (c *Conn) SetDeadline(t time.Time) error { return c.unix.SetDeadline(t) }
 
-// Break breaks the conversation off: whatever waits on it, at either end, fails. It may
-// be called by any goroutine. Close is still due.
+// Break closes the socket: pending calls fail at both ends. It is safe for concurrent use, and does
+// not replace Close.
 func (c *Conn) Break() { _ = c.unix.Close() }
 
-// Close breaks the conversation off, and closes what came and was not received. Nobody
-// may be receiving.
+// Close closes the socket and the files that were not received. It must not run concurrently with
+// Receive.
 func (c *Conn) Close() error {
 	for _, file := range c.queued {
 		_ = file.Close()
@@ -67,7 +138,7 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Send sends a frame; fds stay the caller's.
+// Send sends a frame. The caller keeps fds.
 func (c *Conn) Send(kind Kind, payload []byte, fds ...int) error {
 	if len(payload) > MaxPayload || len(fds) > MaxFiles {
 		return fmt.Errorf("handover: sending %v: %w: %d bytes with %d descriptors", kind, ErrFrame, len(payload), len(fds))
@@ -79,7 +150,7 @@ func (c *Conn) Send(kind Kind, payload []byte, fds ...int) error {
 		return fmt.Errorf("handover: sending %v: %w", kind, err)
 	}
 	if len(payload) == 0 {
-		return nil // it is out, and the other end may be gone
+		return nil // the frame is complete; the other end may have exited
 	}
 	if _, err := c.unix.Write(payload); err != nil {
 		return fmt.Errorf("handover: sending %v: %w", kind, err)
@@ -87,16 +158,15 @@ func (c *Conn) Send(kind Kind, payload []byte, fds ...int) error {
 	return nil
 }
 
-// crowdedWait is how long a sender waits when more descriptors are on their way than
-// the system lets be.
-const crowdedWait = time.Millisecond
+// inFlightWait is the pause of a sender while the system's limit of descriptors in flight is reached.
+const inFlightWait = time.Millisecond
 
 func (c *Conn) write(b []byte, fds []int) error {
 	rights := rightsOf(fds)
 	for {
 		n, _, err := c.unix.WriteMsgUnix(b, rights, nil)
 		if errors.Is(err, errTooMany) {
-			time.Sleep(crowdedWait)
+			time.Sleep(inFlightWait)
 			continue
 		}
 		if err != nil {
@@ -109,8 +179,7 @@ func (c *Conn) write(b []byte, fds []int) error {
 	}
 }
 
-// Receive returns the next frame. io.EOF says that the other end has closed between
-// two frames.
+// Receive returns the next frame. It returns io.EOF if the other end closed between two frames.
 func (c *Conn) Receive() (f Frame, err error) {
 	if err := c.fill(headerSize); err != nil {
 		if errors.Is(err, io.EOF) && len(c.in) == c.start {
@@ -124,7 +193,7 @@ func (c *Conn) Receive() (f Frame, err error) {
 	}
 	c.start += headerSize
 	if files > len(c.queued) {
-		return Frame{}, fmt.Errorf("%w: %v says %d descriptors, and %d came", ErrFrame, kind, files, len(c.queued))
+		return Frame{}, fmt.Errorf("%w: %v with %d descriptors, received %d", ErrFrame, kind, files, len(c.queued))
 	}
 	f = Frame{Kind: kind, Payload: make([]byte, size)}
 	f.Files, c.queued = c.queued[:files:files], c.queued[files:]
@@ -135,7 +204,7 @@ func (c *Conn) Receive() (f Frame, err error) {
 	return f, nil
 }
 
-// read fills b.
+// read fills b with received bytes, and wipes them in the buffer.
 func (c *Conn) read(b []byte) error {
 	for len(b) > 0 {
 		if c.start == len(c.in) {
@@ -151,7 +220,7 @@ func (c *Conn) read(b []byte) error {
 	return nil
 }
 
-// fill reads until n bytes are there.
+// fill reads until n bytes are unread.
 func (c *Conn) fill(n int) error {
 	for len(c.in)-c.start < n {
 		c.in = c.in[:copy(c.in[:cap(c.in)], c.in[c.start:])]

@@ -1,32 +1,30 @@
-// Package handover carries a gateway's state and its sockets from one process to the
-// next, on one machine.
+// Package handover carries a gateway's state and sockets from one process to the next, on one machine.
 //
-// A Conn is one end of a Unix socket pair. What passes are frames:
+// A Conn is one end of a Unix socket pair that carries frames:
 //
 //	length u32 · kind u8 · descriptors u8 · payload      (little-endian)
 //
-// with the descriptors beside them (SCM_RIGHTS). The two ends hold this conversation;
-// either breaks it off by closing, and until Commit the predecessor then goes on as if
-// nothing had been:
+// Descriptors travel beside the frame (SCM_RIGHTS). Either end aborts the handover by closing; until
+// Commit the predecessor then continues as before:
 //
 //	predecessor                                       successor
-//	   Hello, Sockets…      what it is, its listening sockets
+//	   Hello, Sockets…      identity, addresses, listening sockets
 //	------------------------------------------------------->
 //	                        Ready, or Refused with a reason
 //	<-------------------------------------------------------
-//	   Sockets…             those of flows, while all goes on; one without any at the end
+//	   Sockets…             of flows, while the gateway serves; an empty one ends a round
 //	------------------------------------------------------->
-//	                        Ready again, as often as such a one came
+//	                        Ready, for each empty one
 //	<-------------------------------------------------------
 //	   [pauses]  Sockets… Keys Shard… Sessions… End
 //	------------------------------------------------------->
 //	                        Loaded, or Refused
 //	<-------------------------------------------------------
-//	   Commit               from here on all is the successor's
+//	   Commit               the successor owns everything from here on
 //	------------------------------------------------------->
 //	                        Serving
 //	<-------------------------------------------------------
 //
-// What frames mean is package router's. A payload holds secrets: whoever received it
-// wipes it.
+// Hello is defined here, package router defines the other payloads. A payload holds secrets: its
+// receiver wipes it.
 package handover

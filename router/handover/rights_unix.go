@@ -14,10 +14,10 @@ var (
 	rightsSpace = syscall.CmsgSpace(4 * MaxFiles)
 	errTooMany  = syscall.Errno(syscall.ETOOMANYREFS)
 
-	errCut = errors.New("handover: descriptors were lost: this process may open no more")
+	errCut = errors.New("handover: lost descriptors: too many open files")
 )
 
-// rightsOf is the control message that carries descriptors.
+// rightsOf returns the control message for descriptors.
 func rightsOf(fds []int) []byte {
 	if len(fds) == 0 {
 		return nil
@@ -48,8 +48,8 @@ func filesOf(oob []byte, flags int) (files []*os.File, err error) {
 	return files, nil
 }
 
-// Pair returns the two ends of a conversation: one for this process, and a file for
-// a successor, which the caller closes once that has it.
+// Pair returns the two ends of a handover connection: one for this process, and a file for a successor,
+// which the caller closes after starting that process.
 func Pair() (*Conn, *os.File, error) {
 	syscall.ForkLock.RLock()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)

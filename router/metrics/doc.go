@@ -1,5 +1,5 @@
-// Package metrics shows a gateway's figures to Prometheus.
+// Package metrics exports a gateway's counters to Prometheus.
 //
-// No label names a client: neither an identity nor an address nor an index, so
-// that the number of series does not grow with the number of users.
+// No label identifies a client, neither by identity nor by address or index, so the number of series
+// does not grow with the number of users.
 package metrics

@@ -13,8 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Serve answers Prometheus at http://address/metrics until ctx ends. It returns
-// the address that it listens on, once it does.
+// Serve serves http://address/metrics until ctx ends. It returns the address that it listens on.
 func Serve(ctx context.Context, address string, source Source) (net.Addr, error) {
 	listener, err := Listen(ctx, address)
 	if err != nil {
@@ -24,7 +23,7 @@ func Serve(ctx context.Context, address string, source Source) (net.Addr, error)
 	return listener.Addr(), nil
 }
 
-// Listen returns a listener for ServeOn at an IP address and port.
+// Listen listens on an IP address and port, for ServeOn.
 func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
@@ -34,8 +33,7 @@ func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	return listener.(*net.TCPListener), nil
 }
 
-// ServeOn answers Prometheus at path /metrics of what listener accepts, until ctx ends.
-// It owns the listener.
+// ServeOn serves /metrics on the connections of listener until ctx ends. It owns the listener.
 func ServeOn(ctx context.Context, listener net.Listener, source Source) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(New(source), collectors.NewGoCollector(),
