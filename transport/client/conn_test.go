@@ -310,7 +310,7 @@ func TestConnClose(t *testing.T) {
 			t.Errorf("%d flows", n)
 		}
 
-		// A gateway that goes on sending on the flow is told again, now and then.
+		// A gateway that continues to send on the flow gets another FlowClosed, rate-limited.
 		id := w.g.told[0].FlowID
 		for range 30 {
 			w.g.with(func() {

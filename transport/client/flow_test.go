@@ -108,7 +108,7 @@ func TestUnreachableTargetIsReportedOnce(t *testing.T) {
 		if !strings.Contains(err.Error(), "203.0.113.7:53 is unreachable from the gateway (as the test says)") {
 			t.Errorf("the error: %v", err)
 		}
-		// It is told once.
+		// It is reported once.
 		_ = c.SetReadDeadline(time.Now().Add(time.Second))
 		if _, err := c.Read(make([]byte, 9)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("the second read: %v", err)
@@ -119,7 +119,7 @@ func TestUnreachableTargetIsReportedOnce(t *testing.T) {
 		if a := w.g.arrivals(); !a[0].named {
 			t.Error("not opened again")
 		}
-		// What comes later says that it is over.
+		// A later datagram cancels the report.
 		w.g.with(func() { w.g.answer = refuse })
 		write(t, c, "no")
 		time.Sleep(100 * time.Millisecond)

@@ -46,10 +46,10 @@ type gateway struct {
 	told      []wire.FlowClosed // by clients
 	hellos    int
 	oneFlight int // hellos with the id of a KEM key
-	// answer says what comes back for a datagram: payloads, or why the flow is
+	// answer returns the answers to a datagram, or the reason why the flow is
 	// closed. nil echoes.
 	answer func(a arrival) ([][]byte, wire.FlowReason)
-	// taken says which indexes of inner packets are somebody else's.
+	// taken reports whether an inner index belongs to another session.
 	taken func(index uint32) bool
 	tcp   downstream
 	done  sync.WaitGroup

@@ -70,7 +70,7 @@ func TestKeepaliveIgnoresUnrelatedPings(t *testing.T) {
 	k.challenged(now.Add(2 * time.Second)) // long after
 	k.tick(now.Add(2 * time.Second))
 	k.answered = true
-	k.rebound(now)  // the old port was heard
+	k.rebound(now)  // the old port had answered
 	for range 100 { // silences that nothing ended are no good ones
 		k.sent(now, 25*time.Second, time.Second)
 		k.tick(now.Add(time.Second))

@@ -32,7 +32,7 @@ type network struct {
 	also      map[netip.Addr]netip.Addr // further addresses of who listens at another
 	port      uint16
 	flying    []func() // packets on their way, in their order
-	// drop says which packets are lost; nil: none.
+	// drop reports whether a packet is dropped; nil: none is.
 	drop func(from, to netip.AddrPort, p []byte) bool
 }
 
@@ -108,7 +108,7 @@ func (n *network) carry(from *memConn, to netip.AddrPort, data []byte) {
 	n.later(func() {
 		switch {
 		case there != nil && there.accept(source, p):
-		case from.peer == to: // its host says that nobody listens there
+		case from.peer == to: // ICMP: nothing listens there
 			from.fail(transport.ErrRefused)
 		}
 	})

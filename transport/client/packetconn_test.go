@@ -144,7 +144,7 @@ func TestPacketConnReportsRefusalOnWrite(t *testing.T) {
 // its former id.
 func TestPacketConnEvictsLeastRecentlyUsed(t *testing.T) {
 	listening(t, func(t *testing.T, w *world, s *client.Session, p net.PacketConn) {
-		own := flowTo(t, s, "203.0.113.255:7") // never gives way
+		own := flowTo(t, s, "203.0.113.255:7") // never evicted
 		exchange(t, own, "mine")
 		const n = client.MaxFlows + 10
 		talk := func(i int) {

@@ -88,7 +88,7 @@ func TestPolicyProbesPaths(t *testing.T) {
 			t.Errorf("searched again at %v", searches)
 		}
 	}
-	// It is heard again: nothing more is done.
+	// It responds: no further actions.
 	if acts := p.responded(at0.Add(time.Minute)); len(p.responded(at0.Add(time.Minute))) != 0 || slices.Contains(acts, reconnect) || !p.deadline().IsZero() {
 		t.Errorf("heard: %v, then %v", acts, p.deadline())
 	}

@@ -227,7 +227,7 @@ func TestCachedKEMKeySavesRoundTrip(t *testing.T) {
 			}
 		})
 
-		// A gateway with other keys says so, and gets a KKT.
+		// A gateway with other keys rejects the key id, and gets a KKT.
 		w.g.restart()
 		w.closes(w.dial(config))
 

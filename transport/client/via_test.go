@@ -156,7 +156,7 @@ func TestViaErrors(t *testing.T) {
 				}
 			})
 		}
-		// An entry that does not know the exit says so; nobody waits for that.
+		// An entry that does not know the exit refuses at once.
 		entry.with(func() { entry.directory = map[identity.PublicKey]netip.AddrPort{} })
 		began := time.Now()
 		fails("through "+entry.identity.Public().String(), "does not forward", w.g.identity.Public().String(), "directory")
