@@ -1,16 +1,16 @@
-// Package udp moves datagrams between sockets and package transport's batches,
-// many for each call to the system.
+// Package udp sends and receives UDP datagrams in batches, with many datagrams per
+// system call.
 //
-// Listen binds the gateway's port, in both address families and with a socket for
-// each shard; Dial connects a socket to one peer, for a client or for an egress
-// flow. Both give a *Conn, which is a transport.Conn:
+// Listen binds the gateway's port, in both address families and with one socket per
+// shard; Dial connects a socket to one peer, for a client or an egress flow. Both return
+// *Conn, a transport.Conn:
 //
 //	l, err := udp.Listen(ctx, udp.Config{Port: 51264, Steer: udp.Steer{Secret: secret, Shards: 2}})
 //	if err != nil {
 //		return err // no address could be bound
 //	}
 //	for _, failed := range l.Failed {
-//		log.Warn(failed.Error()) // one family is missing; the other serves
+//		log.Warn(failed.Error()) // one family is missing
 //	}
 //	for shard := range l.Shards() {
 //		for _, conn := range l.Shard(shard) {
@@ -18,58 +18,50 @@
 //		}
 //	}
 //
-// # Speed
+// # Performance
 //
-// On Linux ReadBatch is one recvmmsg with UDP_GRO: what the kernel joined comes as
-// one transport.Packet with its Segment set. WriteBatch is sendmmsg, and packets that
-// follow each other on one path with one length (the last may be shorter) become one
-// message with UDP_SEGMENT, an iovec each, nothing copied. Neither allocates once it
-// has run for a while. Both offloads are tried out over loopback before the first
-// socket uses them (Probe), have switches (Options.NoGSO, Options.NoGRO), and
-// where a device refuses segments later, the same packets go again one by one and
-// the socket stays without it: said once through Options.Notify, visible in Stats.
+// On Linux ReadBatch is one recvmmsg with UDP_GRO; coalesced datagrams are returned as one
+// transport.Packet with Segment set. WriteBatch is one sendmmsg, in which adjacent packets
+// of the same path and length (the last may be shorter) form a GSO train: one message with
+// UDP_SEGMENT and an iovec per packet, without copying. Neither allocates in steady state.
+// Both offloads are tested over loopback before first use (Probe) and can be disabled
+// (Options.NoGSO, Options.NoGRO). If a device refuses a train later, its datagrams are
+// sent one by one and GSO is disabled on the socket, which Options.Notify and Stats report.
 //
-// A listening socket's reader waits in the kernel and not with the sockets of package net:
-// being woken by way of Go's scheduler costs several microseconds, and so does, for each
-// train that the socket sends, net's interest in the room that it leaves behind.
+// The reader of a listening socket blocks in the kernel instead of in Go's network poller,
+// which would cost several microseconds per wakeup. A Poller (Linux) reads any number of
+// sockets with one goroutine and one set of buffers. It registers them for reading only:
+// package net registers sockets for writing too, and then each sent datagram wakes a
+// thread, at half the cost of sending.
 //
-// Options.Portable, and every system but Linux, goes through golang.org/x/net's
-// ReadBatch and WriteBatch (Windows: one datagram a call) instead. It does the
-// same, slower, and allocates addresses.
+// With Options.Portable and on other systems, the ReadBatch and WriteBatch of
+// golang.org/x/net are used, or single datagrams on Windows. They are slower and allocate
+// addresses.
 //
-// # Many sockets
+// # Source addresses
 //
-// A Poller (Linux) reads any number of sockets in one goroutine with one set of buffers,
-// in place of a goroutine each. It watches them for reading alone, whereas package net
-// watches for writing too: there each datagram that a socket sends wakes a thread for
-// nothing, which costs as much as half the sending.
+// The Path of a received packet contains its destination address and interface, and
+// WriteBatch sends from there (IP_PKTINFO, IPV6_PKTINFO). If the system refuses the
+// address, because it was removed, the packet is sent without it; a receiver that supports
+// migration accepts it. With Path.IfIndex 0 the system chooses the interface, with the zero
+// Path.Local also the address. Windows always chooses the address on a wildcard socket.
 //
-// # Where answers leave from
+// # Errors
 //
-// A received packet's Path has the address and interface that it came to, and
-// WriteBatch sends from there (IP_PKTINFO, IPV6_PKTINFO). Where the system refuses
-// them, because the address went away, the packet goes again without: a
-// receiver that knows how to roam still takes it. A caller that wants routing alone
-// to choose the interface sets Path.IfIndex to 0, the address as well Path.Local to
-// the zero Addr. Windows always lets the system choose on a wildcard socket.
-//
-// # Errors from the network
-//
-// A connected socket tells of ICMP errors, on reading or writing, whichever comes
-// first: transport.ErrRefused, transport.ErrUnreachable, and transport.ErrTooLarge from
-// a router. None of them ends it. An unconnected socket, whose peers are many,
-// tells of none.
+// A connected socket reports ICMP errors from ReadBatch or WriteBatch, whichever is called
+// first: transport.ErrRefused, ErrUnreachable, and ErrTooLarge from a router. The socket
+// remains usable. An unconnected socket, which has many peers, reports none.
 //
 // # Sizes
 //
-// Datagrams leave with the don't-fragment bit (unless Options.Fragment), and path MTU
-// messages from the network, which anyone can forge, do not change what may be
-// sent: only a packet larger than the interface takes is refused, with
-// transport.ErrTooLarge. A received datagram is whole or it is dropped and counted.
+// Datagrams have the don't-fragment bit set (unless Options.Fragment), and path MTU
+// messages from the network, which can be forged, do not limit what is sent: only a
+// packet larger than the interface MTU fails, with transport.ErrTooLarge. Received
+// datagrams are complete, or dropped and counted.
 //
-// # Who gets a datagram
+// # Steering
 //
-// With Config.Steer the kernel picks the shard's socket by the receiver_idx of the
-// packet (section 1 of PROTOCOL.md), by the function that Steer.Shard has in Go. It
-// looks at the first packet of a train only, so any shard may see any packet.
+// With Config.Steer the kernel chooses the socket by the receiver_idx of the packet
+// (section 1 of PROTOCOL.md), with the same function as Steer.Shard. It looks at the first
+// datagram of a train only, so any shard may receive any packet.
 package udp

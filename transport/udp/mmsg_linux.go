@@ -8,28 +8,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Control messages: what the kernel says beside a received message, and what it is
-// told beside one to send.
-
 const (
-	// Room, in 8-byte words, for everything that a received message brings: packet
-	// info of either family, the segment size and the drop counter.
+	// Size in 8-byte words of the control messages of a received message: packet info of
+	// either family, segment size and drop counter.
 	receiveControlWords = 16
-	// Room for what is sent: the segment size, then packet info.
+	// The same for sending: segment size, then packet info.
 	sendControlWords = 10
 )
 
-// controlInfo is what came beside a message.
+// controlInfo is the content of received control messages.
 type controlInfo struct {
-	local   netip.Addr // invalid where not told, or no address to answer from
+	local   netip.Addr // invalid if unknown or multicast
 	ifIndex uint32
-	segment int // 0 where not told
+	segment int // 0 if absent
 	drops   uint32
-	dropped bool // drops was told
+	dropped bool // drops is present
 }
 
-// parseControl reads the control messages in b. Those that it does not know, and
-// those cut short, it leaves.
+// parseControl parses the control messages in b. It ignores unknown and truncated ones.
 func parseControl(b []byte, a *controlInfo) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
@@ -42,7 +38,7 @@ func parseControl(b []byte, a *controlInfo) {
 			a.segment = int(*(*int32)(unsafe.Pointer(unsafe.SliceData(data))))
 		case h.Level == unix.SOL_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			info := (*unix.Inet4Pktinfo)(unsafe.Pointer(unsafe.SliceData(data)))
-			// Spec_dst, not Addr: for a broadcast it is the address to answer from.
+			// Spec_dst, not Addr: the local address also for a broadcast.
 			a.local, a.ifIndex = netip.AddrFrom4(info.Spec_dst), uint32(info.Ifindex)
 		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			info := (*unix.Inet6Pktinfo)(unsafe.Pointer(unsafe.SliceData(data)))
@@ -61,11 +57,11 @@ func parseControl(b []byte, a *controlInfo) {
 	}
 }
 
-// control is a buffer for control messages to send.
+// control holds control messages to send.
 type control [sendControlWords]uint64
 
-// put starts a control message of n bytes at offset at and returns where its data
-// goes and where the next one starts.
+// put starts a control message of n bytes at offset at. It returns a pointer to its data
+// and the offset of the next message.
 func (c *control) put(at int, level, kind int32, n int) (unsafe.Pointer, int) {
 	h := (*unix.Cmsghdr)(unsafe.Add(unsafe.Pointer(c), at))
 	h.Level, h.Type = level, kind
@@ -73,16 +69,16 @@ func (c *control) put(at int, level, kind int32, n int) (unsafe.Pointer, int) {
 	return unsafe.Add(unsafe.Pointer(c), at+unix.CmsgLen(0)), at + unix.CmsgSpace(n)
 }
 
-// segment tells the kernel to cut the message in datagrams of the given size. It
-// goes first, so that what follows can be taken away alone.
+// segment adds UDP_SEGMENT with the given datagram size. It comes first, so that the
+// source address can be removed alone.
 func (c *control) segment(size int) (end int) {
 	data, end := c.put(0, unix.SOL_UDP, unix.UDP_SEGMENT, 2)
 	*(*uint16)(data) = uint16(size)
 	return end
 }
 
-// source tells the kernel where the message leaves from. v6 is the socket's
-// family; an address of the other is left out.
+// source adds the source address and interface. It ignores an address that is not of the
+// socket's family.
 func (c *control) source(at int, local netip.Addr, ifIndex uint32, v6 bool) (end int, ok bool) {
 	switch {
 	case !local.IsValid() || local.IsUnspecified() || local.Is6() != v6:
@@ -106,9 +102,9 @@ func (c *control) bytes() []byte {
 // sockaddr holds a socket address of either family.
 type sockaddr unix.RawSockaddrInet6
 
-// set writes a peer's address for a socket of the given family, and returns its
-// length; 0 where the address is of the other family or names nobody. ifIndex is
-// the zone of a link-local peer that names none.
+// set stores a peer's address for a socket of the given family and returns its length, or
+// 0 if the address is invalid or of the other family. ifIndex is the zone of a link-local
+// peer without one.
 func (s *sockaddr) set(peer netip.AddrPort, ifIndex uint32, v6 bool) (length uint32) {
 	addr := peer.Addr().Unmap()
 	switch {
@@ -132,8 +128,7 @@ func (s *sockaddr) set(peer netip.AddrPort, ifIndex uint32, v6 bool) (length uin
 	}
 }
 
-// get reads the address that the kernel wrote; the zero AddrPort where it is of no
-// family that this package knows.
+// get returns the address, or the zero AddrPort for an unknown family.
 func (s *sockaddr) get() netip.AddrPort {
 	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&s.Port))[:])
 	switch s.Family {
@@ -149,16 +144,14 @@ func (s *sockaddr) get() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// mmsghdr is the kernel's struct mmsghdr: a message, and how many bytes of it were
-// moved.
+// mmsghdr is the kernel's struct mmsghdr.
 type mmsghdr struct {
 	unix.Msghdr
 	Len uint32
 }
 
-// recvmmsg and sendmmsg never wait. They return how many messages were moved, at
-// least one, or why the first was not.
-
+// recvmmsg does not wait. It returns the number of messages, at least one, or the error of
+// the first. sendmmsg works alike.
 func recvmmsg(fd uintptr, h []mmsghdr) (int, unix.Errno) {
 	if len(h) == 1 {
 		return recvOne(fd, &h[0])
@@ -172,10 +165,8 @@ func sendmmsg(fd uintptr, h []mmsghdr) (int, unix.Errno) {
 	return int(n), e
 }
 
-// recvOne and sendOne move one datagram. They do not tell Go's scheduler of the call, which
-// costs more than the scheduler can gain in the few microseconds of a call that never
-// waits; what moves a train or a batch does.
-
+// recvOne and sendOne move one datagram. They bypass Go's scheduler (RawSyscall), whose
+// bookkeeping costs more than it gains for a call of a few microseconds that never waits.
 func recvOne(fd uintptr, h *mmsghdr) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(h)), 1, unix.MSG_DONTWAIT, 0, 0)
 	return int(n), e
@@ -189,25 +180,25 @@ func sendOne(fd uintptr, h *mmsghdr) (int, unix.Errno) {
 	return 1, 0
 }
 
-// mmsg is the batcher that speaks recvmmsg and sendmmsg with offloads.
+// mmsg is the batcher with recvmmsg, sendmmsg and offloads.
 type mmsg struct {
 	c *Conn
 
-	// The reader's; one goroutine uses them.
-	pooled        bool      // buffers come from a pool while there is something
-	polled        bool      // a Poller lends its own
-	slots         int       // messages that a read takes at most
-	ask           int       // messages that the next read asks for
-	want          int       // messages that the read in progress asks for
+	// Used by the reader only.
+	pooled        bool      // buffers come from a pool while data is available
+	polled        bool      // buffers come from the Poller
+	slots         int       // maximum of messages per read
+	ask           int       // messages of the next read
+	want          int       // messages of the current read
 	recv          *receiver // nil while a pooled Conn waits
 	tryRead       func(fd uintptr) bool
 	got           int
 	errno         unix.Errno
-	queued        int // errors from the network that came with errno
+	queued        int // ICMP errors found with errno
 	localCounters localCounters
-	drops         uint32 // the socket's own drop counter, as last heard
+	drops         uint32 // last value of the socket's drop counter
 
-	// sendHook stands in for sendmmsg in tests.
+	// sendHook replaces sendmmsg in tests.
 	sendHook func(fd uintptr, h []mmsghdr) (int, unix.Errno)
 }
 
@@ -247,17 +238,17 @@ func newBatcher(c *Conn, o *Options) (batcher, error) {
 		c.gro.On = true
 	}
 	if c.peer == nil {
-		_ = c.detachFromNetpoll() // where no descriptor is left for that, net waits
+		_ = c.detachFromNetpoll() // best effort: it needs a descriptor
 	}
 	return m, nil
 }
 
-// send sends messages, of which alone says that they are one datagram.
-func (m *mmsg) send(fd uintptr, h []mmsghdr, alone bool) (int, unix.Errno) {
+// send sends messages; single means one message of one datagram.
+func (m *mmsg) send(fd uintptr, h []mmsghdr, single bool) (int, unix.Errno) {
 	switch {
 	case m.sendHook != nil:
 		return m.sendHook(fd, h)
-	case alone:
+	case single:
 		return sendOne(fd, &h[0])
 	}
 	return sendmmsg(fd, h)

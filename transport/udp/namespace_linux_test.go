@@ -51,9 +51,6 @@ func newNamespace(t *testing.T) *namespace {
 	if err := <-ready; err != nil {
 		t.Skipf("no network namespace here: %v", err)
 	}
-	ns.do(t, func() error { // addresses are usable at once
-		return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
-	})
 	ns.ip(t, "link set lo up")
 	return ns
 }
@@ -196,6 +193,7 @@ func TestInterfaceMTUIsTheLimit(t *testing.T) {
 }
 
 func TestFragmentLetsLargeDatagramsThrough(t *testing.T) {
+	t.Parallel()
 	near, far := twoHosts(t)
 	inEachMode(t, func(t *testing.T, o Options) {
 		o.Fragment = true
@@ -291,6 +289,7 @@ func TestAddressTakenAwayUnderASession(t *testing.T) {
 // A path MTU that the kernel believes to have learned, here set on the route, is no
 // reason to refuse a datagram: anyone can forge the message that it comes from.
 func TestLearnedPathMTUIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	near, far := twoHosts(t)
 	far.ip(t, "route change 10.77.0.0/24 dev veth1 mtu 1300")
 	inEachMode(t, func(t *testing.T, o Options) {
@@ -402,31 +401,35 @@ func nextError(t *testing.T, c *Conn) error {
 	return err
 }
 
-func TestRouterThatKnowsNoWayIsToldOf(t *testing.T) {
-	for _, o := range []Options{{}, {NoGSO: true}, {Pooled: true}} {
-		host, _ := behindRouter(t) // a new one each time: a router tells so only a few times a second
-		for _, target := range []string{"192.0.2.1:9", "[2001:db8:0:2::1]:9"} {
-			c := host.dial(t, netip.MustParseAddrPort(target), o)
-			mustWrite(t, c, packetsOf(path.Path{}, 100))
-			if err := nextError(t, c); !errors.Is(err, transport.ErrUnreachable) {
-				t.Errorf("%s: reader got %v, want ErrUnreachable", target, err)
+func TestUnreachableFromRouterIsReported(t *testing.T) {
+	for name, o := range map[string]Options{"offload": {}, "no GSO": {NoGSO: true}, "pooled": {Pooled: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()               // a new link takes up to a second
+			host, _ := behindRouter(t) // one each: a router limits the rate of its errors
+			for _, target := range []string{"192.0.2.1:9", "[2001:db8:0:2::1]:9"} {
+				c := host.dial(t, netip.MustParseAddrPort(target), o)
+				mustWrite(t, c, packetsOf(path.Path{}, 100))
+				if err := nextError(t, c); !errors.Is(err, transport.ErrUnreachable) {
+					t.Errorf("%s: reader got %v, want ErrUnreachable", target, err)
+				}
+				if n := c.Stats().AsyncErrors[Unreachable]; n != 1 {
+					t.Errorf("%s: AsyncErrors[Unreachable] %d, want 1", target, n)
+				}
+				// Later datagrams are sent.
+				if n, err := c.WriteBatch(packetsOf(path.Path{}, 10, 20, 30)); n != 3 {
+					t.Errorf("%s: WriteBatch took %d of 3: %v", target, n, err)
+				}
+				if n := c.Stats().SendErrors.Total(); n != 0 {
+					t.Errorf("%s: %d datagrams counted as not sent", target, n)
+				}
 			}
-			if n := c.Stats().AsyncErrors[Unreachable]; n != 1 {
-				t.Errorf("%s: AsyncErrors[Unreachable] %d, want 1", target, n)
-			}
-			// What is sent later is sent.
-			if n, err := c.WriteBatch(packetsOf(path.Path{}, 10, 20, 30)); n != 3 {
-				t.Errorf("%s: WriteBatch took %d of 3: %v", target, n, err)
-			}
-			if n := c.Stats().SendErrors.Total(); n != 0 {
-				t.Errorf("%s: %d datagrams counted as not sent", target, n)
-			}
-		}
+		})
 	}
 }
 
 // Shows R6.14.
-func TestRouterDropsWhatDoesNotFitWhole(t *testing.T) {
+func TestRouterDropsLargerDatagrams(t *testing.T) {
+	t.Parallel()
 	host, server := behindRouter(t)
 	l := server.listen(t, Config{Port: port})
 	for i, c := range []struct {

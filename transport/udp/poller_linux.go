@@ -15,22 +15,20 @@ import (
 	"lewes/transport"
 )
 
-// descriptor is a socket that package net knows nothing of. net watches its sockets for
-// writing as well, and then every datagram that leaves one wakes a thread that nobody
-// waits for.
+// descriptor is a socket outside of Go's network poller, which registers sockets for
+// writing as well and is woken in vain by every datagram sent.
 //
-// The file stays open until the last call that uses it is done: its number names
-// another file afterwards.
+// It is reference counted: the file stays open until the last call that uses it ends.
 type descriptor struct {
 	fd    int
 	local net.UDPAddr
-	users atomic.Int64 // calls that use fd, and the closed bit
-	wake  int          // an eventfd that ends a wait for fd; 0: there is none
+	users atomic.Int64 // calls that use fd, plus closedBit
+	wake  int          // eventfd that interrupts a wait, or 0
 }
 
 const closedBit = 1 << 62
 
-// enter says that a call uses fd, unless it is closed.
+// acquire starts a use of fd, unless it is closed.
 func (d *descriptor) acquire() bool {
 	for {
 		n := d.users.Load()
@@ -43,7 +41,7 @@ func (d *descriptor) acquire() bool {
 	}
 }
 
-// leave says that a call is done with fd.
+// release ends a use of fd.
 func (d *descriptor) release() {
 	if d.users.Add(-1) != closedBit {
 		return
@@ -54,7 +52,8 @@ func (d *descriptor) release() {
 	}
 }
 
-// shut lets no other call in. The caller leaves, then or later.
+// beginClose rejects further calls of acquire. If it returns true, the caller must call
+// release.
 func (d *descriptor) beginClose() bool {
 	for {
 		n := d.users.Load()
@@ -79,7 +78,7 @@ func (d *descriptor) Control(f func(fd uintptr)) error {
 	return nil
 }
 
-// Write implements syscall.RawConn. It does not wait; nobody calls it.
+// Write implements syscall.RawConn. It does not wait, and is unused.
 func (d *descriptor) Write(f func(fd uintptr) bool) error {
 	return d.Control(func(fd uintptr) { f(fd) })
 }
@@ -87,7 +86,7 @@ func (d *descriptor) Write(f func(fd uintptr) bool) error {
 // LocalAddr implements socket.
 func (d *descriptor) LocalAddr() net.Addr { return &d.local }
 
-// duplicate makes a descriptor of c's socket, which package net still has as well.
+// duplicate duplicates the descriptor of c's socket.
 func (d *descriptor) duplicate(c *Conn) error {
 	d.local = *net.UDPAddrFromAddrPort(c.local)
 	return onFD(c.raw, func(fd int) (err error) {
@@ -96,15 +95,14 @@ func (d *descriptor) duplicate(c *Conn) error {
 	})
 }
 
-// polledSocket is one that a Poller reads.
+// polledSocket is a socket read by a Poller.
 type polledSocket struct {
 	descriptor
 	poller *Poller
 	slot   slot
 }
 
-// Read implements syscall.RawConn, and does not wait: the Poller knows when there is
-// something.
+// Read implements syscall.RawConn. It does not wait, because the Poller does.
 func (s *polledSocket) Read(f func(fd uintptr) bool) error {
 	if !s.acquire() {
 		return net.ErrClosed
@@ -129,8 +127,8 @@ func (s *polledSocket) Close() error {
 	return nil
 }
 
-// waitingSocket is one whose reader waits in the kernel: for a socket that is read all the
-// time this is half of what it costs to be woken by way of Go's scheduler.
+// waitingSocket is a socket whose reader blocks in poll(2). For a busy socket this halves
+// the cost of a wakeup, compared with Go's network poller.
 type waitingSocket struct {
 	descriptor
 	deadline atomic.Int64 // Unix nanoseconds; 0: none
@@ -160,8 +158,8 @@ func (s *waitingSocket) Read(f func(fd uintptr) bool) error {
 		}
 		if fds[1].Revents != 0 {
 			var count [8]byte
-			_, _ = unix.Read(s.wake, count[:]) // it has done its work
-			if s.isClosed() {                  // which is said before it wakes: what was read may be Close's
+			_, _ = unix.Read(s.wake, count[:])
+			if s.isClosed() { // set before the wakeup: the count just read may be that of Close
 				return net.ErrClosed
 			}
 		}
@@ -195,7 +193,7 @@ func (s *waitingSocket) Close() error {
 	return nil
 }
 
-// detachFromNetpoll takes c out of package net's hands before anybody reads from it.
+// detachFromNetpoll moves c out of Go's network poller, before its first read.
 func (c *Conn) detachFromNetpoll() error {
 	s := new(waitingSocket)
 	var err error
@@ -213,74 +211,74 @@ func (c *Conn) detachFromNetpoll() error {
 
 var _, _ syscall.RawConn = (*polledSocket)(nil), (*waitingSocket)(nil)
 
-// Poller receives from any number of sockets in one goroutine, with one set of buffers
-// for all of them. NewPoller makes it.
+// Poller receives from any number of sockets in one goroutine, with one set of buffers.
+// Create it with NewPoller.
 type Poller struct {
-	epoll, stop int // descriptors; a write to stop ends Run
+	epoll, stop int // descriptors; an event on stop ends Run
 
-	mu     sync.Mutex // guards what follows, and the descriptors against Close
+	mu     sync.Mutex // guards the fields below, and the descriptors against Close
 	closed bool
 	polled []polled
-	free   []uint32 // places of polled
+	free   []uint32 // indexes of polled
 
-	// Run's own.
+	// Used by Run only.
 	receiver *receiver
 	batch    [DefaultBatch]transport.Packet
 	events   [maxReady]unix.EpollEvent
 	ready    [maxReady]readySocket
 }
 
-// maxReady is how many sockets Run takes from the kernel at once.
+// maxReady bounds the events of one epoll_wait.
 const maxReady = 128
 
-// polled is a socket in its place.
+// polled is an entry for an adopted socket.
 type polled struct {
-	conn       *Conn // nil: the place is free
+	conn       *Conn // nil if the entry is free
 	user       any
-	generation uint32 // of the place
+	generation uint32 // incremented when the entry is freed
 }
 
-// slot names a place as one socket uses it. The kernel keeps it beside the socket: an
-// event that was under way when the socket was closed names a generation that is over.
+// slot identifies the use of an entry by one socket, and is the user data of its epoll
+// events. The generation invalidates events of a socket that was closed meanwhile.
 type slot struct{ place, generation uint32 }
 
-// stopPlace is the place that no socket has.
+// stopPlace is the index of the stop event; no socket uses it.
 const stopPlace = 0
 
-// readySocket is one that the kernel has named.
+// readySocket is a socket with an event.
 type readySocket struct {
 	conn   *Conn
 	user   any
-	failed bool // there is an error to fetch
+	failed bool // an error is queued
 }
 
-// NewPoller returns a Poller without sockets. It fails on systems other than Linux.
+// NewPoller returns a Poller without sockets. It requires Linux.
 func NewPoller() (*Poller, error) {
 	p := &Poller{polled: make([]polled, stopPlace+1), receiver: newReceiver(DefaultBatch)}
 	var err error
 	if p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("udp: make a poller: %w", os.NewSyscallError("epoll_create1", err))
+		return nil, fmt.Errorf("udp: create poller: %w", os.NewSyscallError("epoll_create1", err))
 	}
 	if p.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		_ = unix.Close(p.epoll)
-		return nil, fmt.Errorf("udp: make a poller: %w", os.NewSyscallError("eventfd", err))
+		return nil, fmt.Errorf("udp: create poller: %w", os.NewSyscallError("eventfd", err))
 	}
 	if err = p.watch(p.stop, slot{place: stopPlace}); err != nil {
 		p.Close()
-		return nil, fmt.Errorf("udp: make a poller: %w", err)
+		return nil, fmt.Errorf("udp: create poller: %w", err)
 	}
 	return p, nil
 }
 
-// watch asks the kernel to name a socket while there is something to read, or an error.
+// watch registers a descriptor for data and errors, level-triggered.
 func (p *Poller) watch(fd int, s slot) error {
 	e := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(s.place), Pad: int32(s.generation)}
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &e))
 }
 
-// Adopt takes over the reading of c, from which nobody has read yet; user is what Run
-// says of it. Its ReadBatch does not wait from then on, and has no deadline. Where Adopt
-// fails, because c is Portable or the system has no descriptor left, c is as it was.
+// Adopt adds c, before its first read. Run passes user to the Handler. From then on
+// ReadBatch of c does not wait and has no deadline. If Adopt fails, because c is Portable or
+// no descriptor is available, c is unchanged.
 func (p *Poller) Adopt(c *Conn, user any) error {
 	m, ok := c.io.(*mmsg)
 	if !ok || c.udp == nil {
@@ -299,7 +297,7 @@ func (p *Poller) Adopt(c *Conn, user any) error {
 	return nil
 }
 
-// add gives a Conn its new descriptor and a place. Run may read from it at once.
+// add gives c its new descriptor and an entry. Run may read from it at once.
 func (p *Poller) add(c *Conn, m *mmsg, d *polledSocket, user any) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -325,7 +323,7 @@ func (p *Poller) add(c *Conn, m *mmsg, d *polledSocket, user any) error {
 	return nil
 }
 
-// forget takes a descriptor that is about to be closed out.
+// forget removes a descriptor before it is closed.
 func (p *Poller) forget(d *polledSocket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -336,8 +334,7 @@ func (p *Poller) forget(d *polledSocket) {
 	}
 }
 
-// Run receives and calls h until Stop, and may be called again after it. One goroutine
-// at a time runs it.
+// Run receives and calls h until Stop. It may be called again, by one goroutine at a time.
 func (p *Poller) Run(h Handler) error {
 	for {
 		n, err := unix.EpollWait(p.epoll, p.events[:], -1)
@@ -359,14 +356,14 @@ func (p *Poller) Run(h Handler) error {
 	}
 }
 
-// lookUp finds the sockets of the first n events.
+// lookUp collects the sockets of the first n events in p.ready.
 func (p *Poller) lookUp(n int) (found int, stopped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.events[:n] {
 		if e.Fd == stopPlace {
 			var count [8]byte
-			_, _ = unix.Read(p.stop, count[:]) // it is there for waking up
+			_, _ = unix.Read(p.stop, count[:])
 			stopped = true
 			continue
 		}
@@ -380,7 +377,7 @@ func (p *Poller) lookUp(n int) (found int, stopped bool) {
 	return found, stopped
 }
 
-// read takes what a socket has, once; the kernel names it again if that was not all.
+// read reads one batch from a socket; epoll reports it again if more is queued.
 func (p *Poller) read(r *readySocket, h Handler) {
 	m := r.conn.io.(*mmsg)
 	m.recv = p.receiver
@@ -392,17 +389,17 @@ func (p *Poller) read(r *readySocket, h Handler) {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
 	default:
 		h.Failed(r.user, err)
-		return // which has emptied the queue of errors
+		return // the read has drained the error queue
 	}
 	if r.failed {
-		// A call that sent has been told of the error, and the queue keeps its copy.
+		// The error may have been returned to a sender, but its copy is still queued.
 		if err := m.queuedError(); err != nil {
 			h.Failed(r.user, err)
 		}
 	}
 }
 
-// Stop ends Run, once it is done with what it has at hand, or the next one.
+// Stop ends Run after its current batch, or else the next Run.
 func (p *Poller) Stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -411,8 +408,8 @@ func (p *Poller) Stop() {
 	}
 }
 
-// Close gives back what the Poller itself holds; Run must have returned. The Conns that
-// it adopted are closed by whoever has them.
+// Close releases the Poller's own descriptors, after Run has returned. It does not close
+// the adopted Conns.
 func (p *Poller) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,18 +10,17 @@ import (
 	"lewes/transport"
 )
 
-// receiver is what a recvmmsg fills.
+// receiver holds the buffers of a recvmmsg.
 type receiver struct {
 	hdrs     []mmsghdr
 	iovs     []unix.Iovec
 	names    []sockaddr
 	controls [][receiveControlWords]uint64
-	bufs     [][]byte // made when first asked for
+	bufs     [][]byte // allocated by allocate
 }
 
-// skew sets the buffers of a slab off against each other. Exactly 64 KiB apart, the
-// starts of all of them, which is all that short datagrams use, would fall
-// into the same lines of the processor's cache.
+// skew offsets the buffers of a slab against each other. Exactly 64 KiB apart, their
+// starts would compete for the same cache lines.
 const skew = 5 * 64
 
 func newReceiver(slots int) *receiver {
@@ -34,7 +33,7 @@ func newReceiver(slots int) *receiver {
 	}
 }
 
-// allocate sees to it that the first n slots have buffers.
+// allocate allocates missing buffers of the first n slots.
 func (r *receiver) allocate(n int) {
 	missing := n - len(r.bufs)
 	if missing <= 0 {
@@ -56,14 +55,14 @@ func (r *receiver) allocate(n int) {
 	}
 }
 
-// reset gives a slot's message back the lengths that the kernel overwrote.
+// reset restores the lengths in a slot's header, which the kernel overwrites.
 func (r *receiver) reset(i int) {
 	h := &r.hdrs[i].Msghdr
 	h.Namelen = uint32(unsafe.Sizeof(r.names[i]))
 	h.SetControllen(int(unsafe.Sizeof(r.controls[i])))
 }
 
-// receivers is where pooled Conns have their buffers from.
+// receivers holds the buffers of pooled Conns.
 var receivers = sync.Pool{New: func() any { return newReceiver(pooledBatch) }}
 
 func (m *mmsg) read(p []transport.Packet) (int, error) {
@@ -87,8 +86,8 @@ func (m *mmsg) read(p []transport.Packet) (int, error) {
 	}
 }
 
-// receive is called, by package net, until it returns true, and in between once the
-// socket is readable.
+// receive is the callback of RawConn.Read, which calls it until it returns true and waits
+// for the socket to be readable in between.
 func (m *mmsg) receive(fd uintptr) bool {
 	if m.recv == nil {
 		m.recv = receivers.Get().(*receiver)
@@ -118,7 +117,7 @@ func (m *mmsg) receive(fd uintptr) bool {
 	}
 }
 
-// release gives a pooled Conn's buffers back.
+// release returns the buffers of a pooled Conn.
 func (m *mmsg) release() {
 	if m.pooled && m.recv != nil {
 		receivers.Put(m.recv)
@@ -126,8 +125,7 @@ func (m *mmsg) release() {
 	}
 }
 
-// adapt lets a Conn that borrows its buffers ask for more where much came, and for less
-// where little did: a quiet socket gets along with one or two.
+// adapt adapts the batch size of a Conn with borrowed buffers to the traffic.
 func (m *mmsg) adapt() {
 	switch {
 	case !m.pooled && !m.polled:
@@ -138,7 +136,7 @@ func (m *mmsg) adapt() {
 	}
 }
 
-// deliver hands out the messages that came, but for those that are not whole.
+// deliver fills p with the received messages, except truncated ones.
 func (m *mmsg) deliver(p []transport.Packet) (n int) {
 	r, c := m.recv, m.c
 	for i := range m.got {
@@ -176,20 +174,16 @@ func (m *mmsg) deliver(p []transport.Packet) (n int) {
 	return n
 }
 
-// A connected socket asks for every ICMP error (IP_RECVERR). Without that the kernel
-// tells of a refused port, and not of a host or network that cannot be reached. In
-// return it keeps each error in a queue, which has to be emptied: it takes from the
-// receive buffer.
+// maxQueuedErrors bounds drainErrorQueue: ICMP errors can be forged in any number.
+const maxQueuedErrors = 256
 
-// maxReports bounds what is taken at once; ICMP can be forged in any number.
-const maxReports = 256
-
-// drainErrorQueue empties the queue of errors and calls each with those that came
-// from the network. (What this host itself refused is there as well, and the call
-// that sent it knows already.)
+// drainErrorQueue drains the socket's error queue and calls each for every ICMP error.
+// Connected sockets use IP_RECVERR, without which the kernel reports refused ports but no
+// unreachable hosts. The queue must be drained because it uses the receive buffer. Local
+// errors in it are skipped: the failed call has returned them.
 func drainErrorQueue(fd uintptr, each func(unix.Errno)) {
 	var oob [256]byte
-	for range maxReports {
+	for range maxQueuedErrors {
 		_, n, _, _, err := unix.Recvmsg(int(fd), nil, oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 		if err == unix.EINTR {
 			continue
@@ -203,8 +197,8 @@ func drainErrorQueue(fd uintptr, each func(unix.Errno)) {
 	}
 }
 
-// reported takes the errors that the kernel keeps for the socket, counts them, and returns
-// the first as ReadBatch does; nil where there is none.
+// queuedError drains the error queue, counts the errors, and returns the first as
+// ReadBatch would, or nil.
 func (m *mmsg) queuedError() (first error) {
 	_ = m.c.raw.Control(func(fd uintptr) {
 		drainErrorQueue(fd, func(e unix.Errno) {
@@ -217,8 +211,7 @@ func (m *mmsg) queuedError() (first error) {
 	return first
 }
 
-// parseExtendedErr reads the error from the network that control messages tell of, 0 where
-// there is none.
+// parseExtendedErr returns the ICMP error in control messages, or 0.
 func parseExtendedErr(b []byte) unix.Errno {
 	messages, err := unix.ParseSocketControlMessage(b)
 	if err != nil {
