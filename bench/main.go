@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -59,13 +58,13 @@ func exit(err error) {
 	var misuse *usageError
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
-		os.Exit(0)
+		return
 	case errors.As(err, &misuse):
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(2)
+		defer os.Exit(2)
+	default:
+		defer os.Exit(1)
 	}
 	fmt.Fprintln(os.Stderr, "bench:", err)
-	os.Exit(1)
 }
 
 type usageError struct{ error }
@@ -139,12 +138,11 @@ func run(args []string, stdout, stderr io.Writer) error {
 	s.Launcher = worker.Launcher{Path: program, Args: []string{"worker"}}
 	s.Command = strings.Join(append([]string{"go run ./bench"}, args...), " ")
 	s.Commit = commit()
-	progress := newProgress(stderr)
-	s.Progress = progress.show
+	s.Progress = newProgress(os.Stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	r, err := scenario.Run(ctx, s)
-	progress.clear()
+	s.Progress("")
 	if r == nil {
 		return err
 	}
@@ -170,56 +168,27 @@ func commit() string {
 	return strings.TrimSpace(string(out))
 }
 
-// writeFile replaces a file once the new content is complete.
 func writeFile(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.tmp")
+	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
+	return errors.Join(write(f), f.Close())
 }
 
-// progress shows the current step: in one line on a terminal, else in a line every few seconds.
-type progress struct {
-	w        io.Writer
-	terminal bool
-	last     time.Time
-}
-
-const progressInterval = 5 * time.Second
-
-func newProgress(w io.Writer) *progress {
-	p := &progress{w: w}
-	if f, ok := w.(*os.File); ok {
-		if info, err := f.Stat(); err == nil {
-			p.terminal = info.Mode()&os.ModeCharDevice != 0
+// newProgress returns a function that shows the current step: in one line on a terminal, else in a
+// line every few seconds. An empty step removes the line.
+func newProgress(f *os.File) func(step string) {
+	const interval = 5 * time.Second
+	info, err := f.Stat()
+	if terminal := err == nil && info.Mode()&os.ModeCharDevice != 0; terminal {
+		return func(step string) { fmt.Fprintf(f, "\r\x1b[K%.78s", step) }
+	}
+	var last time.Time
+	return func(step string) {
+		if now := time.Now(); step != "" && (now.Sub(last) >= interval || strings.Contains(step, "left out")) {
+			last = now
+			fmt.Fprintln(f, step)
 		}
-	}
-	return p
-}
-
-func (p *progress) show(step string) {
-	switch now := time.Now(); {
-	case p.terminal:
-		if line := []rune(step); len(line) > 78 {
-			step = string(line[:77]) + "…"
-		}
-		fmt.Fprint(p.w, "\r\x1b[K"+step)
-	case now.Sub(p.last) >= progressInterval || strings.Contains(step, "left out"):
-		p.last = now
-		fmt.Fprintln(p.w, step)
-	}
-}
-
-func (p *progress) clear() {
-	if p.terminal {
-		fmt.Fprint(p.w, "\r\x1b[K")
 	}
 }

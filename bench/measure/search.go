@@ -59,39 +59,13 @@ func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (O
 	s.Start = max(s.Start, s.Floor)
 	var found Found
 	good, bad := 0.0, math.Inf(1)
-	try := func(rate float64) (held bool, o Outcome, err error) {
-		var best Outcome
-		lost := 0
-		for range tries {
-			if err = ctx.Err(); err != nil {
-				return false, o, err
-			}
-			if o, err = trial(ctx, rate); err != nil {
-				return false, o, err
-			}
-			found.Trials++
-			switch {
-			case !o.held():
-				if lost++; lost == 2 {
-					return false, o, nil
-				}
-			case !o.limited(rate):
-				return true, o, nil
-			case o.Sent > best.Sent:
-				best = o
-			}
-		}
-		if best.Sent > 0 {
-			return true, best, nil
-		}
-		return false, o, nil
-	}
 	for rate := min(s.Start, s.Ceiling); ; rate = s.next(good, bad) {
-		held, o, err := try(rate)
+		o, n, err := try(ctx, rate, trial)
+		found.Trials += n
 		if err != nil {
 			return found, err
 		}
-		limited := o.limited(rate)
+		held, limited := o.held(), o.limited(rate)
 		switch {
 		case held:
 			if o.Sent > found.Rate {
@@ -111,11 +85,34 @@ func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (O
 			found.Bound = BoundCeiling
 			return found, nil
 		case good == 0 && bad <= s.Floor:
-			return found, fmt.Errorf("%w, down to %.0f a second", ErrNothingHeld, bad)
+			return found, fmt.Errorf("%w, down to %.0f per second", ErrNothingHeld, bad)
 		case good > 0 && bad/good <= 1+s.Precision:
 			return found, nil
 		}
 	}
+}
+
+// try tries a rate until the outcome counts, and returns the number of trials.
+func try(ctx context.Context, rate float64, trial func(context.Context, float64) (Outcome, error)) (best Outcome, n int, err error) {
+	for lost := 0; n < tries; n++ {
+		if err := ctx.Err(); err != nil {
+			return best, n, err
+		}
+		o, err := trial(ctx, rate)
+		switch {
+		case err != nil:
+			return o, n, err
+		case !o.held():
+			if lost++; lost == 2 || n+1 == tries && best.Sent == 0 {
+				return o, n + 1, nil
+			}
+		case !o.limited(rate):
+			return o, n + 1, nil
+		case o.Sent > best.Sent:
+			best = o
+		}
+	}
+	return best, n, nil
 }
 
 // next returns the rate to try between a good and a bad one.
