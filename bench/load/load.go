@@ -123,7 +123,7 @@ func (l *Load) Open(ctx context.Context, target netip.AddrPort) error {
 	return nil
 }
 
-// Plan describes what to send.
+// Plan describes the datagrams to send.
 type Plan struct {
 	Run  uint32        `json:"run"`
 	Rate float64       `json:"rate"` // datagrams per second, over all flows
@@ -223,10 +223,10 @@ func (l *Load) Expect(run uint32, size int) {
 	l.meter.Expect(run)
 }
 
-// Count returns what has come back so far.
+// Count returns the datagrams that have come back so far.
 func (l *Load) Count() sink.Count { return l.meter.Count() }
 
-// ExpectPlan describes what to count.
+// ExpectPlan describes the datagrams to count.
 type ExpectPlan struct {
 	Run  uint32 `json:"run"`
 	Size int    `json:"size"`

@@ -28,7 +28,7 @@ func selfCPU() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// OfProcess returns what another process has used so far, without its allocations.
+// OfProcess returns another process's usage so far, without its allocations.
 func OfProcess(pid int) (Usage, error) {
 	// The clock of a process, as clock_getcpuclockid makes it: CPUCLOCK_SCHED is 2.
 	var t unix.Timespec

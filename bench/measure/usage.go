@@ -28,7 +28,7 @@ func synchronize() (at time.Time, shared int64) {
 // process may take the start of an interval and another its end.
 func Now() int64 { return origin + int64(time.Since(began)) }
 
-// Usage is what a process has used up to a moment, or between two.
+// Usage is the resource usage of a process up to a moment, or between two.
 type Usage struct {
 	At       int64         `json:"at"`       // of Now; between two: nanoseconds
 	CPU      time.Duration `json:"cpu"`      // user and system
@@ -37,7 +37,7 @@ type Usage struct {
 	Resident uint64        `json:"resident"` // bytes, 0 where unknown; no difference
 }
 
-// Self returns what this process has used so far.
+// Self returns this process's usage so far.
 func Self() Usage {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -50,7 +50,7 @@ func Settle() {
 	debug.FreeOSMemory()
 }
 
-// Since returns what was used between two moments. Heap and Resident are those of the later one.
+// Since returns the usage between two moments. Heap and Resident are those of the later one.
 func (u Usage) Since(before Usage) Usage {
 	u.At -= before.At
 	u.CPU -= before.CPU
@@ -58,7 +58,7 @@ func (u Usage) Since(before Usage) Usage {
 	return u
 }
 
-// Add adds what another process used in the same time.
+// Add adds another process's usage in the same time.
 func (u Usage) Add(other Usage) Usage {
 	u.At = max(u.At, other.At)
 	u.CPU += other.CPU

@@ -62,7 +62,7 @@ type Options struct {
 // Message is a received datagram, or a train of datagrams.
 type Message struct {
 	Data    []byte // as much as is kept; valid until the next Receive
-	Size    int    // in bytes, including what is not kept
+	Size    int    // in bytes, kept or not
 	Segment int    // of a train: the length of its datagrams but the last; else 0
 	From    netip.AddrPort
 }

@@ -3,5 +3,5 @@
 //
 // It relays between a load and a sink, each direction in one goroutine. With a key it opens
 // packets from the load and seals packets to it, so that the AEAD is all it has in common with a
-// gateway. The difference in cost is what the gateway adds.
+// gateway. The rest of the gateway's cost is its own.
 package relay

@@ -15,7 +15,7 @@ import (
 	"lewes/transport/udp"
 )
 
-// Machine is what figures depend on.
+// Machine describes the machine, on which all figures depend.
 type Machine struct {
 	CPU     string  `json:"cpu"`
 	Cores   int     `json:"cores"` // that Go uses
@@ -69,7 +69,7 @@ func (m *Machine) String() string {
 	return fmt.Sprintf("%s, %.0f GiB; %s, %s, %s; GSO %s, GRO %s", cpu, float64(m.Memory)/(1<<30), m.Kernel, m.System, m.Go, m.GSO, m.GRO)
 }
 
-// read fills in what the system reports.
+// read fills in the fields that Linux reports.
 func (m *Machine) read() {
 	if cpu, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		if name := field(string(cpu), "model name"); name != "" {

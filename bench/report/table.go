@@ -130,7 +130,7 @@ func (g *Group) cells() [][]string {
 	return table
 }
 
-// warnings returns what a reader must know before the first figure.
+// warnings returns reasons to mistrust the figures.
 func (r *Report) warnings() (warnings []string) {
 	if r.Quick {
 		warnings = append(warnings, "a quick run has few short trials; do not quote its figures")
@@ -147,7 +147,7 @@ const method = `
   process divided by the number of datagrams that arrived. It is stable on a busy machine, where rates are not.
 - *max/s* is the highest rate with less than 0.1 %% loss; ≥ means that the load was the limit. *CPU* is measured at
   *rate*, the same for gateways and loops: below the maximum of the slowest of them, or of a slower peer.
-- Subjects take turns: %d trials of %v each. Figures are medians, with the lowest and the highest in brackets.
+- Subjects take turns: %d × %v each. Figures are medians, with the lowest and the highest in brackets.
 - The *loop* only receives and sends (GRO in, GSO out); with an AEAD it also opens or seals each packet. *× loop+AEAD* is
   the subject's CPU time divided by that of the loop with the same AEAD; a peer's column is the peer's CPU time divided by
   the subject's.

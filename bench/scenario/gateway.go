@@ -119,7 +119,7 @@ func startProgram(ctx context.Context, binary string, p *gatewayParams) (_ *prog
 	return g, ctx.Err()
 }
 
-// Usage returns what the process has used so far.
+// Usage returns the process's usage so far.
 func (g *program) Usage(context.Context) (measure.Usage, error) {
 	return measure.OfProcess(g.cmd.Process.Pid)
 }

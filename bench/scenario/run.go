@@ -24,7 +24,7 @@ type run struct {
 	traffic traffic
 }
 
-// usages is what the processes of a topology have used.
+// usages are those of the processes of a topology.
 type usages struct{ subject, load, sink, others measure.Usage }
 
 const (

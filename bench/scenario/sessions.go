@@ -17,7 +17,7 @@ import (
 const (
 	// concurrent is the number of concurrent handshakes that keep a gateway busy.
 	concurrent = 32
-	// settling is the time for a gateway to finish what clients have abandoned.
+	// settling is the time for a gateway to finish abandoned handshakes.
 	settling = 100 * time.Millisecond
 	// renewing is the number of sessions that renew their keys at once.
 	renewing = 64
@@ -186,7 +186,7 @@ func subsessions(ctx context.Context, e *env) error {
 const (
 	// chunk is the number of sessions created between two progress reports.
 	chunk = 1000
-	// resting is the time after which a session has released what only an active one needs.
+	// resting is the time after which a session has released the state of an active one.
 	resting = 45 * time.Second
 )
 

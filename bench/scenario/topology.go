@@ -95,7 +95,7 @@ type options struct {
 	binary   string // of a gateway; "" is the gateway of this tree
 }
 
-// apply sets what options change in a topology.
+// apply sets the fields of a topology.
 func (o *options) apply(t *topology) {
 	t.back, t.single = o.back, o.single
 	if o.single {

@@ -29,7 +29,7 @@ const (
 	maxSources = 1 << 17
 )
 
-// Count is what has arrived in one run.
+// Count is the number of datagrams of one run.
 type Count struct {
 	Datagrams uint64 `json:"datagrams"`
 	Bytes     uint64 `json:"bytes"`
@@ -54,7 +54,7 @@ func (c *Counter) Expect(run uint32) {
 	c.run, c.count, c.delays = run, Count{}, new(measure.Histogram)
 }
 
-// Count returns what has arrived so far.
+// Count returns the count so far.
 func (c *Counter) Count() Count {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,7 +150,7 @@ func (s *Sink) Sources() int {
 	return len(s.sources)
 }
 
-// Plan describes what to send back.
+// Plan describes the datagrams to send back.
 type Plan struct {
 	Run  uint32        `json:"run"`
 	Rate float64       `json:"rate"` // datagrams per second, over all flows

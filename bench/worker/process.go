@@ -163,7 +163,7 @@ func (p *Process) exitError() error {
 	return fmt.Errorf("worker exited: %v: %s", p.cmd.ProcessState, strings.TrimSpace(p.stderr.String()))
 }
 
-// Usage returns what the worker has used so far.
+// Usage returns the worker's usage so far.
 func (p *Process) Usage(ctx context.Context) (u measure.Usage, err error) {
 	err = p.Call(ctx, callUsage, None{}, &u)
 	return u, err

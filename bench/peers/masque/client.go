@@ -20,7 +20,7 @@ import (
 	"lewes/transport"
 )
 
-// startClient starts a load that goes through a proxy. It has the calls of every load.
+// startClient starts a load through a proxy. It has the calls of every load.
 func startClient(ctx context.Context, p worker.MASQUEClient) (*worker.Service, error) {
 	certificate, err := x509.ParseCertificate(p.Proxy.Certificate)
 	if err != nil {
@@ -34,7 +34,7 @@ func startClient(ctx context.Context, p worker.MASQUEClient) (*worker.Service, e
 	}
 	dialer := masque.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: trusted, NextProtos: []string{http3.NextProtoH3}},
-		// It rests while others have their turn, for longer than a connection may be idle.
+		// The load is idle during the turns of others, for longer than a connection may be.
 		QUICConfig: &quic.Config{EnableDatagrams: true, InitialPacketSize: packetSize, KeepAlivePeriod: 10 * time.Second},
 	}
 	c, _, err := dialer.Dial(request)
@@ -45,8 +45,7 @@ func startClient(ctx context.Context, p worker.MASQUEClient) (*worker.Service, e
 	return &worker.Service{Result: worker.None{}, Calls: load.Calls(l), Close: l.Close}, nil
 }
 
-// proxied is the way through the proxy as a transport.Conn, a datagram at a time, which
-// is what masque-go has.
+// proxied is a transport.Conn through the proxy. Like masque-go it handles one datagram at a time.
 type proxied struct {
 	*masque.Conn
 	closed atomic.Bool
@@ -62,15 +61,14 @@ func (c *proxied) ReadBatch(p []transport.Packet) (int, error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 0, os.ErrDeadlineExceeded
 	case err != nil:
-		time.Sleep(10 * time.Millisecond) // the stream is broken; what is missing is counted
+		time.Sleep(10 * time.Millisecond) // the stream is broken; the datagrams count as lost
 		return 0, err
 	}
 	p[0] = transport.Packet{Data: c.buffer[:n]}
 	return 1, nil
 }
 
-// WriteBatch implements transport.Conn. It waits where the connection's queue is
-// full.
+// WriteBatch implements transport.Conn. It blocks while the connection's queue is full.
 func (c *proxied) WriteBatch(p []transport.Packet) (int, error) {
 	for i := range p {
 		if _, err := c.WriteTo(p[i].Data, nil); err != nil {

@@ -1,6 +1,6 @@
-// Masque runs masque-go as workers of the bench: a CONNECT-UDP proxy (RFC 9298) over
-// quic-go, and a client that is the load. It is a module of its own, so that what it
-// needs stays out of the product.
+// Masque runs masque-go as workers of the bench: a CONNECT-UDP proxy (RFC 9298) over quic-go, and
+// a client that is the load. It is a module of its own, so that its dependencies stay out of the
+// product.
 package main
 
 import (
@@ -21,7 +21,7 @@ func main() {
 	}
 }
 
-// template is where the proxy is told the target.
+// template is the URI template of the proxy.
 func template(at string) string {
 	return "https://" + at + "/masque?h={target_host}&p={target_port}"
 }

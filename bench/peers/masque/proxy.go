@@ -24,7 +24,7 @@ import (
 // packetSize lets a payload of 1200 bytes into one QUIC datagram.
 const packetSize = 1400
 
-// startProxy starts a proxy at an address and answers with a worker.MASQUEProxy.
+// startProxy starts a proxy at an address. The result is a worker.MASQUEProxy.
 func startProxy(_ context.Context, at netip.AddrPort) (*worker.Service, error) {
 	certificate, err := newCertificate(at.Addr())
 	if err != nil {
@@ -66,7 +66,7 @@ func startProxy(_ context.Context, at netip.AddrPort) (*worker.Service, error) {
 	}, nil
 }
 
-// newCertificate makes a certificate for an address that only this bench takes.
+// newCertificate creates a self-signed certificate for an address.
 func newCertificate(addr netip.Addr) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

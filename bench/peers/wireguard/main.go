@@ -1,6 +1,6 @@
 // Wireguard runs wireguard-go as a worker of the bench: one end of a tunnel, with a TUN
 // device in the network namespace that the worker is in. It is a module of its own, so
-// that what it needs stays out of the product.
+// that its dependencies stay out of the product.
 package main
 
 import (
@@ -25,8 +25,8 @@ func main() {
 	}
 }
 
-// start makes the device of a name and answers with the end's public key. The call is "connect",
-// with a worker.TunnelEnd.
+// start creates a device. The result is the public key of this end; the call is "connect", with a
+// worker.TunnelEnd.
 func start(_ context.Context, name string) (*worker.Service, error) {
 	private, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
@@ -34,7 +34,7 @@ func start(_ context.Context, name string) (*worker.Service, error) {
 	}
 	t, err := tun.CreateTUN(name, device.DefaultMTU)
 	if err != nil {
-		return nil, fmt.Errorf("its TUN device cannot be made: %w", err)
+		return nil, fmt.Errorf("create TUN device: %w", err)
 	}
 	d := device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
 	config := fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(private.Bytes()), worker.WireGuardPort)
