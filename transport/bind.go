@@ -8,14 +8,14 @@ import (
 	"syscall"
 )
 
-// BindError says why an address could not be bound.
+// BindError is the failure to bind an address.
 type BindError struct {
 	Network string // "udp" or "tcp"
 	Addr    netip.AddrPort
-	Err     error // without what package net wraps it in, which repeats the address
+	Err     error // without the wrapping of package net, which repeats the address
 }
 
-// NewBindError returns a BindError of what package net said.
+// NewBindError returns a BindError for an error of package net.
 func NewBindError(network string, addr netip.AddrPort, err error) *BindError {
 	return &BindError{network, addr, SystemError(err)}
 }
@@ -24,20 +24,20 @@ func (e *BindError) Error() string {
 	s := fmt.Sprintf("%s: bind %s: %v", e.Network, e.Addr, e.Err)
 	switch {
 	case errors.Is(e.Err, syscall.EADDRINUSE):
-		s += ": another program has this port (another gateway?); stop it or choose another port"
+		s += ": the port is in use (by another gateway?); stop that program or choose another port"
 	case errors.Is(e.Err, syscall.EACCES):
 		s += ": choose a port from 1024 up, or allow this program to bind low ports"
 	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
-		s += ": this host does not have the address; name one that it has, or none to bind them all"
+		s += ": this host does not have the address; use one that it has, or none to bind all"
 	case errors.Is(e.Err, syscall.EAFNOSUPPORT):
-		s += ": this host does not speak that address family"
+		s += ": this host does not support the address family"
 	}
 	return s
 }
 
 func (e *BindError) Unwrap() error { return e.Err }
 
-// PortTaken reports whether one of the errors is that the port is in use.
+// PortTaken reports whether one of the addresses is in use.
 func PortTaken(failed []*BindError) bool {
 	for _, f := range failed {
 		if errors.Is(f, syscall.EADDRINUSE) {
@@ -47,7 +47,7 @@ func PortTaken(failed []*BindError) bool {
 	return false
 }
 
-// BindFailed joins the reasons why none of the addresses could be bound.
+// BindFailed joins the errors of all addresses.
 func BindFailed(failed []*BindError) error {
 	var errs []error
 	for _, f := range failed {
@@ -56,9 +56,8 @@ func BindFailed(failed []*BindError) error {
 	return errors.Join(errs...)
 }
 
-// BindAddrs returns the addresses to bind where a configuration asks for some, each
-// with an address in it: none, or an entry without one, means every address of both
-// families.
+// BindAddrs expands the configured addresses: no entry, or an entry without an address,
+// means the wildcard addresses of both families.
 func BindAddrs(asked []netip.AddrPort) (addrs []netip.AddrPort) {
 	if len(asked) == 0 {
 		asked = []netip.AddrPort{{}}
@@ -75,8 +74,7 @@ func BindAddrs(asked []netip.AddrPort) (addrs []netip.AddrPort) {
 	return addrs
 }
 
-// SystemError takes net's wrapping, which repeats the address, off an error of the
-// system's.
+// SystemError unwraps a system error from package net, whose text repeats the address.
 func SystemError(err error) error {
 	var call *os.SyscallError
 	if errors.As(err, &call) {

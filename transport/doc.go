@@ -1,15 +1,14 @@
-// Package transport says how packets come and go: a Conn takes and gives them in
-// batches, a Packet is one or a train of them with the way that they took.
+// Package transport defines how packets are sent and received: a Conn moves batches of
+// Packets, each a datagram or a train of datagrams with its path.
 //
-// The packages below it bring the ways: udp speaks datagrams in batches, tcp a
-// connection a packet. What stands above them, gateway and client alike, is
-// written against Conn, so that a test may put a simulated network in its place.
-// A Conn knows nothing of sessions and looks into no packet.
+// The implementations are in the packages below: udp, with many datagrams per system call,
+// and tcp, with one connection per packet. Gateway and client use the interface, so that
+// tests can substitute a simulated network. A Conn knows nothing of sessions and does not
+// parse packets.
 //
 // # Reading
 //
-// One goroutine reads a Conn. It hands ReadBatch a slice of Packets that it keeps,
-// works through what came, and comes back:
+// One goroutine reads a Conn, with a slice of Packets that it reuses:
 //
 //	batch := make([]transport.Packet, 32)
 //	for {
@@ -17,7 +16,7 @@
 //		switch {
 //		case errors.Is(err, net.ErrClosed):
 //			return
-//		case err != nil: // the peer refused something sent before, a deadline, …: count it, go on
+//		case err != nil: // an ICMP error, a deadline, …: count it and continue
 //			continue
 //		}
 //		for i := range batch[:n] {
@@ -27,18 +26,18 @@
 //		}
 //	}
 //
-// The bytes belong to the Conn: they may be changed in place (packets are opened
-// so) and are good until the next ReadBatch.
+// The data belongs to the Conn. It may be modified, as by decryption in place, and is valid
+// until the next ReadBatch.
 //
 // # Writing
 //
-// Any number of goroutines write. Packets that follow each other, go the same way
-// and are equally long (the last may be shorter) may be given to the system as one
-// piece, so a writer leaves such packets beside each other.
+// Any number of goroutines may write. Adjacent packets of the same path and length (the
+// last may be shorter) can be sent as one GSO train, so writers should keep such packets
+// adjacent.
 //
 // # Errors
 //
-// A datagram that could not be sent is lost, as it might be on the network; it never
-// keeps another from being sent and never ends the Conn. WriteBatch says how
-// many were taken and, in a *SendError, why the rest were not.
+// A datagram that cannot be sent is lost, as on the network: it prevents no other from
+// being sent, and the Conn remains usable. WriteBatch returns the number of accepted
+// packets and the reasons for the others in a *SendError.
 package transport

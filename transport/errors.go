@@ -6,34 +6,31 @@ import (
 	"strconv"
 )
 
-// Why a packet could not be sent, or what the system reported about one sent
-// before.
+// Reasons why a packet was not sent, or errors about an earlier one.
 var (
-	// ErrTooLarge: the packet is larger than the way to the peer takes, as far as
-	// this host knows it. A smaller one may pass.
-	ErrTooLarge = errors.New("packet larger than the path takes")
-	// ErrFull: the system had no room for the packet.
+	// ErrTooLarge means the packet exceeds the path MTU known to this host.
+	ErrTooLarge = errors.New("packet exceeds the path MTU")
+	// ErrFull means a queue or send buffer is full.
 	ErrFull = errors.New("send buffer full")
-	// ErrRefused: the peer's host said that nothing listens on that port.
+	// ErrRefused means the peer's host reported that the port is closed.
 	ErrRefused = errors.New("refused by the peer: nothing listens on that port")
-	// ErrUnreachable: there is no route to the peer, or a router said so.
+	// ErrUnreachable means there is no route to the peer, here or at a router.
 	ErrUnreachable = errors.New("peer unreachable")
-	// ErrDenied: this host does not let the packet out (a firewall rule, mostly).
+	// ErrDenied means this host blocks the packet, mostly by a firewall rule.
 	ErrDenied = errors.New("not permitted by this host")
-	// ErrAddress: the path's addresses cannot be used here: no peer, a peer of the
-	// other family, a local address that this host does not have.
-	ErrAddress = errors.New("address of no use on this socket")
+	// ErrAddress means the path has no peer, a peer of another address family, or a
+	// local address that this host does not have.
+	ErrAddress = errors.New("address not usable on this socket")
 )
 
-// SendError is what WriteBatch returns where packets were not sent.
+// SendError is the error of WriteBatch if packets were not sent.
 type SendError struct {
-	// Index is the first packet of the batch that was not sent.
+	// Index is the first packet that was not sent.
 	Index int
-	// Failed is how many were not sent. Of a train (Packet.Segment) that counts
-	// here, some datagrams may have been.
+	// Failed is the number of packets that were not sent, including trains that were
+	// sent in part.
 	Failed int
-	// Err is why: the first reason of each kind that occurred, joined where there
-	// are several. errors.Is finds each of them.
+	// Err joins the first error of each kind.
 	Err error
 }
 
@@ -47,10 +44,10 @@ func (e *SendError) Error() string {
 
 func (e *SendError) Unwrap() error { return e.Err }
 
-// WriteEach is the WriteBatch of a Conn that sends its packets one by one: it calls
-// write for each and returns how many were taken. The SendError has the first reason.
-// An error that wraps net.ErrClosed ends the batch and is returned as it is. Nothing is
-// allocated but for an error.
+// WriteEach implements WriteBatch for a Conn that sends packets one by one: it calls write
+// for each and returns the number that succeeded. The SendError contains the first error.
+// An error that wraps net.ErrClosed ends the batch and is returned unchanged. Only errors
+// allocate.
 func WriteEach(p []Packet, write func(*Packet) error) (int, error) {
 	var failed *SendError
 	taken := 0

@@ -137,7 +137,7 @@ func TestPortTaken(t *testing.T) {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "gateway.toml")
 		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %s\n[tcp]\nport = 0\n", dir, port), 0o600)
-		has(t, fails(t, environment(dir), exitFailed, "gateway", "--config", file), "bind "+address, "another program has this port", "choose another port")
+		has(t, fails(t, environment(dir), exitFailed, "gateway", "--config", file), "bind "+address, "the port is in use", "choose another port")
 	})
 	t.Run("gateway, by another gateway", func(t *testing.T) {
 		first := launchGateway(t, "")
@@ -161,13 +161,13 @@ func TestPortTaken(t *testing.T) {
 			t.Errorf("the URI %s names a port that is not served", uri)
 		}
 		g.awaitLog("  ready  ")
-		has(t, g.stderr(), "cannot serve TCP", "bind "+taken.Addr().String(), "another program has this port")
+		has(t, g.stderr(), "cannot serve TCP", "bind "+taken.Addr().String(), "the port is in use")
 	})
 	t.Run("forward", func(t *testing.T) {
 		file, _ := newClient(t)
 		gateway := "lewes://" + identity.FromSeed(&[32]byte{9}).Public().String() + "@" + silent(t)
 		sentence := fails(t, environment(t.TempDir()), exitFailed, "forward", "--identity", file, "--gateway", gateway, port+"=9.9.9.9:53")
-		has(t, sentence, "listen for 9.9.9.9:53", "bind "+address, "another program has this port", "choose another port")
+		has(t, sentence, "listen for 9.9.9.9:53", "bind "+address, "the port is in use", "choose another port")
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// errorKind classifies e.
 func errorKind(e syscall.Errno) ErrorKind {
 	switch e {
 	case syscall.EMSGSIZE:
@@ -19,7 +20,7 @@ func errorKind(e syscall.Errno) ErrorKind {
 	case syscall.ECONNREFUSED, syscall.ECONNRESET:
 		return Refused
 	case syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN,
-		syscall.ENOPROTOOPT, syscall.EPROTO: // the last two: ICMP "protocol unreachable" and the odd ones
+		syscall.ENOPROTOOPT, syscall.EPROTO: // ENOPROTOOPT and EPROTO: other ICMP errors
 		return Unreachable
 	case syscall.EPERM, syscall.EACCES:
 		return Denied
@@ -29,7 +30,7 @@ func errorKind(e syscall.Errno) ErrorKind {
 	return Other
 }
 
-// readable says whether fd has something to receive: a datagram or an error.
+// readable reports whether fd has a datagram or an error queued.
 func readable(fd uintptr) bool { return poll(fd, unix.POLLIN, 0) }
 
 func poll(fd uintptr, events int16, milliseconds int) bool {

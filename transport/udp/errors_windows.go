@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// errorKind classifies e.
 func errorKind(e syscall.Errno) ErrorKind {
 	switch e {
 	case windows.WSAEMSGSIZE:

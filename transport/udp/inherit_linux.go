@@ -18,8 +18,8 @@ func cookieOf(raw syscall.RawConn) (cookie uint64, err error) {
 	return cookie, unwrapNetError(err)
 }
 
-// initInherited takes back what the last owner of the socket wanted and this one
-// does not, and begins to count what the kernel drops where the last one stopped.
+// initInherited disables GRO if the previous owner enabled it and this one does not want
+// it, and initializes the drop counter.
 func (c *Conn) initInherited(o *Options) error {
 	return onFD(c.raw, func(fd int) error {
 		if (o.NoGRO || o.Portable) && Probe().GRO == nil {
@@ -34,14 +34,13 @@ func (c *Conn) initInherited(o *Options) error {
 	})
 }
 
-// The figures of SO_MEMINFO.
+// Indexes of SO_MEMINFO.
 const (
 	memInfoDrops = 8
 	memInfoVars  = 9
 )
 
-// dropsOf returns how many datagrams the kernel has dropped at a socket, 0 where it
-// does not say.
+// dropsOf returns the kernel's drop counter of a socket, or 0 if unknown.
 func dropsOf(fd int) uint32 {
 	var info [memInfoVars]uint32
 	size := uint32(unsafe.Sizeof(info))

@@ -19,13 +19,13 @@ import (
 	"lewes/transport"
 )
 
-// portable is the batcher for every system: golang.org/x/net, no offload. Where the
-// system has no call for several messages, x/net moves one at a time.
+// portable is the batcher for every Unix: golang.org/x/net, without offloads. Without a
+// system call for several messages, x/net moves one at a time.
 type portable struct {
 	c *Conn
 	batchConn
 
-	// The reader's; one goroutine uses them.
+	// Used by the reader only.
 	pooled        bool
 	slots         int
 	recv          *portableReceiver // nil while a pooled Conn waits
@@ -33,8 +33,7 @@ type portable struct {
 	localCounters localCounters
 }
 
-// batchConn is an ipv4.PacketConn or an ipv6.PacketConn; their Messages are one
-// type.
+// batchConn is an ipv4.PacketConn or an ipv6.PacketConn, whose Message is the same type.
 type batchConn interface {
 	ReadBatch(ms []ipv4.Message, flags int) (int, error)
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
@@ -61,7 +60,7 @@ func newPortable(c *Conn, o *Options) (batcher, error) {
 	return b, nil
 }
 
-// portableReceiver is what a ReadBatch fills.
+// portableReceiver holds the buffers of a ReadBatch.
 type portableReceiver struct {
 	messages []ipv4.Message
 }
@@ -75,7 +74,7 @@ func newPortableReceiver(slots int) *portableReceiver {
 	return r
 }
 
-// pooledPortableBatch is how many buffers a pooled Conn takes at a time here.
+// pooledPortableBatch is the batch size of a pooled Conn.
 const pooledPortableBatch = 1
 
 var portableReceivers = sync.Pool{New: func() any { return newPortableReceiver(pooledPortableBatch) }}
@@ -104,7 +103,7 @@ func (b *portable) read(p []transport.Packet) (int, error) {
 	}
 }
 
-// take receives up to n messages. A pooled Conn waits without buffers first.
+// take receives up to n messages. A pooled Conn waits without buffers.
 func (b *portable) take(n int) (int, error) {
 	flags := 0
 	if b.pooled {
@@ -149,7 +148,7 @@ func (b *portable) deliver(p []transport.Packet, got int) (n int) {
 	return n
 }
 
-// path reads where a message came from and to.
+// path returns the path of a message.
 func (b *portable) path(m *ipv4.Message) path.Path {
 	var dst net.IP
 	var ifIndex int
@@ -171,7 +170,7 @@ func (b *portable) path(m *ipv4.Message) path.Path {
 	return path.NewUDP(peerOf(m.Addr), local, uint32(ifIndex))
 }
 
-// peerOf returns the address that golang.org/x/net read, the zero AddrPort for none.
+// peerOf returns the source address of a message, or the zero AddrPort.
 func peerOf(a net.Addr) netip.AddrPort {
 	from, ok := a.(*net.UDPAddr)
 	if !ok {
@@ -184,7 +183,7 @@ func peerOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(addr, uint16(from.Port))
 }
 
-// portableSender is what a WriteBatch needs to have beside its packets.
+// portableSender holds the messages of one WriteBatch.
 type portableSender struct {
 	messages [maxMessages]ipv4.Message
 	addrs    [maxMessages]net.UDPAddr
@@ -221,7 +220,7 @@ func (b *portable) write(p []transport.Packet) (int, error) {
 	return s.result(p, b.c.peer)
 }
 
-// fill makes as many messages as fit and returns their number.
+// fill prepares as many messages as fit and returns their number.
 func (b *portable) fill(s *portableSender, gsoBatcher *gsoBatcher) (n int) {
 	for n < maxMessages && gsoBatcher.more() {
 		r := gsoBatcher.next(1)
@@ -245,8 +244,7 @@ func (b *portable) fill(s *portableSender, gsoBatcher *gsoBatcher) (n int) {
 	return n
 }
 
-// zoneOf returns the zone of a peer; that of a link-local one that names none is
-// the interface.
+// zoneOf returns the zone of a peer, by default the interface if it is link-local.
 func zoneOf(peer netip.Addr, ifIndex uint32) string {
 	if peer.Zone() == "" && peer.Is6() && peer.IsLinkLocalUnicast() && ifIndex != 0 {
 		return zoneName(ifIndex)
@@ -254,8 +252,7 @@ func zoneOf(peer netip.Addr, ifIndex uint32) string {
 	return peer.Zone()
 }
 
-// sourceControl is the control message that names where a datagram leaves from; nil
-// where the path does not say.
+// sourceControl returns the control message with the source address, nil for none.
 func sourceControl(p *path.Path, v6 bool) []byte {
 	local := p.Local
 	switch {
@@ -266,12 +263,12 @@ func sourceControl(p *path.Path, v6 bool) []byte {
 	}
 	cm := ipv4.ControlMessage{Src: local.AsSlice(), IfIndex: int(p.IfIndex)}
 	if runtime.GOOS == "darwin" || runtime.GOOS == "ios" {
-		cm.IfIndex = 0 // there the interface, if given, decides the address
+		cm.IfIndex = 0 // there the interface would determine the address
 	}
 	return cm.Marshal()
 }
 
-// flush sends the first n messages of s. An error means that the socket is closed.
+// flush sends the first n messages of s. It fails only if the socket is closed.
 func (b *portable) flush(s *portableSender, n int) error {
 	for k := 0; k < n; {
 		sent, e, err := b.try(s, k, n)
@@ -290,8 +287,8 @@ func (b *portable) flush(s *portableSender, n int) error {
 	return nil
 }
 
-// try hands messages i to j to the system. e says why the first was refused, err
-// that the socket is closed.
+// try sends messages i to j-1. e is the error of the first; err means that the socket is
+// closed.
 func (b *portable) try(s *portableSender, i, j int) (n int, e syscall.Errno, err error) {
 	for {
 		s.calls++
@@ -312,7 +309,7 @@ func (b *portable) try(s *portableSender, i, j int) (n int, e syscall.Errno, err
 	}
 }
 
-// refused deals with message k, which the system refused with e.
+// refused handles message k, which the system refused with e.
 func (b *portable) refused(s *portableSender, k int, e syscall.Errno) error {
 	c, r := b.c, &s.runs[k]
 	a := sendAttempt{connected: c.peer != nil, source: s.messages[k].OOB != nil, segments: 1}

@@ -11,9 +11,9 @@ import (
 	"lewes/transport"
 )
 
-// portable is the batcher for Windows, where golang.org/x/net has no batches: one
-// datagram a call. The system chooses where answers leave from on a wildcard
-// socket, and Options.Pooled changes nothing.
+// portable is the batcher for Windows, where golang.org/x/net has no batches: one datagram
+// per call. The system chooses the source address on a wildcard socket, and
+// Options.Pooled is ignored.
 type portable struct {
 	c             *Conn
 	buf           []byte
@@ -59,7 +59,7 @@ func (b *portable) read(p []transport.Packet) (int, error) {
 	}
 }
 
-// fixed returns the address that the socket is bound to, the zero Addr for all.
+// fixed returns the bound address, or the zero Addr for a wildcard.
 func (c *Conn) fixed() netip.Addr {
 	if c.local.Addr().IsUnspecified() {
 		return netip.Addr{}

@@ -10,36 +10,35 @@ import (
 	"lewes/transport"
 )
 
-// maxBuffers bounds the buffers that one sendmmsg takes.
+// maxBuffers bounds the iovecs of one sendmmsg.
 const maxBuffers = 512
 
-// sender is what a WriteBatch needs to have beside its packets. One belongs to one
-// call at a time; they come from a pool, so that any number of goroutines send, and
-// sockets that do not have none.
+// sender holds the message headers of one WriteBatch. Senders are pooled, so that any
+// number of goroutines can send and idle sockets hold none.
 type sender struct {
 	hdrs     [maxMessages]mmsghdr
 	names    [maxMessages]sockaddr
 	controls [maxMessages]control
 	messages [maxMessages]message
 	iovs     [maxBuffers]unix.Iovec
-	n        int // messages made
+	n        int // messages filled
 	buffers  int // iovs used
 
 	m       *mmsg
 	cut     gsoBatcher
 	report  *writeResult
-	own     writeResult      // what report points to, except in a sender that helps another
-	control func(fd uintptr) // s.run, made once
+	own     writeResult      // what report points to, except in oneByOne
+	control func(fd uintptr) // s.run, bound once
 }
 
-// message is a run on its way.
+// message is a gsoMessage with its control messages.
 type message struct {
 	gsoMessage
-	source     bool // its control messages name where it leaves from
-	segmentEnd int  // length of its control messages without that
+	source     bool // the control messages contain a source address
+	segmentEnd int  // length of the control messages without it
 }
 
-// senders has the senders that are not in use.
+// senders is the pool of senders.
 var senders sync.Pool
 
 func takeSender() *sender {
@@ -61,8 +60,7 @@ func (m *mmsg) write(p []transport.Packet) (int, error) {
 		segments = maxSegments
 	}
 	s.m, s.cut, s.report = m, newGSOBatcher(p, m.c.peer != nil, segments), &s.own
-	// Control, not Write, which would let one goroutine at a time through: the
-	// kernel sends for many at once.
+	// Control instead of Write, which would serialize the goroutines.
 	err := m.c.raw.Control(s.control)
 	s.own.flush(m.c.counters)
 	n := 0
@@ -75,14 +73,14 @@ func (m *mmsg) write(p []transport.Packet) (int, error) {
 	return n, err
 }
 
-// put gives s back to the pool, without what it pointed to.
+// put clears the pointers of s and returns it to the pool.
 func (s *sender) put() {
 	s.m, s.cut, s.report = nil, gsoBatcher{}, nil
 	s.own = writeResult{}
 	senders.Put(s)
 }
 
-// run sends all that s.cut has.
+// run sends all messages of s.cut.
 func (s *sender) run(fd uintptr) {
 	for s.cut.more() {
 		s.fill()
@@ -92,14 +90,14 @@ func (s *sender) run(fd uintptr) {
 	}
 }
 
-// fill makes as many messages as fit.
+// fill prepares as many messages as fit.
 func (s *sender) fill() {
 	for s.n < maxMessages && s.buffers < maxBuffers && s.cut.more() {
 		s.add(s.cut.next(maxBuffers - s.buffers))
 	}
 }
 
-// add makes a message of r.
+// add prepares the message r.
 func (s *sender) add(r gsoMessage) {
 	c := s.m.c
 	p := s.cut.packets[r.from.packet : r.last()+1]
@@ -145,10 +143,10 @@ func (s *sender) add(r gsoMessage) {
 	s.n++
 }
 
-// flush sends the messages that were made.
+// flush sends the prepared messages.
 func (s *sender) flush(fd uintptr) {
 	for k := 0; k < s.n; {
-		if s.messages[k].segments > 1 && !s.m.c.gso.Load() { // switched off since it was made
+		if s.messages[k].segments > 1 && !s.m.c.gso.Load() { // disabled meanwhile
 			s.oneByOne(fd, k)
 			k++
 			continue
@@ -160,14 +158,13 @@ func (s *sender) flush(fd uintptr) {
 			continue
 		}
 		if k += n; k < s.n && s.m.c.peer != nil {
-			// Something stopped it. If that was an error from the network, the
-			// kernel has forgotten it but for what it has in the queue.
+			// If an ICMP error stopped the call, it is left only in the error queue.
 			s.drainErrorQueue(fd)
 		}
 	}
 }
 
-// try hands the messages from i up to j to the system and counts what it took.
+// try sends messages i to j-1 and counts those that the system accepted.
 func (s *sender) try(fd uintptr, i, j int) (int, unix.Errno) {
 	for {
 		s.report.calls++
@@ -186,7 +183,7 @@ func (s *sender) try(fd uintptr, i, j int) (int, unix.Errno) {
 	}
 }
 
-// refused deals with message k, which the system refused with e.
+// refused handles message k, which the system refused with e.
 func (s *sender) refused(fd uintptr, k int, e unix.Errno) {
 	c, m := s.m.c, &s.messages[k]
 	a := sendAttempt{connected: c.peer != nil, source: m.source, segments: m.segments}
@@ -200,7 +197,7 @@ func (s *sender) refused(fd uintptr, k int, e unix.Errno) {
 		case actionRetry:
 			a.retries++
 			if queued == 0 {
-				pending = e // from the network all the same, if the message passes now
+				pending = e // an ICMP error, if the message is accepted now
 			}
 		case actionDropSource:
 			s.hdrs[k].SetControllen(m.segmentEnd)
@@ -232,8 +229,7 @@ func (s *sender) refused(fd uintptr, k int, e unix.Errno) {
 	}
 }
 
-// drainErrorQueue notes the errors from the network that the kernel has in its queue, and
-// returns their number.
+// drainErrorQueue records the queued ICMP errors and returns their number.
 func (s *sender) drainErrorQueue(fd uintptr) (n int) {
 	drainErrorQueue(fd, func(e unix.Errno) {
 		n++
@@ -242,8 +238,8 @@ func (s *sender) drainErrorQueue(fd uintptr) (n int) {
 	return n
 }
 
-// mayBeOffloadFailure says whether an error may mean that the device or its driver does
-// not segment: EIO where it computes no checksums, EINVAL from some virtual ones.
+// mayBeOffloadFailure reports whether an error may mean that the device or driver does not
+// support segmentation: EIO without checksum offload, EINVAL from some virtual devices.
 func mayBeOffloadFailure(e unix.Errno) bool {
 	switch e {
 	case unix.EIO, unix.EINVAL, unix.EOPNOTSUPP:
@@ -252,7 +248,7 @@ func mayBeOffloadFailure(e unix.Errno) bool {
 	return false
 }
 
-// oneByOne sends message k again, each of its datagrams by itself, and says whether
+// oneByOne sends the datagrams of message k as messages of their own, and reports whether
 // all were sent.
 func (s *sender) oneByOne(fd uintptr, k int) bool {
 	s.m.c.counters.gsoResent.Add(1)
@@ -265,19 +261,19 @@ func (s *sender) oneByOne(fd uintptr, k int) bool {
 	return s.report.failed == failed
 }
 
-// stopGSO ends segmentation on this socket: the datagrams of a train that was
-// refused with e have all passed by themselves.
+// stopGSO disables GSO on this socket, after a train was refused with e and its datagrams
+// were accepted one by one.
 func (c *Conn) stopGSO(e unix.Errno) {
-	why := "refused by the system: " + e.Error()
-	c.gsoReason.Store(&why)
+	reason := "refused by the system: " + e.Error()
+	c.gsoReason.Store(&reason)
 	if c.gso.CompareAndSwap(true, false) {
 		c.counters.gsoFallbacks.Add(1)
-		c.emit(GSOOff, e, "this socket sends datagrams one by one from now on, which costs more CPU; the device or its driver does not segment UDP")
+		c.emit(GSOOff, e, "datagrams are sent one by one, which costs more CPU: the device or driver does not segment UDP")
 	}
 }
 
-// pollWritable waits until fd has room to send, at most so long and at least a
-// millisecond, and says whether it has.
+// pollWritable waits for room in the send buffer, from 1 ms up to atMost, and reports
+// whether there is.
 func pollWritable(fd uintptr, atMost time.Duration) bool {
 	return poll(fd, unix.POLLOUT, int(max(atMost.Milliseconds(), 1)))
 }

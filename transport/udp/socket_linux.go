@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prepare sets what a socket needs before it is bound, so that its first datagram
-// is received like every other.
+// prepare sets the options of a socket before it is bound, so that they apply to its
+// first datagram.
 func prepare(network string, raw syscall.RawConn, o *Options, connected bool) (s setup, err error) {
 	v6 := network == "udp6"
 	if e := raw.Control(func(fd uintptr) {
@@ -27,8 +27,6 @@ func prepare(network string, raw syscall.RawConn, o *Options, connected bool) (s
 func prepareFD(fd int, v6 bool, o *Options, connected bool) (s setup, err error) {
 	s.receiveBuffer = setBuffer(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, bufferRequest(o.ReceiveBuffer))
 	s.sendBuffer = setBuffer(fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, bufferRequest(o.SendBuffer))
-	// A kernel without this counter (before 2.6.33) drops as well, and does not say
-	// so.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 	if !connected {
 		level, opt := unix.SOL_IP, unix.IP_PKTINFO
@@ -36,7 +34,7 @@ func prepareFD(fd int, v6 bool, o *Options, connected bool) (s setup, err error)
 			level, opt = unix.SOL_IPV6, unix.IPV6_RECVPKTINFO
 		}
 		if err := unix.SetsockoptInt(fd, level, opt, 1); err != nil {
-			return s, fmt.Errorf("ask for the address that a datagram came to: %w", os.NewSyscallError("setsockopt", err))
+			return s, fmt.Errorf("enable packet info: %w", os.NewSyscallError("setsockopt", err))
 		}
 	}
 	if connected && !o.Portable {
@@ -44,7 +42,7 @@ func prepareFD(fd int, v6 bool, o *Options, connected bool) (s setup, err error)
 		if v6 {
 			level, opt = unix.SOL_IPV6, unix.IPV6_RECVERR
 		}
-		// Without it errors are told of as on other systems.
+		// Without it errors are reported as on other systems.
 		_ = unix.SetsockoptInt(fd, level, opt, 1)
 	}
 	if !o.Fragment {
@@ -57,27 +55,27 @@ func prepareFD(fd int, v6 bool, o *Options, connected bool) (s setup, err error)
 	return s, nil
 }
 
-// setBuffer asks for a socket buffer, past the system's limit first, which needs
+// setBuffer requests a socket buffer, first beyond the system's limit, which requires
 // CAP_NET_ADMIN.
 func setBuffer(fd, opt, force, size int) Buffer {
 	if size > 0 && unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, size) // what was granted is read back
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, size) // read back below
 	}
 	granted, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, opt)
 	if err != nil {
 		return Buffer{Requested: size}
 	}
-	return Buffer{Requested: size, Granted: granted / 2} // the kernel doubles it for its own needs
+	return Buffer{Requested: size, Granted: granted / 2} // the kernel doubles it for its overhead
 }
 
-// enableGRO switches UDP_GRO on.
+// enableGRO sets UDP_GRO.
 func enableGRO(raw syscall.RawConn) (err error) {
 	return onFD(raw, func(fd int) error {
 		return os.NewSyscallError("setsockopt UDP_GRO", unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1))
 	})
 }
 
-// share lets other sockets of this user bind the same address.
+// share lets other sockets of this user bind the same address (SO_REUSEPORT).
 func share(raw syscall.RawConn) error {
 	return onFD(raw, func(fd int) error {
 		return os.NewSyscallError("setsockopt SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
@@ -91,18 +89,18 @@ func onFD(raw syscall.RawConn, f func(fd int) error) (err error) {
 	return err
 }
 
-// Probe tries the offloads out over loopback, once a process. That a kernel can do
-// it says nothing of the devices: those that cannot are found out by sending.
+// Probe tests the offloads over loopback, once per process. Devices may still lack support,
+// which shows when sending.
 func Probe() Support { return probed() }
 
 var probed = sync.OnceValue(probe)
 
 var (
-	errNotCut    = errors.New("a train arrived in other pieces than it was to be cut in")
-	errNotJoined = errors.New("datagrams arrived joined, without their length")
+	errNotCut    = errors.New("a train was segmented incorrectly")
+	errNotJoined = errors.New("datagrams were coalesced without their length")
 )
 
-// What is sent to find out: two datagrams of one length and a shorter one.
+// The probe: two datagrams of one length and a shorter one.
 const (
 	probeSegment = 100
 	probeTrain   = 250
@@ -115,11 +113,11 @@ func probe() Support {
 			return Support{GSO: p.segmentation(), GRO: p.joining()}
 		}
 	}
-	// No loopback to try it on: what the kernel says must do.
+	// No usable loopback: rely on the options alone.
 	return Support{GSO: knows(unix.UDP_SEGMENT), GRO: knows(unix.UDP_GRO)}
 }
 
-// knows says whether the kernel has a UDP option.
+// knows returns nil if the kernel has a UDP option.
 func knows(opt int) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -176,7 +174,7 @@ func (p *prober) close() {
 	}
 }
 
-// train sends the three datagrams as one message.
+// train sends the datagrams as one GSO train.
 func (p *prober) train() ([]byte, error) {
 	data := bytes.Repeat([]byte("lewes"), probeTrain/5)
 	var c control
@@ -187,8 +185,7 @@ func (p *prober) train() ([]byte, error) {
 	return data, nil
 }
 
-// receive returns the next message and the length of the datagrams joined in it, 0 if
-// the kernel names none.
+// receive returns the next message and the length of the datagrams coalesced in it, or 0.
 func (p *prober) receive() ([]byte, int, error) {
 	buf, oob := make([]byte, bufferSize), make([]byte, 8*receiveControlWords)
 	for {
@@ -207,7 +204,7 @@ func (p *prober) receive() ([]byte, int, error) {
 	}
 }
 
-// segmentation says whether a train is cut as it should be.
+// segmentation tests GSO.
 func (p *prober) segmentation() error {
 	data, err := p.train()
 	if err != nil {
@@ -227,14 +224,14 @@ func (p *prober) segmentation() error {
 	return nil
 }
 
-// joining says whether what arrives joined tells so.
+// joining tests GRO.
 func (p *prober) joining() error {
 	if err := unix.SetsockoptInt(p.to, unix.SOL_UDP, unix.UDP_GRO, 1); err != nil {
 		return os.NewSyscallError("setsockopt UDP_GRO", err)
 	}
 	data, err := p.train()
 	if err != nil {
-		return nil // without segmentation there is nothing to try it on; the option was taken
+		return nil // GRO cannot be tested without GSO; the option was accepted
 	}
 	for len(data) > 0 {
 		got, segment, err := p.receive()
@@ -249,7 +246,7 @@ func (p *prober) joining() error {
 	return nil
 }
 
-// attach gives the sockets that share an address the program that chooses among them.
+// attach attaches the steering program to the sockets that share an address.
 func (s Steer) attach(raw syscall.RawConn) error {
 	program, err := s.program()
 	if err != nil {
@@ -265,17 +262,16 @@ func (s Steer) attach(raw syscall.RawConn) error {
 	})
 }
 
-// Where receiver_idx lies in a packet, little-endian (sections 1 and 4 of
-// PROTOCOL.md): in the header, and, where that is 0 because it is a
-// ClientHello, at the start of the content.
+// Offsets of receiver_idx, little-endian (sections 1 and 4 of PROTOCOL.md): in the header,
+// or, if that is 0 as in a ClientHello, at the start of the content.
 const (
 	indexOffset      = 0
 	helloIndexOffset = 18
 )
 
-// program is Shard as the kernel runs it on a UDP payload. Its loads are big-endian,
-// the index is not: it is put together from four bytes. A load beyond the
-// end of the packet ends the program with 0, which is the shard for such packets.
+// program is Shard as BPF on a UDP payload. BPF loads are big-endian, so the index is
+// assembled from four bytes. A load beyond the end of the packet ends the program with 0,
+// the shard for such packets.
 func (s Steer) program() ([]bpf.RawInstruction, error) {
 	hello := loadLittleEndian(helloIndexOffset)
 	program := append(loadLittleEndian(indexOffset),
@@ -290,7 +286,7 @@ func (s Steer) program() ([]bpf.RawInstruction, error) {
 	return bpf.Assemble(program)
 }
 
-// loadLittleEndian puts the four bytes at offset into A, the first lowest.
+// loadLittleEndian loads a little-endian u32 into A.
 func loadLittleEndian(offset uint32) []bpf.Instruction {
 	program := []bpf.Instruction{bpf.LoadAbsolute{Off: offset + 3, Size: 1}}
 	for i := 2; i >= 0; i-- {

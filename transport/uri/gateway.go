@@ -15,43 +15,40 @@ import (
 // Scheme is the URI scheme, without "://".
 const Scheme = "lewes"
 
-// The ports of a URI that names none: those of section 10 of PROTOCOL.md.
+// Default ports (section 10 of PROTOCOL.md).
 const (
 	DefaultPort    = 51264 // UDP
 	DefaultTCPPort = 41264 // TCP
 )
 
-// maxSize bounds what Parse looks at: a name of 255 bytes fits, with room.
+// maxSize bounds the input of Parse; a host name has at most 255 bytes.
 const maxSize = 512
 
-// What can be wrong with a URI. Parse wraps these with the text in question and
-// what to write instead.
+// Errors of Parse, which adds the faulty text and a remedy.
 var (
 	ErrTooLong  = errors.New("too long")
-	ErrScheme   = errors.New("it does not begin with lewes://")
-	ErrIdentity = errors.New("no usable identity")
-	ErrHost     = errors.New("no usable host")
-	ErrPort     = errors.New("no usable port")
-	ErrTCPPort  = errors.New("no usable TCP port")
-	ErrExtra    = errors.New("something follows host and port")
+	ErrScheme   = errors.New("must begin with lewes://")
+	ErrIdentity = errors.New("invalid identity")
+	ErrHost     = errors.New("invalid host")
+	ErrPort     = errors.New("invalid port")
+	ErrTCPPort  = errors.New("invalid TCP port")
+	ErrExtra    = errors.New("unexpected text after host and port")
 )
 
-// Gateway is a gateway's identity and where to reach it. It is comparable; two
-// that Parse returned are equal exactly where identity, host and ports are.
+// Gateway is the identity and address of a gateway. It is comparable: Parse returns equal
+// values for equal identity, host and ports.
 type Gateway struct {
 	Identity identity.PublicKey
-	// Host is an IP address without brackets or zone, an IPv6 one in its short
-	// form, or a name in lower case.
+	// Host is an IP address without brackets or zone, IPv6 in canonical form, or a name
+	// in lower case.
 	Host string
 	Port uint16 // for UDP, never 0
-	// TCPPort is where it takes packets by TCP. 0 is DefaultTCPPort, for which Parse
-	// always has 0.
+	// TCPPort is the TCP port. 0 means DefaultTCPPort; Parse returns 0 for it.
 	TCPPort uint16
 }
 
-// Parse reads a gateway's URI. Its errors wrap ErrTooLong, ErrScheme,
-// ErrIdentity (and the error of package identity), ErrHost, ErrPort, ErrTCPPort
-// or ErrExtra and tell the user what to write.
+// Parse parses a gateway's URI. Its errors wrap ErrTooLong, ErrScheme, ErrIdentity (and the
+// error of package identity), ErrHost, ErrPort, ErrTCPPort or ErrExtra.
 func Parse(s string) (Gateway, error) {
 	g, err := parse(s)
 	if err != nil {
@@ -66,7 +63,7 @@ func Parse(s string) (Gateway, error) {
 
 func parse(s string) (g Gateway, err error) {
 	if len(s) > maxSize {
-		return g, fmt.Errorf("%w: %d bytes, at most %d make sense", ErrTooLong, len(s), maxSize)
+		return g, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLong, len(s), maxSize)
 	}
 	const prefix = Scheme + "://"
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
@@ -74,7 +71,7 @@ func parse(s string) (g Gateway, err error) {
 	}
 	key, address, found := strings.Cut(s[len(prefix):], "@")
 	if !found {
-		return g, fmt.Errorf("%w: there is no @; put the gateway's public key and an @ before the host", ErrIdentity)
+		return g, fmt.Errorf("%w: missing @; put the gateway's public key and an @ before the host", ErrIdentity)
 	}
 	if g.Identity, err = identity.ParsePublicKey(key); err != nil {
 		return g, fmt.Errorf("%w: %w", ErrIdentity, err)
@@ -93,8 +90,7 @@ func parse(s string) (g Gateway, err error) {
 	return g, err
 }
 
-// cutTCPPort takes what may follow host and port off an address: a slash, and the
-// TCP port in a query.
+// cutTCPPort splits off an optional slash and a query with the TCP port.
 func cutTCPPort(address string) (before string, port uint16, err error) {
 	end := strings.IndexAny(address, "/?#")
 	if end < 0 {
@@ -107,7 +103,7 @@ func cutTCPPort(address string) (before string, port uint16, err error) {
 	}
 	text, found := strings.CutPrefix(query, "?tcp=")
 	if !found || strings.ContainsAny(text, "&#") {
-		return "", 0, fmt.Errorf("%w: leave out %q; only ?tcp=PORT has a meaning there", ErrExtra, address[end:])
+		return "", 0, fmt.Errorf("%w: leave out %q; only ?tcp=PORT is allowed", ErrExtra, address[end:])
 	}
 	n, err := strconv.ParseUint(text, 10, 16)
 	switch {
@@ -119,8 +115,8 @@ func cutTCPPort(address string) (before string, port uint16, err error) {
 	return before, uint16(n), nil
 }
 
-// splitPort cuts an address into the host, with its brackets, and the port,
-// without the colon; the port is DefaultPort where there is none.
+// splitPort splits an address into the host, with its brackets, and the port, by default
+// DefaultPort.
 func splitPort(address string) (host, port string, err error) {
 	end := strings.LastIndexByte(address, ']') + 1
 	if end == 0 && strings.Count(address, ":") > 1 {
@@ -130,7 +126,7 @@ func splitPort(address string) (host, port string, err error) {
 	name, port, found := strings.Cut(after, ":")
 	switch {
 	case end > 0 && name != "":
-		return "", "", fmt.Errorf("%w: %q stands between the brackets and the port", ErrHost, name)
+		return "", "", fmt.Errorf("%w: %q between the brackets and the port", ErrHost, name)
 	case found:
 		return host + name, port, nil
 	}
@@ -182,7 +178,7 @@ func (g Gateway) TCPAddress() string {
 	return net.JoinHostPort(g.Host, strconv.Itoa(int(g.PortForTCP())))
 }
 
-// PortForTCP returns TCPPort, or DefaultTCPPort where that is 0.
+// PortForTCP returns TCPPort, or DefaultTCPPort if that is 0.
 func (g Gateway) PortForTCP() uint16 {
 	if g.TCPPort == 0 {
 		return DefaultTCPPort
@@ -190,8 +186,8 @@ func (g Gateway) PortForTCP() uint16 {
 	return g.TCPPort
 }
 
-// String returns the URI, with the port also where it is DefaultPort and with the
-// TCP port only where it is not DefaultTCPPort.
+// String returns the URI. It always contains the UDP port, and the TCP port unless it is
+// DefaultTCPPort.
 func (g Gateway) String() string {
 	s := Scheme + "://" + g.Identity.String() + "@" + g.Address()
 	if port := g.PortForTCP(); port != DefaultTCPPort {
@@ -200,8 +196,7 @@ func (g Gateway) String() string {
 	return s
 }
 
-// MarshalText returns the URI. It refuses a Gateway that Parse would not read
-// back, with Parse's error.
+// MarshalText returns the URI. It fails with the error of Parse if Parse would reject it.
 func (g Gateway) MarshalText() ([]byte, error) {
 	parsed, err := Parse(g.String())
 	if err != nil {
@@ -210,7 +205,7 @@ func (g Gateway) MarshalText() ([]byte, error) {
 	return []byte(parsed.String()), nil
 }
 
-// UnmarshalText is Parse. On an error g stays as it was.
+// UnmarshalText parses a URI. On an error g is unchanged.
 func (g *Gateway) UnmarshalText(text []byte) error {
 	parsed, err := Parse(string(text))
 	if err != nil {

@@ -92,7 +92,7 @@ func TestParseRefuses(t *testing.T) {
 		{"https://" + id + "@gw.example.com", ErrScheme, "https"},
 		{" lewes://" + id + "@gw.example.com", ErrScheme, "lewes://"},
 		{"lewes:/" + id + "@gw.example.com", ErrScheme, "lewes://"},
-		{"lewes://gw.example.com:51264", ErrIdentity, "there is no @"},
+		{"lewes://gw.example.com:51264", ErrIdentity, "missing @"},
 		{"lewes://@gw.example.com", ErrIdentity, "lewes://@gw.example.com"},
 		{"lewes://" + id[:20] + "@gw.example.com", ErrIdentity, id[:20]},
 		{"lewes://0OIl@gw.example.com", ErrIdentity, "0OIl"},
