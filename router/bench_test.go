@@ -14,8 +14,8 @@ import (
 	"lewes/transport/udp"
 )
 
-// train is a batch of sealed datagrams of one flow, as GRO gives it: made anew
-// each time, because packets are opened in place.
+// train is a GSO train of sealed datagrams of one flow. It is sealed anew for each use, because
+// packets are opened in place.
 type train struct {
 	batch  []transport.Packet
 	sealed func()
@@ -40,7 +40,7 @@ func newTrain(p *peer, flow uint16, n, size int) *train {
 	return t
 }
 
-// quiet makes a rig whose sockets count and keep nothing, with one flow open.
+// quiet returns a rig with one open flow whose sockets count packets and store nothing.
 func quiet(tb testing.TB) (*rig, *peer) {
 	r := newRig(tb, nil)
 	p := r.connect(2, clientAt)
@@ -83,8 +83,8 @@ func TestDatagramPathDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// BenchmarkRouter carries datagrams through a shard without a socket: header,
-// session, replay window, AEAD, flow, and back.
+// BenchmarkRouter passes datagrams through a shard without sockets: header, session, replay
+// window, AEAD, flow, and back.
 func BenchmarkRouter(b *testing.B) {
 	const n = 32
 	for _, size := range []int{64, 1200, 1400} {

@@ -42,7 +42,7 @@ const (
 	doorRekey   = time.Minute
 )
 
-// door is a gateway's shard, its clients, and what has come to it.
+// door is a gateway's shard, its clients, and the packets that it received.
 type door struct {
 	*rig
 	t       *testing.T
@@ -56,7 +56,7 @@ type door struct {
 	last    Stats
 }
 
-// caller is one of them, with all that the protocol has a client do.
+// caller is a client that implements the whole protocol.
 type caller struct {
 	number   int
 	at       path.Path
@@ -67,11 +67,10 @@ type caller struct {
 	closed   bool
 }
 
-// FuzzDoor lets whatever comes arrive at a real shard: honest conversations, cut up,
-// lost, repeated, moved, damaged and mixed with noise. It looks after each packet
-// whether the shard's stores agree with each other, no counter went back, nobody was
-// sent more than his share, and what was not authentic changed nothing; and in the
-// end whether every session still carries data.
+// FuzzDoor passes honest conversations to a shard: truncated, lost, repeated, moved, damaged and
+// mixed with noise. After each packet it checks that the shard's tables agree, that no counter
+// decreased, that no source was sent more than its share, and that an unauthentic packet changed
+// nothing; at the end, that every session still carries data.
 func FuzzDoor(f *testing.F) {
 	whole := []byte{doBegin, 0, doStep, 0, doStep, 0, doStep, 0}
 	data := []byte{doSend, 0, 1, doStep, 0}
@@ -94,7 +93,7 @@ func FuzzDoor(f *testing.F) {
 	})
 }
 
-// freeze keeps the shard's alarm from ringing by the real clock.
+// freeze stops the shard's timer, which runs by the real clock.
 func (d *door) freeze() {
 	d.shard.mu.Lock()
 	defer d.shard.mu.Unlock()
@@ -190,7 +189,7 @@ func (d *door) client(op byte, c *caller) {
 	}
 }
 
-// begin begins a handshake of a client of its own, in place of an older one.
+// begin starts a handshake of a client, in place of an older one.
 func (d *door) begin(n int) {
 	d.made++
 	c := &caller{number: n, sessions: state.NewSessions()}
@@ -207,7 +206,7 @@ func (d *door) begin(n int) {
 	d.clients[n] = c
 }
 
-// step carries what a client wants to send to the shard, and the answers to it.
+// step passes the client's packets to the shard, and the answers back.
 func (d *door) step(c *caller) {
 	sent := c.out.Packets
 	c.out.Packets = nil
@@ -220,7 +219,7 @@ func (d *door) step(c *caller) {
 	}
 }
 
-// arrive gives a packet to the shard, and its answers to the clients that they go to.
+// arrive passes a packet to the shard, and its answers to their clients.
 func (d *door) arrive(p transport.Packet) {
 	d.in[p.Path] += len(p.Data)
 	d.shard.Receive(d.now(), []transport.Packet{{Data: bytes.Clone(p.Data), Path: p.Path}}, nil)
@@ -234,7 +233,7 @@ func (d *door) arrive(p transport.Packet) {
 	}
 }
 
-// handle gives a packet to a client.
+// handle passes a packet to a client.
 func (d *door) handle(c *caller, packet []byte) {
 	if c.session == nil {
 		_ = c.client.Handle(d.now(), packet, &c.out) // of no use: dropped
@@ -276,7 +275,7 @@ func (d *door) tick(c *caller) {
 	}
 }
 
-// anywhere is a source: a client's, or one that nobody has.
+// anywhere returns a source address: a client's, or an unused one.
 func (d *door) anywhere() path.Path {
 	n := d.take()
 	if c := d.clients[int(n)%doorClients]; c != nil && n < 128 {
@@ -285,7 +284,7 @@ func (d *door) anywhere() path.Path {
 	return path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, n}), 1)}
 }
 
-// before is a packet that came before, or nil.
+// before returns an earlier packet, or nil.
 func (d *door) before() *transport.Packet {
 	if len(d.history) == 0 {
 		return nil
@@ -305,7 +304,7 @@ func (d *door) flip() {
 	d.forge(data, from)
 }
 
-// unmoved is what nothing but an authentic packet may change.
+// unmoved is the state that only an authentic packet may change.
 type unmoved struct {
 	sessions, flows, claims, rekeys, moves, opened uint64
 	up                                             Traffic
@@ -330,7 +329,7 @@ func (d *door) unmoved() unmoved {
 	return u
 }
 
-// forge gives a packet to the shard that nobody has sealed.
+// forge passes an unauthentic packet to the shard.
 func (d *door) forge(data []byte, from path.Path) {
 	before := d.unmoved()
 	d.arrive(transport.Packet{Data: data, Path: from})
@@ -339,8 +338,8 @@ func (d *door) forge(data []byte, from path.Path) {
 	}
 }
 
-// replay gives a packet to the shard again. A copy of a hello may make a record, as
-// the hello did; it makes no session and delivers nothing.
+// replay passes a packet to the shard again. A copy of a hello may start a handshake, as the
+// hello did; it establishes no session and delivers nothing.
 func (d *door) replay(p transport.Packet) {
 	before := d.shard.Stats()
 	d.arrive(p)
@@ -350,7 +349,7 @@ func (d *door) replay(p transport.Packet) {
 	}
 }
 
-// check looks whether what the shard holds agrees.
+// check checks the shard's invariants.
 func (d *door) check() {
 	now := d.shard.Stats()
 	backwards(d.t, reflect.ValueOf(d.last), reflect.ValueOf(now), "Stats")
@@ -373,7 +372,7 @@ func (d *door) check() {
 	}
 }
 
-// agree fails where a shard's stores do not agree with each other.
+// agree fails if a shard's tables disagree.
 func agree(t testing.TB, s *Shard) {
 	s.Do(func(time.Time, *shardState) {
 		sessions, flows := 0, 0
@@ -390,10 +389,10 @@ func agree(t testing.TB, s *Shard) {
 	})
 }
 
-// gauges are figures that may fall.
+// gauges are the values that may decrease.
 var gauges = map[string]bool{"Stats.Sessions": true, "Stats.Records": true, "Stats.Flows": true, "Stats.Claims": true, "Stats.HandshakeQueue": true, "Stats.HandshakeDelay": true, "Stats.MemoryUsed": true, "Stats.MemoryLimit": true, "Stats.QueuedBytes": true}
 
-// backwards fails where a counter is less than it was.
+// backwards fails if a counter decreased.
 func backwards(t testing.TB, before, after reflect.Value, name string) {
 	switch before.Kind() {
 	case reflect.Struct:
@@ -411,7 +410,7 @@ func backwards(t testing.TB, before, after reflect.Value, name string) {
 	}
 }
 
-// finish looks whether every session that both ends have still carries data.
+// finish checks that every session known to both ends still carries data.
 func (d *door) finish() {
 	for _, c := range d.clients {
 		if c == nil || c.session == nil || c.closed || d.shard.st.sessions.Find(c.session.Current().Index()) == nil {

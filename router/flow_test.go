@@ -12,7 +12,7 @@ import (
 	"lewes/transport"
 )
 
-// sentTo returns the payloads that a flow's socket was given.
+// sentTo returns the payloads written to a flow's socket.
 func sentTo(c *memConn) []string {
 	var s []string
 	for _, p := range c.take() {
@@ -113,15 +113,15 @@ func waitUntil(t *testing.T, done func() bool) {
 func TestUnknownFlowIsRejectedOncePerSecond(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
-	told := 0
+	rejected := 0
 	for range 5 {
 		p.data(7, netip.AddrPort{}, "x")
 		if p.closedWith() == "7:3 " {
-			told++
+			rejected++
 		}
 	}
-	if told != 1 {
-		t.Errorf("told %d times in one moment, want 1", told)
+	if rejected != 1 {
+		t.Errorf("rejected %d times at one time, want 1", rejected)
 	}
 	r.advance(time.Second)
 	p.data(7, netip.AddrPort{}, "x")
@@ -285,7 +285,7 @@ func TestPacketLargerThanMaxDatagramIsDropped(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Terms.MaxDatagram = 1100 })
 	p := r.connect(2, clientAt)
 	if got := p.session.Terms().MaxDatagram; got != 1100 {
-		t.Fatalf("the client was told %d", got)
+		t.Fatalf("the client received reason %d", got)
 	}
 	largest := 1100 - flowOverhead - 7 // with an IPv4 target
 	p.data(1, target, string(make([]byte, largest)))
@@ -324,7 +324,7 @@ func TestMalformedFlowPacketsAreDroppedAndCounted(t *testing.T) {
 	}
 }
 
-// rawContent is content of a message that need not be right.
+// rawContent is the content of a message that may be malformed.
 type rawContent []byte
 
 func (r rawContent) Append(dst []byte) []byte { return append(dst, r...) }

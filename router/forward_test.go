@@ -33,7 +33,7 @@ func withDirectory(t testing.TB) func(*Config) {
 	}
 }
 
-// inner builds an inner packet of an index: sealed garbage, or a hello.
+// inner returns an inner packet with an index: sealed garbage, or a hello.
 func inner(index uint32, hello bool) []byte {
 	if hello {
 		p := wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello)
@@ -115,7 +115,7 @@ func TestIndexBoundToAnotherSession(t *testing.T) {
 	p.forward(1, &exitID, inner(100, true))
 	q.forward(1, &exitID, inner(100, false))
 	if got := q.closedWith(); got != fmt.Sprintf("1:%d ", wire.FlowIndexCollision) {
-		t.Errorf("another client's claim: %q", got)
+		t.Errorf("another client's index: %q", got)
 	}
 	// The same identity in a newer session takes it over.
 	r.advance(time.Second)
@@ -138,11 +138,11 @@ func TestBindingsAreBoundedAndExpire(t *testing.T) {
 		p.forward(1, &exitID, inner(100+i, false))
 	}
 	if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Claims != 16 {
-		t.Errorf("closed with %q, %d claims", got, r.shard.Stats().Claims)
+		t.Errorf("closed with %q, %d bindings", got, r.shard.Stats().Claims)
 	}
 	r.advance(301 * time.Second)
 	if n := r.shard.Stats().Claims; n != 0 {
-		t.Errorf("%d claims after 301 s", n)
+		t.Errorf("%d bindings after 301 s", n)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestSessionCloseReleasesBindings(t *testing.T) {
 	p.send(wire.TypeClose, &wire.Close{})
 	q.forward(1, &exitID, inner(100, true))
 	if got := q.closedWith(); got != "" || r.shard.Stats().Claims != 1 {
-		t.Errorf("closed with %q, %d claims", got, r.shard.Stats().Claims)
+		t.Errorf("closed with %q, %d bindings", got, r.shard.Stats().Claims)
 	}
 }
 
@@ -198,8 +198,7 @@ func TestMalformedInnerPacketIsDropped(t *testing.T) {
 	}
 }
 
-// hellos sends n hellos that differ from one source and returns how many were
-// answered by an Ack.
+// hellos sends n different hellos from one source, and returns the number answered by an Ack.
 func (r *rig) hellos(n int, from path.Path) (acks int) {
 	for i := range n {
 		var out state.Output
@@ -297,10 +296,10 @@ func TestForwardFlowCloseReleasesBindings(t *testing.T) {
 	}
 	q.forward(1, nil, inner(200, false))
 	if got := q.closedWith(); got != "1:6 " || r.shard.Stats().Claims != 2 {
-		t.Errorf("the index of a flow that is open: %q, %d claims", got, r.shard.Stats().Claims)
+		t.Errorf("the index of a flow that is open: %q, %d bindings", got, r.shard.Stats().Claims)
 	}
 	p.send(wire.TypeClose, &wire.Close{})
 	if n := r.shard.Stats().Claims; n != 1 {
-		t.Errorf("%d claims after the session's end, want the other session's", n)
+		t.Errorf("%d bindings after the session's end, want the other session's", n)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"lewes/transport/udp"
 )
 
-// started runs a real gateway on loopback and an echo target beside it.
+// started runs a gateway on loopback and an echo target.
 func started(t testing.TB, change func(*Config)) (*Gateway, netip.AddrPort) {
 	t.Helper()
 	echo, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -59,7 +59,7 @@ func started(t testing.TB, change func(*Config)) (*Gateway, netip.AddrPort) {
 	return g, at
 }
 
-// allowing lets clients send to targets on this machine.
+// allowing returns a policy that allows targets on this machine.
 func allowing(t testing.TB, targets ...netip.AddrPort) *policy.Policy {
 	t.Helper()
 	var rules []policy.Rule
@@ -207,7 +207,7 @@ func TestShutdownNotifiesClients(t *testing.T) {
 	l.echo(target, "before")
 	g.Shutdown()
 	if !l.until(func() bool { return l.closed != nil }) {
-		t.Fatal("the client was not told")
+		t.Fatal("the client was not notified")
 	}
 	if why, ok := l.closed.(*state.PeerClosedError); !ok || why.Reason != wire.CloseShuttingDown {
 		t.Errorf("closed because %v", l.closed)

@@ -19,7 +19,7 @@ import (
 	"lewes/state/wire"
 )
 
-// conversation returns the two ends of a hand-over.
+// conversation returns the two ends of a handover.
 func conversation(t *testing.T) (predecessor, successor *handover.Conn) {
 	t.Helper()
 	ours, file, err := handover.Pair()
@@ -34,7 +34,7 @@ func conversation(t *testing.T) (predecessor, successor *handover.Conn) {
 	return ours, theirs
 }
 
-// succeeded hands a gateway over to another in this process.
+// succeeded hands a gateway over to another one in this process.
 func succeeded(t *testing.T, g *Gateway, change func(*Config)) (*Gateway, HandedOver) {
 	t.Helper()
 	config := g.config
@@ -63,7 +63,7 @@ func succeeded(t *testing.T, g *Gateway, change func(*Config)) (*Gateway, Handed
 	return next.g, how
 }
 
-// liveSessions makes clients with a flow each.
+// liveSessions returns clients with a flow each.
 func liveSessions(t *testing.T, g *Gateway, n int, target netip.AddrPort) (clients []*live) {
 	t.Helper()
 	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), g.Addrs()[0].Port())
@@ -88,8 +88,7 @@ func (l *live) send(t *testing.T, m *wire.EncryptedData) {
 	}
 }
 
-// goesOn sends on the flow without its target, which only a gateway that knows the
-// flow understands.
+// goesOn sends on the flow without its target, which requires a gateway that has the flow.
 func (l *live) goesOn(t *testing.T, payload string) {
 	t.Helper()
 	l.got = nil
@@ -108,8 +107,8 @@ func openFiles(t *testing.T) int {
 	return len(all)
 }
 
-// TestHandover hands a gateway over three times: each time every session
-// and flow goes on, by the same sockets, and nothing stays behind.
+// TestHandover hands a gateway over three times: every session and flow continues on the same
+// sockets, and no descriptor leaks.
 func TestHandover(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
@@ -144,8 +143,8 @@ func TestHandover(t *testing.T) {
 	}
 }
 
-// TestRefusedHandover: a gateway that is configured to be another one takes nothing
-// over, says why, and the predecessor goes on.
+// TestRefusedHandover checks that a gateway with another identity, addresses or shards refuses
+// with a reason, and that the predecessor continues.
 func TestRefusedHandover(t *testing.T) {
 	g, target := started(t, nil)
 	clients := liveSessions(t, g, 2, target)
@@ -219,7 +218,7 @@ func TestPredecessorContinuesIfSuccessorExits(t *testing.T) {
 	}
 }
 
-// TestCanceledHandover ends the context at any moment.
+// TestCanceledHandover cancels the context during a handover.
 func TestCanceledHandover(t *testing.T) {
 	g, target := started(t, nil)
 	clients := liveSessions(t, g, 2, target)
@@ -264,7 +263,7 @@ func TestHandoverOfTCPSessions(t *testing.T) {
 		}
 		clients = append(clients, l)
 	}
-	time.Sleep(100 * time.Millisecond) // for the echoes to come and wait
+	waitUntil(t, func() bool { return g.Stats().QueuedBytes > 0 })
 	next, _ := succeeded(t, g, nil)
 	if got := next.TCPAddrs(); len(got) == 0 || got[0] != at {
 		t.Fatalf("accepts on %v, before on %v", got, at)
@@ -280,11 +279,11 @@ func TestHandoverOfTCPSessions(t *testing.T) {
 		l.echoStream(at, target, "after")
 	}
 	if waited == 0 {
-		t.Error("what waited for the sessions is lost")
+		t.Error("the queued packets are lost")
 	}
 }
 
-// FuzzTakeOver reads any frames as what a predecessor sends.
+// FuzzTakeOver loads arbitrary frames.
 func FuzzTakeOver(f *testing.F) {
 	f.Add([]byte{byte(handover.Shard), 2, 0, 0, 0, byte(handover.Sessions), 2, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -51,7 +51,7 @@ func (l *lockedReader) Read(p []byte) (int, error) {
 	return l.r.Read(p)
 }
 
-// memConn is a Conn in memory: what is written is kept, what is fed is read.
+// memConn is a Conn in memory: it records written packets, and reads return packets from fed.
 type memConn struct {
 	mu     sync.Mutex
 	sent   []transport.Packet
@@ -96,7 +96,7 @@ func (m *memConn) take() []transport.Packet {
 	return sent
 }
 
-// waitFor returns what was written once there are n packets, or fails.
+// waitFor returns the written packets once there are n, or fails.
 func (m *memConn) waitFor(t testing.TB, n int) []transport.Packet {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -115,7 +115,7 @@ func (m *memConn) SetReadDeadline(time.Time) error { return os.ErrInvalid }
 func (m *memConn) LocalAddr() net.Addr             { return &net.UDPAddr{} }
 func (m *memConn) Close() error                    { m.once.Do(func() { close(m.closed) }); return nil }
 
-// memEgress gives memConns and remembers them by target.
+// memEgress dials memConns and records them by target.
 type memEgress struct {
 	mu    sync.Mutex
 	conns map[netip.AddrPort]*memConn
@@ -139,7 +139,7 @@ func (e *memEgress) at(target netip.AddrPort) *memConn {
 	return e.conns[target]
 }
 
-// memResolver knows a few names.
+// memResolver resolves a few names.
 type memResolver map[string][]netip.Addr
 
 func (r memResolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
@@ -153,7 +153,7 @@ type oneConn struct{ c transport.Conn }
 
 func (o oneConn) For(path.Path) transport.Conn { return o.c }
 
-// rig is a shard without a socket, and the time that it lives in.
+// rig is a shard without sockets, with a virtual clock.
 type rig struct {
 	t      testing.TB
 	shard  *Shard
@@ -239,7 +239,7 @@ type message struct {
 	content []byte
 }
 
-// connect makes a session from a client identity and address.
+// connect establishes a session for a client identity and address.
 func (r *rig) connect(identity byte, at path.Path) *peer {
 	r.t.Helper()
 	p := &peer{r: r, at: at}
@@ -263,7 +263,7 @@ func (r *rig) connect(identity byte, at path.Path) *peer {
 	return p
 }
 
-// run carries packets between the peer and the shard until there are none.
+// run exchanges packets between the peer and the shard until there are none.
 func (p *peer) run() {
 	for len(p.out.Packets) > 0 {
 		var batch []transport.Packet
@@ -299,7 +299,7 @@ func (p *peer) handle(packet []byte) {
 	p.out.Events = p.out.Events[:0]
 }
 
-// send sends one message and carries what follows from it.
+// send sends one message and exchanges the resulting packets.
 func (p *peer) send(t wire.Type, m interface{ Append([]byte) []byte }) {
 	p.r.t.Helper()
 	p.got = nil
@@ -327,7 +327,7 @@ func (p *peer) named(id uint16, name string, port uint16, payload string) {
 	p.send(wire.TypeEncryptedData, &wire.EncryptedData{FlowID: id, Flags: wire.FlagTarget, Target: t, Payload: []byte(payload)})
 }
 
-// closedWith returns the reasons of the FlowClosed that came last.
+// closedWith returns the reasons of the latest FlowClosed messages.
 func (p *peer) closedWith() string {
 	s := ""
 	for _, m := range p.got {

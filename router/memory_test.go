@@ -10,8 +10,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestMemoryThresholds goes through an episode: garbage is no shortage, what is in use
-// is, and one line tells of its beginning and one of its end.
+// TestMemoryThresholds runs through a shortage: garbage does not count, and the start and the
+// end are logged once.
 func TestMemoryThresholds(t *testing.T) {
 	core, logged := observer.New(zap.DebugLevel)
 	var used, garbage uint64
@@ -53,7 +53,7 @@ func TestMemoryThresholds(t *testing.T) {
 	}
 }
 
-// TestReadMemory compares the figures with what the runtime says otherwise.
+// TestReadMemory compares the values with the runtime's own.
 func TestReadMemory(t *testing.T) {
 	_, limit := readMemory()
 	if limit != 0 {

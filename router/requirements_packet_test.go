@@ -29,7 +29,7 @@ func (p *peer) sealed(size int) []byte {
 	return packet
 }
 
-// receive gives one packet to the shard and returns what it answers.
+// receive passes one packet to the shard and returns the answers.
 func (r *rig) receive(packet []byte, from path.Path) []transport.Packet {
 	r.shard.Receive(r.now(), []transport.Packet{{Data: packet, Path: from}}, nil)
 	return r.socket.take()
@@ -54,10 +54,10 @@ func TestPacketSizes(t *testing.T) {
 	}
 	drop("1501 bytes", p.sealed(wire.MaxUDPPacket+1))
 	whole := p.sealed(100)
-	greeting := hello(t, 5, r.now())
+	first := hello(t, 5, r.now())
 	for n := range wire.MinPacket {
 		drop("the beginning of a sealed packet", whole[:n])
-		drop("the beginning of a hello", greeting[:n])
+		drop("the beginning of a hello", first[:n])
 	}
 	if got := r.egress.at(target).take(); len(got) != 0 {
 		t.Errorf("%d datagrams passed", len(got))
@@ -68,8 +68,8 @@ func TestPacketSizes(t *testing.T) {
 	}
 }
 
-// TestMisplacedTypes has a client seal messages of every type that it may not
-// send, and of none at all.
+// TestMisplacedTypes lets a client seal messages of every type that it must not send, and of
+// unknown types.
 //
 // Shows R2.1.
 func TestMisplacedTypes(t *testing.T) {
@@ -119,8 +119,8 @@ func rangeOf(n int) (all []int) {
 	return all
 }
 
-// TestDatagramsStayWhole sends EncryptedData as section 8 lays it out, byte by
-// byte, and compares datagram by datagram what the target and the client get.
+// TestDatagramsStayWhole sends EncryptedData as section 8 lays it out, byte by byte, and
+// compares each datagram at the target and at the client.
 //
 // Shows R8.1.
 func TestDatagramsStayWhole(t *testing.T) {
@@ -212,8 +212,8 @@ func TestDatagramsStayWhole(t *testing.T) {
 	}
 }
 
-// TestPacketsWithoutReset sends packets to which a Reset would be no true answer, or
-// a larger one than the question.
+// TestPacketsWithoutReset sends packets to which a Reset would be wrong or larger than the
+// packet.
 //
 // Shows R11.1, R11.2.
 func TestPacketsWithoutReset(t *testing.T) {
@@ -278,7 +278,7 @@ func TestPacketsWithoutReset(t *testing.T) {
 	}
 }
 
-// handshakeUnderWay makes a record and returns its index.
+// handshakeUnderWay starts a handshake and returns its index.
 func handshakeUnderWay(t *testing.T, r *rig) uint32 {
 	t.Helper()
 	packet := hello(t, 99, r.now())
@@ -298,12 +298,12 @@ func TestDefaultTerms(t *testing.T) {
 	p := r.connect(2, clientAt)
 	want := state.Terms{IdleTTL: 86_400 * time.Second, RekeyAfter: 900 * time.Second, MaxDatagram: wire.MaxUDPPacket}
 	if got := p.session.Terms(); got != want {
-		t.Errorf("the client is told %+v, want %+v", got, want)
+		t.Errorf("the client received %+v, want %+v", got, want)
 	}
 }
 
-// TestOversizedInnerAnswersAreDropped brings inner packets back that fill the outer
-// session's largest packet, and one byte more.
+// TestOversizedInnerAnswersAreDropped returns inner packets that fill the outer session's
+// largest packet, and one byte more.
 //
 // Shows R8.25.
 func TestOversizedInnerAnswersAreDropped(t *testing.T) {

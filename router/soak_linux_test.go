@@ -47,7 +47,7 @@ const (
 	soakLeast = 50
 )
 
-// soak is a gateway on real sockets, the users of the library, and who disturbs them.
+// soak is a gateway on real sockets, users of the library, and attackers.
 type soak struct {
 	*testing.T
 	seed uint64
@@ -66,16 +66,15 @@ type soak struct {
 	dialled, sent, back, roamed, rekeyed, restarts, disturbed, audits atomic.Uint64
 }
 
-// soakTarget answers what comes.
+// soakTarget answers datagrams.
 type soakTarget struct {
 	conn           *net.UDPConn
 	arrived, bytes atomic.Uint64
 }
 
-// TestSoak mixes all that happens to a gateway, as the seed has it: sessions over UDP
-// and TCP that come, move, renew their keys and go, restarts, and all kinds of packets
-// that mean harm. Every other moment everybody holds still, and it is counted whether
-// what came in went out, or is counted as lost.
+// TestSoak mixes all events of a gateway's life, drawn from a seed: sessions over UDP and TCP
+// that start, move, rekey and close, restarts, and hostile packets. At intervals everything
+// pauses, and the test checks that every packet was delivered or counted as lost.
 func TestSoak(t *testing.T) {
 	length := *soakFor
 	if length == 0 {
@@ -156,8 +155,7 @@ func (s *soak) run(length time.Duration) {
 	})
 }
 
-// start starts a gateway, as often as it takes: what ran before may have let go of its
-// ports a moment ago.
+// start starts a gateway, and retries while the previous one still holds its ports.
 func (s *soak) start() {
 	for deadline := time.Now().Add(soakPatience); ; time.Sleep(10 * time.Millisecond) {
 		g, err := Start(s.config)
@@ -197,7 +195,7 @@ func (s *soak) target() *soakTarget {
 	return target
 }
 
-// pause waits, and reports whether the soak goes on.
+// pause waits, and reports whether the soak continues.
 func (s *soak) pause(d time.Duration) bool {
 	select {
 	case <-s.stop.Done():
@@ -207,7 +205,7 @@ func (s *soak) pause(d time.Duration) bool {
 	}
 }
 
-// hold does something while nobody sends and nothing is under way.
+// hold runs a function while nothing is sent or in flight.
 func (s *soak) hold(f func()) {
 	s.quiet.Lock()
 	defer s.quiet.Unlock()
@@ -222,7 +220,7 @@ func (s *soak) hold(f func()) {
 	f()
 }
 
-// audit counts.
+// audit compares the counters.
 func (s *soak) audit() {
 	s.audits.Add(1)
 	now := s.gateway.Stats()
@@ -246,8 +244,7 @@ func (s *soak) audit() {
 	}
 }
 
-// restart starts the gateway anew now and then, after it has taken its leave or as if
-// it had been killed.
+// restart restarts the gateway at intervals, after a shutdown or as if it had been killed.
 func (s *soak) restart() {
 	random := s.random(1 << 32)
 	for s.pause(soakRestart/2+time.Duration(random.Int64N(int64(soakRestart)))) && !s.Failed() {
@@ -264,7 +261,7 @@ func (s *soak) restart() {
 	}
 }
 
-// user makes sessions, one after the other.
+// user runs sessions, one after the other.
 func (s *soak) user(n uint64) {
 	random := s.random(n)
 	key := identity.FromSeed(&[32]byte{100, byte(n)})
@@ -273,7 +270,7 @@ func (s *soak) user(n uint64) {
 	}
 }
 
-// session makes a session and uses it for a while.
+// session establishes a session and uses it for a while.
 func (s *soak) session(random *rand.Rand, key *identity.PrivateKey) {
 	r := &roamer{soak: s}
 	config := library.Config{
@@ -329,7 +326,7 @@ func (s *soak) session(random *rand.Rand, key *identity.PrivateKey) {
 	s.pause(200 * time.Millisecond) // for what is under way
 }
 
-// soakFlow is a conversation with a target.
+// soakFlow is a flow to a target.
 type soakFlow struct {
 	*soak
 	conn  net.Conn
@@ -338,8 +335,7 @@ type soakFlow struct {
 	back  map[uint64]bool
 }
 
-// soakHeader is what a datagram begins with: the flow's nonce, the number, and the seed
-// of the rest.
+// soakHeader is the start of a datagram: the flow's nonce, a number, and the seed of the rest.
 const soakHeader = 24
 
 func soakPayload(nonce, number, fill uint64, size int) []byte {
@@ -360,7 +356,7 @@ func (f *soakFlow) send(random *rand.Rand) {
 	}
 }
 
-// read looks at what comes back: nothing that was not sent, and nothing twice.
+// read checks received datagrams: each was sent, and arrives once.
 func (f *soakFlow) read() {
 	buffer := make([]byte, 2048)
 	for {
@@ -387,7 +383,7 @@ func (f *soakFlow) read() {
 	}
 }
 
-// roamer is a session's socket, which may be another one from now on.
+// roamer is a session's socket, which can be replaced.
 type roamer struct {
 	*soak
 	mu   sync.Mutex
@@ -491,7 +487,7 @@ func (c *roamConn) Close() error {
 	return c.conn.Close()
 }
 
-// disturb sends what nobody should.
+// disturb sends hostile packets.
 func (s *soak) disturb() {
 	random := s.random(2 << 32)
 	udpAt := net.JoinHostPort("127.0.0.1", fmt.Sprint(s.uri.Port))
@@ -520,7 +516,7 @@ func (s *soak) disturb() {
 	}
 }
 
-// hostile is a packet that came before, one that is damaged, or noise.
+// hostile returns an earlier packet, a damaged one, or noise.
 func (s *soak) hostile(random *rand.Rand) []byte {
 	if of := s.seen[random.IntN(len(s.seen))].Load(); of != nil && random.IntN(4) > 0 {
 		p := bytes.Clone(*of)

@@ -24,22 +24,22 @@ func BenchmarkTCP(b *testing.B) {
 	}
 	defer sink.Close()
 	target := sink.LocalAddr().(*net.UDPAddr).AddrPort()
-	for _, lanes := range []int{1, 16} {
-		b.Run(fmt.Sprintf("connections=%d", lanes), func(b *testing.B) {
+	for _, connections := range []int{1, 16} {
+		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
 			g, _ := started(b, func(c *Config) {
 				withTCP(c)
 				c.Policy = allowing(b, target)
 			})
 			to := g.TCPAddrs()[0]
-			clients := make(chan *live, lanes)
-			for i := range lanes {
+			clients := make(chan *live, connections)
+			for i := range connections {
 				l := dialStream(b, byte(2+i), to)
 				l.connectStream(to)
 				clients <- l
 			}
 			payload := make([]byte, 1000)
 			var failed atomic.Int64
-			b.SetParallelism(lanes)
+			b.SetParallelism(connections)
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				var frame []byte

@@ -16,10 +16,9 @@ import (
 	"lewes/state/wire"
 )
 
-// TestManyOverTCP has clients send and poll side by side while some break their
-// connections off and flows answer all the time. Every datagram that was taken in
-// draws an echo, and every echo is fetched, lost with a connection that was broken
-// off, or counted as given up.
+// TestManyOverTCP lets clients send and poll in parallel while some close their connections
+// early and flows answer all the time. Every accepted datagram has an echo, and every echo is
+// fetched, lost with a closed connection, or counted as dropped.
 func TestManyOverTCP(t *testing.T) {
 	leakless(t)
 	const mostWaiting = 14
@@ -123,14 +122,14 @@ func TestManyOverTCP(t *testing.T) {
 
 var errBroken = errors.New("broken off")
 
-// sealed seals a message; any number of goroutines may.
+// sealed seals a message. It is safe for concurrent use.
 func sealed(l *live, kind wire.Type, m interface{ Append([]byte) []byte }) ([]byte, error) {
 	sender := l.session.Sender()
 	p := wire.Finish(m.Append(wire.Begin(nil, sender.Index(), wire.LevelTransport, 0, kind)))
 	return p, sender.Seal(p)
 }
 
-// once sends a packet over a connection and returns the answers, or breaks it off.
+// once sends a packet over a connection and returns the answers, or closes the connection early.
 func once(to netip.AddrPort, packet []byte, breakOff bool) (packets [][]byte, err error) {
 	conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
 	if err != nil {
@@ -147,7 +146,7 @@ func once(to netip.AddrPort, packet []byte, breakOff bool) (packets [][]byte, er
 	return readFrames(conn)
 }
 
-// readFrames reads what comes on a connection until the gateway closes it.
+// readFrames reads packets from a connection until the gateway closes it.
 func readFrames(conn net.Conn) (packets [][]byte, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {

@@ -22,19 +22,19 @@ import (
 	"lewes/transport/uri"
 )
 
-// withTCP has a gateway serve TCP on any port of loopback.
+// withTCP configures a gateway to serve TCP on a free port of loopback.
 func withTCP(c *Config) {
 	c.TCP.On = true
 	c.TCP.Listen = tcp.Config{Addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}}
 }
 
-// leakless fails the test if goroutines stay behind what it started.
+// leakless fails the test if it leaves goroutines behind.
 func leakless(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
 }
 
-// dialStream makes a client that has no UDP.
+// dialStream returns a client without UDP.
 func dialStream(t testing.TB, identity byte, to netip.AddrPort) *live {
 	t.Helper()
 	l := &live{t: t, batch: make([]transport.Packet, 8)}
@@ -54,7 +54,7 @@ func dialStream(t testing.TB, identity byte, to netip.AddrPort) *live {
 	return l
 }
 
-// visit sends one packet over a connection of its own and returns that.
+// visit sends one packet over a new connection and returns the connection.
 func (l *live) visit(to netip.AddrPort, packet []byte) net.Conn {
 	l.t.Helper()
 	conn, err := net.Dial("tcp", to.String())
@@ -68,7 +68,7 @@ func (l *live) visit(to netip.AddrPort, packet []byte) net.Conn {
 	return conn
 }
 
-// answers reads what comes on a connection until the gateway closes it.
+// answers reads packets from a connection until the gateway closes it.
 func (l *live) answers(conn net.Conn) [][]byte {
 	l.t.Helper()
 	defer conn.Close()
@@ -79,8 +79,8 @@ func (l *live) answers(conn net.Conn) [][]byte {
 	return packets
 }
 
-// exchange sends what the client has to send, and handles the answers, until there is
-// nothing more to send. It returns the number of answers.
+// exchange sends the client's packets and handles the answers until there are no more packets.
+// It returns the number of answers.
 func (l *live) exchange(to netip.AddrPort) (answers int) {
 	l.t.Helper()
 	for len(l.out.Packets) > 0 {
@@ -94,7 +94,7 @@ func (l *live) exchange(to netip.AddrPort) (answers int) {
 	return answers
 }
 
-// message seals a message of the client's and returns its packet.
+// message returns the packet of a sealed message of the client.
 func (l *live) message(t wire.Type, m interface{ Append([]byte) []byte }) []byte {
 	l.t.Helper()
 	var out state.Output
@@ -112,7 +112,7 @@ func (l *live) datagram(target netip.AddrPort, payload string) []byte {
 	return l.message(wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(target), Payload: []byte(payload)})
 }
 
-// echoStream sends a datagram over TCP and polls until its echo is there.
+// echoStream sends a datagram over TCP and polls until its echo arrives.
 func (l *live) echoStream(to, target netip.AddrPort, payload string) {
 	l.t.Helper()
 	l.got = nil
@@ -139,8 +139,8 @@ func (l *live) connectStream(to netip.AddrPort) {
 	}
 }
 
-// TestSessionOverTCP makes sessions without a datagram, on both shards, and passes
-// others of any size through them.
+// TestSessionOverTCP establishes sessions over TCP alone, on both shards, and passes datagrams
+// of any size.
 //
 // Shows R10.5, R10.7.
 func TestSessionOverTCP(t *testing.T) {
@@ -168,8 +168,8 @@ func TestSessionOverTCP(t *testing.T) {
 	}
 }
 
-// TestSessionStaysAcrossTransports takes a session with a flow from UDP to TCP and
-// back: it and the flow stay, and datagrams come back each time where the client is.
+// TestSessionStaysAcrossTransports moves a session with a flow from UDP to TCP and back:
+// datagrams follow the client.
 func TestSessionStaysAcrossTransports(t *testing.T) {
 	leakless(t)
 	g, target := started(t, withTCP)
@@ -202,7 +202,7 @@ func (g *Gateway) sessionOf(l *live) *state.Session {
 	return s.st.sessions.Find(index).Session()
 }
 
-// TestForwardingOverTCP reaches an exit through an entry that is on TCP.
+// TestForwardingOverTCP reaches an exit through an entry over TCP.
 func TestForwardingOverTCP(t *testing.T) {
 	leakless(t)
 	exitKey := testIdentity(9)

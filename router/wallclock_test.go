@@ -14,8 +14,7 @@ import (
 	"lewes/state/wire"
 )
 
-// clocked is a rig in which the system's clock can be set, looked at every second as
-// in a gateway.
+// clocked is a rig with a settable system clock, which is read every second as in a gateway.
 type clocked struct {
 	*rig
 	offset time.Duration // of the system's clock
@@ -34,15 +33,15 @@ func (c *clocked) pass(d time.Duration) {
 	}
 }
 
-// answer returns what a hello of a client with a certain time gets.
+// answer returns the type of the answer to a hello with a given timestamp.
 func (c *clocked) answer(stamp time.Time, index uint32) wire.Type {
 	c.t.Helper()
-	got := c.greet(greetingOf(stamp, index))
+	got := c.sendHello(newTestHello(stamp, index))
 	return got[len(got)-1]
 }
 
-// capture makes a session of a client whose clock says now, and returns the packets of
-// its handshake that came from the client.
+// capture establishes a session for a client with a given clock, and returns the client's
+// packets of the handshake.
 func (c *clocked) capture(now time.Time, from path.Path) (packets [][]byte) {
 	c.t.Helper()
 	var out state.Output
@@ -69,7 +68,7 @@ func (c *clocked) capture(now time.Time, from path.Path) (packets [][]byte) {
 	return packets
 }
 
-// TestClockStepEndsNoSession sets the system's clock forwards and back.
+// TestClockStepEndsNoSession steps the system's clock forwards and backwards.
 //
 // Shows R4.33.
 func TestClockStepEndsNoSession(t *testing.T) {
@@ -95,8 +94,8 @@ func TestClockStepEndsNoSession(t *testing.T) {
 	}
 }
 
-// TestClockStepAllowsNoReplay keeps a whole handshake and plays it again while the
-// system's clock is set to when it was made, and goes on from there.
+// TestClockStepAllowsNoReplay replays a recorded handshake after the system's clock was set back
+// to the time of the recording.
 //
 // Shows R4.33.
 func TestClockStepAllowsNoReplay(t *testing.T) {
@@ -123,8 +122,8 @@ func TestClockStepAllowsNoReplay(t *testing.T) {
 	}
 }
 
-// TestCorrectionFollowsSystemClock: a clock that jumps and jumps back is not believed; one that was
-// set right is, by new handshakes.
+// TestCorrectionFollowsSystemClock checks that the correction ignores a step that is undone, and
+// follows one that stays.
 //
 // Shows R4.33.
 func TestCorrectionFollowsSystemClock(t *testing.T) {
@@ -169,9 +168,8 @@ func TestCorrectionFollowsSystemClock(t *testing.T) {
 	}
 }
 
-// TestCorrectedTimeNeverRepeats: whatever becomes of the system's clock, the time that clients'
-// are compared with goes on, in a successor too, and reaches a clock that stays where it
-// is.
+// TestCorrectedTimeNeverRepeats checks that the corrected time only advances, in a successor
+// too, and converges to a stable system clock.
 func TestCorrectedTimeNeverRepeats(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &wallClock{looked: epoch}
