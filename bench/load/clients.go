@@ -5,7 +5,6 @@ package load
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -267,5 +266,3 @@ func poll(conn *tcp.Conn, s *state.Session) {
 		poll(conn, s)
 	})
 }
-
-var errSocketClosed = errors.New("load: socket closed")

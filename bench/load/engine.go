@@ -41,8 +41,7 @@ type engine struct {
 	kept     []*state.Session // in the order of their confirmation
 	knownKEM []byte
 
-	making   *making
-	renewing *renewing
+	making *making
 }
 
 // attempt is a handshake in progress.
@@ -219,9 +218,6 @@ func (e *engine) tick(now time.Time) {
 			a.client.Tick(now, &e.out)
 			e.follow(now, a)
 		}
-	}
-	if r := e.renewing; r != nil && !now.Before(r.until) {
-		e.endRenewing(now)
 	}
 }
 

@@ -30,7 +30,7 @@ type Made struct {
 	Delays measure.Delays `json:"delays"` // from the first packet to the gateway's Ack
 }
 
-// making is a MakePlan in progress.
+// making is a MakePlan or a renewal of keys in progress.
 type making struct {
 	plan   MakePlan
 	began  time.Time
@@ -42,50 +42,73 @@ type making struct {
 	last   time.Time
 	delays measure.Histogram
 	done   chan struct{}
+	renews map[*state.Session]time.Time // of a renewal: the beginning of each subsession; else nil
 }
-
-var errBusy = errors.New("load: another plan is in progress")
 
 // makeSessions creates sessions until the plan is complete or ctx ends.
 func (e *engine) makeSessions(ctx context.Context, plan MakePlan) (Made, error) {
 	if plan.Together <= 0 {
 		plan.Together = 64
 	}
-	m, err := e.startMaking(plan)
-	if err != nil {
-		return Made{}, err
-	}
-	select {
-	case <-m.done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-e.ended:
-		err = errSocketClosed
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.making = nil
+	m := &making{plan: plan}
+	err := e.perform(ctx, m)
 	if err == nil && (plan.For == 0 && m.made < plan.Sessions || m.made == 0 && m.failed > 0) {
 		err = fmt.Errorf("load: created %d of %d sessions: %w", m.made, plan.Sessions, m.err)
 	}
 	return Made{m.made, m.last.Sub(m.began), m.delays.Delays()}, err
 }
 
-func (e *engine) startMaking(plan MakePlan) (*making, error) {
+// renewSessions rekeys all sessions for d: each starts a subsession as soon as it has completed
+// the previous one.
+func (e *engine) renewSessions(ctx context.Context, d time.Duration) (Made, error) {
+	m := &making{plan: MakePlan{For: d}, renews: make(map[*state.Session]time.Time)}
+	err := e.perform(ctx, m)
+	return Made{m.made, m.last.Sub(m.began), m.delays.Delays()}, err
+}
+
+// perform waits until m is complete or ctx ends.
+func (e *engine) perform(ctx context.Context, m *making) error {
+	if err := e.startMaking(m); err != nil {
+		return err
+	}
+	var err error
+	select {
+	case <-m.done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-e.ended:
+		err = errors.New("load: socket closed")
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.making != nil || e.renewing != nil {
-		return nil, errBusy
+	e.making = nil
+	return err
+}
+
+func (e *engine) startMaking(m *making) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.making != nil:
+		return errors.New("load: another plan is in progress")
+	case m.renews != nil && len(e.kept) == 0:
+		return errors.New("load: no session to rekey")
 	}
 	now := time.Now()
-	m := &making{plan: plan, began: now, last: now, done: make(chan struct{})}
-	if plan.For > 0 {
-		m.until = now.Add(plan.For)
+	m.began, m.last, m.done = now, now, make(chan struct{})
+	if m.plan.For > 0 {
+		m.until = now.Add(m.plan.For)
 	}
 	e.making = m
+	if m.renews != nil {
+		for _, s := range e.kept {
+			e.rekey(now, s)
+			e.settle(now, s)
+		}
+	}
 	e.refill(now)
 	e.flush()
-	return m, nil
+	return nil
 }
 
 // over reports whether no more handshakes are to begin. A failed one is replaced, unless many
@@ -105,7 +128,7 @@ func (e *engine) refill(now time.Time) {
 		return
 	default:
 	}
-	for !m.over(now) && m.begun-m.made-m.failed < m.plan.Together {
+	for m.renews == nil && !m.over(now) && m.begun-m.made-m.failed < m.plan.Together {
 		known := m.plan.Known && e.knownKEM != nil
 		if m.plan.Known && !known && m.begun > m.failed {
 			break // until the first handshake has learned the key
@@ -139,69 +162,19 @@ func (e *engine) confirmed(now time.Time, s *state.Session) {
 	e.kept = append(e.kept, s)
 }
 
-// renewing is a renewSessions in progress.
-type renewing struct {
-	began, until time.Time
-	since        map[*state.Session]time.Time
-	made         int
-	delays       measure.Histogram
-	done         chan Made
-}
-
-// renewSessions rekeys all sessions for d: each starts a subsession as soon as it has completed
-// the previous one.
-func (e *engine) renewSessions(ctx context.Context, d time.Duration) (Made, error) {
-	r, err := e.startRenewing(d)
-	if err != nil {
-		return Made{}, err
-	}
-	select {
-	case made := <-r.done:
-		return made, nil
-	case <-ctx.Done():
-		return Made{}, ctx.Err()
-	case <-e.ended:
-		return Made{}, errSocketClosed
-	}
-}
-
-func (e *engine) startRenewing(d time.Duration) (*renewing, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case e.making != nil || e.renewing != nil:
-		return nil, errBusy
-	case len(e.kept) == 0:
-		return nil, errors.New("load: no session to rekey")
-	}
-	now := time.Now()
-	e.renewing = &renewing{began: now, until: now.Add(d), since: make(map[*state.Session]time.Time), done: make(chan Made, 1)}
-	for _, s := range e.kept {
-		e.rekey(now, s)
-		e.settle(now, s)
-	}
-	e.flush()
-	return e.renewing, nil
-}
-
 func (e *engine) rekey(now time.Time, s *state.Session) {
-	e.renewing.since[s] = now
+	e.making.renews[s] = now
 	s.Rekey(now, &e.out)
 }
 
 // rekeyed handles the event that a session has new keys.
 func (e *engine) rekeyed(now time.Time, s *state.Session) {
-	r := e.renewing
-	if r == nil || !now.Before(r.until) {
+	m := e.making
+	if m == nil || m.renews == nil || !now.Before(m.until) {
 		return
 	}
-	r.made++
-	r.delays.Add(now.Sub(r.since[s]))
+	m.made++
+	m.last = now
+	m.delays.Add(now.Sub(m.renews[s]))
 	e.rekey(now, s)
-}
-
-func (e *engine) endRenewing(now time.Time) {
-	r := e.renewing
-	e.renewing = nil
-	r.done <- Made{r.made, now.Sub(r.began), r.delays.Delays()}
 }
