@@ -46,7 +46,7 @@ func (a answer) busy(t *testing.T) wire.Busy {
 	return b
 }
 
-// ask gives a packet to the gateway and returns what it answers in clear.
+// ask passes a packet to the gateway and returns its clear answers.
 func (g *gatewayEnd) ask(now time.Time, packet []byte, from path.Path) (out []answer) {
 	g.t.Helper()
 	g.handle(now, packet, from)
@@ -74,7 +74,7 @@ func (g *gatewayEnd) askOne(now time.Time, packet []byte, from path.Path) answer
 	return got[0]
 }
 
-// goodHello is a hello of time now to which nothing is to be said.
+// goodHello is a valid hello of time now.
 func goodHello(now time.Time, index uint32) wire.ClientHello {
 	commitment := kdf.Hash([]byte{byte(index), byte(index >> 8), byte(index >> 16), byte(index >> 24)})
 	return wire.ClientHello{
@@ -301,7 +301,7 @@ func TestTakenIndexIsAnsweredByCollision(t *testing.T) {
 		t.Errorf("a hello for a session's index changed %s", difference(before, after))
 	}
 	// Hellos of other sources and salts stand beside each other, so that a copy from
-	// elsewhere takes nobody's index; but no more than 16.
+	// elsewhere takes no client's index; but no more than 16.
 	g = newGatewayEnd(t, gatewayConfig(t, 1))
 	m := goodHello(epoch, 7)
 	g.askOne(epoch, g.helloPacket(m), clientAt)
@@ -701,7 +701,7 @@ func TestAEADChoice(t *testing.T) {
 		}
 		checkExchange(t, epoch, e, g)
 	}
-	// Bits that nobody knows change nothing.
+	// Unknown bits change nothing.
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	m := goodHello(epoch, 7)
 	m.AEADOffer |= 0xFC

@@ -30,7 +30,7 @@ func cloned[T any](v *T) *T {
 }
 
 // cloneShared are types that are not copied. Expanded ciphers never change and
-// are erased when nobody has them. Configurations are not changed by a session.
+// are erased when unreferenced. Configurations are not changed by a session.
 // A Noise state points into itself and cannot be copied from outside, nor has it
 // a meaning without its KEM key: whoever is about to use or wipe these two on a
 // copy has to make them anew first (see exploreRun.renewOffer).
@@ -42,7 +42,7 @@ func cloneShared(t reflect.Type) bool {
 	return t.String() == "seal.expanded"
 }
 
-// cloner remembers what it has copied, and where to.
+// cloner maps copied values to their copies.
 type cloner map[unsafe.Pointer]unsafe.Pointer
 
 func (c cloner) pointee(p unsafe.Pointer, t reflect.Type) unsafe.Pointer {
@@ -136,7 +136,7 @@ func cloneArray(t reflect.Type) mending {
 func cloneStruct(t reflect.Type) mending {
 	switch {
 	case t == reflect.TypeFor[time.Time](), t == reflect.TypeFor[netip.Addr]():
-		return nil // what they point to never changes
+		return nil // their targets never change
 	case t.PkgPath() == "sync/atomic" && strings.HasPrefix(t.Name(), "Pointer["):
 		return clonePointer(t.Field(0).Type.Elem().Elem()) // one pointer; field 0 is [0]*T
 	}

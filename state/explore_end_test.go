@@ -31,7 +31,7 @@ type exploreEnd struct {
 	offered []uint8       // indexes proposed so far, by generation
 }
 
-// exploreBook says what was done under one key set.
+// exploreBook records the sequence numbers used with one key set.
 type exploreBook struct {
 	generation *KeySet // nil once it is forgotten
 	index      uint32
@@ -75,18 +75,18 @@ func (e *exploreEnd) find(index uint32) *KeySet {
 type exploreKind uint8
 
 const (
-	exploreRekey   exploreKind = iota // client: new keys are wanted
-	exploreRetry                      // client: its timer expires
-	exploreRefuse                     // client: the proposed index is taken on its way
-	exploreAsk                        // gateway: it wants new keys
-	exploreRepeat                     // gateway: its timer expires
-	exploreData                       // a datagram is sent
-	exploreDeliver                    // a packet arrives
-	exploreLate                       // the same, when the gateway may send an Ack again
-	exploreAge                        // demoted generations are forgotten
-	exploreDoubt                      // client: a Reset says that its index is unknown
-	exploreLose                       // a packet is lost
-	exploreCopy                       // a packet is duplicated
+	exploreRekey         exploreKind = iota // client: new keys are wanted
+	exploreRetry                            // client: its timer expires
+	exploreRefuse                           // client: the proposed index is taken on its way
+	exploreAsk                              // gateway: it wants new keys
+	exploreRepeat                           // gateway: its timer expires
+	exploreData                             // a datagram is sent
+	exploreDeliver                          // a packet arrives
+	exploreLate                             // the same, when the gateway may send an Ack again
+	exploreAge                              // demoted generations are forgotten
+	exploreLivenessCheck                    // client: a Reset says that its index is unknown
+	exploreLose                             // a packet is lost
+	exploreCopy                             // a packet is duplicated
 )
 
 var exploreKindNames = [...]string{
@@ -100,7 +100,7 @@ type exploreEvent struct {
 	packet int32
 }
 
-// exploreStep is what an event at one end leads to.
+// exploreStep is the result of an event at one end.
 type exploreStep struct {
 	next      int32   // the end as it is then
 	packets   []int32 // sent
@@ -231,7 +231,7 @@ func (m *exploreModel) apply(id int32, event exploreEvent) *exploreStep {
 	return step
 }
 
-// try is apply where only the step counts and nobody goes on from there.
+// try is apply where only the step counts.
 func (m *exploreModel) try(id int32, event exploreEvent) *exploreStep {
 	call := exploreCall{id, event}
 	step := m.calls[call]
@@ -269,7 +269,7 @@ type exploreRun struct {
 	end, before *exploreEnd
 	step        *exploreStep
 	out         Output
-	lost        bool // what is sent gets nowhere
+	lost        bool // sent packets are dropped
 }
 
 func (r *exploreRun) fail(format string, args ...any) {
@@ -312,7 +312,7 @@ func (r *exploreRun) event(event exploreEvent) {
 		r.deliver(&r.packets[event.packet])
 	case exploreDeliver:
 		r.deliver(&r.packets[event.packet])
-	case exploreDoubt:
+	case exploreLivenessCheck:
 		s.CheckLiveness(e.now, &r.out)
 	case exploreAge:
 		r.lost = true
@@ -320,7 +320,7 @@ func (r *exploreRun) event(event exploreEvent) {
 	}
 }
 
-// explorePayload is what an end sends in a generation. Its packet is long enough
+// explorePayload is the data of an end in a generation. Its packet is long enough
 // to be answered by a Reset.
 func explorePayload(from Role, generation uint32) string {
 	return fmt.Sprintf("%-24v%8d", from, generation)
@@ -478,7 +478,7 @@ func childOf(s *Session) uint32 {
 	return 0
 }
 
-// settle follows the events and registers what was sent.
+// settle processes the events and registers the packets sent.
 func (r *exploreRun) settle() {
 	e := r.end
 	known := slices.Clone(e.table)
@@ -501,7 +501,7 @@ func (r *exploreRun) settle() {
 	}
 }
 
-// messages returns what the parts that were sent name, by message id.
+// messages returns the messages of the parts sent, by message id.
 func (r *exploreRun) messages(known []*KeySet) map[[4]byte]exploreTopic {
 	topics := map[[4]byte]exploreTopic{}
 	var waiting parts.Assembler
@@ -707,7 +707,7 @@ func (m *exploreModel) intern(e *exploreEnd) int32 {
 	return id
 }
 
-// describe writes down the shape and what the search asks.
+// describe records the shape and the properties that the search checks.
 func (l *exploreLocal) describe(m *exploreModel) {
 	e, s := l.end, l.end.session
 	l.number, l.index, l.binding, l.seed = s.keys.current.number, s.keys.current.index, s.keys.current.binding, s.rekey.seed

@@ -52,7 +52,7 @@ type exploreBounds struct {
 	retries, refusals, copies, asks, repeats, up, down int
 }
 
-// exploreUsed counts what was used of the bounds.
+// exploreUsed counts the used part of the bounds.
 type exploreUsed struct {
 	retries, refusals, copies, up, asks, repeats, down, age uint8
 }
@@ -659,7 +659,7 @@ func (m *exploreModel) checkFuture(s *exploreState, core exploreKey) error {
 // fair does one step of a network that loses nothing: what is in flight arrives;
 // else the client, if it waits for something, sends data, and what it waits for
 // is repeated when its time comes; else what the gateway waits for is. settled
-// says that there was nothing to do.
+// means that there was nothing to do.
 //
 // The gateway sends nothing of its own accord before that: a session must not
 // depend on it.
@@ -701,7 +701,7 @@ func (m *exploreModel) arrive(s *exploreState) (err error) {
 	}
 	reset := m.ends[s.gateway].resets(p) && p.index == m.ends[s.client].index
 	if *s, err = m.moved(*s, by, exploreEvent{exploreLate, f.packet}); err == nil && reset {
-		*s, err = m.moved(*s, RoleClient, exploreEvent{kind: exploreDoubt})
+		*s, err = m.moved(*s, RoleClient, exploreEvent{kind: exploreLivenessCheck})
 	}
 	return err
 }
@@ -762,7 +762,7 @@ func (m *exploreModel) standing(s *exploreState) string {
 		c.number, exploreName(c.index), c.offering, len(c.children), g.number, exploreName(g.index), len(g.children))
 }
 
-// story tells how a state was reached.
+// story describes how a state was reached.
 func (m *exploreModel) story(number int32) string {
 	var lines []string
 	for number > 0 {

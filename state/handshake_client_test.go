@@ -41,7 +41,7 @@ func hellos(t testing.TB, packets []Packet) (out []wire.ClientHello) {
 	return out
 }
 
-// say gives the client a clear packet in the gateway's name.
+// say passes a clear packet in the gateway's name to the client.
 func (c *clientEnd) say(now time.Time, index uint32, t wire.Type, m message) {
 	c.handle(now, clearPacket(cookie.NewMAC1Key(c.client.config.Gateway), index, t, m), gatewayAt)
 }
@@ -62,7 +62,7 @@ func converseWith(client, gateway time.Time, c *clientEnd, g *gatewayEnd) {
 	}
 }
 
-// wait ticks a client that nobody answers until its handshake has failed.
+// wait ticks a client without answers until its handshake has failed.
 func (c *clientEnd) wait(now time.Time) (failed time.Time, sent []Packet) {
 	for range 1000 {
 		sent = append(sent, c.take()...)
@@ -127,7 +127,7 @@ func TestGenuineCookieAmongForgedOnes(t *testing.T) {
 	for seed := range uint64(10) {
 		w := newWorld(t, seed, steady(seed), steady(seed), func(g *GatewayConfig, _ *ClientConfig) { g.Burst = 1 })
 		w.gateway.askOne(epoch, w.gateway.helloPacket(goodHello(epoch, 7)), clientAt)
-		newOnlooker(w, forgedBusy)
+		newObserver(w, forgedBusy)
 		w.dial()
 		if !w.run(handshakeDeadline, w.joined) {
 			t.Fatalf("seed %d: no session: %v, %v", seed, w.client.drops, w.gateway.drops)
@@ -659,7 +659,7 @@ func TestIdentityIsNeverInClear(t *testing.T) {
 	for seed := range uint64(12) {
 		w := newWorld(t, seed, steady(1), steady(1), variety(seed))
 		var sent [][]byte
-		w.onlooker = func(s sighting) { sent = append(sent, bytes.Clone(s.packet)) }
+		w.observer = func(s sighting) { sent = append(sent, bytes.Clone(s.packet)) }
 		w.established()
 		for _, p := range sent {
 			if bytes.Contains(p, public[:]) || bytes.Contains(p, static[:]) {

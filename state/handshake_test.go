@@ -73,7 +73,7 @@ func TestSentPacketsMatchLayout(t *testing.T) {
 	var levels [3]int
 	for seed := range uint64(runs(20, 5)) {
 		w := newWorld(t, seed+1, lossy(0.2), lossy(0.2), variety(seed+1))
-		w.onlooker = func(s sighting) {
+		w.observer = func(s sighting) {
 			h, err := wire.ParseHeader(s.packet)
 			if err != nil {
 				t.Fatalf("a packet of %d bytes: %v", len(s.packet), err)
@@ -89,7 +89,7 @@ func TestSentPacketsMatchLayout(t *testing.T) {
 					receiver = w.session()
 				}
 				if h.Level == wire.LevelHandshake || receiver == nil {
-					return // nobody has the keys any more, or yet
+					return // neither end has the keys any more, or yet
 				}
 				for _, g := range generationsOf(receiver) {
 					if g.index == h.ReceiverIdx {
@@ -527,7 +527,7 @@ func TestSimulationRepeats(t *testing.T) {
 	trace := func() string {
 		w := newWorld(t, 7, lossy(0.2), lossy(0.2))
 		out := ""
-		w.onlooker = func(s sighting) { out += fmt.Sprintf("%v %v %x\n", w.now.Sub(epoch), s.toClient, s.packet) }
+		w.observer = func(s sighting) { out += fmt.Sprintf("%v %v %x\n", w.now.Sub(epoch), s.toClient, s.packet) }
 		w.established()
 		w.client.session.Rekey(w.now, &w.client.out)
 		w.run(5*time.Second, nil)

@@ -16,7 +16,7 @@ var (
 	stranger = addr("198.51.100.66:666")
 )
 
-// pass gives what the client has to send to the gateway, as coming from there.
+// pass delivers the client's packets to the gateway, as if from there.
 func pass(now time.Time, c *clientEnd, g *gatewayEnd, from path.Path) (bytes int) {
 	for _, p := range c.take() {
 		g.handle(now, p.Data, from)

@@ -17,10 +17,10 @@ import (
 	"lewes/state/wire"
 )
 
-// onlooker sees every packet at once and sends what it likes, as if it came from
+// observer sees every packet at once and sends what it likes, as if it came from
 // whom it likes; what it sends arrives before what it has seen. It loses no
 // packet. It knows the gateway's identity, and so the key of MAC1.
-type onlooker struct {
+type observer struct {
 	w     *world
 	rng   *rand.Rand
 	mac   *cookie.MAC1Key
@@ -30,15 +30,15 @@ type onlooker struct {
 	sent  int
 }
 
-// tool is one thing that an onlooker does with what it sees.
+// tool is one way in which an observer uses the packets it sees.
 type tool struct {
 	name string
-	use  func(o *onlooker, s sighting, index uint32)
+	use  func(o *observer, s sighting, index uint32)
 }
 
-func newOnlooker(w *world, tools ...tool) *onlooker {
-	o := &onlooker{w: w, rng: rand.New(rand.NewPCG(w.seed, 11)), mac: cookie.NewMAC1Key(w.config.Gateway), tools: tools, at: stranger}
-	w.onlooker = func(s sighting) {
+func newObserver(w *world, tools ...tool) *observer {
+	o := &observer{w: w, rng: rand.New(rand.NewPCG(w.seed, 11)), mac: cookie.NewMAC1Key(w.config.Gateway), tools: tools, at: stranger}
+	w.observer = func(s sighting) {
 		s.packet = append([]byte(nil), s.packet...)
 		index, _ := wire.ReceiverIdx(s.packet)
 		for _, t := range o.tools {
@@ -49,22 +49,22 @@ func newOnlooker(w *world, tools ...tool) *onlooker {
 	return o
 }
 
-func (o *onlooker) inject(s sighting) {
+func (o *observer) inject(s sighting) {
 	o.sent++
 	o.w.inject(s)
 }
 
 // toClient sends a clear packet to the client in the gateway's name.
-func (o *onlooker) toClient(index uint32, t wire.Type, m message) {
+func (o *observer) toClient(index uint32, t wire.Type, m message) {
 	o.inject(sighting{packet: clearPacket(o.mac, index, t, m), toClient: true, from: gatewayAt, to: o.w.at})
 }
 
 // toGateway sends a clear packet to the gateway in the client's name.
-func (o *onlooker) toGateway(index uint32, t wire.Type, m message) {
+func (o *observer) toGateway(index uint32, t wire.Type, m message) {
 	o.inject(sighting{packet: clearPacket(o.mac, index, t, m), from: o.w.at, to: gatewayAt})
 }
 
-func (o *onlooker) random(n int) []byte {
+func (o *observer) random(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(o.rng.Uint32())
@@ -89,12 +89,12 @@ func clearPart(s sighting) (wire.Type, wire.Part, bool) {
 func isHello(s sighting) bool { return s.packet[0]|s.packet[1]|s.packet[2]|s.packet[3] == 0 }
 
 var (
-	forgedAcks = tool{"Acks", func(o *onlooker, _ sighting, index uint32) {
+	forgedAcks = tool{"Acks", func(o *observer, _ sighting, index uint32) {
 		ack := wire.Ack{AEAD: uint8(seal.ChaCha20Poly1305), KEM: uint8(o.w.config.KEM)}
 		copy(ack.Nonce[:], o.random(len(ack.Nonce)))
 		o.toClient(index, wire.TypeAck, &ack)
 	}}
-	forgedRejects = tool{"Rejects", func(o *onlooker, _ sighting, index uint32) {
+	forgedRejects = tool{"Rejects", func(o *observer, _ sighting, index uint32) {
 		clocks := []uint64{uint64(o.w.now.Unix()), 0, 1 << 40, 1 << 63, ^uint64(0)}
 		o.toClient(index, wire.TypeReject, &wire.Reject{
 			Code:           wire.RejectCode(1 + o.rng.IntN(7)),
@@ -102,18 +102,18 @@ var (
 			Detail:         wire.Detail("go away"),
 		})
 	}}
-	forgedResets = tool{"Resets", func(o *onlooker, _ sighting, index uint32) {
+	forgedResets = tool{"Resets", func(o *observer, _ sighting, index uint32) {
 		o.toClient(index, wire.TypeReset, &wire.Reset{})
 	}}
-	forgedBusy = tool{"Busy", func(o *onlooker, _ sighting, index uint32) {
+	forgedBusy = tool{"Busy", func(o *observer, _ sighting, index uint32) {
 		busy := wire.Busy{RetryAfterMillis: o.rng.Uint32(), HasCookie: o.rng.IntN(3) > 0}
 		copy(busy.Cookie[:], o.random(len(busy.Cookie)))
 		o.toClient(index, wire.TypeBusy, &busy)
 	}}
-	forgedCollisions = tool{"Collisions", func(o *onlooker, _ sighting, index uint32) {
+	forgedCollisions = tool{"Collisions", func(o *observer, _ sighting, index uint32) {
 		o.toClient(index, wire.TypeCollision, &wire.Collision{})
 	}}
-	forgedParts = tool{"parts", func(o *onlooker, s sighting, index uint32) {
+	forgedParts = tool{"parts", func(o *observer, s sighting, index uint32) {
 		t, part, ok := clearPart(s)
 		if !ok {
 			return
@@ -129,7 +129,7 @@ var (
 			o.toGateway(index, t, &forged)
 		}
 	}}
-	ownFirst = tool{"own Handshake 1", func(o *onlooker, s sighting, index uint32) {
+	ownFirst = tool{"own Handshake 1", func(o *observer, s sighting, index uint32) {
 		if s.toClient {
 			return
 		}
@@ -149,12 +149,12 @@ var (
 		}
 		o.sendFirst(index, m)
 	}}
-	junkFirst = tool{"Handshake 1 with the right e and junk", func(o *onlooker, s sighting, index uint32) {
+	junkFirst = tool{"Handshake 1 with the right e and junk", func(o *observer, s sighting, index uint32) {
 		if t, part, ok := clearPart(s); ok && t == wire.TypeHandshake && part.Index == 0 {
 			o.sendFirst(index, slices.Concat(part.Data[:32], o.random(1281)))
 		}
 	}}
-	junkSealed = tool{"sealed junk", func(o *onlooker, _ sighting, index uint32) {
+	junkSealed = tool{"sealed junk", func(o *observer, _ sighting, index uint32) {
 		for _, level := range []wire.Level{wire.LevelTransport, wire.LevelHandshake} {
 			var seq uint64
 			if level == wire.LevelTransport {
@@ -165,22 +165,22 @@ var (
 			o.inject(sighting{packet: p, from: o.w.at, to: gatewayAt})
 		}
 	}}
-	// copies sends what the client sends, hellos and all, from elsewhere and first.
-	copies = tool{"copies from elsewhere", func(o *onlooker, s sighting, _ uint32) {
+	// copies sends the client's packets, hellos included, from elsewhere and first.
+	copies = tool{"copies from elsewhere", func(o *observer, s sighting, _ uint32) {
 		if !s.toClient {
 			s.from = o.at
 			o.inject(s)
 		}
 	}}
 	// rotatingCopies come from another address each time.
-	rotatingCopies = tool{"copies from ever other addresses", func(o *onlooker, s sighting, _ uint32) {
+	rotatingCopies = tool{"copies from ever other addresses", func(o *observer, s sighting, _ uint32) {
 		if s.toClient || isHello(s) {
 			return
 		}
 		s.from = addr(fmt.Sprintf("198.51.100.66:%d", 1024+o.rng.IntN(60_000)))
 		o.inject(s)
 	}}
-	repeats = tool{"replays", func(o *onlooker, _ sighting, _ uint32) {
+	repeats = tool{"replays", func(o *observer, _ sighting, _ uint32) {
 		for range min(3, len(o.seen)) {
 			o.inject(o.seen[o.rng.IntN(len(o.seen))])
 		}
@@ -195,20 +195,20 @@ var (
 	}
 )
 
-func (o *onlooker) sendFirst(index uint32, message []byte) {
+func (o *observer) sendFirst(index uint32, message []byte) {
 	for _, p := range splitFor(message, false) {
 		o.toGateway(index, wire.TypeHandshake, &p)
 	}
 }
 
 // steady is a network that loses nothing and delays every packet alike, so that
-// nothing but an onlooker can delay a handshake.
+// nothing but an observer can delay a handshake.
 func steady(seed uint64) faults {
 	return faults{delay: time.Duration(1+seed*7%90) * time.Millisecond}
 }
 
 // TestObserverDelaysHandshakeLittle makes each handshake twice: undisturbed, and under the
-// eyes of an onlooker with each of its tools and with all of them together. The
+// eyes of an observer with each of its tools and with all of them together. The
 // second takes at most one retransmission more than the first.
 //
 // Shows R1.18, R2.6, R2.14, R4.20, R4.27, R5.15, R5.19, R5.29.
@@ -229,11 +229,11 @@ func TestObserverDelaysHandshakeLittle(t *testing.T) {
 				seed++
 				join := func(tools ...tool) time.Duration {
 					w := newWorld(t, seed, steady(seed), steady(seed), variety(seed))
-					o := newOnlooker(w, tools...)
+					o := newObserver(w, tools...)
 					w.dial()
 					done := w.run(handshakeDeadline, w.joined)
 					if len(tools) > 0 && o.sent == 0 {
-						t.Fatal("the onlooker did nothing")
+						t.Fatal("the observer did nothing")
 					}
 					if !done {
 						t.Fatalf("seed %d: no session (%v); drops: client %v, gateway %v", seed, w.client.client.Err(), w.client.drops, w.gateway.drops)
@@ -251,7 +251,7 @@ func TestObserverDelaysHandshakeLittle(t *testing.T) {
 				alone, watched := join(), join(tools...)
 				worst = max(worst, watched-alone)
 				if watched > alone+oneRetransmission {
-					t.Errorf("seed %d: %v under the onlooker's eyes, %v without", seed, watched, alone)
+					t.Errorf("seed %d: %v under the observer's eyes, %v without", seed, watched, alone)
 				}
 			}
 			t.Logf("at most %v later", worst)
@@ -259,7 +259,7 @@ func TestObserverDelaysHandshakeLittle(t *testing.T) {
 	}
 }
 
-// TestObserverUnderLoss makes handshakes through loss under an onlooker's eyes.
+// TestObserverUnderLoss makes handshakes through loss under an observer's eyes.
 //
 // Shows R2.6, R5.29.
 func TestObserverUnderLoss(t *testing.T) {
@@ -268,7 +268,7 @@ func TestObserverUnderLoss(t *testing.T) {
 	for seed := range uint64(n) {
 		seed += 1000
 		w := newWorld(t, seed, lossy(0.1), lossy(0.1), variety(seed))
-		newOnlooker(w, allTools...)
+		newObserver(w, allTools...)
 		w.dial()
 		if !w.run(handshakeDeadline, w.joined) {
 			failed++
@@ -280,17 +280,17 @@ func TestObserverUnderLoss(t *testing.T) {
 	}
 }
 
-// TestObserverCannotMigrateSession lets an onlooker copy and forge while a session
+// TestObserverCannotMigrateSession lets an observer copy and forge while a session
 // carries data and takes new keys. The gateway's path leaves the client's true
 // address for no longer than three seconds at a time, and for a small part of the
 // whole; the ends come to the same keys, and data goes on both ways.
 //
-// (A real move under the eyes of an onlooker whose copies of every packet are
+// (A real move under the eyes of an observer whose copies of every packet are
 // faster cannot be seen: whatever comes from the new address has come before.)
 //
 // Shows R5.33, R6.5, R6.8, R6.11.
 func TestObserverCannotMigrateSession(t *testing.T) {
-	left := tool{"copies from the address that was left", func(o *onlooker, s sighting, _ uint32) {
+	left := tool{"copies from the address that was left", func(o *observer, s sighting, _ uint32) {
 		if !s.toClient {
 			s.from = clientAt
 			o.inject(s)
@@ -299,7 +299,7 @@ func TestObserverCannotMigrateSession(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		tools []tool
-		move  bool // the client has just moved when the onlooker begins
+		move  bool // the client has just moved when the observer begins
 	}{
 		{"copies", []tool{copies}, false},
 		{"copies from ever other addresses", []tool{rotatingCopies}, false},
@@ -328,7 +328,7 @@ func onlookAtSession(t *testing.T, seed uint64, tools []tool, move bool) {
 			t.Fatalf("seed %d: the move is not seen", seed)
 		}
 	}
-	newOnlooker(w, tools...)
+	newObserver(w, tools...)
 	began, last := w.now, w.now
 	var since time.Time // of being away
 	longest, away := time.Duration(0), time.Duration(0)
@@ -349,7 +349,7 @@ func onlookAtSession(t *testing.T, seed uint64, tools []tool, move bool) {
 		t.Errorf("seed %d: of %v the session was away for %v at a time and %v in all", seed, whole, longest, away)
 	}
 	stop()
-	w.onlooker, w.watch = nil, nil
+	w.observer, w.watch = nil, nil
 	w.up, w.down = faults{}, faults{}
 	if !w.run(15*time.Second, func() bool { return w.client.session.Phase() == Transport && w.session().Phase() == Transport }) {
 		t.Errorf("seed %d: a subsession does not come to its end", seed)
@@ -409,13 +409,13 @@ type captured []sighting
 
 // conversation runs a whole session through a network that loses nothing (what
 // it lost would not be a replay later): handshake, data, Pings, a subsession, a
-// move of the client. It returns all that an onlooker saw.
+// move of the client. It returns all that an observer saw.
 func conversation(w *world) (seen captured) {
-	w.onlooker = func(s sighting) {
+	w.observer = func(s sighting) {
 		s.packet = append([]byte(nil), s.packet...)
 		seen = append(seen, s)
 	}
-	defer func() { w.onlooker = nil }()
+	defer func() { w.observer = nil }()
 	w.reached = func(path.Path) bool { return true } // the client keeps its old address for a while
 	w.established()
 	talk := func() {

@@ -155,8 +155,8 @@ func TestGatewayProbesMTUForLargePackets(t *testing.T) {
 	}
 }
 
-// A client's search never sends more than the gateway says that it takes, and does
-// not begin before the gateway has said it.
+// A client's probes never exceed the gateway's terms, and do
+// not start before the terms are known.
 //
 // Shows R10.4.
 func TestMTUProbesRespectTerms(t *testing.T) {

@@ -147,7 +147,7 @@ func rekeyUnderTraffic(t *testing.T, r *rekeys, seed uint64, generations uint32)
 	}
 	took := w.now.Sub(epoch)
 
-	// The network heals, and what is under way comes to its end.
+	// The network recovers, and pending exchanges complete.
 	w.up, w.down = faults{delay: 10 * time.Millisecond}, faults{delay: 10 * time.Millisecond}
 	quiet := func() bool { return w.client.session.Phase() == Transport && w.session().Phase() == Transport }
 	if !w.run(20*time.Second, quiet) {

@@ -439,7 +439,7 @@ func TestAborts(t *testing.T) {
 			t.Errorf("an Abort with %s has an effect: %d answers", name, n)
 		}
 	}
-	// An Abort 2 from the gateway says nothing to the client either.
+	// An Abort 2 from the gateway has no effect on the client either.
 	wanted := shootSession(c.session).offer
 	if err := s.Send(wire.TypeSubsessionAbort, &wire.SubsessionAbort{Generation: 1, Reason: wire.AbortNotNow}, &g.out); err != nil {
 		t.Fatal(err)
@@ -483,7 +483,7 @@ func TestRejectedIndexStaysRejected(t *testing.T) {
 			a.sealed(sighting{packet: p.Data, toClient: toClient})
 		}
 	}
-	// The audit begins here: what was sealed before is not its matter.
+	// The audit begins here and ignores earlier packets.
 	for direction, sender := range []*Sender{c.session.keys.current.sender, s.keys.current.sender} {
 		f, _ := fingerprintOf(sender.key)
 		a.next[f], a.newest[direction][sender.index] = sender.Sealed(), sender

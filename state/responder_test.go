@@ -48,7 +48,7 @@ func credentialOf(t testing.TB, i *attempt, who *identity.PrivateKey, at time.Ti
 }
 
 // firstWith makes a Handshake 1 with the attempt's own e and any payload: what
-// nobody but the client can.
+// only the client can.
 func firstWith(t testing.TB, i *attempt, static noise.KeyPair, payload []byte) (*noise.XKInitiator, []byte) {
 	t.Helper()
 	x := noise.NewXKInitiator(noisePrologue(&i.transcript), static, i.ephemeral, i.config.gatewayStatic)

@@ -44,7 +44,7 @@ func TestIdleSessionsEnd(t *testing.T) {
 		if g.sessions.Len() != 1 || c.session.Phase() != Transport {
 			t.Fatalf("ttl %v: the session went early", ttl)
 		}
-		// What does not open, and what was seen before, keeps nothing alive.
+		// Forged and replayed packets don't keep a session alive.
 		sendData(t, c.session, &c.out, "x")
 		damaged := c.take()[0].Data
 		damaged[20] ^= 1
@@ -313,7 +313,7 @@ func TestMalformedPacketsAreDropped(t *testing.T) {
 }
 
 // TestDeadlines runs sessions through hours of ticks with nothing to do: each
-// tick puts the deadline into the future, so that nobody spins.
+// tick moves the deadline into the future, so that the owner does not spin.
 func TestDeadlines(t *testing.T) {
 	config := gatewayConfig(t, 1)
 	g := newGatewayEnd(t, config)
@@ -365,7 +365,7 @@ func keptAlive(t *testing.T) (*clientEnd, *gatewayEnd) {
 	return c, g
 }
 
-// runKeepalive ticks the client for a while. deliver says whether packets pass. It returns
+// runKeepalive ticks the client for a while. deliver reports whether packets pass. It returns
 // when packets were sent, and when the session was found silent.
 func runKeepalive(c *clientEnd, g *gatewayEnd, from, to time.Duration, deliver bool) (sent, silent []time.Duration) {
 	for at := from; at < to; at += 50 * time.Millisecond {
@@ -401,7 +401,7 @@ func TestKeepalivePingsEachInterval(t *testing.T) {
 	}
 }
 
-// A session that its user does not use finds out as well that nobody answers.
+// An unused session detects an unresponsive peer as well.
 func TestKeepaliveChecksIdleSession(t *testing.T) {
 	c, g := keptAlive(t)
 	runKeepalive(c, g, 0, 3*keepaliveInterval+time.Second, true)

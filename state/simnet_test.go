@@ -33,7 +33,7 @@ type tally struct {
 	sent, lost, corrupted, duplicated, tooLong, unreachable int
 }
 
-// sighting is a packet on its way: what an onlooker sees of it.
+// sighting is a packet in flight, as an observer sees it.
 type sighting struct {
 	packet   []byte
 	toClient bool
@@ -57,7 +57,7 @@ type world struct {
 	tally    [2]tally // up, down
 	at       path.Path
 	reached  func(path.Path) bool // whether the client gets what is sent there; nil: only at at
-	onlooker func(sighting)       // sees every packet that the ends send, before it arrives
+	observer func(sighting)       // sees every packet that the ends send, before it arrives
 	watch    func()               // is called after everything that happens
 	audit    *audit
 	intact   map[string]bool // data that arrived, or will, undamaged at least once
@@ -185,7 +185,7 @@ func (w *world) after(d time.Duration, do func()) {
 	heap.Push(&w.queue, &event{at: w.now.Add(d), order: w.order, do: do})
 }
 
-// flush gives what the ends have to send to the network.
+// flush passes the ends' packets to the network.
 func (w *world) flush() {
 	w.audit.learn(w)
 	if w.client != nil {
@@ -224,8 +224,8 @@ func (w *world) carry(s sighting, data string) {
 	}
 	w.audit.sealed(s)
 	tally.sent++
-	if w.onlooker != nil {
-		w.onlooker(s)
+	if w.observer != nil {
+		w.observer(s)
 	}
 	copies := 1
 	if w.rng.Float64() < way.duplicate {
@@ -258,7 +258,7 @@ func (w *world) carry(s sighting, data string) {
 	}
 }
 
-// inject sends a packet of somebody else's: it is neither lost nor delayed.
+// inject sends an attacker's packet, which is neither lost nor delayed.
 func (w *world) inject(s sighting) {
 	s.packet = append([]byte(nil), s.packet...)
 	w.after(0, func() { w.arrive(s) })

@@ -151,7 +151,7 @@ func TestSessionSnapshot(t *testing.T) {
 				t.Error("the predecessor still has its secrets")
 			}
 			g = next
-			for step := range 60 { // what was lost is sent again
+			for step := range 60 { // lost packets are repeated
 				at := later.Add(time.Duration(step) * 100 * time.Millisecond)
 				c.tick(at)
 				g.tick(at)
@@ -199,7 +199,7 @@ func shiftValue(v reflect.Value, by time.Duration) {
 }
 
 // TestSnapshotCoversAllFields fails when a field is added to what sessions are made
-// of, so that whoever adds it decides whether it goes to a successor. Those in
+// of, so that its author decides whether it goes to a successor. Those in
 // brackets do not.
 func TestSnapshotCoversAllFields(t *testing.T) {
 	for of, want := range map[reflect.Type][]string{
@@ -284,7 +284,7 @@ func TestHandshakeSnapshot(t *testing.T) {
 	for packets := range 12 {
 		w := newWorld(t, uint64(packets+1), faults{delay: 20 * time.Millisecond}, faults{delay: 20 * time.Millisecond})
 		seen := 0
-		w.onlooker = func(sighting) {
+		w.observer = func(sighting) {
 			if seen++; seen == packets+1 {
 				w.after(0, func() { w.handOver() })
 			}

@@ -30,7 +30,7 @@ func newOverTCP(t *testing.T) *overTCP {
 	return &overTCP{c: newClientEnd(t, epoch, config), g: newGatewayEnd(t, gatewayConfig(t, 1))}
 }
 
-// exchange gives what the client has to send to the gateway, each packet over a
+// exchange delivers the client's packets to the gateway, each over a
 // connection of its own, and the answers to the client. It returns what went.
 func (o *overTCP) exchange(now time.Time) (up, down []string) {
 	for _, p := range o.c.take() {

@@ -167,7 +167,7 @@ func TestDamageChangesNothing(t *testing.T) {
 // TestForgeryChangesNothing makes packets of its own for the indexes that it
 // sees, of every level and type, in clear ones with the right MAC1, and sends
 // them before each packet of a whole session, from the right addresses and from
-// others. What nobody can judge yet waits in bounded places; nothing else changes.
+// others. Packets that cannot be verified yet wait in bounded buffers; nothing else changes.
 //
 // Shows R2.1, R4.23, R4.27, R5.33, R6.5.
 func TestForgeryChangesNothing(t *testing.T) {
