@@ -250,7 +250,7 @@ func (u *upstream) handleReturn(_ time.Time, w *writer, batch []transport.Packet
 			b := w.owners[n]
 			n++
 			if b == nil {
-				u.env.returned.unclaimed.Add(1)
+				u.env.returned.unbound.Add(1)
 			} else if w.flowPacket(u.env, b.client.session, wire.TypeForwardPacket, b.flowID, inner) {
 				u.env.returned.forwarded.Add(1)
 			}

@@ -85,7 +85,7 @@ func TestForwardThereAndBack(t *testing.T) {
 			t.Errorf("session %d got index %d, %v", i, h.ReceiverIdx, err)
 		}
 	}
-	if s := r.shard.Stats(); s.Claims != 2 || s.Unclaimed != 1 || s.Returned != 2 {
+	if s := r.shard.Stats(); s.Bindings != 2 || s.UnboundIndex != 1 || s.Returned != 2 {
 		t.Errorf("stats %+v", s)
 	}
 }
@@ -137,11 +137,11 @@ func TestBindingsAreBoundedAndExpire(t *testing.T) {
 	for i := range uint32(17) {
 		p.forward(1, &exitID, inner(100+i, false))
 	}
-	if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Claims != 16 {
-		t.Errorf("closed with %q, %d bindings", got, r.shard.Stats().Claims)
+	if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Bindings != 16 {
+		t.Errorf("closed with %q, %d bindings", got, r.shard.Stats().Bindings)
 	}
 	r.advance(301 * time.Second)
-	if n := r.shard.Stats().Claims; n != 0 {
+	if n := r.shard.Stats().Bindings; n != 0 {
 		t.Errorf("%d bindings after 301 s", n)
 	}
 }
@@ -171,8 +171,8 @@ func TestSessionCloseReleasesBindings(t *testing.T) {
 	p.forward(1, &exitID, inner(100, true))
 	p.send(wire.TypeClose, &wire.Close{})
 	q.forward(1, &exitID, inner(100, true))
-	if got := q.closedWith(); got != "" || r.shard.Stats().Claims != 1 {
-		t.Errorf("closed with %q, %d bindings", got, r.shard.Stats().Claims)
+	if got := q.closedWith(); got != "" || r.shard.Stats().Bindings != 1 {
+		t.Errorf("closed with %q, %d bindings", got, r.shard.Stats().Bindings)
 	}
 }
 
@@ -295,11 +295,11 @@ func TestForwardFlowCloseReleasesBindings(t *testing.T) {
 		t.Errorf("the index of a closed flow: %q", got)
 	}
 	q.forward(1, nil, inner(200, false))
-	if got := q.closedWith(); got != "1:6 " || r.shard.Stats().Claims != 2 {
-		t.Errorf("the index of a flow that is open: %q, %d bindings", got, r.shard.Stats().Claims)
+	if got := q.closedWith(); got != "1:6 " || r.shard.Stats().Bindings != 2 {
+		t.Errorf("the index of a flow that is open: %q, %d bindings", got, r.shard.Stats().Bindings)
 	}
 	p.send(wire.TypeClose, &wire.Close{})
-	if n := r.shard.Stats().Claims; n != 1 {
+	if n := r.shard.Stats().Bindings; n != 1 {
 		t.Errorf("%d bindings after the session's end, want the other session's", n)
 	}
 }

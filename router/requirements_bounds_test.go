@@ -320,8 +320,8 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 				for i := range uint32(3) {
 					p.forward(1, &exitID, inner(100+i, false))
 				}
-				if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Claims != 2 {
-					t.Errorf("closed with %q, %d claims", got, r.shard.Stats().Claims)
+				if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Bindings != 2 {
+					t.Errorf("closed with %q, %d claims", got, r.shard.Stats().Bindings)
 				}
 			},
 			func(s *Stats) uint64 { return s.FlowsRefused }, 1,

@@ -15,7 +15,7 @@ type Stats struct {
 	Sessions uint64 `metric:"sessions" kind:"gauge" help:"Established sessions."`
 	Records  uint64 `metric:"handshake_records" kind:"gauge" help:"Handshake records: handshakes under way, and completed ones that answer retransmissions."`
 	Flows    uint64 `metric:"flows" kind:"gauge" help:"Open flows to targets."`
-	Claims   uint64 `metric:"index_bindings" kind:"gauge" help:"Receiver indexes bound at other gateways."`
+	Bindings uint64 `metric:"index_bindings" kind:"gauge" help:"Receiver indexes bound at other gateways."`
 
 	Up        Traffic `label:"direction=up"`   // datagrams from clients, opened
 	Down      Traffic `label:"direction=down"` // datagrams to clients, sealed
@@ -36,7 +36,7 @@ type Stats struct {
 	TooLarge     uint64 `metric:"dropped_packets_total" label:"reason=too_large"`
 	EgressFailed uint64 `metric:"dropped_packets_total" label:"reason=egress_failed"`
 	ClientFailed uint64 `metric:"dropped_packets_total" label:"reason=client_failed"`
-	Unclaimed    uint64 `metric:"dropped_packets_total" label:"reason=unbound_index"`
+	UnboundIndex uint64 `metric:"dropped_packets_total" label:"reason=unbound_index"`
 	QueueFull    uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_full"`
 	QueueExpired uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_expired"`
 
@@ -98,7 +98,7 @@ func sum(to, from reflect.Value, how string) {
 
 // returnCounters are the counters of the return path.
 type returnCounters struct {
-	datagrams, bytes, forwarded, unclaimed, tooLarge, failed atomic.Uint64
+	datagrams, bytes, forwarded, unbound, tooLarge, failed atomic.Uint64
 }
 
 // stats returns the shard's counters and gauges.
@@ -107,13 +107,13 @@ func (st *shardState) stats() Stats {
 	s.Sessions = uint64(st.sessions.Len())
 	s.Records = uint64(st.handshakes.Len())
 	s.Flows = uint64(st.flows.open)
-	s.Claims = uint64(st.forwarder.timers.Len())
+	s.Bindings = uint64(st.forwarder.timers.Len())
 	s.Handshakes = st.handshakes.Stats
 	s.HandshakeQueue = uint64(st.scheduler.len())
 	s.HandshakeDelay = st.scheduler.delay()
 	s.Down = Traffic{r.datagrams.Load(), r.bytes.Load()}
 	s.Returned = r.forwarded.Load()
-	s.Unclaimed = r.unclaimed.Load()
+	s.UnboundIndex = r.unbound.Load()
 	s.TooLarge += r.tooLarge.Load()
 	s.ClientFailed += r.failed.Load()
 	s.QueuedBytes = uint64(max(0, q.held.Load()))
