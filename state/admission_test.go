@@ -128,7 +128,7 @@ func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 		config := gatewayConfig(t, 1)
 		config.Burst = 1
 		g := newGatewayEnd(t, config)
-		g.crowdIndex(t, held)
+		g.fillIndex(t, held)
 		m := goodHello(epoch, 0x2222_2222)
 		wantKind, wantCode := wire.TypeAck, wire.RejectCode(0)
 		for n := len(reasons) - 1; n >= 0; n-- {
@@ -159,7 +159,7 @@ func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 				t.Fatalf("reasons %07b: %+v, want code %v and time %d", set, r, wantCode, epoch.Unix())
 			}
 		}
-		if after := shootGateway(g); set != 0 && after.records != before.records {
+		if after := shootGateway(g); set != 0 && after.responders != before.responders {
 			t.Fatalf("reasons %07b: the gateway keeps something of it", set)
 		}
 		if n := g.responders.countCollisions(held); n != maxCollisions {
@@ -187,7 +187,7 @@ func TestShutdownRejectsHellos(t *testing.T) {
 		g.responders.RejectShutdown(epoch, headerOf(p), p, clientAt, &g.out)
 	}
 	if n := len(g.take()); n != 0 || g.responders.Len() != 0 {
-		t.Errorf("%d answers to what is no good hello, %d records", n, g.responders.Len())
+		t.Errorf("%d answers to malformed hellos, %d responders", n, g.responders.Len())
 	}
 }
 
@@ -212,7 +212,7 @@ func TestMalformedHellosAreDropped(t *testing.T) {
 		"no padding":              clearPacket(g.responders.MAC1(), 0, wire.TypeClientHello, &short),
 	} {
 		if got := g.ask(epoch, packet, clientAt); len(got) != 0 || g.responders.Len() != 0 {
-			t.Errorf("a hello with %s: %d answers, %d records", name, len(got), g.responders.Len())
+			t.Errorf("a hello with %s: %d answers, %d responders", name, len(got), g.responders.Len())
 		}
 	}
 	if a := g.askOne(epoch, good, clientAt); a.kind != wire.TypeAck {
@@ -279,7 +279,7 @@ func TestRepeatedHelloGetsStoredAck(t *testing.T) {
 	a, _ := wire.ParseAck(first.content)
 	b, err := wire.ParseAck(other.content)
 	if err != nil || a.Nonce == b.Nonce || a.Nonce == [16]byte{} {
-		t.Errorf("nonces of two records: %x, %x, %v", a.Nonce, b.Nonce, err)
+		t.Errorf("nonces of two responders: %x, %x, %v", a.Nonce, b.Nonce, err)
 	}
 	if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, 9)), clientAt); a.kind != wire.TypeBusy {
 		t.Errorf("the third new hello of a source with a burst of two got %v", a.kind)
@@ -319,7 +319,7 @@ func TestTakenIndexIsAnsweredByCollision(t *testing.T) {
 			t.Errorf("%s: %v", name, a.kind)
 		}
 	}
-	g.crowdIndex(t, 7)
+	g.fillIndex(t, 7)
 	if a := g.askOne(epoch, g.helloPacket(m), addr("192.0.2.77:1")); a.kind != wire.TypeCollision {
 		t.Errorf("a seventeenth hello of an index got %v", a.kind)
 	}
@@ -328,8 +328,8 @@ func TestTakenIndexIsAnsweredByCollision(t *testing.T) {
 	}
 }
 
-// crowdIndex gives an index as many records as it may have.
-func (g *gatewayEnd) crowdIndex(t *testing.T, index uint32) {
+// fillIndex gives an index as many responders as it may have.
+func (g *gatewayEnd) fillIndex(t *testing.T, index uint32) {
 	t.Helper()
 	for n := 0; g.responders.countCollisions(index) < maxCollisions; n++ {
 		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), 1)}
@@ -340,7 +340,7 @@ func (g *gatewayEnd) crowdIndex(t *testing.T, index uint32) {
 }
 
 // TestAnswersAreNotAmplified sends what a spoofed source may: hellos, KKT requests and
-// junk of one record, again and again and in any order. Whatever it is, not more
+// junk of one responder, again and again and in any order. Whatever it is, not more
 // goes to the source than came from there.
 //
 // Shows R4.16.
@@ -423,7 +423,7 @@ func TestCookiesAreRequiredUnderLoad(t *testing.T) {
 			m := goodHello(epoch, 7)
 			busy := g.askOne(epoch, g.helloPacket(m), clientAt).busy(t)
 			if !busy.HasCookie || g.responders.Len() != kept {
-				t.Fatalf("%+v, %d records more", busy, g.responders.Len()-kept)
+				t.Fatalf("%+v, %d responders more", busy, g.responders.Len()-kept)
 			}
 			// The cookie is for this address, port, index and salt.
 			m.HasCookie, m.Cookie = true, busy.Cookie
@@ -574,7 +574,7 @@ func TestBusyCarriesRetryTime(t *testing.T) {
 	}
 	wait := time.Duration(b.RetryAfterMillis) * time.Millisecond
 	if wait < 1428*time.Millisecond || wait > 1429*time.Millisecond { // 1 / 0.7 s
-		t.Errorf("the offer of a cookie says to come back after %v", wait)
+		t.Errorf("the offer of a cookie asks to come back after %v", wait)
 	}
 	early := epoch.Add(wait - 2*time.Millisecond)
 	if b := g.askOne(early, g.helloPacket(m), clientAt).busy(t); b.HasCookie || b.RetryAfterMillis < 1 || b.RetryAfterMillis > 2 {

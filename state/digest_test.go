@@ -139,8 +139,8 @@ type sessionShot struct {
 	confirm    backoff
 	until      time.Time
 	third      digest
-	doubting   bool
-	doubt      livenessCheck
+	checking   bool
+	check      livenessCheck
 	echoes     rttEstimator
 	search     mtuProber
 	maxPacket  uint32
@@ -204,7 +204,7 @@ func shootSession(x *Session) (s sessionShot) {
 		s.confirming, s.confirm, s.until, s.third = true, backoff{wait: c.retry.wait, at: c.retry.at}, c.until, digestOf(c.packet)
 	}
 	if x.liveness.check != nil {
-		s.doubting, s.doubt = true, *x.liveness.check
+		s.checking, s.check = true, *x.liveness.check
 	}
 	if x.liveness.rtt != nil {
 		s.echoes = *x.liveness.rtt
@@ -274,7 +274,7 @@ func shootClient(c *clientEnd) (s clientShot) {
 	return s
 }
 
-// recordShot is a gateway's handshake record.
+// recordShot is a gateway's handshake responder.
 type responderShot struct {
 	index, keyID      uint32
 	hello             [wire.HelloSize]byte
@@ -308,21 +308,21 @@ func shootResponder(r *responder) responderShot {
 }
 
 type gatewayShot struct {
-	records, sessions, indexes int
-	record                     responderShot // of the test's only handshake
-	session                    sessionShot
-	data, closed               int
-	opened, established        uint64
+	responders, sessions, indexes int
+	responder                     responderShot // of the test's only handshake
+	session                       sessionShot
+	data, closed                  int
+	opened, established           uint64
 }
 
 func shootGateway(g *gatewayEnd) (s gatewayShot) {
 	s = gatewayShot{
-		records: g.responders.Len(), sessions: g.sessions.Len(), indexes: len(g.sessions.table), session: shootSession(g.only()),
+		responders: g.responders.Len(), sessions: g.sessions.Len(), indexes: len(g.sessions.table), session: shootSession(g.only()),
 		data: len(g.data), closed: len(g.closed), opened: g.responders.Stats.Opened, established: g.responders.Stats.Established,
 	}
 	if len(g.responders.responders) == 1 {
 		for _, r := range g.responders.responders {
-			s.record = shootResponder(r)
+			s.responder = shootResponder(r)
 		}
 	}
 	return s

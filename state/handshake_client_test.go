@@ -355,7 +355,7 @@ func TestOneSessionOfTwoAttempts(t *testing.T) {
 	}
 	converse(epoch, c, g)
 	if c.session == nil || g.sessions.Len() != 1 || g.responders.Len() != 2 {
-		t.Fatalf("%d sessions, %d records", g.sessions.Len(), g.responders.Len())
+		t.Fatalf("%d sessions, %d responders", g.sessions.Len(), g.responders.Len())
 	}
 	for _, i := range c.client.attempts {
 		if i.session == nil && (i.ephemeral.Private != [32]byte{} || i.ecdh != [32]byte{}) {
@@ -688,7 +688,7 @@ func TestXWing(t *testing.T) {
 	}
 }
 
-// TestLaterSource shows that after the hello a record answers its source alone,
+// TestLaterSource shows that after the hello a responder answers its source alone,
 // and over TCP any connection from its address.
 //
 // Shows R4.24.

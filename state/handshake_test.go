@@ -200,7 +200,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 		}
 	}
 	if g.responders.Len() != 1 || g.responders.responders[8].salt != held.Salt {
-		t.Errorf("%d records", g.responders.Len())
+		t.Errorf("%d responders", g.responders.Len())
 	}
 }
 

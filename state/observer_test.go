@@ -456,7 +456,7 @@ func (w *world) replay(seen captured) {
 }
 
 // TestReplaysChangeNothing sends every packet of a run again, to both ends, at
-// times when handshake records still answer repetitions, when they are gone, and
+// times when handshake responders still answer repetitions, when they are gone, and
 // when the first generation is gone too.
 //
 // Shows R5.22, R5.33, R6.4, R6.7.
@@ -468,8 +468,8 @@ func TestReplaysChangeNothing(t *testing.T) {
 			name string
 			time.Duration
 		}{
-			{"while the record lingers", 5 * time.Second},
-			{"when the record is gone", 20 * time.Second},
+			{"while the responder lingers", 5 * time.Second},
+			{"when the responder is gone", 20 * time.Second},
 			{"when the clock refuses the hello", 40 * time.Second},
 			{"when the parent is gone", 80 * time.Second},
 		} {
@@ -485,10 +485,10 @@ func TestReplaysChangeNothing(t *testing.T) {
 				t.Errorf("seed %d, %s: a replay made a session", seed, at.name)
 			}
 			// The final Ack is sealed anew for a copy of Handshake 3, and what the
-			// record has sent is counted.
+			// responder has sent is counted.
 			for _, g := range []*gatewayShot{&before.gateway, &after.gateway} {
-				if g.records == 1 {
-					g.session.current.sealed, g.record.out = 0, 0
+				if g.responders == 1 {
+					g.session.current.sealed, g.responder.out = 0, 0
 				}
 			}
 			if before != after {
@@ -526,7 +526,7 @@ func TestReplayToAnotherProcess(t *testing.T) {
 }
 
 // TestReplayAfterClose sends a session's packets again once it is closed and its
-// index free: the hello is younger than the tolerance, so a record is made, and
+// index free: the hello is younger than the tolerance, so a responder is made, and
 // nothing more.
 //
 // Shows R5.10, R5.25.
@@ -536,7 +536,7 @@ func TestReplayAfterClose(t *testing.T) {
 	w.session().Close(0, "", &w.gateway.out)
 	w.run(12*time.Second, nil)
 	if w.gateway.sessions.Len() != 0 || w.gateway.responders.Len() != 0 {
-		t.Fatalf("%d sessions and %d records are left", w.gateway.sessions.Len(), w.gateway.responders.Len())
+		t.Fatalf("%d sessions and %d responders are left", w.gateway.sessions.Len(), w.gateway.responders.Len())
 	}
 	data := len(w.gateway.data) + len(w.client.data)
 	w.replay(seen)

@@ -89,7 +89,7 @@ func TestMTUProbesFollowPathChange(t *testing.T) {
 }
 
 // A path that comes to take less swallows what an application sends, if that is large, so that
-// nothing comes back and the session is doubted. It is found out then, and not by the next
+// nothing comes back and a liveness check starts. It is detected then, and not by the next
 // look.
 func TestLivenessCheckReprobesMTU(t *testing.T) {
 	c, g := established(t)
@@ -100,11 +100,11 @@ func TestLivenessCheckReprobesMTU(t *testing.T) {
 	c.session.CheckLiveness(now, &c.out)
 	runNarrow(c, g, now, 5*time.Second, &limit)
 	if got := c.session.MaxPacket(); got != 1280 {
-		t.Errorf("after a doubt on a path that narrowed to 1300: %d, want 1280", got)
+		t.Errorf("after a liveness check on a path that narrowed to 1300: %d, want 1280", got)
 	}
 	for _, e := range c.out.Events {
 		if e.Kind == PeerUnresponsive {
-			t.Error("the session is taken to be silent")
+			t.Error("the peer is reported as unresponsive")
 		}
 	}
 }

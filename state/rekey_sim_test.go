@@ -219,7 +219,7 @@ func (a *audit) skipped(direction int, want, got uint64) bool {
 }
 
 // place1 is where handshake keys belong: an index, and the address that the
-// gateway's record of it answers to.
+// gateway's responder of it answers to.
 type place1 struct {
 	index uint32
 	to    path.Path
@@ -291,7 +291,7 @@ func (a *audit) sealed(s sighting) {
 		t, content, err := wire.ParseBody(wire.Body(s.packet))
 		if err == nil && t == wire.TypeAck && !bytes.Equal(content, a.acks[at]) {
 			a.acks[at] = bytes.Clone(content)
-			delete(a.sealed1[direction], at) // another record, another key
+			delete(a.sealed1[direction], at) // another responder, another key
 		}
 	case wire.LevelHandshake:
 		first, seen := a.sealed1[direction][at]
@@ -304,7 +304,7 @@ func (a *audit) sealed(s sighting) {
 	case wire.LevelTransport:
 		f, ok := a.known[a.newest[direction][h.ReceiverIdx]]
 		if !ok {
-			a.t.Errorf("index %#x, direction %d: sealed under a key that nobody had", h.ReceiverIdx, direction)
+			a.t.Errorf("index %#x, direction %d: sealed under an unknown key", h.ReceiverIdx, direction)
 			return
 		}
 		if want := a.next[f]; h.Sequence != want && !a.skipped(direction, want, h.Sequence) {

@@ -55,7 +55,7 @@ func openedBy(t testing.TB, receiver *Session, packet []byte) (index uint32, kin
 		}
 		return h.ReceiverIdx, kind, content
 	}
-	t.Fatalf("nobody has keys for index %#x", h.ReceiverIdx)
+	t.Fatalf("no keys for index %#x", h.ReceiverIdx)
 	return 0, 0, nil
 }
 
@@ -400,7 +400,7 @@ func TestRekeySecretsAreWiped(t *testing.T) {
 		t.Error("the seed does not go on, or the attempt is kept")
 	}
 	if offer.psk != [32]byte{} || *secrets != (rekeySecrets{}) || reply.secrets != (rekeySecrets{}) {
-		t.Error("what made the child is not wiped")
+		t.Error("the rekey's secrets are not wiped")
 	}
 	if _, err := offer.keys.Decapsulate(make([]byte, 1088)); err == nil {
 		t.Error("the KEM key of KK1 is not wiped")

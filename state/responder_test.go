@@ -129,16 +129,16 @@ func TestEphemeralMustMatchSalt(t *testing.T) {
 	payload, _ := credentialOf(t, i, testIdentity(2), epoch)
 	_, m := firstWith(t, i, i.config.Session.Static, payload)
 	i.ephemeral = own
-	record := g.responders.responders[i.index]
+	responder := g.responders.responders[i.index]
 	if got := g.sendFirst(epoch, i.index, m, clientAt); len(got) != 0 || g.drops[ErrSaltMismatch.Error()] != 1 {
 		t.Errorf("%d answers, drops %v", len(got), g.drops)
 	}
 	// The Noise state, with the shared secret of e, is made when it is needed.
-	if record.noise != nil || record.transcript != nil || record.tryCount != 0 || g.responders.limits.tries != 0 {
+	if responder.noise != nil || responder.transcript != nil || responder.tryCount != 0 || g.responders.limits.tries != 0 {
 		t.Error("the gateway did work for it")
 	}
 	converse(epoch, c, g)
-	if c.session == nil || record.transcript == nil {
+	if c.session == nil || responder.transcript == nil {
 		t.Errorf("the good one completes nothing: %v", g.drops)
 	}
 }
@@ -151,9 +151,9 @@ func TestHandshake1TriesAreLimited(t *testing.T) {
 		junk := append(bytes.Clone(i.handshake1[:32]), bytes.Repeat([]byte{byte(n)}, 1281)...)
 		g.sendFirst(epoch, i.index, junk, clientAt)
 	}
-	record := g.responders.responders[i.index]
-	if record.tryCount != 0 {
-		t.Errorf("junk was charged %d tries", record.tryCount)
+	responder := g.responders.responders[i.index]
+	if responder.tryCount != 0 {
+		t.Errorf("junk was charged %d tries", responder.tryCount)
 	}
 	// What opens is processed four times a second.
 	for n := range 7 {
@@ -217,22 +217,22 @@ func TestCopiesGetStoredAnswer(t *testing.T) {
 	if len(g.take()) != 0 {
 		t.Error("another Handshake 3 was answered")
 	}
-	// Ten seconds after Handshake 3 the record goes, with keys and answers.
-	record := g.responders.responders[i.index]
+	// Ten seconds after Handshake 3 the responder goes, with keys and answers.
+	responder := g.responders.responders[i.index]
 	g.tick(epoch.Add(responderLinger - time.Nanosecond))
 	if g.responders.Len() != 1 {
-		t.Error("the record went early")
+		t.Error("the responder expired early")
 	}
 	g.tick(epoch.Add(responderLinger))
 	g.handle(epoch.Add(responderLinger), third[0].Data, clientAt)
 	if g.responders.Len() != 0 || len(g.take()) != 0 {
-		t.Error("the record is still there")
+		t.Error("the responder is still there")
 	}
-	if record.psk != [32]byte{} || record.noise != nil || record.psq.KPQ != [32]byte{} {
-		t.Error("the record's secrets are not wiped")
+	if responder.psk != [32]byte{} || responder.noise != nil || responder.psq.KPQ != [32]byte{} {
+		t.Error("the responder's secrets are not wiped")
 	}
-	if _, ok := fingerprintOf(record.receive); ok {
-		t.Error("the record's handshake key is not wiped")
+	if _, ok := fingerprintOf(responder.receive); ok {
+		t.Error("the responder's handshake key is not wiped")
 	}
 	checkExchange(t, epoch.Add(responderLinger), c, g)
 }
@@ -355,7 +355,7 @@ func TestEarlyBytesAreBounded(t *testing.T) {
 	}
 	g.tick(epoch.Add(90 * time.Second))
 	if g.responders.earlyBytes != 0 || g.responders.Len() != 0 {
-		t.Errorf("%d bytes of %d records are left", g.responders.earlyBytes, g.responders.Len())
+		t.Errorf("%d bytes of %d responders are left", g.responders.earlyBytes, g.responders.Len())
 	}
 }
 
@@ -367,18 +367,18 @@ func TestRespondersExpire(t *testing.T) {
 		c, g, i := atFirst(t, config)
 		end := epoch.Add(cmp.Or(ttl, 90*time.Second))
 		if next := g.responders.Next(); !next.Equal(end) {
-			t.Errorf("the record is to go at %v, want %v", next, end)
+			t.Errorf("the responder expires at %v, want %v", next, end)
 		}
 		g.tick(end.Add(-time.Nanosecond))
 		if g.responders.Len() != 1 {
-			t.Error("the record went early")
+			t.Error("the responder expired early")
 		}
 		g.tick(end)
 		if g.responders.Len() != 0 || g.responders.Stats.Expired != 1 {
-			t.Errorf("%d records are left", g.responders.Len())
+			t.Errorf("%d responders are left", g.responders.Len())
 		}
 		if got := g.sendFirst(end, i.index, i.handshake1, clientAt); len(got) != 0 {
-			t.Error("a record that has gone answers")
+			t.Error("an expired responder answers")
 		}
 		if c.session != nil {
 			t.Error("a session came of it")
@@ -386,7 +386,7 @@ func TestRespondersExpire(t *testing.T) {
 	}
 }
 
-// TestEvictionOrder fills the store with records of each kind and adds more: what
+// TestEvictionOrder fills the store with responders of each kind and adds more: what
 // gives way first is what failed, then what is done or waits for Handshake 1,
 // then what waits for Handshake 3, and of each kind the oldest.
 //
@@ -396,7 +396,7 @@ func TestEvictionOrder(t *testing.T) {
 	config.MaxHandshakes = 10
 	g := newGatewayEnd(t, config)
 	now := epoch
-	// client goes through a handshake until its record is as it should be.
+	// client goes through a handshake until its responder is as it should be.
 	client := func(n int, until func(*responder) bool, bad bool) uint32 {
 		from := addr(fmt.Sprintf("192.0.2.%d:1", n))
 		c := newClientEnd(t, now, clientConfig(uint64(100+n)))
@@ -433,7 +433,7 @@ func TestEvictionOrder(t *testing.T) {
 	// In the order in which they should go:
 	order := []uint32{failed1, failed2, done1, done2, idle1, idle2}
 	if n := len(order) + 2; g.responders.Len() != n {
-		t.Fatalf("%d records, want %d", g.responders.Len(), n)
+		t.Fatalf("%d responders, want %d", g.responders.Len(), n)
 	}
 	sessions := g.sessions.Len()
 	var fillers []uint32
@@ -455,11 +455,11 @@ func TestEvictionOrder(t *testing.T) {
 	next() // full
 	for n, gone := range order {
 		if !g.responders.Has(gone) {
-			t.Fatalf("record %d of the order is gone already", n)
+			t.Fatalf("responder %d of the order is gone already", n)
 		}
 		next()
 		if g.responders.Len() != 10 || g.responders.Has(gone) {
-			t.Fatalf("%d records; record %d of the order is still there: %v", g.responders.Len(), n, g.responders.Has(gone))
+			t.Fatalf("%d responders; responder %d of the order is still there: %v", g.responders.Len(), n, g.responders.Has(gone))
 		}
 	}
 	for n := range fillers {
@@ -468,11 +468,11 @@ func TestEvictionOrder(t *testing.T) {
 		}
 		next()
 		if g.responders.Has(fillers[n]) {
-			t.Fatalf("idle record %d is younger than another and gave way later", n)
+			t.Fatalf("idle responder %d is younger than another and gave way later", n)
 		}
 	}
 	if !g.responders.Has(opened1) || !g.responders.Has(opened2) || g.sessions.Len() != sessions {
-		t.Error("a record that waits for Handshake 3, or a session, gave way to a hello")
+		t.Error("a responder that waits for Handshake 3, or a session, gave way to a hello")
 	}
 	if got := g.responders.Stats.Evicted; got != uint64(len(order)+8) {
 		t.Errorf("%d evictions were counted, want %d", got, len(order)+8)
@@ -499,7 +499,7 @@ func TestKEMKeysAreRenewed(t *testing.T) {
 		}
 	}
 	if k.Find(kem.McEliece, 0) != nil || k.Offered(kem.X25519) {
-		t.Error("a KEM that nobody made a key for is offered")
+		t.Error("a KEM without a key is offered")
 	}
 	old := k.Find(kem.MLKEM768, 0)
 	tick := func(at time.Duration, want time.Duration) {
@@ -563,19 +563,19 @@ func TestTryLimitHoldsForAnySecond(t *testing.T) {
 }
 
 // TestHandshakeSecretsAreOverwritten holds on to everything that a handshake made
-// at either end and looks at it once the session stands, and when the record goes.
+// at either end and looks at it once the session stands, and when the responder goes.
 //
 // Shows R5.13.
 func TestHandshakeSecretsAreOverwritten(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
-	record := g.responders.responders[i.index]
+	responder := g.responders.responders[i.index]
 	second := g.sendFirst(epoch, i.index, i.handshake1, clientAt)
-	clientPSQ, gatewayPSQ := i.psq, record.psq
-	if *clientPSQ == (psq.Secrets{}) || *clientPSQ != *gatewayPSQ || record.psk == [32]byte{} || i.ecdh == [32]byte{} {
+	clientPSQ, gatewayPSQ := i.psq, responder.psq
+	if *clientPSQ == (psq.Secrets{}) || *clientPSQ != *gatewayPSQ || responder.psk == [32]byte{} || i.ecdh == [32]byte{} {
 		t.Fatal("the two ends do not have the same secrets before the session")
 	}
 	clientNoise := i.noise
-	gatewayNoise := record.noise
+	gatewayNoise := responder.noise
 
 	c.handle(epoch, second[0].Data, gatewayAt)
 	if c.session == nil {
@@ -591,7 +591,7 @@ func TestHandshakeSecretsAreOverwritten(t *testing.T) {
 	if g.sessions.Len() != 1 {
 		t.Fatal("the gateway has no session")
 	}
-	if *gatewayPSQ != (psq.Secrets{}) || record.psk != [32]byte{} {
+	if *gatewayPSQ != (psq.Secrets{}) || responder.psk != [32]byte{} {
 		t.Error("the gateway holds its transport keys, and k_pq, psq_psk or psk is left")
 	}
 	if _, _, err := gatewayNoise.ReadMessage3(&[32]byte{}, make([]byte, 64)); err == nil {
@@ -599,25 +599,25 @@ func TestHandshakeSecretsAreOverwritten(t *testing.T) {
 	}
 	g.tick(epoch.Add(responderLinger))
 	if g.responders.Len() != 0 {
-		t.Fatal("the record is still there")
+		t.Fatal("the responder is still there")
 	}
-	if _, ok := fingerprintOf(record.receive); ok {
-		t.Error("the record has gone, and hk_c2g is left")
+	if _, ok := fingerprintOf(responder.receive); ok {
+		t.Error("the responder has gone, and hk_c2g is left")
 	}
 	checkExchange(t, epoch.Add(responderLinger), c, g)
 
-	// A record that comes to nothing is wiped as well, and so is an attempt.
+	// A responder that comes to nothing is wiped as well, and so is an attempt.
 	c, g, i = atFirst(t, gatewayConfig(t, 1))
-	record = g.responders.responders[i.index]
+	responder = g.responders.responders[i.index]
 	g.sendFirst(epoch, i.index, i.handshake1, clientAt)
-	clientPSQ, gatewayPSQ = i.psq, record.psq
+	clientPSQ, gatewayPSQ = i.psq, responder.psq
 	g.tick(epoch.Add(90 * time.Second))
 	c.take()
 	c.wait(epoch)
-	if *clientPSQ != (psq.Secrets{}) || *gatewayPSQ != (psq.Secrets{}) || record.psk != [32]byte{} || i.ephemeral.Private != [32]byte{} {
+	if *clientPSQ != (psq.Secrets{}) || *gatewayPSQ != (psq.Secrets{}) || responder.psk != [32]byte{} || i.ephemeral.Private != [32]byte{} {
 		t.Error("a handshake came to nothing, and its secrets are left")
 	}
-	if _, ok := fingerprintOf(record.receive); ok {
+	if _, ok := fingerprintOf(responder.receive); ok {
 		t.Error("a handshake came to nothing, and hk_c2g is left")
 	}
 }

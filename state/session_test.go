@@ -202,7 +202,7 @@ func TestCloseOnAnyKeys(t *testing.T) {
 		if len(g.out.Packets)+len(g.out.Events) != 0 {
 			t.Error("a closed session goes on")
 		}
-		// The record that still lingers does not bring it back.
+		// The responder that still lingers does not bring it back.
 		g.handle(epoch, out.Packets[0].Data, clientAt)
 		if len(g.take()) != 0 || g.sessions.Len() != 0 {
 			t.Error("a packet of a closed session has an effect")
@@ -227,7 +227,7 @@ func TestCloseWhileRekeying(t *testing.T) {
 		t.Errorf("gateway %v, client %v, %d indexes", s.Phase(), c.session.Phase(), len(g.sessions.table))
 	}
 	if reply.secrets != (rekeySecrets{}) || offer.psk != [32]byte{} || offer.child == nil {
-		t.Error("what was to make a child is not wiped")
+		t.Error("the rekey's secrets are not wiped")
 	}
 	last := c.events[len(c.events)-1]
 	var why *PeerClosedError
@@ -451,48 +451,48 @@ func TestExhaustedKeysEndSession(t *testing.T) {
 // Shows R1.20, R5.23, R6.11.
 func TestProtocolConstants(t *testing.T) {
 	for name, c := range map[string]struct{ got, want time.Duration }{
-		"record after Handshake 3":   {responderLinger, 10 * time.Second},
-		"validation of an address":   {validationTimeout, 3 * time.Second},
-		"SubsessionRequest again":    {requestRetry, 5 * time.Second},
-		"KK1 again, at first":        {rekeyRetry, 500 * time.Millisecond},
-		"KK1 again, later":           {rekeySlowRetry, 10 * time.Second},
-		"Acks for a demoted parent":  {ackInterval, 500 * time.Millisecond},
-		"a demoted parent":           {DefaultDemotedTTL, time.Minute},
-		"first repetition":           {firstRetry, 200 * time.Millisecond},
-		"longest wait":               {longestRetry, time.Second},
-		"deadline":                   {DefaultDeadline, 10 * time.Second},
-		"handshake_ttl":              {(&GatewayConfig{}).handshakeTTL(), 90 * time.Second},
-		"tolerance":                  {(&GatewayConfig{}).tolerance(), 30 * time.Second},
-		"largest probe every":        {confirmEvery, 30 * time.Second},
-		"larger sizes probed every":  {raiseEvery, 10 * time.Minute},
-		"probes of a size":           {probeWait, 500 * time.Millisecond},
-		"keys of a KEM are offered":  {kemRenewal, 24 * time.Hour},
-		"keys of a KEM are accepted": {kemAccepted, time.Hour},
+		"responder after Handshake 3": {responderLinger, 10 * time.Second},
+		"validation of an address":    {validationTimeout, 3 * time.Second},
+		"SubsessionRequest again":     {requestRetry, 5 * time.Second},
+		"KK1 again, at first":         {rekeyRetry, 500 * time.Millisecond},
+		"KK1 again, later":            {rekeySlowRetry, 10 * time.Second},
+		"Acks for a demoted parent":   {ackInterval, 500 * time.Millisecond},
+		"a demoted parent":            {DefaultDemotedTTL, time.Minute},
+		"first repetition":            {firstRetry, 200 * time.Millisecond},
+		"longest wait":                {longestRetry, time.Second},
+		"deadline":                    {DefaultDeadline, 10 * time.Second},
+		"handshake_ttl":               {(&GatewayConfig{}).handshakeTTL(), 90 * time.Second},
+		"tolerance":                   {(&GatewayConfig{}).tolerance(), 30 * time.Second},
+		"largest probe every":         {confirmEvery, 30 * time.Second},
+		"larger sizes probed every":   {raiseEvery, 10 * time.Minute},
+		"probes of a size":            {probeWait, 500 * time.Millisecond},
+		"keys of a KEM are offered":   {kemRenewal, 24 * time.Hour},
+		"keys of a KEM are accepted":  {kemAccepted, time.Hour},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %v, want %v", name, c.got, c.want)
 		}
 	}
 	for name, c := range map[string]struct{ got, want int }{
-		"tries a second and record": {triesPerSecond, 4},
-		"early packets of a record": {maxEarlyPackets, 4},
-		"early bytes":               {(&GatewayConfig{}).maxEarlyBytes(), 64 << 20},
-		"records":                   {(&GatewayConfig{}).maxHandshakes(), 65_536},
-		"tries before cookies":      {(&GatewayConfig{}).cookieThreshold(), 500},
-		"amplification":             {amplificationFactor, 3},
-		"quick repetitions of KK1":  {rekeyFastTries, 5},
-		"attempts":                  {maxAttempts, 3},
-		"Acks kept":                 {maxAcks, 4},
-		"Handshake 2 packets kept":  {maxHandshake2s, 2},
-		"Pings in doubt":            {livenessPings, 3},
-		"probes of each size":       {probeTries, 3},
-		"what fits every path":      {basePacket, 1232},
-		"new keys at":               {DefaultRekeyPackets, 1 << 28},
-		"keys spent at":             {MaxPackets, 1 << 34},
-		"a handshake message":       {parts.MaxHandshake, 4096},
-		"a Register":                {parts.MaxRegister, 8192},
-		"smallest hello":            {wire.MinHelloDatagram, 1000},
-		"largest handshake packet":  {wire.MaxHandshakeDatagram, 1080},
+		"tries a second and responder": {triesPerSecond, 4},
+		"early packets of a responder": {maxEarlyPackets, 4},
+		"early bytes":                  {(&GatewayConfig{}).maxEarlyBytes(), 64 << 20},
+		"responders":                   {(&GatewayConfig{}).maxHandshakes(), 65_536},
+		"tries before cookies":         {(&GatewayConfig{}).cookieThreshold(), 500},
+		"amplification":                {amplificationFactor, 3},
+		"quick repetitions of KK1":     {rekeyFastTries, 5},
+		"attempts":                     {maxAttempts, 3},
+		"Acks kept":                    {maxAcks, 4},
+		"Handshake 2 packets kept":     {maxHandshake2s, 2},
+		"Pings in doubt":               {livenessPings, 3},
+		"probes of each size":          {probeTries, 3},
+		"what fits every path":         {basePacket, 1232},
+		"new keys at":                  {DefaultRekeyPackets, 1 << 28},
+		"keys spent at":                {MaxPackets, 1 << 34},
+		"a handshake message":          {parts.MaxHandshake, 4096},
+		"a Register":                   {parts.MaxRegister, 8192},
+		"smallest hello":               {wire.MinHelloDatagram, 1000},
+		"largest handshake packet":     {wire.MaxHandshakeDatagram, 1080},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %d, want %d", name, c.got, c.want)

@@ -306,7 +306,7 @@ func TestHandshakeSnapshot(t *testing.T) {
 // TestHandshakeSnapshotIsBounded writes a store that a flood has filled: what is
 // handed over of it stays small, and holds what came last, in its order.
 func TestHandshakeSnapshotIsBounded(t *testing.T) {
-	const flood, frame = 30_000, 32 << 20 // records, and bytes that a hand-over takes at once
+	const flood, frame = 30_000, 32 << 20 // responders, and bytes that a hand-over takes at once
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	h := g.responders
 	pair := h.config.KEMs.Find(kem.MLKEM768, 0)
@@ -326,12 +326,12 @@ func TestHandshakeSnapshotIsBounded(t *testing.T) {
 		t.Fatal(err, r.End())
 	}
 	if next.Len() < 1000 || !next.Has(flood) || next.Has(1) {
-		t.Errorf("%d records; the newest: %v, the oldest: %v", next.Len(), next.Has(flood), next.Has(1))
+		t.Errorf("%d responders; the newest: %v, the oldest: %v", next.Len(), next.Has(flood), next.Has(1))
 	}
 	before := uint32(0)
 	for e := next.waiting.Front(); e != nil; e = e.Next() {
 		if index := e.Value.(*responder).index; index <= before {
-			t.Fatalf("record %d comes behind %d", index, before)
+			t.Fatalf("responder %d comes behind %d", index, before)
 		} else {
 			before = index
 		}
@@ -431,7 +431,7 @@ func FuzzReadSession(f *testing.F) {
 	})
 }
 
-// newClientEndHello leaves a record at the gateway that waits for Handshake 1.
+// newClientEndHello leaves a responder at the gateway that waits for Handshake 1.
 func newClientEndHello(t testing.TB, g *gatewayEnd) {
 	c := newClientEnd(t, epoch, clientConfig(9))
 	for _, p := range c.take() {
@@ -439,6 +439,6 @@ func newClientEndHello(t testing.TB, g *gatewayEnd) {
 	}
 	g.take()
 	if g.responders.waiting.Len() == 0 {
-		t.Fatal("no record waits")
+		t.Fatal("no responder waits")
 	}
 }

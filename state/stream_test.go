@@ -127,8 +127,8 @@ func TestPartsOverTCP(t *testing.T) {
 	}
 	answer := g.take()
 	i := c.client.attempts[0]
-	record := g.responders.responders[i.index]
-	for _, p := range parts.Split(record.response, parts.MaxData) {
+	responder := g.responders.responders[i.index]
+	for _, p := range parts.Split(responder.response, parts.MaxData) {
 		c.handle(epoch, clearPacket(mac, i.index, wire.TypeKKTResponse, &p), tcp)
 	}
 	if i.handshake1 != nil || i.assembler.Kept() != 0 {
@@ -145,7 +145,7 @@ func TestPartsOverTCP(t *testing.T) {
 	for _, p := range parts.Split(i.handshake1, parts.MaxData) {
 		g.handle(epoch, clearPacket(mac, i.index, wire.TypeHandshake, &p), tcp)
 	}
-	if record.handshake1 != nil || record.assembler.Kept() != 0 || len(g.take()) != 0 {
+	if responder.handshake1 != nil || responder.assembler.Kept() != 0 || len(g.take()) != 0 {
 		t.Error("a Handshake 1 in two parts was taken")
 	}
 	o.exchange(epoch)
@@ -200,11 +200,11 @@ func TestPartsOverTCP(t *testing.T) {
 func TestPartsAtLevel1(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
 	second := g.sendFirst(epoch, i.index, i.handshake1, clientAt)[0].Data
-	record := g.responders.responders[i.index]
-	c2g, g2c := handshakeKeys(&record.psk)
+	responder := g.responders.responders[i.index]
+	c2g, g2c := handshakeKeys(&responder.psk)
 	inTwo := func(key *[32]byte, packet []byte) []byte {
 		p := bytes.Clone(packet)
-		k := seal.NewKey(record.suite, key)
+		k := seal.NewKey(responder.suite, key)
 		if _, err := k.Open(p); err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +224,7 @@ func TestPartsAtLevel1(t *testing.T) {
 	}
 	g.handle(epoch, inTwo(&c2g, third[0].Data), clientAt)
 	if g.sessions.Len() != 0 || g.responders.Len() != 1 || len(g.take()) != 0 {
-		t.Fatalf("Handshake 3 as a part: %d sessions, %d records", g.sessions.Len(), g.responders.Len())
+		t.Fatalf("Handshake 3 as a part: %d sessions, %d responders", g.sessions.Len(), g.responders.Len())
 	}
 	g.handle(epoch, third[0].Data, clientAt)
 	if g.sessions.Len() != 1 {

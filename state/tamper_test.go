@@ -202,7 +202,7 @@ func TestForgeryChangesNothing(t *testing.T) {
 
 // forge makes a packet of random type and content: what it saw, with some bytes
 // changed, or none of it. It leaves out the types whose content needs no proof to
-// be acted on: a hello makes a record, and Collision, Busy and Reject advise a
+// be acted on: a hello makes a responder, and Collision, Busy and Reject advise a
 // client to make another attempt.
 func (m *meddler) forge(index uint32, level wire.Level, seen []byte) ([]byte, wire.Type) {
 	types := []wire.Type{
@@ -240,7 +240,7 @@ func (m *meddler) forge(index uint32, level wire.Level, seen []byte) ([]byte, wi
 }
 
 // TestRejectedPlaces shows that an end does not take a good packet for another
-// index, level or direction, nor from a source that its record does not name.
+// index, level or direction, nor from a source that its responder does not name.
 //
 // Shows R2.1, R4.24, R5.33.
 func TestRejectedPlaces(t *testing.T) {
