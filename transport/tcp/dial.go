@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,15 +77,11 @@ type Conn struct {
 	cancel  context.CancelFunc
 
 	// Safe for concurrent use.
-	answers  chan *buffer
-	errs     chan error // holds the first error until ReadBatch returns it
-	deadline deadline
+	readQueue
 	local    atomic.Pointer[net.TCPAddr]
 	counters dialCounters
 	workers  sync.WaitGroup
 	once     sync.Once // Close or Abort
-
-	returned []*buffer // by the last ReadBatch; used by the reader only
 
 	mu      sync.Mutex // guards the fields below
 	queue   requestQueue
@@ -108,58 +103,18 @@ func Dial(to netip.AddrPort, o Options) (*Conn, error) {
 	}
 	o.setDefaults()
 	c := &Conn{
-		to:       to,
-		path:     path.NewTCP(to, netip.Addr{}, 0),
-		options:  o,
-		dialer:   net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: -1},
-		answers:  make(chan *buffer, queueSize),
-		errs:     make(chan error, 1),
-		deadline: newDeadline(),
-		open:     make(map[net.Conn]struct{}),
+		to:      to,
+		path:    path.NewTCP(to, netip.Addr{}, 0),
+		options: o,
+		dialer:  net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: -1},
+		open:    make(map[net.Conn]struct{}),
 	}
 	if !o.NoFastOpen {
 		c.dialer.Control = fastOpen
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.readQueue = newReadQueue(c.ctx.Done(), (*buffer).free)
 	return c, nil
-}
-
-// ReadBatch implements transport.Conn. Errors other than net.ErrClosed and
-// os.ErrDeadlineExceeded concern a single connection: transport.ErrRefused,
-// ErrUnreachable or ErrDenied, ErrTimeout, ErrAborted, or ErrBadLength.
-func (c *Conn) ReadBatch(p []transport.Packet) (int, error) {
-	for i, b := range c.returned {
-		b.free()
-		c.returned[i] = nil
-	}
-	c.returned = c.returned[:0]
-	if len(p) == 0 {
-		return 0, nil
-	}
-	select {
-	case <-c.ctx.Done():
-		return 0, net.ErrClosed
-	case <-c.deadline.wait():
-		return 0, os.ErrDeadlineExceeded
-	case err := <-c.errs:
-		return 0, err
-	case b := <-c.answers:
-		c.fill(&p[0], b)
-	}
-	for n := 1; n < len(p); n++ {
-		select {
-		case b := <-c.answers:
-			c.fill(&p[n], b)
-		default:
-			return n, nil
-		}
-	}
-	return len(p), nil
-}
-
-func (c *Conn) fill(p *transport.Packet, b *buffer) {
-	*p = transport.Packet{Data: b.data, Path: c.path}
-	c.returned = append(c.returned, b)
 }
 
 // WriteBatch implements transport.Conn. It queues the packets, each for a connection of
@@ -207,12 +162,6 @@ func (c *Conn) Send(packet []byte, wait time.Duration, ended func(answers int, e
 		c.running++
 		c.workers.Go(c.work)
 	}
-	return nil
-}
-
-// SetReadDeadline implements transport.Conn.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.deadline.set(t)
 	return nil
 }
 

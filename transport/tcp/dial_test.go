@@ -341,7 +341,7 @@ func FuzzAnswers(f *testing.F) {
 			}
 			want, rest = append(want, rest[lengthSize:lengthSize+n]), rest[lengthSize+n:]
 		}
-		if len(want) > cap(c.answers) {
+		if len(want) > cap(c.packets) {
 			t.Skip()
 		}
 		near, far := net.Pipe()
@@ -361,7 +361,7 @@ func FuzzAnswers(f *testing.F) {
 			t.Fatalf("%d packets of %d, %v", got, len(want), err)
 		}
 		for _, w := range want {
-			b := <-c.answers
+			b := (<-c.packets).packet
 			if string(b.data) != string(w) {
 				t.Fatalf("%d bytes, want %d others", len(b.data), len(w))
 			}

@@ -200,7 +200,7 @@ func (c *Conn) deliver(data []byte) (n, used, missing int, err error) {
 		packet := newBuffer(0).grow(size)
 		packet.data = append(packet.data, rest[lengthSize:lengthSize+size]...)
 		select {
-		case c.answers <- packet:
+		case c.packets <- inboundPacket{packet, c.path}:
 		case <-c.ctx.Done():
 			packet.free()
 			return n, used, 0, net.ErrClosed

@@ -101,7 +101,7 @@ func (c *serverConn) deliver(packet *buffer, timer *time.Timer) bool {
 	}
 	s := l.Shards[shard]
 	select {
-	case s.queue <- inboundPacket{packet, c.path}:
+	case s.packets <- inboundPacket{packet, c.path}:
 		return true
 	case <-timer.C:
 		l.counters.unanswered.Add(1)

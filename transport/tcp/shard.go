@@ -19,48 +19,54 @@ type inboundPacket struct {
 	path   path.Path
 }
 
-// ShardListener is the part of a Listener that serves one shard. It is a transport.Conn.
-type ShardListener struct {
-	listener *Listener
-	queue    chan inboundPacket
-	closed   chan struct{}
-	once     sync.Once
+// readQueue implements ReadBatch and SetReadDeadline.
+type readQueue struct {
+	packets  chan inboundPacket
+	errs     chan error // holds the first error until ReadBatch returns it
+	closed   <-chan struct{}
+	release  func(*buffer)
 	deadline deadline
 
 	returned []*buffer // by the last ReadBatch; used by the reader only
 }
 
-func newShardListener(l *Listener) *ShardListener {
-	return &ShardListener{
-		listener: l,
-		queue:    make(chan inboundPacket, queueSize),
-		closed:   make(chan struct{}),
-		deadline: newDeadline(),
+func newReadQueue(closed <-chan struct{}, release func(*buffer)) readQueue {
+	return readQueue{
+		packets:  make(chan inboundPacket, queueSize),
+		errs:     make(chan error, 1),
+		closed:   closed,
+		release:  release,
+		deadline: deadline{passed: make(chan struct{})},
 	}
 }
 
-// ReadBatch implements transport.Conn. The Path of each packet identifies its connection
-// for WriteBatch, Hold and End.
-func (s *ShardListener) ReadBatch(p []transport.Packet) (int, error) {
-	for _, b := range s.returned {
-		s.listener.budget.release(b)
+// ReadBatch implements transport.Conn. The Path of a gateway's packet identifies its
+// connection for WriteBatch, Hold and End. A client's errors other than net.ErrClosed and
+// os.ErrDeadlineExceeded concern a single connection: transport.ErrRefused,
+// ErrUnreachable or ErrDenied, ErrTimeout, ErrAborted, or ErrBadLength.
+func (q *readQueue) ReadBatch(p []transport.Packet) (int, error) {
+	for i, b := range q.returned {
+		q.release(b)
+		q.returned[i] = nil
 	}
-	s.returned = s.returned[:0]
+	q.returned = q.returned[:0]
 	if len(p) == 0 {
 		return 0, nil
 	}
 	select {
-	case <-s.closed:
+	case <-q.closed:
 		return 0, net.ErrClosed
-	case <-s.deadline.wait():
+	case <-q.deadline.wait():
 		return 0, os.ErrDeadlineExceeded
-	case in := <-s.queue:
-		s.fill(&p[0], in)
+	case err := <-q.errs:
+		return 0, err
+	case in := <-q.packets:
+		q.fill(&p[0], in)
 	}
 	for n := 1; n < len(p); n++ {
 		select {
-		case in := <-s.queue:
-			s.fill(&p[n], in)
+		case in := <-q.packets:
+			q.fill(&p[n], in)
 		default:
 			return n, nil
 		}
@@ -68,9 +74,28 @@ func (s *ShardListener) ReadBatch(p []transport.Packet) (int, error) {
 	return len(p), nil
 }
 
-func (s *ShardListener) fill(p *transport.Packet, in inboundPacket) {
+func (q *readQueue) fill(p *transport.Packet, in inboundPacket) {
 	*p = transport.Packet{Data: in.packet.data, Path: in.path}
-	s.returned = append(s.returned, in.packet)
+	q.returned = append(q.returned, in.packet)
+}
+
+// SetReadDeadline implements transport.Conn.
+func (q *readQueue) SetReadDeadline(t time.Time) error {
+	q.deadline.set(t)
+	return nil
+}
+
+// ShardListener is the part of a Listener that serves one shard. It is a transport.Conn.
+type ShardListener struct {
+	readQueue
+	listener *Listener
+	closed   chan struct{}
+	once     sync.Once
+}
+
+func newShardListener(l *Listener) *ShardListener {
+	closed := make(chan struct{})
+	return &ShardListener{readQueue: newReadQueue(closed, l.budget.release), listener: l, closed: closed}
 }
 
 // WriteBatch implements transport.Conn. It queues each packet on the connection of its
@@ -118,12 +143,6 @@ func (s *ShardListener) Hold(p path.Path, d time.Duration) bool {
 	return c != nil && c.hold(time.Now().Add(d))
 }
 
-// SetReadDeadline implements transport.Conn.
-func (s *ShardListener) SetReadDeadline(t time.Time) error {
-	s.deadline.set(t)
-	return nil
-}
-
 // LocalAddr returns the first bound address.
 func (s *ShardListener) LocalAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(s.listener.Groups[0].Addr)
@@ -142,8 +161,6 @@ type deadline struct {
 	timer  *time.Timer
 	passed chan struct{} // closed at the deadline; replaced when it moves
 }
-
-func newDeadline() deadline { return deadline{passed: make(chan struct{})} }
 
 func (d *deadline) wait() <-chan struct{} {
 	d.mu.Lock()
