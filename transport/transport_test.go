@@ -98,7 +98,7 @@ func TestSegmentsDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func TestSendErrorNamesEveryReason(t *testing.T) {
+func TestSendErrorJoinsErrors(t *testing.T) {
 	err := error(&SendError{Index: 3, Failed: 2, Err: errors.Join(ErrTooLarge, ErrFull)})
 	for _, want := range []error{ErrTooLarge, ErrFull} {
 		if !errors.Is(err, want) {

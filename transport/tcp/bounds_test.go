@@ -65,11 +65,11 @@ func TestLengths(t *testing.T) {
 	}
 }
 
-// TestNothingIsReadOn: what follows a bad length stays in the kernel, so the peer is
+// TestStreamEndsAtBadLength: what follows a bad length stays in the kernel, so the peer is
 // broken off.
 //
 // Shows R10.6.
-func TestNothingIsReadOn(t *testing.T) {
+func TestStreamEndsAtBadLength(t *testing.T) {
 	l := listening(t, nil)
 	conn := dialTo(t, l)
 	_, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, 1<<31), make([]byte, 30_000)...))
@@ -120,9 +120,9 @@ func TestReceiveTimeoutIsAbsolute(t *testing.T) {
 	eventually(t, "five timeouts counted", func() bool { return l.Stats().ReceiveTimeouts == 5 })
 }
 
-// TestSilence compares a connection that sends nothing with one whose packet nobody
+// TestUnansweredConnectionsCloseAlike compares a connection that sends nothing with one whose packet nobody
 // answers: both see nothing, and are closed after the same time.
-func TestSilence(t *testing.T) {
+func TestUnansweredConnectionsCloseAlike(t *testing.T) {
 	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Second })
 	start := time.Now()
 	idle, unanswered, late := dialTo(t, l), dialTo(t, l), dialTo(t, l)
@@ -143,9 +143,9 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// TestHalfClosed: a peer that ends its stream behind its packet gets its answers, one
+// TestHalfClosedConnection: a peer that ends its stream behind its packet gets its answers, one
 // that does so earlier is closed.
-func TestHalfClosed(t *testing.T) {
+func TestHalfClosedConnection(t *testing.T) {
 	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
 	for _, sent := range []int{0, 2, lengthSize, 50} {
 		conn := dialTo(t, l)
@@ -173,8 +173,8 @@ func TestHalfClosed(t *testing.T) {
 	}
 }
 
-// TestBrokenOff resets connections at each stage; nothing of them stays.
-func TestBrokenOff(t *testing.T) {
+// TestAbortedConnection resets connections at each stage; nothing of them stays.
+func TestAbortedConnection(t *testing.T) {
 	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
 	frame := appendFrame(nil, packetOf(5000, 1))
 	for _, sent := range []int{0, 2, lengthSize, 3000} {
@@ -230,11 +230,11 @@ func refused(t testing.TB, host byte, l *Listener) {
 	closedAfter(t, conn, time.Now())
 }
 
-// TestSourceBound opens one connection more than a source may have, and one from
+// TestMaxPerSource opens one connection more than a source may have, and one from
 // elsewhere.
 //
 // Shows R12.4.
-func TestSourceBound(t *testing.T) {
+func TestMaxPerSource(t *testing.T) {
 	if DefaultMaxPerSource != 64 {
 		t.Errorf("%d connections a source by default", DefaultMaxPerSource)
 	}
@@ -267,10 +267,10 @@ func TestSourceBound(t *testing.T) {
 	}
 }
 
-// TestConnectionBound does the same with all connections.
+// TestMaxConnections does the same with all connections.
 //
 // Shows R12.4.
-func TestConnectionBound(t *testing.T) {
+func TestMaxConnections(t *testing.T) {
 	if DefaultMaxConnections != 10_000 {
 		t.Errorf("%d connections by default", DefaultMaxConnections)
 	}
@@ -307,9 +307,9 @@ func TestSourceOf(t *testing.T) {
 	}
 }
 
-// TestLargePacketsLeaveRoom: whatever large packets hold, a quarter is left for those
+// TestLargePacketsLeaveRoomForSmall: whatever large packets hold, a quarter is left for those
 // that would fit a datagram.
-func TestLargePacketsLeaveRoom(t *testing.T) {
+func TestLargePacketsLeaveRoomForSmall(t *testing.T) {
 	m := bufferBudget{limit: 1 << 20}
 	for class := len(classes) - 1; class > 0; class-- {
 		for {
@@ -333,9 +333,9 @@ func TestLargePacketsLeaveRoom(t *testing.T) {
 	}
 }
 
-// TestMemoryOfPackets announces large packets: nothing is held before the length,
+// TestReceiveBudget announces large packets: nothing is held before the length,
 // little before the bytes, and all together no more than the bound.
-func TestMemoryOfPackets(t *testing.T) {
+func TestReceiveBudget(t *testing.T) {
 	l := listening(t, func(c *Config) { c.MaxReceiving, c.ReceiveTimeout = 2*(classes[0]+classes[1]), time.Minute })
 	used := func(want int) func() bool {
 		return func() bool { return l.budget.used.Load() == int64(want) }
@@ -364,8 +364,8 @@ func TestMemoryOfPackets(t *testing.T) {
 	eventually(t, "nothing", used(0))
 }
 
-// TestSlowReader has a peer that does not read what it is sent.
-func TestSlowReader(t *testing.T) {
+// TestWriteTimeout has a peer that does not read what it is sent.
+func TestWriteTimeout(t *testing.T) {
 	l := listening(t, func(c *Config) { c.WriteTimeout, c.MaxAnswer = soon, 16<<20 })
 	conn := dialTo(t, l)
 	_ = conn.SetReadBuffer(4 << 10)
@@ -384,9 +384,9 @@ func TestSlowReader(t *testing.T) {
 	eventually(t, "cut off", func() bool { s := l.Stats(); return s.Open == 0 && s.WriteTimeouts == 1 })
 }
 
-// TestAnswerBound fills a connection's queue: what does not fit is refused, all that
+// TestMaxAnswer fills a connection's queue: what does not fit is refused, all that
 // follows in the batch too, and what fitted comes.
-func TestAnswerBound(t *testing.T) {
+func TestMaxAnswer(t *testing.T) {
 	l := listening(t, func(c *Config) { c.MaxAnswer = 3000 })
 	conn := dialTo(t, l)
 	send(t, conn, packetOf(50, 1))
@@ -431,9 +431,9 @@ func TestHold(t *testing.T) {
 	eventually(t, "counted", func() bool { s := l.Stats(); return s.HoldTimeouts == 1 && s.Unanswered == 0 })
 }
 
-// TestCloseSendsWhatIsWritten ends a listener with answers queued, connections idle and
+// TestCloseSendsQueuedAnswers ends a listener with answers queued, connections idle and
 // half a packet received.
-func TestCloseSendsWhatIsWritten(t *testing.T) {
+func TestCloseSendsQueuedAnswers(t *testing.T) {
 	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
 	answered, idle, half, held := dialTo(t, l), dialTo(t, l), dialTo(t, l), dialTo(t, l)
 	send(t, answered, packetOf(50, 1))

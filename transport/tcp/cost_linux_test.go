@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCostOfSilence opens connections that send nothing, or half a length, and weighs
+// TestMemoryPerIdleConnection opens connections that send nothing, or half a length, and weighs
 // what each costs the process. The other ends are bare descriptors.
-func TestCostOfSilence(t *testing.T) {
+func TestMemoryPerIdleConnection(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector makes everything larger")
 	}

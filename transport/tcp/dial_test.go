@@ -118,7 +118,7 @@ func TestDialCarriesPackets(t *testing.T) {
 }
 
 // A train goes packet by packet.
-func TestDialCutsTrains(t *testing.T) {
+func TestDialSplitsTrains(t *testing.T) {
 	l := answering(t, nil)
 	c := dialed(t, l.Groups[0].Addr, Options{})
 	train := append(append(asking(50, 7, 1), asking(50, 7, 1)...), asking(40, 7, 1)...)
@@ -135,7 +135,7 @@ func TestDialCutsTrains(t *testing.T) {
 }
 
 // Send tells when the connection is over, and how.
-func TestSendTellsItsEnd(t *testing.T) {
+func TestSendCallback(t *testing.T) {
 	l := answering(t, nil)
 	c := dialed(t, l.Groups[0].Addr, Options{})
 	type end struct {
@@ -262,7 +262,7 @@ func TestDialBounds(t *testing.T) {
 }
 
 // A packet that waited too long for a connection is not sent any more.
-func TestDialDropsTheOld(t *testing.T) {
+func TestDialDropsOldestPackets(t *testing.T) {
 	l := listening(t, nil) // never answers
 	c := dialed(t, l.Groups[0].Addr, Options{Connections: 1, QueueTime: 50 * time.Millisecond, AnswerTimeout: 200 * time.Millisecond})
 	errs := make(chan error, 2)

@@ -23,14 +23,14 @@ import (
 
 const childEnv = "LEWES_TCP_TEST_CHILD"
 
-// TestNoDescriptors has a process run out of descriptors: connections wait until some
+// TestAcceptWithoutDescriptors has a process run out of descriptors: connections wait until some
 // are free again, and it says so once.
-func TestNoDescriptors(t *testing.T) {
+func TestAcceptWithoutDescriptors(t *testing.T) {
 	if os.Getenv(childEnv) != "" {
 		fewDescriptors(t)
 		return
 	}
-	child := exec.Command(os.Args[0], "-test.run=^TestNoDescriptors$", "-test.timeout=60s")
+	child := exec.Command(os.Args[0], "-test.run=^TestAcceptWithoutDescriptors$", "-test.timeout=60s")
 	child.Env = append(os.Environ(), childEnv+"=1")
 	child.Stderr = os.Stderr
 	in, err := child.StdinPipe()

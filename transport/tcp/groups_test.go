@@ -88,8 +88,8 @@ func TestBothFamilies(t *testing.T) {
 	}
 }
 
-// TestOneAddressOfTwo binds what it can.
-func TestOneAddressOfTwo(t *testing.T) {
+// TestListenSucceedsWithOneAddress binds what it can.
+func TestListenSucceedsWithOneAddress(t *testing.T) {
 	l := listening(t, func(c *Config) {
 		c.Addrs = append([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.77:0")}, loopback...)
 	})

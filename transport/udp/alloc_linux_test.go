@@ -53,7 +53,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-func TestPooledConnHoldsNoBufferWhileItWaits(t *testing.T) {
+func TestWaitingPooledConnHoldsNoBuffer(t *testing.T) {
 	c := listenOn(t, loopbacks[0], Options{Pooled: true})
 	from := dialTo(t, c.LocalAddrPort(), Options{})
 	m := c.io.(*mmsg)
@@ -90,7 +90,7 @@ func TestPooledConnHoldsNoBufferWhileItWaits(t *testing.T) {
 	}
 }
 
-func TestPooledConnTakesMoreWhereMuchComes(t *testing.T) {
+func TestPooledConnAdaptsBatchSize(t *testing.T) {
 	c := listenOn(t, loopbacks[0], Options{Pooled: true, NoGRO: true})
 	from := dialTo(t, c.LocalAddrPort(), Options{NoGSO: true})
 	m := c.io.(*mmsg)

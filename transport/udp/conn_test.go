@@ -211,7 +211,7 @@ func TestExchange(t *testing.T) {
 
 // A client that is connected to one address of a host sees answers from there only:
 // so this shows where they leave from.
-func TestAnswerLeavesFromWhereTheQuestionCame(t *testing.T) {
+func TestAnswerLeavesFromDestinationAddress(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		server := listenOn(t, netip.IPv4Unspecified(), o)
 		for _, host := range []string{"127.0.0.1", "127.0.0.2", "127.3.2.1"} {
@@ -232,7 +232,7 @@ func TestAnswerLeavesFromWhereTheQuestionCame(t *testing.T) {
 	})
 }
 
-func TestAnswersOfOneBatchTakeTheirOwnWays(t *testing.T) {
+func TestBatchWithSeveralPaths(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		server := listenOn(t, netip.IPv4Unspecified(), o)
 		var clients []*Conn
@@ -251,7 +251,7 @@ func TestAnswersOfOneBatchTakeTheirOwnWays(t *testing.T) {
 }
 
 // wireguard-go#61: an address that went away must not silence the peer.
-func TestAddressThatWentAwayIsLeftOut(t *testing.T) {
+func TestRemovedSourceAddressIsDropped(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		server := listenOn(t, netip.IPv4Unspecified(), o)
 		client := listenOn(t, loopbacks[0], o)
@@ -301,7 +301,7 @@ func TestDeadlineWakesReader(t *testing.T) {
 	})
 }
 
-func TestCloseEndsEverything(t *testing.T) {
+func TestCloseUnblocksCalls(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		c := listenOn(t, loopbacks[0], o)
 		got := make(chan error, 1)
@@ -334,7 +334,7 @@ func TestCloseEndsEverything(t *testing.T) {
 	})
 }
 
-func TestRefusalIsToldAndSurvived(t *testing.T) {
+func TestConnSurvivesRefusal(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		for _, addr := range loopbacks {
 			t.Run(addr.String(), func(t *testing.T) {
@@ -383,7 +383,7 @@ func TestRefusalIsToldAndSurvived(t *testing.T) {
 	})
 }
 
-func TestTooLargeIsToldByName(t *testing.T) {
+func TestTooLargeError(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		to := listenOn(t, loopbacks[0], o)
 		for _, connected := range []bool{true, false} {
@@ -414,7 +414,7 @@ func TestTooLargeIsToldByName(t *testing.T) {
 	})
 }
 
-func TestLargestDatagramArrivesWhole(t *testing.T) {
+func TestLargestDatagram(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		to := listenOn(t, loopbacks[0], o)
 		sent := packetsOf(path.Path{}, 65507, 65507, 1)
@@ -423,7 +423,7 @@ func TestLargestDatagramArrivesWhole(t *testing.T) {
 	})
 }
 
-func TestPeersThatCannotBe(t *testing.T) {
+func TestInvalidPeers(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		to := listenOn(t, loopbacks[0], o)
 		from := listenOn(t, loopbacks[0], o)
@@ -476,7 +476,7 @@ func TestTrainsAreSentAsGiven(t *testing.T) {
 	})
 }
 
-func TestWritersDoNotDisturbEachOther(t *testing.T) {
+func TestConcurrentWriters(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		const writers, batches, size = 8, 20, 10
 		to := listenOn(t, loopbacks[0], o)
@@ -525,7 +525,7 @@ func TestEmptyBatches(t *testing.T) {
 	})
 }
 
-func TestReadOfOneAtATimeLosesNothing(t *testing.T) {
+func TestReadOneAtATimeLosesNothing(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		to := listenOn(t, loopbacks[0], o)
 		sent := packetsOf(path.Path{}, 10, 20, 30, 40, 50, 60, 70)
@@ -547,7 +547,7 @@ func TestReadOfOneAtATimeLosesNothing(t *testing.T) {
 	})
 }
 
-func TestDialRefusesTargetsThatAreNone(t *testing.T) {
+func TestDialRejectsInvalidTargets(t *testing.T) {
 	for _, target := range []string{"0.0.0.0:53", "[::]:53", "127.0.0.1:0"} {
 		if c, err := Dial(netip.MustParseAddrPort(target), Options{}); !errors.Is(err, ErrInvalidTarget) {
 			t.Errorf("%s: %v, %v, want ErrInvalidTarget", target, c, err)
@@ -558,7 +558,7 @@ func TestDialRefusesTargetsThatAreNone(t *testing.T) {
 	}
 }
 
-func TestDialFromLeavesFromThere(t *testing.T) {
+func TestDialFromSetsLocalAddress(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		to := listenOn(t, loopbacks[0], o)
 		local := netip.MustParseAddr("127.0.0.9")
@@ -574,7 +574,7 @@ func TestDialFromLeavesFromThere(t *testing.T) {
 	})
 }
 
-func TestErrorsNameNoWholeAddress(t *testing.T) {
+func TestErrorsMaskAddresses(t *testing.T) {
 	c := listenOn(t, loopbacks[0], Options{})
 	p := packetsOf(path.NewUDP(netip.MustParseAddrPort("198.51.100.77:4000"), netip.Addr{}, 0), 70000)
 	_, err := c.WriteBatch(p)

@@ -76,7 +76,7 @@ func datagramsIn(t *rapid.T, batch []transport.Packet, r *gsoMessage) (all []wan
 	return all
 }
 
-func TestRunsCarryEveryDatagramOnceAndInOrder(t *testing.T) {
+func TestMessagesCoverBatchInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		batch := drawBatch(t)
 		onePath := rapid.Bool().Draw(t, "connected")
@@ -113,7 +113,7 @@ func TestRunsCarryEveryDatagramOnceAndInOrder(t *testing.T) {
 }
 
 // What is sent again one by one is exactly what was in the train.
-func TestRunsCutAgainOneByOne(t *testing.T) {
+func TestMessagesSplitIntoDatagrams(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		batch := drawBatch(t)
 		for c := newGSOBatcher(batch, false, maxSegments); c.more(); {
@@ -136,7 +136,7 @@ func TestRunsCutAgainOneByOne(t *testing.T) {
 	})
 }
 
-func TestTrainsThatShouldForm(t *testing.T) {
+func TestExpectedTrains(t *testing.T) {
 	way := path.NewUDP(netip.MustParseAddrPort("192.0.2.1:1"), netip.Addr{}, 0)
 	other := path.NewUDP(netip.MustParseAddrPort("192.0.2.2:1"), netip.Addr{}, 0)
 	same := func(n, size int) []int { return bytesOf(n, size) }

@@ -137,9 +137,9 @@ func collect1(t *testing.T, c *Conn) []byte {
 	return all[0].data
 }
 
-// TestWrongFilesAreRefused: what is no socket, or another kind of one, is closed and
+// TestInheritRejectsWrongFiles: what is no socket, or another kind of one, is closed and
 // refused.
-func TestWrongFilesAreRefused(t *testing.T) {
+func TestInheritRejectsWrongFiles(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

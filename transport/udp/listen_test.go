@@ -41,7 +41,7 @@ func TestListenBindsBothFamiliesOnOnePort(t *testing.T) {
 	}
 }
 
-func TestListenGoesOnWithWhatBinds(t *testing.T) {
+func TestListenSucceedsWithOneAddress(t *testing.T) {
 	taken := listenOn(t, loopbacks[0], Options{})
 	absent := netip.MustParseAddrPort("203.0.113.9:0")
 	l, err := Listen(t.Context(), Config{Addrs: []netip.AddrPort{
@@ -62,7 +62,7 @@ func TestListenGoesOnWithWhatBinds(t *testing.T) {
 	}
 }
 
-func TestListenFailsWhereNothingBinds(t *testing.T) {
+func TestListenFailsIfNothingBinds(t *testing.T) {
 	taken := listenOn(t, loopbacks[0], Options{}).LocalAddrPort()
 	l, err := Listen(t.Context(), Config{Addrs: []netip.AddrPort{taken, netip.MustParseAddrPort("203.0.113.9:0")}, Port: 7})
 	if err == nil {
@@ -80,7 +80,7 @@ func TestListenFailsWhereNothingBinds(t *testing.T) {
 	}
 }
 
-func TestListenTakesPortWhereNoneIsNamed(t *testing.T) {
+func TestListenDefaultPort(t *testing.T) {
 	free := listenOn(t, loopbacks[0], Options{})
 	port := free.LocalAddrPort().Port()
 	if err := free.Close(); err != nil {
@@ -114,7 +114,7 @@ func TestBindErrorsIncludeARemedy(t *testing.T) {
 	}
 }
 
-func TestEventsOfOneListenAreSaidOnce(t *testing.T) {
+func TestSetupEventsAreDeduplicated(t *testing.T) {
 	var said []Event
 	notify := deduplicate(func(e Event) { said = append(said, e) })
 	for range 3 {

@@ -210,7 +210,7 @@ func TestFragmentLetsLargeDatagramsThrough(t *testing.T) {
 
 // A device that computes no checksums: kernels before 6.11 refuse trains there with
 // EIO, later ones segment themselves. Either way everything arrives.
-func TestTrainsOverADeviceWithoutChecksums(t *testing.T) {
+func TestGSOOnDeviceWithoutChecksums(t *testing.T) {
 	near, far := twoHosts(t)
 	near.do(t, func() error { return checksumOffload("veth0", false) })
 	l := near.listen(t, Config{Port: port})
@@ -256,7 +256,7 @@ func checksumOffload(device string, on bool) error {
 
 // wireguard-go#61 on a real interface: the address is taken away while a peer talks
 // to it.
-func TestAddressTakenAwayUnderASession(t *testing.T) {
+func TestLocalAddressRemovedDuringSession(t *testing.T) {
 	near, far := twoHosts(t)
 	for i, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
@@ -288,7 +288,7 @@ func TestAddressTakenAwayUnderASession(t *testing.T) {
 
 // A path MTU that the kernel believes to have learned, here set on the route, is no
 // reason to refuse a datagram: anyone can forge the message that it comes from.
-func TestLearnedPathMTUIsNotBelieved(t *testing.T) {
+func TestLearnedPathMTUIsIgnored(t *testing.T) {
 	t.Parallel()
 	near, far := twoHosts(t)
 	far.ip(t, "route change 10.77.0.0/24 dev veth1 mtu 1300")
@@ -307,7 +307,7 @@ func TestLearnedPathMTUIsNotBelieved(t *testing.T) {
 	})
 }
 
-func TestUnreachableNetworkIsTold(t *testing.T) {
+func TestUnreachableNetworkIsReported(t *testing.T) {
 	ns := newNamespace(t)
 	inEachMode(t, func(t *testing.T, o Options) {
 		l := ns.listen(t, Config{Port: port, Options: o})
@@ -337,7 +337,7 @@ func TestUnreachableNetworkIsTold(t *testing.T) {
 	})
 }
 
-func TestOneFamilyIsEnough(t *testing.T) {
+func TestListenWithOneFamily(t *testing.T) {
 	ns := newNamespace(t)
 	ns.do(t, func() error {
 		// The thread's own namespace is what it sees there.

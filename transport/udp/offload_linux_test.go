@@ -53,7 +53,7 @@ func hook(c *Conn, refuse func(n int, h *mmsghdr) unix.Errno) {
 	}
 }
 
-func TestProbeFindsWhatLinuxHas(t *testing.T) {
+func TestProbe(t *testing.T) {
 	s := Probe()
 	t.Logf("GSO: %v, GRO: %v", s.GSO, s.GRO)
 	var u unix.Utsname
@@ -68,7 +68,7 @@ func TestProbeFindsWhatLinuxHas(t *testing.T) {
 	}
 }
 
-func TestTrainsTravelAsOne(t *testing.T) {
+func TestTrainIsOneMessage(t *testing.T) {
 	needGSO(t)
 	for _, addr := range loopbacks {
 		to, from := listenOn(t, addr, Options{}), listenOn(t, addr, Options{})
@@ -146,7 +146,7 @@ func TestFallbackLosesNothing(t *testing.T) {
 	}
 }
 
-func TestFallbackIsOfOneSocket(t *testing.T) {
+func TestFallbackAffectsOneSocket(t *testing.T) {
 	needGSO(t)
 	to := listenOn(t, loopbacks[0], Options{})
 	one, two := dialTo(t, to.LocalAddrPort(), Options{}), dialTo(t, to.LocalAddrPort(), Options{})
@@ -164,7 +164,7 @@ func TestFallbackIsOfOneSocket(t *testing.T) {
 }
 
 // A train that fails for a reason of its own must not cost the socket its offload.
-func TestOtherErrorsKeepSegmentation(t *testing.T) {
+func TestOtherErrorsKeepGSO(t *testing.T) {
 	needGSO(t)
 	for _, e := range []unix.Errno{unix.EMSGSIZE, unix.EPERM, unix.ENOBUFS, unix.ENETUNREACH} {
 		t.Run(e.Error(), func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestFallbackUnderManyWriters(t *testing.T) {
 
 // One message that the system does not take: every other one is sent, and the one
 // is counted by what was wrong with it.
-func TestOneFailureCostsNoOtherPacket(t *testing.T) {
+func TestFailedPacketDoesNotAffectOthers(t *testing.T) {
 	for _, c := range []struct {
 		errno unix.Errno
 		kind  ErrorKind
@@ -312,7 +312,7 @@ func TestSendWait(t *testing.T) {
 }
 
 // A send buffer that holds one datagram at most.
-func TestSmallSendBufferNeverBlocksForGood(t *testing.T) {
+func TestSmallSendBufferNeverBlocksForever(t *testing.T) {
 	to := listenOn(t, loopbacks[0], Options{})
 	from := listenOn(t, loopbacks[0], Options{SendBuffer: 4608, NoGSO: true})
 	sent := packetsOf(path.NewUDP(to.LocalAddrPort(), netip.Addr{}, 0), bytesOf(64, 1200)...)
@@ -354,7 +354,7 @@ func TestKernelDropsAreCounted(t *testing.T) {
 	}
 }
 
-func TestSmallBufferIsSaidOnce(t *testing.T) {
+func TestSmallBufferEventIsDeduplicated(t *testing.T) {
 	limit := 1 << 30
 	var said []Event
 	l, err := Listen(t.Context(), Config{

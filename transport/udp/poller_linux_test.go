@@ -113,7 +113,7 @@ func TestPollerReadsManySockets(t *testing.T) {
 
 // A socket closed has nothing more to say, and one that takes its place is not taken for
 // it.
-func TestPollerForgetsWhatIsClosed(t *testing.T) {
+func TestPollerRemovesClosedSockets(t *testing.T) {
 	g := newGathering()
 	p := polling(t, g)
 	server := listenOn(t, loopbacks[0], Options{})
@@ -151,7 +151,7 @@ func TestPollerForgetsWhatIsClosed(t *testing.T) {
 
 // Many goroutines send on sockets that others close and open: no call may use a number
 // that names another file by then.
-func TestPolledSocketsCloseWhileTheyAreUsed(t *testing.T) {
+func TestPolledSocketsCloseDuringUse(t *testing.T) {
 	p := polling(t, newGathering())
 	servers := []*Conn{listenOn(t, loopbacks[0], Options{}), listenOn(t, loopbacks[0], Options{})}
 	var all sync.WaitGroup
@@ -192,7 +192,7 @@ func TestPolledSocketsCloseWhileTheyAreUsed(t *testing.T) {
 	}
 }
 
-func TestPollerTellsOfRefusals(t *testing.T) {
+func TestPollerReportsRefusals(t *testing.T) {
 	for _, addr := range loopbacks {
 		gone := listenOn(t, addr, Options{})
 		target := gone.LocalAddrPort()
@@ -225,7 +225,7 @@ func TestPollerTellsOfRefusals(t *testing.T) {
 }
 
 // A Poller that was stopped leaves its sockets open, and what comes meanwhile waits.
-func TestPollerStopsAndGoesOn(t *testing.T) {
+func TestPollerRestarts(t *testing.T) {
 	g := newGathering()
 	p, err := NewPoller()
 	if err != nil {
@@ -254,7 +254,7 @@ func TestPollerStopsAndGoesOn(t *testing.T) {
 	}
 }
 
-func TestPollerLeavesPortableConnsAlone(t *testing.T) {
+func TestPollerRejectsPortableConns(t *testing.T) {
 	p := polling(t, newGathering())
 	server := listenOn(t, loopbacks[0], Options{})
 	c := dialTo(t, server.LocalAddrPort(), Options{Portable: true})

@@ -77,7 +77,7 @@ func TestBuffersAreReported(t *testing.T) {
 	})
 }
 
-func TestOffloadsSayWhyNot(t *testing.T) {
+func TestOffloadReasons(t *testing.T) {
 	for _, m := range modes {
 		s := listenOn(t, loopbacks[0], m.Options).Stats()
 		for _, o := range []Offload{s.GSO, s.GRO} {

@@ -33,7 +33,7 @@ func helloWith(index uint32) []byte {
 	return p
 }
 
-func TestSteeringProgramIsShard(t *testing.T) {
+func TestSteeringProgramMatchesShard(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := Steer{Secret: rapid.Uint32().Draw(t, "secret"), Shards: rapid.IntRange(1, 300).Draw(t, "shards")}
 		raw, err := s.program()
@@ -83,7 +83,7 @@ func TestShardsAreEven(t *testing.T) {
 }
 
 // Over sockets: the kernel gives each datagram to the socket that Shard names.
-func TestKernelSteersAsShardDoes(t *testing.T) {
+func TestKernelSteeringMatchesShard(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		for _, addr := range loopbacks {
 			for _, shards := range []int{2, 3, 8} {
@@ -146,7 +146,7 @@ func TestKernelSteersAsShardDoes(t *testing.T) {
 }
 
 // A second gateway on the same port must fail, not take half of the datagrams.
-func TestPortIsNotSharedWithStrangers(t *testing.T) {
+func TestPortIsNotSharedWithOtherProcesses(t *testing.T) {
 	for _, first := range []int{1, 3} {
 		for _, second := range []int{1, 3} {
 			cfg := Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(loopbacks[0], 0)}, Steer: Steer{Secret: 1, Shards: first}}

@@ -80,7 +80,7 @@ func TestParseTCPPort(t *testing.T) {
 }
 
 // Each error names the value and says what to write.
-func TestParseRefuses(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	id := testKey(1).String()
 	for _, row := range []struct {
 		in    string
@@ -201,7 +201,7 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-func TestTextRefuses(t *testing.T) {
+func TestTextRejects(t *testing.T) {
 	good := Gateway{testKey(1), "gw.example.com", 1, 2}
 	for name, g := range map[string]Gateway{
 		"nothing":     {},

@@ -13,7 +13,7 @@ import (
 )
 
 // However many errors come while nobody reads, they leave room for datagrams.
-func TestReportsDoNotPileUp(t *testing.T) {
+func TestErrorQueueIsDrained(t *testing.T) {
 	for _, addr := range loopbacks {
 		gone := listenOn(t, addr, Options{})
 		target := gone.LocalAddrPort()
@@ -49,7 +49,7 @@ func TestReportsDoNotPileUp(t *testing.T) {
 // The kernel forgets an error that it finds behind the first message of a sendmmsg,
 // but for what is in the queue: on loopback the first datagram is refused before
 // the second is sent.
-func TestRefusalInTheMiddleOfABatchIsTold(t *testing.T) {
+func TestRefusalWithinBatchIsReported(t *testing.T) {
 	for _, addr := range loopbacks {
 		gone := listenOn(t, addr, Options{})
 		target := gone.LocalAddrPort()
@@ -63,7 +63,7 @@ func TestRefusalInTheMiddleOfABatchIsTold(t *testing.T) {
 	}
 }
 
-func TestParseReport(t *testing.T) {
+func TestParseExtendedErr(t *testing.T) {
 	report := func(origin uint8) []byte {
 		e := unix.SockExtendedErr{Errno: uint32(unix.EHOSTUNREACH), Origin: origin, Type: 3, Code: 1}
 		return unsafe.Slice((*byte)(unsafe.Pointer(&e)), unsafe.Sizeof(e))

@@ -14,7 +14,7 @@ import (
 // What strangers sent between bind and connect is not the peer's. A socket is bound
 // here, hears a stranger, and is connected then: the moment that DialFrom has in
 // between, drawn out.
-func TestStrangersBeforeConnectAreNotHeard(t *testing.T) {
+func TestDatagramsBeforeConnectAreDropped(t *testing.T) {
 	inEachMode(t, func(t *testing.T, o Options) {
 		for _, addr := range loopbacks {
 			peer, stranger := listenOn(t, addr, Options{}), listenOn(t, addr, Options{})

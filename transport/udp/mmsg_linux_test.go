@@ -14,7 +14,7 @@ import (
 
 // What the kernel is told for sending reads back as what it would tell on
 // receiving: the layouts of both ways are the same.
-func TestSourceControlReadsBack(t *testing.T) {
+func TestSourceControlRoundTrip(t *testing.T) {
 	for _, c := range []struct {
 		local   string
 		v6      bool
@@ -50,7 +50,7 @@ func TestSourceControlReadsBack(t *testing.T) {
 	}
 }
 
-func TestSourceControlLeavesOutWhatIsNone(t *testing.T) {
+func TestSourceControlIgnoresInvalidAddresses(t *testing.T) {
 	for _, c := range []struct {
 		local netip.Addr
 		v6    bool
@@ -140,7 +140,7 @@ func FuzzParseControl(f *testing.F) {
 	})
 }
 
-func TestSockaddrReadsBack(t *testing.T) {
+func TestSockaddrRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		v6 := rapid.Bool().Draw(t, "v6")
 		n := 4
@@ -188,7 +188,7 @@ func TestSockaddrZones(t *testing.T) {
 }
 
 // A datagram is whole or it is not handed out.
-func TestWhatIsCutOffIsDropped(t *testing.T) {
+func TestTruncatedDatagramIsDropped(t *testing.T) {
 	c := listenOn(t, loopbacks[0], Options{Batch: 3})
 	m := c.io.(*mmsg)
 	for i, flags := range []int32{unix.MSG_TRUNC, 0, unix.MSG_CTRUNC} {

@@ -49,7 +49,7 @@ func ended(t *testing.T, done <-chan error) error {
 	}
 }
 
-func TestListeningSocketsWaitInTheKernel(t *testing.T) {
+func TestListeningSocketsBlockInKernel(t *testing.T) {
 	for _, addr := range loopbacks {
 		c := listenOn(t, addr, Options{})
 		if _, ok := c.sock.(*waitingSocket); !ok {
@@ -66,7 +66,7 @@ func TestListeningSocketsWaitInTheKernel(t *testing.T) {
 	}
 }
 
-func TestDeadlineEndsAWaitInTheKernel(t *testing.T) {
+func TestDeadlineEndsKernelWait(t *testing.T) {
 	c := listenOn(t, loopbacks[0], Options{})
 	from := dialTo(t, c.LocalAddrPort(), Options{})
 	deadline := func(at time.Time) {
@@ -104,7 +104,7 @@ func TestDeadlineEndsAWaitInTheKernel(t *testing.T) {
 	}
 }
 
-func TestCloseEndsAWaitInTheKernel(t *testing.T) {
+func TestCloseEndsKernelWait(t *testing.T) {
 	before := openFiles(t)
 	for range 50 {
 		l, err := Listen(t.Context(), Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(loopbacks[0], 0)}})
@@ -139,10 +139,10 @@ func TestCloseEndsAWaitInTheKernel(t *testing.T) {
 	}
 }
 
-// TestCloseEndsAWaitThatADeadlineHasWoken closes a socket in the moment in which its
+// TestCloseDuringDeadlineWakeup closes a socket in the moment in which its
 // reader wakes up for something else: what wakes it for the one must not be taken for
 // the other.
-func TestCloseEndsAWaitThatADeadlineHasWoken(t *testing.T) {
+func TestCloseDuringDeadlineWakeup(t *testing.T) {
 	eventfd := func() int {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 		if err != nil {
@@ -175,7 +175,7 @@ func TestCloseEndsAWaitThatADeadlineHasWoken(t *testing.T) {
 }
 
 // Where the process has no descriptor left for it, package net waits as before.
-func TestWithoutADescriptorNetWaits(t *testing.T) {
+func TestNetpollIsUsedWithoutDescriptors(t *testing.T) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
