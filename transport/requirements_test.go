@@ -20,9 +20,9 @@ import (
 // runs in its folder.
 const specification = "PROTOCOL.md"
 
-// TestEveryRequirementIsShown holds PROTOCOL.md against all tests of the module
+// TestEveryRequirementIsShown compares PROTOCOL.md with all tests of the module
 // (section 15 of PROTOCOL.md). It prints a line for each requirement that no test
-// shows and for each name that leads nowhere.
+// shows and for each name that is not defined.
 func TestEveryRequirementIsShown(t *testing.T) {
 	text, err := os.ReadFile(specification)
 	if err != nil {
@@ -72,8 +72,8 @@ var (
 	keyword    = regexp.MustCompile(`\b(MUST|MUST NOT|SHOULD|SHOULD NOT)\b`)
 )
 
-// parseRequirements returns what a specification in Markdown defines, in order,
-// and what is wrong with it.
+// parseRequirements returns the requirements of a specification in Markdown, in
+// order, and its problems.
 func parseRequirements(text string) (found []requirement, problems []string) {
 	problem := func(line int, format string, args ...any) {
 		problems = append(problems, fmt.Sprintf("%s:%d: ", specification, line)+fmt.Sprintf(format, args...))
@@ -133,7 +133,7 @@ func parseRequirements(text string) (found []requirement, problems []string) {
 	}
 	for _, r := range found {
 		if !keyword.MatchString(r.text) {
-			problem(r.line, "%s says neither MUST nor SHOULD", r.name)
+			problem(r.line, "%s has neither MUST nor SHOULD", r.name)
 		}
 	}
 	for name, where := range named {
@@ -163,7 +163,7 @@ func byLine(a, b string) int {
 	return line(a) - line(b)
 }
 
-// claim says that a test shows a requirement.
+// claim is a test's reference to a requirement.
 type claim struct {
 	name  string // of the requirement
 	where string // file:line of the comment
@@ -175,8 +175,8 @@ var (
 	testName  = regexp.MustCompile(`^(Test|Fuzz)([^a-z]|$)`)
 )
 
-// parseClaims returns which requirements the tests in a Go file show, and what is
-// wrong with the comments that say so.
+// parseClaims returns the requirements that the tests in a Go file show, and the
+// problems of the comments that name them.
 func parseClaims(file string, source []byte) (claims []claim, problems []string) {
 	set := token.NewFileSet()
 	tree, err := parser.ParseFile(set, file, source, parser.ParseComments|parser.SkipObjectResolution)
@@ -210,8 +210,8 @@ func parseClaims(file string, source []byte) (claims []claim, problems []string)
 	return claims, problems
 }
 
-// compare returns a line for each requirement that nothing shows and for each
-// claim of a requirement that there is not.
+// compare returns a line for each requirement that no test shows and for each claim
+// of an undefined requirement.
 func compare(requirements []requirement, claims []claim, open []string) (problems []string) {
 	shown := map[string]bool{}
 	defined := map[string]bool{}
@@ -241,7 +241,7 @@ func compare(requirements []requirement, claims []claim, open []string) (problem
 }
 
 // openRequirements returns the names that the specification calls open: parts of
-// the protocol that this repository does not build yet.
+// the protocol that this repository does not implement.
 func openRequirements(text string) []string {
 	const mark = "Open in this repository: "
 	_, rest, found := strings.Cut(text, "\n"+mark)
@@ -286,7 +286,7 @@ func moduleRoot(dir string) (string, error) {
 }
 
 // testFiles returns the _test.go files of the module at root, relative to it: not
-// those of modules inside it, nor what the go command ignores.
+// those of modules inside it, nor files that the go command ignores.
 func testFiles(root string) (files []string, err error) {
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -367,7 +367,7 @@ func TestParseRequirements(t *testing.T) {
 		name:     "nothing is demanded",
 		text:     "## 1. A\n\n- **R1.1** It may, or must.\n",
 		want:     []requirement{{"R1.1", 3, "It may, or must."}},
-		problems: []string{"PROTOCOL.md:3: R1.1 says neither MUST nor SHOULD"},
+		problems: []string{"PROTOCOL.md:3: R1.1 has neither MUST nor SHOULD"},
 	}, {
 		name: "empty",
 	}} {
@@ -433,7 +433,7 @@ func TestParseClaims(t *testing.T) {
 	}
 }
 
-// malformed returns what parseClaims says of bad comments from line 2 on.
+// malformed returns parseClaims's problems for malformed comments from line 2 on.
 func malformed(comments ...string) (problems []string) {
 	for i, c := range comments {
 		problems = append(problems, fmt.Sprintf("a_test.go:%d: %q is not of the form // Shows R1.2, R3.4.", i+2, c))
