@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pelletier/go-toml/v2"
 )
 
 // patience bounds every wait for a program.
@@ -111,4 +113,28 @@ func writeConfig(t *testing.T, path string) {
 	if err := os.WriteFile(path, []byte(anyPort), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// defaultConfig is the part of "lewes config default" that the files here depend on.
+type defaultConfig struct {
+	Listen struct {
+		Port          int    `toml:"port"`
+		ReceiveBuffer string `toml:"receive_buffer"`
+		SendBuffer    string `toml:"send_buffer"`
+	} `toml:"listen"`
+	TCP struct {
+		Port           int `toml:"port"`
+		MaxConnections int `toml:"max_connections"`
+	} `toml:"tcp"`
+	Flows struct {
+		Max int `toml:"max"`
+	} `toml:"flows"`
+}
+
+func defaults(t *testing.T) (c defaultConfig) {
+	t.Helper()
+	if err := toml.Unmarshal([]byte(run(t, exec.Command(lewes, "config", "default"))), &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"lewes/cmd/config"
 )
 
 const imageFile = "Dockerfile"
@@ -138,7 +136,7 @@ func probe(t *testing.T, uri, key string) {
 
 // TestImagePorts: the image says which ports it serves.
 func TestImagePorts(t *testing.T) {
-	c := config.Default()
+	c := defaults(t)
 	if got, want := one(t, "EXPOSE"), fmt.Sprintf("%d/udp %d/tcp", c.Listen.Port, c.TCP.Port); got != want {
 		t.Errorf("EXPOSE is %s, and a gateway serves %s", got, want)
 	}

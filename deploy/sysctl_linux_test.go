@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"lewes/cmd/config"
 	"lewes/transport/udp"
 )
 
@@ -31,10 +30,10 @@ func readSysctl(t *testing.T) map[string]string {
 
 // TestSysctlBuffers: the system grants the buffers that a gateway asks for.
 func TestSysctlBuffers(t *testing.T) {
-	settings, listen := readSysctl(t), config.Default().Listen
+	settings, listen := readSysctl(t), defaults(t).Listen
 	for key, asked := range map[string]int{
-		"net.core.rmem_max": max(int(listen.ReceiveBuffer), udp.DefaultBuffer),
-		"net.core.wmem_max": max(int(listen.SendBuffer), udp.DefaultBuffer),
+		"net.core.rmem_max": max(mebibytes(t, listen.ReceiveBuffer), udp.DefaultBuffer),
+		"net.core.wmem_max": max(mebibytes(t, listen.SendBuffer), udp.DefaultBuffer),
 	} {
 		if granted, err := strconv.Atoi(settings[key]); err != nil || granted < asked {
 			t.Errorf("%s is %q, and a gateway asks for %d", key, settings[key], asked)
@@ -42,11 +41,21 @@ func TestSysctlBuffers(t *testing.T) {
 	}
 }
 
+// mebibytes converts a size such as "4MiB" to bytes.
+func mebibytes(t *testing.T, size string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSuffix(size, "MiB"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n << 20
+}
+
 // TestSysctlPorts: the system gives the gateway's ports to nobody else.
 func TestSysctlPorts(t *testing.T) {
 	const key = "net.ipv4.ip_local_reserved_ports"
 	reserved := strings.Split(readSysctl(t)[key], ",")
-	for _, port := range []int{config.Default().Listen.Port, config.Default().TCP.Port} {
+	for _, port := range []int{defaults(t).Listen.Port, defaults(t).TCP.Port} {
 		if !slices.Contains(reserved, strconv.Itoa(port)) {
 			t.Errorf("%s is %q: port %d is missing", key, reserved, port)
 		}

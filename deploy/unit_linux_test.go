@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"lewes/cmd/config"
 )
 
 const unitFile = "lewes-gateway.service"
@@ -133,7 +131,7 @@ func TestUnitOpenFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config.Default()
+	c := defaults(t)
 	if flows, connections := c.Flows.Max, c.TCP.MaxConnections; limit <= flows+connections {
 		t.Errorf("LimitNOFILE is %d, and there may be %d flows and %d connections", limit, flows, connections)
 	}

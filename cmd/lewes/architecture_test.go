@@ -298,7 +298,7 @@ func TestArchitectureRules(t *testing.T) {
 			"state/a_test.go":            "package p\nimport \"time\"\nvar now = time.Now()\n",
 			"router/doc.go":              doc + "import (\n_ \"lewes/state\"\n_ \"lewes/router/policy\"\n_ \"lewes/transport/udp\"\n)\n",
 			"transport/client/doc.go":    doc + "import _ \"lewes/state\"\n",
-			"cmd/x/doc.go":               doc + "import (\n_ \"lewes/cmd/config\"\n_ \"lewes/router\"\n_ \"lewes/transport/client\"\n)\n",
+			"cmd/x/doc.go":               doc + "import (\n_ \"lewes/cmd/x/internal/y\"\n_ \"lewes/router\"\n_ \"lewes/transport/client\"\n)\n",
 			"deploy/unit_test.go":        "package deploy\n",
 			"bench/peers/go.mod":         "module peers\n",
 			"bench/peers/util/a.go":      "package util\nimport \"C\"\n",
@@ -319,11 +319,11 @@ func TestArchitectureRules(t *testing.T) {
 	}, {
 		name: "cmd is imported",
 		files: map[string]string{
-			"router/doc.go":    doc + "import _ \"lewes/cmd/config\"\n",
-			"router/a_test.go": "package p\nimport _ \"lewes/cmd/config\"\nimport _ \"lewes/bench/load\"\n",
+			"router/doc.go":    doc + "import _ \"lewes/cmd/x\"\n",
+			"router/a_test.go": "package p\nimport _ \"lewes/cmd/x\"\nimport _ \"lewes/bench/load\"\n",
 			"cmd/x/doc.go":     doc + "import _ \"lewes/bench/load\"\n",
 		},
-		want: []string{"cmd/x may not import bench/load", "a_test.go:2:8: router may not import cmd/config", "a_test.go:3:8: router may not import bench/load", "doc.go:3:8: router may not import cmd/config"},
+		want: []string{"cmd/x may not import bench/load", "a_test.go:2:8: router may not import cmd/x", "a_test.go:3:8: router may not import bench/load", "doc.go:3:8: router may not import cmd/x"},
 	}, {
 		name: "state looks around",
 		files: map[string]string{

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"lewes/cmd/lewes/internal/config"
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/gatewaytest"
@@ -181,7 +182,7 @@ func TestBadKeys(t *testing.T) {
 		want []string
 	}{
 		{"world-readable", func(t *testing.T, path string) {
-			if _, err := makeIdentity(path); err != nil {
+			if _, err := config.CreateIdentity(path); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.Chmod(path, 0o644); err != nil {
@@ -199,7 +200,7 @@ func TestBadKeys(t *testing.T) {
 		}, []string{"identity: "}},
 		{"no key", func(t *testing.T, path string) { writeFile(t, path, "key", 0o600) },
 			[]string{"not an Ed25519 private key in PKCS#8 PEM", "make a new one with lewes keygen"}},
-		{"missing", func(*testing.T, string) {}, []string{"there is no key file", "make one with lewes keygen"}},
+		{"missing", func(*testing.T, string) {}, []string{"no key file", "make one with lewes keygen"}},
 	}
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -234,7 +235,7 @@ func TestRefusedTargets(t *testing.T) {
 	file, key := newClient(t)
 	g := launchGateway(t, "", key)
 	env := environment(t.TempDir())
-	refused := []string{"the gateway's egress policy refuses 10.1.2.3:53", "it is a private address (10.0.0.0/8)", "ask who runs the gateway", "choose another target"}
+	refused := []string{"gateway policy denies 10.1.2.3:53", "it is a private address (10.0.0.0/8)", "ask the gateway's operator to allow it", "choose another target"}
 	t.Run("policy, probe", func(t *testing.T) {
 		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--target", "10.1.2.3:53", g.uri), refused...)
 	})
@@ -254,16 +255,16 @@ func TestRefusedTargets(t *testing.T) {
 		if _, err := localSocket(t, ready.Mappings[0].Local).Write([]byte("question")); err != nil {
 			t.Fatal(err)
 		}
-		p.awaitLog("refuses 10.1.2.3:53")
+		p.awaitLog("denies 10.1.2.3:53")
 		if _, err := localSocket(t, ready.Mappings[1].Local).Write([]byte("question")); err != nil {
 			t.Fatal(err)
 		}
 		if code := p.wait(); code != exitFailed {
 			t.Errorf("exit code %d", code)
 		}
-		has(t, p.stderr(), "refuses 10.1.2.4:53")
+		has(t, p.stderr(), "denies 10.1.2.4:53")
 	})
-	unresolved := []string{"the gateway found no address for the name in does-not-resolve.invalid:53"}
+	unresolved := []string{"gateway found no address for does-not-resolve.invalid:53"}
 	t.Run("name, probe", func(t *testing.T) {
 		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--target", "does-not-resolve.invalid:53", g.uri), append(unresolved, "choose another target")...)
 	})
@@ -280,6 +281,6 @@ func TestRefusedTargets(t *testing.T) {
 	t.Run("entry without a directory", func(t *testing.T) {
 		other := identity.FromSeed(&[32]byte{9}).Public().String()
 		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--via", g.uri, "lewes://"+other+"@gw.example"),
-			"does not forward to "+other, "it has no such gateway in its directory")
+			"entry does not forward", other, "is not in its directory")
 	})
 }

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"lewes/cmd/lewes/internal/config"
+	"lewes/cmd/lewes/internal/gatewayd"
 	"lewes/crypto/identity"
 	"lewes/router/access"
 )
@@ -45,7 +46,7 @@ func (p *clientsPlace) path() (string, error) {
 	if p.file != "" {
 		return p.file, nil
 	}
-	c, err := loadConfig(p.config, p.state)
+	c, err := config.LoadOrDefault(p.config, p.state)
 	if err != nil {
 		return "", err
 	}
@@ -172,7 +173,7 @@ func newClientsList(place *clientsPlace) *cobra.Command {
 			}{path, clients})
 		}
 		if len(entries) == 0 {
-			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s lists nobody; add a client with: %s\n", path, addLine(path))
+			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s lists nobody; add a client with: %s\n", path, gatewayd.AddClientCommand(path))
 			return err
 		}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
@@ -182,27 +183,4 @@ func newClientsList(place *clientsPlace) *cobra.Command {
 		return w.Flush()
 	}
 	return cmd
-}
-
-// addLine returns the line that a gateway's operator types to list a client.
-func addLine(path string) string {
-	const rest = "IDENTITY NAME"
-	if usual, err := (&clientsPlace{}).path(); err == nil && usual == path && os.Getenv("STATE_DIRECTORY") == "" {
-		return "lewes clients add " + rest
-	}
-	if absolute, err := filepath.Abs(path); err == nil {
-		path = absolute
-	}
-	return "lewes clients add --file " + quote(path) + " " + rest
-}
-
-// quote makes one word of a path for a shell.
-func quote(s string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-:+@,", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"lewes/cmd/config"
+	"lewes/cmd/lewes/internal/config"
 	"lewes/crypto/identity"
 )
 
@@ -56,7 +56,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"keygen --nothing a", "unknown flag: --nothing"},
 		{"version x", `"x" is one argument too many: there are none here`},
 		{"gateway x", `"x" is one argument too many`},
-		{"demo --datagrams 1", "--datagrams 1: send from 2"},
+		{"demo --datagrams 1", "--datagrams 1 is not from 2"},
 		{"demo --datagrams many", `invalid argument "many"`},
 		{"forward 5353=9.9.9.9:53", "--gateway is missing"},
 		{"forward --gateway " + uri, "name what to forward, as LOCAL=TARGET"},
@@ -64,7 +64,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"forward --gateway gw.example 5353=9.9.9.9:53", `gateway URI "gw.example": must begin with lewes://`},
 		{"forward --via x --gateway " + uri + " 5353=9.9.9.9:53", `--via: gateway URI "x"`},
 		{"forward --kem rot13 --gateway " + uri + " 5353=9.9.9.9:53", `--kem: kem: unknown KEM "rot13"; use one of ML-KEM-768`},
-		{"forward --timeout 0s --gateway " + uri + " 5353=9.9.9.9:53", "--timeout 0s is no time"},
+		{"forward --timeout 0s --gateway " + uri + " 5353=9.9.9.9:53", "--timeout 0s is not positive"},
 		{"probe", "name the gateway by the URI that it prints"},
 		{"probe lewes://short@gw.example", "invalid identity"},
 		{"probe --target 9.9.9.9 " + uri, `--target: the target "9.9.9.9" is not host:port`},
@@ -229,19 +229,4 @@ func TestConfigCommands(t *testing.T) {
 		t.Errorf("exit code %d, JSON says %+v", code, facts)
 	}
 	has(t, fails(t, env, exitFailed, "config", "check", filepath.Join(dir, "none.toml")), "none.toml cannot be read")
-}
-
-func TestQuote(t *testing.T) {
-	for text, want := range map[string]string{
-		"/var/lib/lewes/clients": "/var/lib/lewes/clients",
-		"a b":                    "'a b'",
-		"anna's":                 `'anna'\''s'`,
-		"":                       "''",
-		"$HOME":                  "'$HOME'",
-		"~/x":                    "'~/x'",
-	} {
-		if got := quote(text); got != want {
-			t.Errorf("quote(%q) = %s, want %s", text, got, want)
-		}
-	}
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"lewes/cmd/config"
+	"lewes/cmd/lewes/internal/config"
 )
 
 func newConfig() *cobra.Command {

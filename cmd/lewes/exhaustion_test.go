@@ -5,19 +5,15 @@ package main
 import (
 	"bufio"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"lewes/cmd/config"
 	"lewes/crypto/cookie"
 	"lewes/crypto/identity"
 	"lewes/crypto/kdf"
@@ -176,7 +172,7 @@ record_ttl = "3s"
 		}
 	}
 
-	g.awaitLog("memory suffices")
+	g.awaitLog("memory is no longer short")
 	again, err := client.Dial(t.Context(), client.Config{Gateway: parsed, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
 	if err != nil {
 		t.Fatalf("after the shortage: %v", err)
@@ -185,27 +181,5 @@ record_ttl = "3s"
 	after := g.figures()
 	if after["lewes_memory_used_bytes"] > 0.8*48*(1<<20) || strings.Count(g.stderr(), "memory is short") != 1 {
 		t.Errorf("afterwards: %v", after)
-	}
-}
-
-// TestMemoryLimitIsSet: the configuration's where the environment has none.
-func TestMemoryLimitIsSet(t *testing.T) {
-	last := debug.SetMemoryLimit(-1)
-	defer debug.SetMemoryLimit(last)
-	c := config.Default()
-	c.MemoryLimit = 1 << 40
-	t.Setenv("GOMEMLIMIT", "2TiB") // of which the runtime hears nothing any more
-	if limitMemory(c); debug.SetMemoryLimit(-1) != last {
-		t.Error("the configuration goes before the environment")
-	}
-	if err := os.Unsetenv("GOMEMLIMIT"); err != nil {
-		t.Fatal(err)
-	}
-	if limitMemory(c); debug.SetMemoryLimit(-1) != 1<<40 {
-		t.Error("the configuration's limit is not set")
-	}
-	c.MemoryLimit = 0
-	if limitMemory(c); debug.SetMemoryLimit(-1) != math.MaxInt64 {
-		t.Error("a configuration without a limit, read again, leaves the one before it")
 	}
 }

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap/zapcore"
 
+	"lewes/cmd/lewes/internal/gatewayd"
 	"lewes/transport/client"
 	"lewes/transport/client/portforward"
 )
@@ -41,9 +41,9 @@ refuses every target. It prints one line once it is ready.`,
       5353=9.9.9.9:53 127.0.0.1:1123=time.example:123`,
 		Args: arguments(1, -1, "what to forward, as LOCAL=TARGET"),
 	}
-	var way reach
+	var flags gatewayFlags
 	gateway := cmd.Flags().String("gateway", "", "`URI` of the gateway from which the datagrams go on to their targets (required)")
-	way.flags(cmd)
+	flags.register(cmd)
 	verbose := cmd.Flags().BoolP("verbose", "v", false, "log more")
 	asJSON := cmd.Flags().Bool("json", false, "print the line and the log as JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -58,16 +58,16 @@ refuses every target. It prints one line once it is ready.`,
 			}
 			mappings = append(mappings, m)
 		}
-		config, err := way.config(*gateway, cmd.ErrOrStderr())
+		config, err := flags.config(*gateway, cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
-		defer forget(&config)
+		defer wipeKeys(&config)
 		level := zapcore.InfoLevel
 		if *verbose {
 			level = zapcore.DebugLevel
 		}
-		config.Logger = slog.New(zapHandler{newLogger(cmd.ErrOrStderr(), level, *asJSON).Core()})
+		config.Logger = gatewayd.Slog(gatewayd.NewLogger(cmd.ErrOrStderr(), level, *asJSON))
 		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
 		defer stop()
 		return forward(ctx, config, mappings, func(s *client.Session, mappings []portforward.Mapping) error {
@@ -90,17 +90,17 @@ func forward(ctx context.Context, config client.Config, mappings []portforward.M
 	config.OnEvent = func(e client.Event) { cancelWhenClosed(e, &config, cancel) }
 	session, err := client.Dial(ctx, config)
 	if err != nil {
-		return explain(err, &config)
+		return withRemedy(err, &config)
 	}
 	defer session.Close()
 	if err := ready(session, f.Mappings()); err != nil {
 		return err
 	}
-	if err := notify("READY=1"); err != nil {
+	if err := gatewayd.Notify("READY=1"); err != nil {
 		config.Logger.Warn(err.Error())
 	}
 	err = f.Run(ctx, session)
-	if err := notify("STOPPING=1"); err != nil {
+	if err := gatewayd.Notify("STOPPING=1"); err != nil {
 		config.Logger.Warn(err.Error())
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {

@@ -116,14 +116,14 @@ func TestForwardMakesAnIdentity(t *testing.T) {
 	sentence := fails(t, environment(dir), exitFailed, args...)
 	public := strings.TrimSpace(mustLewes(t, nil, "keygen", "--show", filepath.Join(dir, "lewes", "client-identity")))
 	line := "lewes clients add " + public + " "
-	has(t, sentence, "This client now has an identity", "\n  "+line, "it does not list this client's identity", "its operator types: "+line)
+	has(t, sentence, "Created this client's identity", "\n  "+line, "it does not list this client's identity", "its operator adds it with: "+line)
 
 	mustLewes(t, environment(g.dir), "clients", "add", "--state", g.dir, public)
 	g.awaitLog(`{"clients": 1`)
 	p := launch(t, environment(dir), args...)
 	line = p.awaitLine("ready: 127.0.0.1:")
 	has(t, line, " to 127.0.0.1:", "through gateway 127.0.0.1:")
-	hasNot(t, p.stderr(), "This client now has an identity")
+	hasNot(t, p.stderr(), "Created this client's identity")
 	if code := p.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}

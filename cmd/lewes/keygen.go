@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lewes/cmd/lewes/internal/config"
 	"lewes/crypto/identity"
 )
 
@@ -32,7 +33,7 @@ start for the first time. The file is PKCS#8 in PEM, as openssl writes it.`,
 		if *show {
 			key, err = identity.Load(path)
 		} else {
-			key, err = makeIdentity(path)
+			key, err = config.CreateIdentity(path)
 		}
 		if err != nil {
 			return err

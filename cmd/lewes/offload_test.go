@@ -1,45 +1,15 @@
 package main
 
 import (
-	"errors"
 	"path/filepath"
 	"testing"
 
 	"github.com/spf13/cobra"
 
-	"lewes/cmd/config"
-	"lewes/transport/udp"
+	"lewes/cmd/lewes/internal/config"
 )
 
-// TestGatewayInsistsOnOffloads, where it is told to, and only then.
-func TestGatewayInsistsOnOffloads(t *testing.T) {
-	refuses := errors.New("protocol not available")
-	for _, row := range []struct {
-		offload  config.Offload
-		gso, gro bool
-		kernel   udp.Support
-		refused  string
-	}{
-		{config.OffloadAuto, true, true, udp.Support{GSO: refuses, GRO: refuses}, ""},
-		{config.OffloadOff, true, true, udp.Support{GSO: refuses, GRO: refuses}, ""},
-		{config.OffloadOn, true, true, udp.Support{}, ""},
-		{config.OffloadOn, false, false, udp.Support{GSO: refuses, GRO: refuses}, ""},
-		{config.OffloadOn, true, false, udp.Support{GSO: refuses}, "gso"},
-		{config.OffloadOn, false, true, udp.Support{GSO: refuses}, ""},
-		{config.OffloadOn, false, true, udp.Support{GRO: refuses}, "gro"},
-		{config.OffloadOn, true, false, udp.Support{GRO: refuses}, ""},
-	} {
-		err := checkOffloads(&config.Listen{Offload: row.offload, GSO: row.gso, GRO: row.gro}, row.kernel)
-		switch {
-		case (err != nil) != (row.refused != ""):
-			t.Errorf("%+v: %v", row, err)
-		case err != nil:
-			has(t, err.Error(), `listen.offload is "on"`, "refuses "+row.refused, refuses.Error(), `set offload to "auto"`)
-		}
-	}
-}
-
-// TestOffloadFlags: what is not given leaves the configuration alone.
+// TestOffloadFlags shows that flags which are not given leave the configuration unchanged.
 func TestOffloadFlags(t *testing.T) {
 	configured := config.Listen{Offload: config.OffloadOn, GSO: false, GRO: true}
 	for _, row := range []struct {

@@ -36,8 +36,8 @@ and what was agreed on. If a step fails it says which and why, and exits with 1.
   lewes probe --json lewes://9qA…@gw.example.com | jq -r .failed`,
 		Args: arguments(1, 1, "the gateway by the URI that it prints, lewes://IDENTITY@host:port"),
 	}
-	var way reach
-	way.flags(cmd)
+	var flags gatewayFlags
+	flags.register(cmd)
 	target := cmd.Flags().String("target", "", "`host:port` to send a datagram to, which answers")
 	payload := cmd.Flags().String("payload", "", "`text` of the datagram (default a DNS question where the port is 53, else \"lewes probe\")")
 	asJSON := jsonFlag(cmd)
@@ -50,10 +50,10 @@ and what was agreed on. If a step fails it says which and why, and exits with 1.
 			}
 		}
 		var err error
-		if p.config, err = way.config(args[0], cmd.ErrOrStderr()); err != nil {
+		if p.config, err = flags.config(args[0], cmd.ErrOrStderr()); err != nil {
 			return err
 		}
-		defer forget(&p.config)
+		defer wipeKeys(&p.config)
 		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
 		defer stop()
 		result, err := p.run(ctx)
@@ -175,7 +175,7 @@ func (p *probe) connect(ctx context.Context, r *probeResult) (*client.Session, e
 		if failed != stepName {
 			r.reached(failed)
 		}
-		return nil, r.fail(failed, time.Since(begun)-resolver.took, explain(err, &p.config))
+		return nil, r.fail(failed, time.Since(begun)-resolver.took, withRemedy(err, &p.config))
 	}
 	info := session.Info()
 	steps := info.Handshake
@@ -214,7 +214,7 @@ func (p *probe) datagram(ctx context.Context, r *probeResult, session *client.Se
 			err = op.Err
 		}
 		if refused := (*client.FlowError)(nil); errors.As(err, &refused) {
-			err = fmt.Errorf("%w; ask who runs the gateway, or choose another target", err)
+			err = fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
 		}
 		return r.fail(stepDatagram, time.Since(begun), err)
 	}

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// untilSignal returns a context that the first SIGINT or SIGTERM ends, so that the
-// command can take its leave. A second one ends the program at once.
+// untilSignal returns a context that the first SIGINT or SIGTERM cancels. The second one exits the
+// process.
 func untilSignal(parent context.Context, stderr io.Writer) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
@@ -19,13 +19,13 @@ func untilSignal(parent context.Context, stderr io.Writer) (ctx context.Context,
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for asked := false; ; asked = true {
+		for again := false; ; again = true {
 			select {
 			case <-done:
 				return
 			case s := <-signals:
-				if asked {
-					fmt.Fprintf(stderr, "lewes: %v for the second time: ending at once\n", s)
+				if again {
+					fmt.Fprintf(stderr, "lewes: second signal (%v): exiting immediately\n", s)
 					os.Exit(exitFailed)
 				}
 				cancel()

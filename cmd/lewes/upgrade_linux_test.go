@@ -237,12 +237,12 @@ func TestUpgradeFails(t *testing.T) {
 	} {
 		stop := c.pace(300)
 		test.spoil()
-		before := strings.Count(u.stderr(), "no upgrade: this gateway goes on")
+		before := strings.Count(u.stderr(), "upgrade failed; keeping this process")
 		u.kill(syscall.SIGUSR2)
 		u.await("why it does not upgrade", func(_, stderr string) bool {
-			return strings.Count(stderr, "no upgrade: this gateway goes on") > before
+			return strings.Count(stderr, "upgrade failed; keeping this process") > before
 		})
-		at := strings.LastIndex(u.stderr(), "no upgrade: this gateway goes on")
+		at := strings.LastIndex(u.stderr(), "upgrade failed; keeping this process")
 		has(t, u.stderr()[at:], test.why)
 		test.mend()
 		time.Sleep(50 * time.Millisecond) // for some to be sent after it

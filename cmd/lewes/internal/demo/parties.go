@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -22,28 +22,29 @@ import (
 	"lewes/transport/uri"
 )
 
-// demo is all parties: on this machine, in this process.
+// demo holds all parties.
 type demo struct {
-	target      *demoTarget
-	entry, exit *demoGateway
+	target      *target
+	entry, exit *gateway
 	session     *client.Session
-	keys        []*identity.PrivateKey // the client's: for the entry, for the exit
-	sender      witness                // the client's socket
-	marker      [16]byte               // begins every payload
+	keys        []*identity.PrivateKey // the client's, for the entry and the exit
+	sender      witness                // at the client's socket
+	marker      [16]byte               // start of every payload
 }
 
-// demoGateway is a gateway with witnesses at its sockets.
-type demoGateway struct {
+// gateway is a gateway with a witness at its egress sockets.
+type gateway struct {
 	*router.Gateway
-	uri  uri.Gateway
-	key  *identity.PrivateKey
-	out  witness // the sockets by which it sends on
+	uri uri.Gateway
+	key *identity.PrivateKey
+	out witness
+
 	mu   sync.Mutex
-	seen []identity.PublicKey // clients that proved who they are
+	seen []identity.PublicKey // authenticated clients
 }
 
-// demoTarget sends every datagram back.
-type demoTarget struct {
+// target is an echo server.
+type target struct {
 	conn *net.UDPConn
 	addr netip.AddrPort
 	done sync.WaitGroup
@@ -54,7 +55,7 @@ type demoTarget struct {
 
 var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-func startDemo() (_ *demo, err error) {
+func start() (_ *demo, err error) {
 	d := new(demo)
 	defer func() {
 		if err != nil {
@@ -77,36 +78,36 @@ func startDemo() (_ *demo, err error) {
 	secrets := d.secrets()
 	d.sender.secrets = secrets
 
-	// The exit may send to the target, and to nothing else on this machine.
+	// The exit may send to the target and nothing else on this machine.
 	only := policy.Rule{Prefix: netip.PrefixFrom(loopback, loopback.BitLen()), First: d.target.addr.Port(), Last: d.target.addr.Port()}
 	if d.exit, err = startGateway(d.keys[1].Public(), policy.Config{Allow: []policy.Rule{only}}, nil, nil); err != nil {
 		return nil, fmt.Errorf("the exit: %w", err)
 	}
-	// The entry may send to no target at all: it knows the exit from its directory.
+	// The entry may send to no target; the exit is in its directory.
 	if d.entry, err = startGateway(d.keys[0].Public(), policy.Config{}, []uri.Gateway{d.exit.uri}, secrets); err != nil {
 		return nil, fmt.Errorf("the entry: %w", err)
 	}
 	return d, nil
 }
 
-// secrets is what nobody on the way to the exit may be able to read: the target as a
-// packet bears it, and what every payload begins with.
+// secrets are byte strings that must not be readable before the exit: the encoded target and the
+// payload marker.
 func (d *demo) secrets() [][]byte {
 	target := wire.AddrTarget(d.target.addr)
 	return [][]byte{target.Append(nil), d.marker[:]}
 }
 
-func startTarget() (*demoTarget, error) {
+func startTarget() (*target, error) {
 	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
 	if err != nil {
 		return nil, fmt.Errorf("the target: %w", err)
 	}
-	t := &demoTarget{conn: conn, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+	t := &target{conn: conn, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
 	t.done.Go(t.serve)
 	return t, nil
 }
 
-func (t *demoTarget) serve() {
+func (t *target) serve() {
 	buffer := make([]byte, wire.MaxUDPPacket)
 	for {
 		n, from, err := t.conn.ReadFromUDPAddrPort(buffer)
@@ -121,24 +122,24 @@ func (t *demoTarget) serve() {
 			t.from = append(t.from, from)
 		}
 		t.mu.Unlock()
-		_, _ = t.conn.WriteToUDPAddrPort(buffer[:n], from) // a loss shows at the client
+		_, _ = t.conn.WriteToUDPAddrPort(buffer[:n], from) // the client detects a loss
 	}
 }
 
-// senders returns the addresses that sent to the target.
-func (t *demoTarget) senders() []netip.AddrPort {
+// senders returns the sources of the datagrams received.
+func (t *target) senders() []netip.AddrPort {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.from)
 }
 
-// startGateway starts a gateway for one client.
-func startGateway(admitted identity.PublicKey, rules policy.Config, directory []uri.Gateway, secrets [][]byte) (*demoGateway, error) {
+// startGateway starts a gateway that admits one client.
+func startGateway(admitted identity.PublicKey, rules policy.Config, directory []uri.Gateway, secrets [][]byte) (*gateway, error) {
 	key, err := identity.Generate(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	g := &demoGateway{key: key}
+	g := &gateway{key: key}
 	g.out.secrets = secrets
 	config := router.Config{
 		Identity: key,
@@ -151,7 +152,7 @@ func startGateway(admitted identity.PublicKey, rules policy.Config, directory []
 	}
 	if directory != nil {
 		config.Directory = router.NewDirectory(directory, net.DefaultResolver)
-		if err := config.Directory.Refresh(context.Background()); err != nil { // addresses all: nothing is asked
+		if err := config.Directory.Refresh(context.Background()); err != nil { // all are addresses: no lookup
 			return nil, err
 		}
 	}
@@ -163,7 +164,7 @@ func startGateway(admitted identity.PublicKey, rules policy.Config, directory []
 	return g, nil
 }
 
-func (g *demoGateway) admit(id, admitted identity.PublicKey) bool {
+func (g *gateway) admit(id, admitted identity.PublicKey) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !slices.Contains(g.seen, id) {
@@ -172,20 +173,20 @@ func (g *demoGateway) admit(id, admitted identity.PublicKey) bool {
 	return id == admitted
 }
 
-// clients returns the identities that the gateway has seen.
-func (g *demoGateway) clients() []identity.PublicKey {
+// clients returns the identities of authenticated clients.
+func (g *gateway) clients() []identity.PublicKey {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.seen)
 }
 
-// received returns how many datagrams came to the gateway's listening socket.
-func (g *demoGateway) received() uint64 {
+// received returns the number of datagrams received on the listening socket.
+func (g *gateway) received() uint64 {
 	clients, _ := g.Traffic()
 	return clients.Received.Packets
 }
 
-func (g *demoGateway) close() {
+func (g *gateway) close() {
 	if g == nil {
 		return
 	}
@@ -195,8 +196,8 @@ func (g *demoGateway) close() {
 	g.key.Wipe()
 }
 
-// connect makes the client's session: with the exit, through the entry.
-func (d *demo) connect(ctx context.Context, r *demoReport) error {
+// connect establishes the client's session with the exit, through the entry.
+func (d *demo) connect(ctx context.Context, r *Report) error {
 	begun := time.Now()
 	session, err := client.Dial(ctx, client.Config{
 		Gateway:     d.exit.uri,
@@ -224,7 +225,7 @@ func (d *demo) connect(ctx context.Context, r *demoReport) error {
 	return nil
 }
 
-// close ends all parties and forgets their keys.
+// close stops all parties and wipes their keys.
 func (d *demo) close() {
 	if d.session != nil {
 		_ = d.session.Close()

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -11,17 +11,16 @@ import (
 	"lewes/transport"
 )
 
-// witness notes what one party of a demo does at its sockets: whom it sends to, from
-// which addresses, how many datagrams pass, and whether any of them holds something
-// that is not to be read on the way.
+// witness observes one party's sockets: its peers, its own addresses, the number of datagrams, and
+// whether any of them contains a secret.
 type witness struct {
 	secrets [][]byte
 
 	mu             sync.Mutex
-	dialled        []netip.AddrPort // whom it sent to
-	locals         []netip.AddrPort // its own addresses towards them
+	dialled        []netip.AddrPort // peers
+	locals         []netip.AddrPort // its own addresses
 	sent, received uint64           // datagrams
-	leaks          int              // datagrams with a secret in them
+	leaks          int              // datagrams that contain a secret
 }
 
 // watch returns a Conn that reports to w.
@@ -49,7 +48,7 @@ func (w *witness) note(count *uint64, batch []transport.Packet) {
 	}
 }
 
-// sight is what a witness has seen so far.
+// sight is a snapshot of a witness.
 type sight struct {
 	dialled, locals []netip.AddrPort
 	sent, received  uint64
@@ -79,7 +78,7 @@ func (c *watchedConn) WriteBatch(p []transport.Packet) (int, error) {
 	return n, err
 }
 
-// watchedEgress is a gateway's way out, with a witness at it.
+// watchedEgress is an Egress with a witness.
 type watchedEgress struct {
 	router.Egress
 	witness *witness

@@ -47,17 +47,10 @@ type Listen struct {
 
 // TCP is where and how packets come over TCP, and what that may cost.
 type TCP struct {
-	Enabled         bool     `toml:"enabled"`
-	Port            int      `toml:"port"` // 0: any
-	MaxConnections  int      `toml:"max_connections"`
-	MaxPerSource    int      `toml:"max_per_source"`
-	MaxReceiving    Size     `toml:"max_receiving"` // of all connections
-	ReceiveTimeout  Duration `toml:"receive_timeout"`
-	WriteTimeout    Duration `toml:"write_timeout"`
-	PollWait        Duration `toml:"poll_wait"`
-	MaxWaiting      Size     `toml:"max_waiting"` // a session
-	MaxWaitingTotal Size     `toml:"max_waiting_total"`
-	WaitingAge      Duration `toml:"waiting_age"`
+	Enabled        bool `toml:"enabled"`
+	Port           int  `toml:"port"` // 0: any
+	MaxConnections int  `toml:"max_connections"`
+	MaxPerSource   int  `toml:"max_per_source"`
 }
 
 // Offload says whether the kernel may cut and join datagrams.
@@ -89,35 +82,26 @@ const (
 type Handshake struct {
 	KEMs           []KEM    `toml:"kems"`
 	AllowX25519    bool     `toml:"allow_x25519_kem"`
-	Tolerance      Duration `toml:"tolerance"`
 	MaxRecords     int      `toml:"max_records"`
 	RecordTTL      Duration `toml:"record_ttl"`
 	Rate           float64  `toml:"rate"` // a second and source
 	Burst          int      `toml:"burst"`
-	DirectoryRate  float64  `toml:"directory_rate"` // a second and address
 	TriesPerSecond int      `toml:"tries_per_second"`
-	MaxBacklog     int      `toml:"max_backlog"` // packets a shard
-	MaxEarlyBytes  Size     `toml:"max_early_bytes"`
 }
 
 // Session bounds sessions and their keys.
 type Session struct {
-	Max          int      `toml:"max"`
-	TTL          Duration `toml:"ttl"`         // whole seconds
-	RekeyAfter   Duration `toml:"rekey_after"` // whole seconds
-	RekeyPackets int      `toml:"rekey_packets"`
-	DemotedTTL   Duration `toml:"demoted_ttl"`
-	MaxDatagram  int      `toml:"max_datagram"` // bytes
+	Max         int      `toml:"max"`
+	TTL         Duration `toml:"ttl"`          // whole seconds
+	RekeyAfter  Duration `toml:"rekey_after"`  // whole seconds
+	MaxDatagram int      `toml:"max_datagram"` // bytes
 }
 
 // Flows bounds flows to targets.
 type Flows struct {
-	MaxPerSession  int      `toml:"max_per_session"`
-	Max            int      `toml:"max"`
-	Idle           Duration `toml:"idle"`
-	ResolveTimeout Duration `toml:"resolve_timeout"`
-	MaxResolving   int      `toml:"max_resolving"` // datagrams a flow
-	MaxLookups     int      `toml:"max_lookups"`
+	MaxPerSession int      `toml:"max_per_session"`
+	Max           int      `toml:"max"`
+	Idle          Duration `toml:"idle"`
 }
 
 // Egress is which targets are allowed.
@@ -129,10 +113,7 @@ type Egress struct {
 
 // Forward bounds what goes on to other gateways.
 type Forward struct {
-	MaxClaims  int      `toml:"max_claims"` // a session
-	ClaimTTL   Duration `toml:"claim_ttl"`
-	HelloRate  float64  `toml:"hello_rate"` // a second and session
-	HelloBurst int      `toml:"hello_burst"`
+	MaxClaims int `toml:"max_claims"` // a session
 }
 
 // Gateway is another gateway that clients may go on to.
@@ -187,49 +168,33 @@ func Default() *Config {
 			SendBuffer:    4 << 20,
 		},
 		TCP: TCP{
-			Enabled:         true,
-			Port:            uri.DefaultTCPPort,
-			MaxConnections:  10_000,
-			MaxPerSource:    64,
-			MaxReceiving:    64 << 20,
-			ReceiveTimeout:  minute / 12,
-			WriteTimeout:    minute / 12,
-			PollWait:        maxPollWait,
-			MaxWaiting:      128 << 10,
-			MaxWaitingTotal: 256 << 20,
-			WaitingAge:      minute / 12,
+			Enabled:        true,
+			Port:           uri.DefaultTCPPort,
+			MaxConnections: 10_000,
+			MaxPerSource:   64,
 		},
 		Access: Access{Mode: AccessListed},
 		Handshake: Handshake{
 			KEMs:           []KEM{KEM(kem.MLKEM768), KEM(kem.XWing)},
-			Tolerance:      minute / 2,
 			MaxRecords:     1 << 16,
 			RecordTTL:      minute * 3 / 2,
 			Rate:           20,
 			Burst:          40,
-			DirectoryRate:  1000,
 			TriesPerSecond: 500,
-			MaxBacklog:     1024,
-			MaxEarlyBytes:  64 << 20,
 		},
 		Session: Session{
-			Max:          1_000_000,
-			TTL:          24 * 60 * minute,
-			RekeyAfter:   15 * minute,
-			RekeyPackets: maxRekeyPackets,
-			DemotedTTL:   minute,
-			MaxDatagram:  maxDatagram,
+			Max:         1_000_000,
+			TTL:         24 * 60 * minute,
+			RekeyAfter:  15 * minute,
+			MaxDatagram: maxDatagram,
 		},
 		Flows: Flows{
-			MaxPerSession:  256,
-			Max:            100_000,
-			Idle:           maxFlowIdle,
-			ResolveTimeout: minute / 12,
-			MaxResolving:   16,
-			MaxLookups:     1000,
+			MaxPerSession: 256,
+			Max:           100_000,
+			Idle:          maxFlowIdle,
 		},
 		Egress:  Egress{Allow: []policy.Rule{}, Deny: []policy.Rule{}, Own: []netip.Addr{}},
-		Forward: Forward{MaxClaims: 16, ClaimTTL: 5 * minute, HelloRate: 2, HelloBurst: 10},
+		Forward: Forward{MaxClaims: 16},
 		Log:     Log{Level: LogInfo, Format: LogConsole},
 	}
 }

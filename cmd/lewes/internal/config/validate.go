@@ -16,26 +16,22 @@ import (
 
 // What keys may say, where the protocol or common sense sets it.
 const (
-	maxDatagram     = 1500                        // section 1 of PROTOCOL.md
-	minDatagram     = 1080                        // the largest datagram of a handshake, section 1
-	maxRekeyPackets = 1 << 28                     // section 6
-	maxFlowIdle     = Duration(120 * time.Second) // section 8: then a client may use the flow's id anew
-	maxFlowIDs      = 1 << 16                     // as many as there are
-	maxPollWait     = Duration(10 * time.Second)  // section 10
-	maxConnections  = 1 << 20
-	maxShards       = 256
-	maxBuffer       = 1 << 30
-	maxSessions     = 1 << 24
-	maxFlows        = 10_000_000
-	maxRate         = 1_000_000
-	maxLookups      = 1_000_000
-	maxBacklog      = 1 << 16 // packets
-	maxRules        = 1024    // of each kind: all are looked at for each new flow
-	maxHosts        = 64
-	maxGateways     = 10_000
-	maxName         = 64
-	minMemory       = 16 << 20 // less would be used up before the first client came
-	maxMemory       = 1 << 50
+	maxDatagram    = 1500                        // section 1 of PROTOCOL.md
+	minDatagram    = 1080                        // the largest datagram of a handshake, section 1
+	maxFlowIdle    = Duration(120 * time.Second) // section 8: then a client may use the flow's id anew
+	maxFlowIDs     = 1 << 16                     // as many as there are
+	maxConnections = 1 << 20
+	maxShards      = 256
+	maxBuffer      = 1 << 30
+	maxSessions    = 1 << 24
+	maxFlows       = 10_000_000
+	maxRate        = 1_000_000
+	maxRules       = 1024 // of each kind: all are looked at for each new flow
+	maxHosts       = 64
+	maxGateways    = 10_000
+	maxName        = 64
+	minMemory      = 16 << 20 // less would be used up before the first client came
+	maxMemory      = 1 << 50
 )
 
 // Validate tells what makes no sense in a configuration, as an *Error with all of
@@ -143,20 +139,12 @@ func (l *Listen) check(p *problems) {
 }
 
 func (t *TCP) check(p *problems) {
-	const second = Duration(time.Second)
 	within(p, "tcp.port", t.Port, 0, 65535)
 	within(p, "tcp.max_connections", t.MaxConnections, 1, maxConnections)
 	within(p, "tcp.max_per_source", t.MaxPerSource, 1, maxConnections)
 	if t.MaxPerSource > t.MaxConnections {
 		p.add("tcp.max_per_source", "%d is more than tcp.max_connections, %d, which holds for all sources together", t.MaxPerSource, t.MaxConnections)
 	}
-	within(p, "tcp.max_receiving", t.MaxReceiving, 1<<20, 16<<30)
-	within(p, "tcp.receive_timeout", t.ReceiveTimeout, second/10, 60*second)
-	within(p, "tcp.write_timeout", t.WriteTimeout, second/10, 60*second)
-	within(p, "tcp.poll_wait", t.PollWait, second/10, maxPollWait)
-	within(p, "tcp.max_waiting", t.MaxWaiting, 4<<10, 16<<20)
-	within(p, "tcp.max_waiting_total", t.MaxWaitingTotal, 1<<20, 16<<30)
-	within(p, "tcp.waiting_age", t.WaitingAge, second/10, 60*second)
 }
 
 func (a *Access) check(p *problems) {
@@ -175,15 +163,11 @@ func (h *Handshake) check(p *problems) {
 		}
 	}
 	const minute = Duration(time.Minute)
-	within(p, "handshake.tolerance", h.Tolerance, minute/60, 10*minute)
 	within(p, "handshake.max_records", h.MaxRecords, 1, maxSessions)
 	within(p, "handshake.record_ttl", h.RecordTTL, minute/60, 10*minute)
 	within(p, "handshake.rate", h.Rate, 0.1, maxRate)
 	within(p, "handshake.burst", h.Burst, 1, maxRate)
-	within(p, "handshake.directory_rate", h.DirectoryRate, 0.1, maxRate)
 	within(p, "handshake.tries_per_second", h.TriesPerSecond, 1, maxRate)
-	within(p, "handshake.max_backlog", h.MaxBacklog, 1, maxBacklog)
-	within(p, "handshake.max_early_bytes", h.MaxEarlyBytes, 64<<10, 16<<30)
 }
 
 func (s *Session) check(p *problems) {
@@ -193,8 +177,6 @@ func (s *Session) check(p *problems) {
 	wholeSeconds(p, "session.ttl", s.TTL)
 	within(p, "session.rekey_after", s.RekeyAfter, minute/60, 24*60*minute)
 	wholeSeconds(p, "session.rekey_after", s.RekeyAfter)
-	within(p, "session.rekey_packets", s.RekeyPackets, 16, maxRekeyPackets)
-	within(p, "session.demoted_ttl", s.DemotedTTL, minute/60, 10*minute)
 	within(p, "session.max_datagram", s.MaxDatagram, minDatagram, maxDatagram)
 }
 
@@ -205,9 +187,6 @@ func (f *Flows) check(p *problems) {
 		p.add("flows.max_per_session", "%d is more than flows.max, %d, which holds for all sessions together", f.MaxPerSession, f.Max)
 	}
 	within(p, "flows.idle", f.Idle, Duration(time.Second), maxFlowIdle)
-	within(p, "flows.resolve_timeout", f.ResolveTimeout, Duration(100*time.Millisecond), Duration(time.Minute))
-	within(p, "flows.max_resolving", f.MaxResolving, 1, 1024)
-	within(p, "flows.max_lookups", f.MaxLookups, 1, maxLookups)
 }
 
 func (e *Egress) check(p *problems) {
@@ -228,9 +207,6 @@ func (e *Egress) check(p *problems) {
 
 func (f *Forward) check(p *problems) {
 	within(p, "forward.max_claims", f.MaxClaims, 1, 1<<16)
-	within(p, "forward.claim_ttl", f.ClaimTTL, Duration(time.Second), Duration(time.Hour))
-	within(p, "forward.hello_rate", f.HelloRate, 0.1, maxRate)
-	within(p, "forward.hello_burst", f.HelloBurst, 1, maxRate)
 }
 
 func checkGateways(p *problems, gateways []Gateway) {

@@ -38,8 +38,8 @@ func TestStateDir(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "/var/lib/of-systemd")
-	c := Default()
-	if err := c.ResolveStateDir(); err != nil {
+	c, err := LoadOrDefault("", "")
+	if err != nil {
 		t.Fatal(err)
 	}
 	for got, want := range map[string]string{
@@ -50,9 +50,6 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	c = mustParse(t, "identity = \"/etc/lewes/key\"\nstate_dir = \"/srv/lewes\"\naccess.clients = \"/etc/lewes/clients\"")
-	if err := c.ResolveStateDir(); err != nil {
-		t.Fatal(err)
-	}
 	if c.StateDir != "/srv/lewes" || c.IdentityFile() != "/etc/lewes/key" || c.ClientsFile() != "/etc/lewes/clients" {
 		t.Errorf("%q, %q, %q", c.StateDir, c.IdentityFile(), c.ClientsFile())
 	}

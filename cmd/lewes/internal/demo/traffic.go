@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -14,28 +14,26 @@ import (
 )
 
 const (
-	// demoWindow is how many datagrams are on their way at a time: enough to have
-	// some on either side of the renewal of keys, too few to overrun a socket.
-	demoWindow = 16
-	// demoPatience is how long the client waits for a datagram before it counts as
-	// lost.
-	demoPatience = 3 * time.Second
+	// window is the number of datagrams in flight: enough to have some on both sides of the rekey,
+	// few enough not to overrun a socket buffer.
+	window = 16
+	// lossTimeout is the age at which a datagram counts as lost.
+	lossTimeout = 3 * time.Second
 )
 
-// traffic is the client's datagrams and what became of each.
+// traffic holds the client's datagrams and their fate.
 type traffic struct {
 	conn     net.Conn
 	payloads [][]byte
 	sent     []time.Time
-	rtts     []time.Duration // of those that came back right
+	rtts     []time.Duration // of correct echoes
 	back     []bool
-	wrong    int // came back, but not as they were sent, or twice
+	wrong    int // echoes that differ or are duplicates
 }
 
-// exchange sends datagrams through both gateways to the target and takes the
-// echoes. In the middle the session gets new keys, while datagrams are on their
-// way.
-func (d *demo) exchange(ctx context.Context, r *demoReport, datagrams int) error {
+// exchange sends datagrams through both gateways to the target and receives the echoes. In the middle
+// the session rekeys while datagrams are in flight.
+func (d *demo) exchange(ctx context.Context, r *Report, datagrams int) error {
 	conn, err := d.session.DialContext(ctx, "udp", d.target.addr.String())
 	if err != nil {
 		return err
@@ -48,28 +46,28 @@ func (d *demo) exchange(ctx context.Context, r *demoReport, datagrams int) error
 		r.Bytes += len(t.payloads[i])
 	}
 	rekeyed := make(chan error, 1)
-	for next, flying := 0, 0; next < datagrams || flying > 0; {
-		for ; next < datagrams && flying < demoWindow; next++ {
+	for next, inFlight := 0, 0; next < datagrams || inFlight > 0; {
+		for ; next < datagrams && inFlight < window; next++ {
 			if next == datagrams/2 {
 				go func() { rekeyed <- d.session.Rekey(ctx) }()
 			}
 			t.sent[next] = time.Now()
 			if _, err := conn.Write(t.payloads[next]); err != nil {
-				return fmt.Errorf("sending datagram %d of %d: %w", next+1, datagrams, err)
+				return fmt.Errorf("send datagram %d of %d: %w", next+1, datagrams, err)
 			}
-			flying++
+			inFlight++
 		}
-		switch err := t.take(ctx); {
+		switch err := t.receive(ctx); {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			flying = 0 // those are lost
+			inFlight = 0 // the datagrams in flight are lost
 		case err != nil:
-			return fmt.Errorf("waiting for an echo: %w", err)
-		case flying > 0:
-			flying--
+			return fmt.Errorf("receive an echo: %w", err)
+		case inFlight > 0:
+			inFlight--
 		}
 	}
 	if err := <-rekeyed; err != nil {
-		return fmt.Errorf("renewing the keys: %w", err)
+		return fmt.Errorf("rekey: %w", err)
 	}
 	r.Keys = d.session.Info().Generation
 	for _, back := range t.back {
@@ -78,12 +76,12 @@ func (d *demo) exchange(ctx context.Context, r *demoReport, datagrams int) error
 		}
 	}
 	r.RTT = quantiles(t.rtts)
-	r.check(r.Back == datagrams && t.wrong == 0, fmt.Sprintf("each of %d datagrams came back, byte for byte", datagrams),
-		"%d are missing, %d came back wrong or twice", datagrams-r.Back, t.wrong)
+	r.check(r.Back == datagrams && t.wrong == 0, fmt.Sprintf("all %d datagrams came back, byte for byte", datagrams),
+		"%d are missing, %d echoes differ or are duplicates", datagrams-r.Back, t.wrong)
 	return nil
 }
 
-// payload makes a datagram of 20 to most bytes: the marker, its number, and noise.
+// payload returns a datagram of 20 to most bytes: the marker, its number, and random bytes.
 func (d *demo) payload(number, most int) []byte {
 	const head = len(d.marker) + 4
 	p := make([]byte, head+rand.IntN(most-head+1))
@@ -95,9 +93,9 @@ func (d *demo) payload(number, most int) []byte {
 	return p
 }
 
-// take takes one echo.
-func (t *traffic) take(ctx context.Context) error {
-	if err := t.conn.SetReadDeadline(time.Now().Add(demoPatience)); err != nil {
+// receive receives one echo.
+func (t *traffic) receive(ctx context.Context) error {
+	if err := t.conn.SetReadDeadline(time.Now().Add(lossTimeout)); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = t.conn.SetReadDeadline(time.Unix(1, 0)) })
@@ -120,7 +118,7 @@ func (t *traffic) take(ctx context.Context) error {
 	return nil
 }
 
-// match finds the datagram that an echo is of, and compares them.
+// match returns the number of the datagram that an echo equals.
 func (t *traffic) match(echo []byte) (number int, ok bool) {
 	const at = 16
 	if len(echo) < at+4 {
@@ -130,11 +128,11 @@ func (t *traffic) match(echo []byte) (number int, ok bool) {
 	return number, number < len(t.payloads) && !t.sent[number].IsZero() && bytes.Equal(echo, t.payloads[number])
 }
 
-func quantiles(d []time.Duration) roundTrips {
+func quantiles(d []time.Duration) RoundTrips {
 	if len(d) == 0 {
-		return roundTrips{}
+		return RoundTrips{}
 	}
 	slices.Sort(d)
 	at := func(q float64) float64 { return float64(d[int(q*float64(len(d)-1)+0.5)].Nanoseconds()) / 1000 }
-	return roundTrips{P50: at(0.5), P99: at(0.99), Max: at(1)}
+	return RoundTrips{P50: at(0.5), P99: at(0.99), Max: at(1)}
 }

@@ -1,71 +1,70 @@
-package main
+package demo
 
 import (
 	"context"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"lewes/crypto/identity"
 )
 
-// demoSettle is how long the last packets may take to reach their counters.
-const demoSettle = 2 * time.Second
+// drainTimeout bounds the wait for the last packets to be counted.
+const drainTimeout = 2 * time.Second
 
-// judge compares what is claimed about who saw what with what the sockets saw.
+// judge checks the claims about which party saw what against the witnesses' observations.
 //
-// Who sent to a gateway is shown by counting: if its listening socket received
-// exactly as many datagrams as one party sent there, they were that party's and
-// nobody else's; and that party's socket got the answers, so that the gateway knew
-// its address.
-func (d *demo) judge(ctx context.Context, r *demoReport) {
-	quiet := d.settle(ctx)
+// The sources of a gateway's packets are verified by counting: if its listening socket received exactly
+// as many datagrams as one party sent to it, then all were that party's. The answers that the party
+// received show that the gateway knew its address.
+func (d *demo) judge(ctx context.Context, r *Report) {
+	quiet := d.drain(ctx)
 	sender, entryOut, exitOut := d.sender.sight(), d.entry.out.sight(), d.exit.out.sight()
 	entryIn, exitIn := d.entry.received(), d.exit.received()
 	entryAt, exitAt := d.entry.Addrs()[0], d.exit.Addrs()[0]
 	entry, exit := d.entry.Stats(), d.exit.Stats()
 	targetFrom := d.target.senders()
 
-	r.Parties = demoParties{
+	r.Parties = Parties{
 		Client: addresses(sender.locals), Entry: entryAt.String(), EntryOut: addresses(entryOut.locals),
 		Exit: exitAt.String(), ExitOut: addresses(exitOut.locals), Target: d.target.addr.String(),
 	}
 	p := &r.Parties
 
-	r.check(r.Keys == 1, "the session got new keys in the middle", "its keys are of generation %d", r.Keys)
+	r.check(r.Keys == 1, "the session rekeyed in the middle", "its key set is generation %d", r.Keys)
 
 	fromClient := quiet && only(sender.dialled, entryAt) && len(sender.locals) == 1 && entryIn == sender.sent && sender.received > 0
-	r.check(fromClient, fmt.Sprintf("the entry saw the client's address: all %d datagrams that it got were from there", sender.sent),
-		"the client %s sent %d to %s, the entry got %d", p.Client, sender.sent, addresses(sender.dialled), entryIn)
+	r.check(fromClient, fmt.Sprintf("the entry saw the client's address: all %d datagrams it received came from there", sender.sent),
+		"the client %s sent %d to %s, the entry received %d", p.Client, sender.sent, addresses(sender.dialled), entryIn)
 	toExit := only(entryOut.dialled, exitAt) && entry.FlowsOpened == 0 && entry.Forwarded > 0
 	r.check(toExit, "the entry sent to the exit only, and opened no flow to a target",
 		"it sent to %s and opened %d flows", addresses(entryOut.dialled), entry.FlowsOpened)
-	r.check(entryOut.leaks == 0 && entryOut.sent > 0, fmt.Sprintf("none of the %d packets that the entry passed on or back showed target or payload", entryOut.sent+entryOut.received),
+	r.check(entryOut.leaks == 0 && entryOut.sent > 0, fmt.Sprintf("none of the %d packets forwarded by the entry exposed target or payload", entryOut.sent+entryOut.received),
 		"%d did", entryOut.leaks)
 
 	fromEntry := quiet && len(entryOut.locals) == 1 && exitIn == entryOut.sent && entryOut.received > 0
-	r.check(fromEntry && !slices.Contains(entryOut.locals, one(sender.locals)), fmt.Sprintf("the exit did not see the client's address: all %d datagrams that it got were from the entry", entryOut.sent),
-		"the entry %s sent %d, the exit got %d", p.EntryOut, entryOut.sent, exitIn)
+	r.check(fromEntry && !slices.Contains(entryOut.locals, one(sender.locals)), fmt.Sprintf("the exit did not see the client's address: all %d datagrams it received came from the entry", entryOut.sent),
+		"the entry %s sent %d, the exit received %d", p.EntryOut, entryOut.sent, exitIn)
 	toTarget := only(exitOut.dialled, d.target.addr) && exit.FlowsOpened == 1
 	r.check(toTarget, "the exit sent to the target only",
 		"it sent to %s and opened %d flows", addresses(exitOut.dialled), exit.FlowsOpened)
-	r.check(sameIdentities(d.entry.clients(), d.keys[0]) && sameIdentities(d.exit.clients(), d.keys[1]), "entry and exit know the client by different identities, and nobody else by any",
+	r.check(sameIdentities(d.entry.clients(), d.keys[0]) && sameIdentities(d.exit.clients(), d.keys[1]), "entry and exit know the client by different identities, and no other client",
 		"the entry saw %v, the exit %v", d.entry.clients(), d.exit.clients())
 	r.check(len(exitOut.locals) == 1 && only(targetFrom, one(exitOut.locals)), "the target saw the exit's address only",
 		"it saw %s", addresses(targetFrom))
-	r.check(sender.leaks == 0 && sender.sent > 0, fmt.Sprintf("none of the %d packets between client and entry showed target or payload", sender.sent+sender.received),
+	r.check(sender.leaks == 0 && sender.sent > 0, fmt.Sprintf("none of the %d packets between client and entry exposed target or payload", sender.sent+sender.received),
 		"%d did", sender.leaks)
 
-	p.EntrySaw, p.EntryTo = saw(fromClient, "the client, ", p.Client), saw(toExit && entryOut.leaks == 0, "the exit, and nothing behind it", "")
+	p.EntrySaw, p.EntryTo = saw(fromClient, "the client, ", p.Client), saw(toExit && entryOut.leaks == 0, "the exit, and no target", "")
 	p.ExitSaw, p.ExitTo = saw(fromEntry, "the entry, ", p.EntryOut), saw(toTarget, "the target, ", p.Target)
 	p.TargetSaw = saw(only(targetFrom, one(exitOut.locals)), "the exit, ", addresses(targetFrom))
 }
 
-// settle waits until what was sent on the way has been received, and reports
-// whether it has.
-func (d *demo) settle(ctx context.Context) bool {
-	for end := time.Now().Add(demoSettle); ; {
+// drain waits until every datagram sent to a gateway has been received, and reports whether it has.
+func (d *demo) drain(ctx context.Context) bool {
+	for end := time.Now().Add(drainTimeout); ; {
 		if d.entry.received() == d.sender.sight().sent &&
 			d.exit.received() == d.entry.out.sight().sent {
 			return true
@@ -100,17 +99,14 @@ func saw(sure bool, who, address string) string {
 	return who + address
 }
 
-// addresses prints addresses for people.
+// addresses formats addresses for people.
 func addresses(addrs []netip.AddrPort) string {
 	if len(addrs) == 0 {
-		return "nobody"
+		return "none"
 	}
-	s := ""
+	texts := make([]string, len(addrs))
 	for i, a := range addrs {
-		if i > 0 {
-			s += " and "
-		}
-		s += a.String()
+		texts[i] = a.String()
 	}
-	return s
+	return strings.Join(texts, " and ")
 }

@@ -1,4 +1,4 @@
-package main
+package gatewayd
 
 import (
 	"context"
@@ -11,16 +11,14 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Of lines that say the same, these many a second are written, and then every
-// hundredth.
+// Of equal log messages, the first logFirst per second are written, then every logThereafter-th.
 const (
 	logFirst      = 5
 	logThereafter = 100
 )
 
-// newLogger returns a logger for people, or with asJSON for programs, that writes
-// to w. Repeated lines are sampled.
-func newLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger {
+// NewLogger returns a logger that writes console lines, or JSON, to w. Repeated messages are sampled.
+func NewLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger {
 	e := zap.NewProductionEncoderConfig()
 	e.EncodeTime = zapcore.ISO8601TimeEncoder
 	e.EncodeDuration = zapcore.StringDurationEncoder
@@ -31,7 +29,7 @@ func newLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger
 		e.EncodeLevel = zapcore.CapitalLevelEncoder
 		e.ConsoleSeparator = "  "
 		if os.Getenv("JOURNAL_STREAM") != "" {
-			e.TimeKey = zapcore.OmitKey // the journal has it
+			e.TimeKey = zapcore.OmitKey // the journal adds it
 		}
 		encoder = zapcore.NewConsoleEncoder(e)
 	}
@@ -39,17 +37,21 @@ func newLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger
 	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, logFirst, logThereafter))
 }
 
-// zapHandler is a slog.Handler that writes to a zap core, for the client library.
-type zapHandler struct{ core zapcore.Core }
+// Slog returns a slog.Logger that writes to l, for the client library.
+func Slog(l *zap.Logger) *slog.Logger { return slog.New(slogHandler{l.Core()}) }
 
-// zapLevel converts a slog level: DEBUG is -4 and INFO is 0 there, -1 and 0 in zap.
+type slogHandler struct{ core zapcore.Core }
+
+// zapLevel converts a level: DEBUG is -4 in slog and -1 in zap, INFO is 0 in both.
 func zapLevel(l slog.Level) zapcore.Level {
 	return zapcore.Level(min(max(int(l)/4, int(zapcore.DebugLevel)), int(zapcore.ErrorLevel)))
 }
 
-func (h zapHandler) Enabled(_ context.Context, l slog.Level) bool { return h.core.Enabled(zapLevel(l)) }
+func (h slogHandler) Enabled(_ context.Context, l slog.Level) bool {
+	return h.core.Enabled(zapLevel(l))
+}
 
-func (h zapHandler) Handle(_ context.Context, r slog.Record) error {
+func (h slogHandler) Handle(_ context.Context, r slog.Record) error {
 	entry := h.core.Check(zapcore.Entry{Level: zapLevel(r.Level), Time: r.Time, Message: r.Message}, nil)
 	fields := make([]zapcore.Field, 0, r.NumAttrs())
 	r.Attrs(func(a slog.Attr) bool {
@@ -60,13 +62,13 @@ func (h zapHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-func (h zapHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+func (h slogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	var fields []zapcore.Field
 	for _, a := range attrs {
 		fields = append(fields, zap.Any(a.Key, a.Value.Any()))
 	}
-	return zapHandler{h.core.With(fields)}
+	return slogHandler{h.core.With(fields)}
 }
 
 // WithGroup ignores the group: the client library uses none.
-func (h zapHandler) WithGroup(string) slog.Handler { return h }
+func (h slogHandler) WithGroup(string) slog.Handler { return h }

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"lewes/cmd/lewes/internal/config"
+	"lewes/crypto/identity"
+	"lewes/transport/client"
+	"lewes/transport/uri"
+)
+
+// gatewayFlags are the flags of forward and probe that select a gateway and how to reach it.
+type gatewayFlags struct {
+	via                   []string
+	identity, viaIdentity string
+	state                 string
+	kem                   string
+	transport             string
+	timeout               time.Duration
+}
+
+func (f *gatewayFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.via, "via", nil, "`URI` of an entry gateway, which sees your address but not your targets; repeat for more, the nearest first")
+	flags.StringVar(&f.identity, "identity", "", "`FILE` with this client's identity (default client-identity in the state directory, created on first use)")
+	flags.StringVar(&f.viaIdentity, "via-identity", "", "`FILE` with a second identity for the gateways of --via, so that entry and exit cannot link this client")
+	flags.StringVar(&f.state, "state", "", "state `directory` (default: the system's)")
+	flags.StringVar(&f.kem, "kem", client.MLKEM768.String(), "post-quantum key exchange: ML-KEM-768 or X-Wing")
+	flags.StringVar(&f.transport, "transport", client.Auto.String(), "transport to the first gateway: udp, tcp, or auto (udp, and tcp where udp is blocked)")
+	flags.DurationVar(&f.timeout, "timeout", client.DefaultTimeout, "limit for a handshake")
+}
+
+// config returns the configuration for client.Dial. The caller wipes its keys with wipeKeys.
+func (f *gatewayFlags) config(gateway string, stderr io.Writer) (c client.Config, err error) {
+	if c.Gateway, err = uri.Parse(gateway); err != nil {
+		return c, &usageError{err}
+	}
+	for _, s := range f.via {
+		entry, err := uri.Parse(s)
+		if err != nil {
+			return c, &usageError{fmt.Errorf("--via: %w", err)}
+		}
+		c.Via = append(c.Via, entry)
+	}
+	if c.KEM, err = client.ParseKEM(f.kem); err != nil {
+		return c, &usageError{fmt.Errorf("--kem: %w", err)}
+	}
+	if err := c.Transport.UnmarshalText([]byte(f.transport)); err != nil {
+		return c, &usageError{fmt.Errorf("--transport: %w", err)}
+	}
+	if f.timeout <= 0 {
+		return c, usagef("--timeout %v is not positive; the default is %v", f.timeout, client.DefaultTimeout)
+	}
+	c.Timeout = f.timeout
+	if c.Identity, err = f.loadIdentity(f.identity, stderr); err != nil {
+		return c, err
+	}
+	if f.viaIdentity != "" {
+		c.ViaIdentity, err = identity.Load(f.viaIdentity)
+	}
+	return c, err
+}
+
+// wipeKeys wipes the identities of a configuration.
+func wipeKeys(c *client.Config) {
+	for _, key := range []*identity.PrivateKey{c.Identity, c.ViaIdentity} {
+		if key != nil {
+			key.Wipe()
+		}
+	}
+}
+
+// loadIdentity reads the client's identity. Without a path it is the one in the state directory, which
+// is created if missing.
+func (f *gatewayFlags) loadIdentity(path string, stderr io.Writer) (*identity.PrivateKey, error) {
+	if path != "" {
+		return identity.Load(path)
+	}
+	dir := f.state
+	if dir == "" {
+		var err error
+		if dir, err = config.StateDir(); err != nil {
+			return nil, err
+		}
+	}
+	path = filepath.Join(dir, "client-identity")
+	key, created, err := config.LoadOrCreateIdentity(path)
+	if created {
+		fmt.Fprintf(stderr, "Created this client's identity in %s. The gateway's operator adds it with:\n\n  %s\n\n", path, addCommand(key.Public()))
+	}
+	return key, err
+}
+
+// addCommand returns the command that adds this client to a gateway's list.
+func addCommand(id identity.PublicKey) string {
+	return "lewes clients add " + id.String() + " " + machineName()
+}
+
+// machineName returns this machine's name, reduced to the characters of a client's name.
+func machineName() string {
+	host, _ := os.Hostname()
+	host, _, _ = strings.Cut(host, ".")
+	host = strings.Map(func(r rune) rune {
+		if r > unicode.MaxASCII || r != '-' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return -1
+		}
+		return r
+	}, host)
+	if host == "" || len(host) > 40 {
+		return "NAME"
+	}
+	return host
+}
+
+// withRemedy adds the operator's command to the error of a Dial that an unlisted client gets.
+func withRemedy(err error, c *client.Config) error {
+	var dial *client.DialError
+	if !errors.As(err, &dial) || !dial.Unlisted() {
+		return err
+	}
+	id := c.Identity
+	if dial.Gateway.Identity != c.Gateway.Identity && c.ViaIdentity != nil {
+		id = c.ViaIdentity
+	}
+	return fmt.Errorf("%w\nif the gateway does not list this client, its operator adds it with: %s", err, addCommand(id.Public()))
+}
+
+// offloadFlags are the flags of gateway that override the configuration's offload keys.
+type offloadFlags struct {
+	cmd      *cobra.Command
+	offload  *string
+	gso, gro *bool
+}
+
+func newOffloadFlags(cmd *cobra.Command) *offloadFlags {
+	flags := cmd.Flags()
+	return &offloadFlags{
+		cmd:     cmd,
+		offload: flags.String("offload", "", "use UDP offloads: `auto`, on or off (overrides the configuration)"),
+		gso:     flags.Bool("gso", true, "use UDP_SEGMENT for sending (overrides the configuration)"),
+		gro:     flags.Bool("gro", true, "use UDP_GRO for receiving (overrides the configuration)"),
+	}
+}
+
+// apply applies the flags that were given.
+func (f *offloadFlags) apply(l *config.Listen) error {
+	if f.cmd.Flags().Changed("offload") {
+		switch o := config.Offload(*f.offload); o {
+		case config.OffloadAuto, config.OffloadOn, config.OffloadOff:
+			l.Offload = o
+		default:
+			return usagef("--offload %q is not one of %q, %q, %q", *f.offload, config.OffloadAuto, config.OffloadOn, config.OffloadOff)
+		}
+	}
+	if f.cmd.Flags().Changed("gso") {
+		l.GSO = *f.gso
+	}
+	if f.cmd.Flags().Changed("gro") {
+		l.GRO = *f.gro
+	}
+	return nil
+}

@@ -1,0 +1,9 @@
+// Package demo runs a client, an entry gateway, an exit gateway and an echo target in one process, over
+// loopback, and checks with witnesses at their sockets which party saw what.
+//
+//   - report.go: [Run] and its [Report]
+//   - parties.go: the parties
+//   - witness.go: what passes through a party's sockets
+//   - traffic.go: the datagrams
+//   - judge.go: the claims
+package demo

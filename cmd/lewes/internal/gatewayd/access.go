@@ -1,0 +1,119 @@
+package gatewayd
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"lewes/cmd/lewes/internal/config"
+	"lewes/crypto/identity"
+	"lewes/router"
+	"lewes/router/access"
+)
+
+// clientsInterval is how often the list of clients is checked for changes.
+const clientsInterval = time.Second
+
+// accessControl decides which clients may use the gateway. admit is safe for concurrent use; the other
+// methods belong to the process's main goroutine.
+type accessControl struct {
+	rule      atomic.Pointer[accessRule]
+	log       *zap.Logger
+	stopWatch func()
+}
+
+// accessRule is the access section of one configuration.
+type accessRule struct {
+	open bool
+	path string
+	list atomic.Pointer[access.List] // nil if open
+}
+
+func newAccessControl(c *config.Config, log *zap.Logger) (*accessControl, error) {
+	a := &accessControl{log: log}
+	return a, a.apply(c)
+}
+
+// apply switches to another configuration. After an error the previous one is still in effect.
+func (a *accessControl) apply(c *config.Config) error {
+	rule := &accessRule{open: c.Access.Mode == config.AccessOpen, path: c.ClientsFile()}
+	if rule.open {
+		a.log.Warn("access is open: anyone with the gateway's URI may use it")
+		a.rule.Store(rule)
+		return nil
+	}
+	list, err := access.Load(rule.path)
+	if err != nil {
+		return err
+	}
+	rule.list.Store(list)
+	a.rule.Store(rule)
+	a.warnIfEmpty(rule, list)
+	return nil
+}
+
+func (a *accessControl) warnIfEmpty(rule *accessRule, list *access.List) {
+	if len(list.Entries()) == 0 {
+		a.log.Warn("the list of clients is empty: no client may use this gateway", zap.String("add_with", AddClientCommand(rule.path)))
+	}
+}
+
+// admit reports whether a client may use the gateway.
+func (a *accessControl) admit(client identity.PublicKey) bool {
+	rule := a.rule.Load()
+	return rule.open || rule.list.Load().Contains(client)
+}
+
+// watch reloads the list when its file changes, until ctx is done or watch is called again.
+func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, start func(func())) {
+	if a.stopWatch != nil {
+		a.stopWatch()
+	}
+	ctx, a.stopWatch = context.WithCancel(ctx)
+	rule := a.rule.Load()
+	if rule.open {
+		return
+	}
+	start(func() {
+		first := true
+		access.Watch(ctx, rule.path, clientsInterval, func(list *access.List) {
+			before := len(rule.list.Swap(list).Entries())
+			closed := gateway.ReapplyAccess()
+			if now := len(list.Entries()); !first || now != before {
+				a.log.Info("reloaded the list of clients", zap.Int("clients", now), zap.Int("sessions_closed", closed))
+				a.warnIfEmpty(rule, list)
+			}
+			first = false
+		}, func(err error) {
+			a.log.Error("cannot reload the list of clients; keeping the previous one", zap.Error(err))
+		})
+	})
+}
+
+// AddClientCommand returns the command that adds a client to the list at path.
+func AddClientCommand(path string) string {
+	const rest = "IDENTITY NAME"
+	if c, err := config.LoadOrDefault("", ""); err == nil && c.ClientsFile() == path && os.Getenv("STATE_DIRECTORY") == "" {
+		return "lewes clients add " + rest
+	}
+	if absolute, err := filepath.Abs(path); err == nil {
+		path = absolute
+	}
+	return "lewes clients add --file " + shellQuote(path) + " " + rest
+}
+
+// shellQuote returns s as one word of a POSIX shell.
+func shellQuote(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-:+@,", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,219 @@
+package gatewayd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"lewes/cmd/lewes/internal/config"
+	"lewes/crypto/identity"
+	"lewes/router"
+	"lewes/router/handover"
+	"lewes/router/metrics"
+	"lewes/router/policy"
+	"lewes/transport/udp"
+)
+
+// directoryTimeout bounds the first resolution of other gateways' names.
+const directoryTimeout = 5 * time.Second
+
+// Process is a gateway as a process. Set the exported fields, then call Run.
+type Process struct {
+	// Load reads the configuration: at the start and for every reload.
+	Load func() (*config.Config, error)
+	// Log is where log lines are written.
+	Log io.Writer
+	// OnReady is called once when the gateway serves, unless it took over from a predecessor.
+	OnReady func(*Advertisement) error
+
+	signals     signals
+	predecessor *handover.Conn // nil if this process takes over from no other
+
+	config    *config.Config // in effect
+	log       *zap.Logger
+	level     zap.AtomicLevel
+	access    *accessControl
+	start     func(func()) // starts a goroutine that ends with Run
+	policy    *policy.Policy
+	directory *router.Directory
+	extras    map[string]*os.File // files handed over beside the gateway
+}
+
+// Run starts the gateway, or takes it over from a predecessor, and serves until ctx is done or a
+// successor has taken over.
+func (p *Process) Run(ctx context.Context) (err error) {
+	var stop func()
+	p.signals, stop = notifySignals()
+	defer stop()
+	if p.predecessor, err = predecessor(); err != nil {
+		return err
+	}
+	defer func() { refuse(p.predecessor, err) }()
+	if p.config, err = p.Load(); err != nil {
+		return err
+	}
+	c := p.config
+	if p.level, err = zap.ParseAtomicLevel(string(c.Log.Level)); err != nil {
+		return err
+	}
+	p.log = NewLogger(p.Log, p.level, c.Log.Format == config.LogJSON)
+	key, err := loadIdentity(c, p.log)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	if p.access, err = newAccessControl(c, p.log); err != nil {
+		return err
+	}
+	if err := checkOffloads(&c.Listen, udp.Probe()); err != nil {
+		return err
+	}
+	limitMemory(c)
+	settings := routerConfig(c, key, p.access, p.log)
+	p.policy, p.directory = settings.Policy, settings.Directory
+	if p.directory != nil {
+		resolveDirectory(ctx, p.directory, p.log)
+	}
+	g, inherited, err := p.open(ctx, settings)
+	if err != nil {
+		return err
+	}
+	return p.serve(ctx, g, inherited)
+}
+
+// open starts the gateway, or takes it over together with the returned files.
+func (p *Process) open(ctx context.Context, settings router.Config) (g *router.Gateway, inherited map[string]*os.File, err error) {
+	if p.predecessor == nil {
+		g, err = router.Start(settings)
+		return g, nil, err
+	}
+	if g, inherited, err = router.TakeOver(ctx, settings, p.predecessor); err != nil {
+		p.predecessor.Close()
+		p.predecessor = nil // TakeOver has sent the reason
+	}
+	return g, inherited, err
+}
+
+func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer func() {
+		cancel()
+		running.Wait()
+	}()
+	p.start = running.Go
+	err := p.announceReady(ctx, g, inherited)
+	if err == nil {
+		p.access.watch(ctx, g, p.start)
+		var handedOver bool
+		if handedOver, err = p.serveSignals(ctx, g); handedOver {
+			// The exit of the process releases the rest. Closing it here would take processor time
+			// from the successor.
+			return err
+		}
+	}
+	p.notify("STOPPING=1")
+	p.log.Info("stopped", zap.Int("sessions_closed", g.Shutdown()))
+	return err
+}
+
+// announceReady serves metrics, prints the URIs, logs "ready" and notifies systemd.
+func (p *Process) announceReady(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
+	metricsErr := p.serveMetrics(ctx, g, inherited)
+	a := advertise(g, p.config)
+	if p.predecessor == nil {
+		if metricsErr != nil {
+			return metricsErr
+		}
+		if err := p.OnReady(a); err != nil {
+			return err
+		}
+	} else {
+		if metricsErr != nil { // the sessions that were taken over must not end for this
+			p.log.Error("cannot serve metrics", zap.Error(metricsErr))
+		}
+		if err := awaitExit(p.predecessor); err != nil {
+			p.log.Warn("handover connection closed unexpectedly", zap.Error(err))
+		}
+	}
+	if a.loopbackOnly {
+		p.log.Warn(`no global address: the URI works on this machine only; set "public" in the configuration to the name or address that clients use`)
+	}
+	p.log.Info("ready", zap.Strings("uris", a.URIs), zap.Strings("listen", a.Listen), zap.Strings("listen_tcp", a.ListenTCP), zap.String("access", a.Access))
+	p.notify("READY=1")
+	return nil
+}
+
+// notify reports a state to systemd; a failure is logged.
+func (p *Process) notify(state string) {
+	if err := Notify(state); err != nil {
+		p.log.Warn("cannot notify systemd", zap.Error(err))
+	}
+}
+
+// serveMetrics serves metrics if configured, through the predecessor's listener if it has the same
+// address.
+func (p *Process) serveMetrics(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
+	addr := p.config.Metrics.Listen
+	listener := inheritedListener(inherited, metricsFile+addr)
+	if addr == "" {
+		return nil
+	}
+	if listener == nil {
+		var err error
+		if listener, err = metrics.Listen(ctx, addr); err != nil {
+			return err
+		}
+	}
+	if file, err := listener.File(); err == nil { // fails on Windows, where there is no handover
+		p.extras = map[string]*os.File{metricsFile + addr: file}
+	}
+	metrics.ServeOn(ctx, listener, g)
+	p.log.Info("metrics", zap.String("url", "http://"+listener.Addr().String()+"/metrics"))
+	return nil
+}
+
+// serveSignals handles reload and upgrade signals until ctx is done or a successor has taken over.
+func (p *Process) serveSignals(ctx context.Context, g *router.Gateway) (handedOver bool, err error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case <-p.signals.reload:
+			p.reload(ctx, g)
+		case <-p.signals.upgrade:
+			err := p.upgrade(ctx, g)
+			if err == nil || errors.Is(err, router.ErrLost) {
+				return true, err
+			}
+			p.log.Error("upgrade failed; keeping this process", zap.Error(err))
+		}
+	}
+}
+
+// loadIdentity reads the gateway's identity. If the configuration names no file, it is created on the
+// first start.
+func loadIdentity(c *config.Config, log *zap.Logger) (*identity.PrivateKey, error) {
+	path := c.IdentityFile()
+	if c.Identity != "" {
+		return identity.Load(path)
+	}
+	key, created, err := config.LoadOrCreateIdentity(path)
+	if created {
+		log.Info("created the gateway's identity", zap.String("file", path), zap.Stringer("identity", key.Public()))
+	}
+	return key, err
+}
+
+func resolveDirectory(ctx context.Context, d *router.Directory, log *zap.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, directoryTimeout)
+	defer cancel()
+	if err := d.Refresh(ctx); err != nil {
+		log.Warn("cannot resolve a gateway of the directory; forwarding to it fails until that succeeds", zap.Error(err))
+	}
+}

@@ -1,0 +1,129 @@
+package gatewayd
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"lewes/cmd/lewes/internal/config"
+	"lewes/router"
+)
+
+// effect is what applies a changed key.
+type effect int
+
+const (
+	byReload  effect = iota + 1 // SIGHUP
+	byUpgrade                   // SIGUSR2: the next process
+	byRestart                   // not possible with the present sockets and sessions
+)
+
+// effects lists keys, and tables whose keys are all alike. The others take an upgrade.
+var effects = map[string]effect{
+	"access":       byReload,
+	"egress":       byReload,
+	"flows":        byReload,
+	"forward":      byReload,
+	"gateway":      byReload,
+	"log.level":    byReload,
+	"memory_limit": byReload,
+	"session.max":  byReload,
+
+	"identity":         byRestart,
+	"state_dir":        byRestart,
+	"listen.addresses": byRestart,
+	"listen.port":      byRestart,
+	"listen.shards":    byRestart,
+}
+
+func effectOf(key string) effect {
+	table, _, _ := strings.Cut(key, ".")
+	for _, name := range []string{key, table} {
+		if e := effects[name]; e != 0 {
+			return e
+		}
+	}
+	return byUpgrade
+}
+
+// changes returns the keys in which two configurations differ, by their effect.
+func changes(before, after *config.Config) map[effect][]string {
+	found := make(map[effect][]string)
+	var compare func(table string, a, b reflect.Value)
+	compare = func(table string, a, b reflect.Value) {
+		for i := range a.NumField() {
+			key := table + a.Type().Field(i).Tag.Get("toml")
+			switch x, y := a.Field(i), b.Field(i); {
+			case x.Kind() == reflect.Struct:
+				compare(key+".", x, y)
+			case !reflect.DeepEqual(x.Interface(), y.Interface()):
+				found[effectOf(key)] = append(found[effectOf(key)], key)
+			}
+		}
+	}
+	compare("", reflect.ValueOf(before).Elem(), reflect.ValueOf(after).Elem())
+	return found
+}
+
+// reload reads the configuration and applies it. A configuration with an error changes nothing.
+func (p *Process) reload(ctx context.Context, g *router.Gateway) {
+	next, err := p.Load()
+	if err == nil {
+		err = p.apply(ctx, g, next)
+	}
+	if err != nil {
+		p.log.Error("cannot reload the configuration; keeping the previous one", zap.Error(err))
+	}
+}
+
+// apply applies the keys that can change while the gateway serves, and logs the others.
+func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Config) error {
+	found := changes(p.config, next)
+	if p.directory == nil && slices.Contains(found[byReload], "gateway") {
+		found[byReload] = slices.DeleteFunc(found[byReload], func(key string) bool { return key == "gateway" })
+		found[byUpgrade] = append(found[byUpgrade], "gateway")
+	}
+	level, err := zap.ParseAtomicLevel(string(next.Log.Level))
+	if err != nil {
+		return fmt.Errorf("log.level: %w", err)
+	}
+	closed := 0
+	if next.Access != p.config.Access {
+		if err := p.access.apply(next); err != nil { // the only step that can fail comes first
+			return err
+		}
+		closed = g.ReapplyAccess()
+		p.access.watch(ctx, g, p.start)
+	}
+	p.level.SetLevel(level.Level())
+	limitMemory(next)
+	g.SetLimits(limits(next))
+	if p.directory != nil && slices.Contains(found[byReload], "gateway") {
+		p.directory.Replace(directoryOf(next))
+		resolveDirectory(ctx, p.directory, p.log)
+	}
+	if err := p.policy.Replace(policyConfig(next)); err != nil {
+		p.log.Warn("cannot read the host's addresses; the known ones stay denied", zap.Error(err))
+	}
+	p.log.Info("reloaded the configuration",
+		zap.Strings("changed", found[byReload]), zap.Strings("needs_upgrade", found[byUpgrade]), zap.Strings("needs_restart", found[byRestart]),
+		zap.Int("sessions_closed", closed), zap.Int("flows_closed", g.ReapplyPolicy()))
+	p.commitConfig(next)
+	return nil
+}
+
+// commitConfig records the keys that apply has applied, so that the next reload reports the others
+// again.
+func (p *Process) commitConfig(next *config.Config) {
+	now := *p.config
+	now.Access, now.Egress, now.Flows, now.Forward = next.Access, next.Egress, next.Flows, next.Forward
+	now.Log.Level, now.MemoryLimit, now.Session.Max = next.Log.Level, next.MemoryLimit, next.Session.Max
+	if p.directory != nil {
+		now.Gateways = next.Gateways
+	}
+	p.config = &now
+}
