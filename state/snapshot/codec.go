@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"math"
 	"net/netip"
 	"time"
 
@@ -48,71 +49,151 @@ func (c *Codec) Check(ok bool, format string, args ...any) {
 	}
 }
 
-func codeValue[T any](c *Codec, v *T, write func(*Writer, T), read func(*Reader) T) {
-	if c.w != nil {
-		write(c.w, *v)
-	} else {
-		*v = read(c.r)
+func (c *Codec) number(v uint64, size int) uint64 {
+	if c.r != nil {
+		return c.r.number(size)
+	}
+	c.w.number(v, size)
+	return v
+}
+
+func number[T ~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64](c *Codec, v *T, size int) {
+	if n := c.number(uint64(*v), size); c.r != nil {
+		*v = T(n)
 	}
 }
 
 // Byte codes an enumeration or flags of one byte.
-func Byte[T ~uint8](c *Codec, v *T) {
-	u := uint8(*v)
-	codeValue(c, &u, (*Writer).Uint8, (*Reader).Uint8)
-	if c.r != nil {
-		*v = T(u)
-	}
-}
+func Byte[T ~uint8](c *Codec, v *T) { number(c, v, 1) }
 
 // Int codes a number as four bytes.
-func Int[T ~int | ~uint32](c *Codec, v *T) {
-	u := uint32(*v)
-	c.Uint32(&u)
+func Int[T ~int | ~uint32](c *Codec, v *T) { number(c, v, 4) }
+
+// Bool codes one byte, 0 or 1.
+func (c *Codec) Bool(v *bool) {
+	var n uint8
+	if *v {
+		n = 1
+	}
+	Byte(c, &n)
+	c.Check(n <= 1, "bool %d", n)
 	if c.r != nil {
-		*v = T(u)
+		*v = n == 1
 	}
 }
 
-// Bool codes one byte, 0 or 1.
-func (c *Codec) Bool(v *bool) { codeValue(c, v, (*Writer).Bool, (*Reader).Bool) }
-
 // Uint16 codes two bytes.
-func (c *Codec) Uint16(v *uint16) { codeValue(c, v, (*Writer).Uint16, (*Reader).Uint16) }
+func (c *Codec) Uint16(v *uint16) { number(c, v, 2) }
 
 // Uint32 codes four bytes.
-func (c *Codec) Uint32(v *uint32) { codeValue(c, v, (*Writer).Uint32, (*Reader).Uint32) }
+func (c *Codec) Uint32(v *uint32) { number(c, v, 4) }
 
 // Uint64 codes eight bytes.
-func (c *Codec) Uint64(v *uint64) { codeValue(c, v, (*Writer).Uint64, (*Reader).Uint64) }
+func (c *Codec) Uint64(v *uint64) { number(c, v, 8) }
 
 // Duration codes eight bytes.
-func (c *Codec) Duration(v *time.Duration) { codeValue(c, v, (*Writer).Duration, (*Reader).Duration) }
+func (c *Codec) Duration(v *time.Duration) { number(c, v, 8) }
+
+// MaxDistance is how far a decoded time may be from the snapshot's instant: a century,
+// so that no sum of two times overflows.
+const MaxDistance = 100 * 365 * 24 * time.Hour
+
+// never encodes the zero time.
+const never = math.MinInt64
 
 // Time codes eight bytes, as a distance from the snapshot's instant.
-func (c *Codec) Time(v *time.Time) { codeValue(c, v, (*Writer).Time, (*Reader).Time) }
+func (c *Codec) Time(v *time.Time) {
+	d := time.Duration(never)
+	if c.w != nil {
+		if !v.IsZero() {
+			d = v.Sub(c.w.now)
+		}
+		c.w.Duration(d)
+		return
+	}
+	*v = time.Time{}
+	switch d = c.r.Duration(); {
+	case c.r.err != nil || d == never:
+	case d > MaxDistance || d < -MaxDistance:
+		c.r.Fail("time %v from now", d)
+	default:
+		*v = c.r.now.Add(d)
+	}
+}
 
-// AddrPort codes an address and a port.
-func (c *Codec) AddrPort(v *netip.AddrPort) { codeValue(c, v, (*Writer).AddrPort, (*Reader).AddrPort) }
+// Path codes a path without its connection number, which is meaningless in another
+// process.
+func (c *Codec) Path(v *path.Path) {
+	if c.r != nil {
+		*v = path.Path{}
+	}
+	c.AddrPort(&v.Peer)
+	c.addr(&v.Local)
+	c.Uint32(&v.IfIndex)
+	Byte(c, &v.Transport)
+	c.Check(v.Transport <= path.TCP, "path over transport %v", v.Transport)
+}
 
-// Path codes a path without its connection.
-func (c *Codec) Path(v *path.Path) { codeValue(c, v, (*Writer).Path, (*Reader).Path) }
+// AddrPort codes an address, with its zone, and a port.
+func (c *Codec) AddrPort(v *netip.AddrPort) {
+	a, port := v.Addr(), v.Port()
+	c.addr(&a)
+	c.Uint16(&port)
+	if c.r != nil {
+		*v = netip.AddrPortFrom(a, port)
+	}
+}
+
+// maxZone bounds the zone name in an address.
+const maxZone = 64
+
+func (c *Codec) addr(v *netip.Addr) {
+	b, zone := v.AsSlice(), []byte(v.Zone())
+	n := uint8(len(b))
+	Byte(c, &n)
+	if c.r != nil {
+		c.Check(n == 0 || n == 4 || n == 16, "address of %d bytes", n)
+		b = c.r.take(int(n))
+	} else {
+		c.w.Fixed(b)
+	}
+	if n == 16 {
+		c.Blob(&zone, maxZone)
+	}
+	if c.r == nil {
+		return
+	}
+	*v, _ = netip.AddrFromSlice(b)
+	if n == 16 {
+		*v = v.WithZone(string(zone))
+	}
+	c.Check(!v.Is4In6(), "IPv4-mapped address")
+}
 
 // Fixed codes a value of fixed length in place.
 func (c *Codec) Fixed(v []byte) {
 	if c.w != nil {
 		c.w.Fixed(v)
 	} else {
-		c.r.Fixed(v)
+		copy(v, c.r.take(len(v)))
 	}
 }
 
-// Blob codes up to limit bytes with their length. Decoding copies them.
+// Blob codes up to limit bytes with their length in four bytes. Decoding copies them,
+// and gives nil if there are none.
 func (c *Codec) Blob(v *[]byte, limit int) {
 	if c.w != nil {
-		c.w.Blob(*v)
-	} else {
-		*v = bytes.Clone(c.r.Blob(limit))
+		c.w.Uint32(uint32(len(*v)))
+		c.w.Fixed(*v)
+		return
+	}
+	*v = nil
+	n := c.r.Uint32()
+	if uint64(n) > uint64(limit) {
+		c.r.Fail("blob of %d bytes, limit %d", n, limit)
+	}
+	if n > 0 {
+		*v = bytes.Clone(c.r.take(int(n)))
 	}
 }
 

@@ -1,14 +1,13 @@
 // Package snapshot encodes the state that a gateway hands over to its successor
 // (package router).
 //
-// A Writer appends values, a Reader takes them off in the same order, and a Codec
-// is either of them behind one description. Numbers are little-endian, values of
-// variable length are preceded by their length, and times are differences from an
-// instant that both sides pass in, so that two processes need not share a clock:
+// A Codec moves values to a Writer, or in the same order from a Reader, behind one
+// description for both. Numbers are little-endian, values of variable length are
+// preceded by their length, and times are differences from an instant that both sides
+// pass in, so that two processes need not share a clock:
 //
 //	w := snapshot.NewWriter(nil, now)     r := snapshot.NewReader(b, now)
-//	w.Uint32(index)                       index := r.Uint32()
-//	w.Time(deadline)                      deadline := r.Time()
+//	t.snapshot(snapshot.Encode(w))        t.snapshot(snapshot.Decode(r))
 //	send(w.Bytes())                       if err := r.End(); err != nil { … }
 //
 // A Reader accepts arbitrary bytes: it never panics, allocates at most a small

@@ -4,10 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
-
-	"lewes/state/path"
 )
 
 var (
@@ -18,9 +15,6 @@ var (
 	// ErrValue means that a value is out of range.
 	ErrValue = errors.New("snapshot: invalid value")
 )
-
-// maxZone bounds the zone name in an address.
-const maxZone = 64
 
 // Reader reads values from a buffer.
 type Reader struct {
@@ -34,9 +28,6 @@ func NewReader(b []byte, now time.Time) *Reader { return &Reader{b: b, now: now}
 
 // Err returns the first error.
 func (r *Reader) Err() error { return r.err }
-
-// Now returns the instant that times are relative to.
-func (r *Reader) Now() time.Time { return r.now }
 
 // Len returns the number of bytes left.
 func (r *Reader) Len() int { return len(r.b) }
@@ -69,82 +60,23 @@ func (r *Reader) take(n int) []byte {
 	return v
 }
 
-// Uint8 reads one byte.
-func (r *Reader) Uint8() uint8 {
-	if v := r.take(1); v != nil {
-		return v[0]
-	}
-	return 0
+func (r *Reader) number(size int) uint64 {
+	var b [8]byte
+	copy(b[:], r.take(size))
+	return binary.LittleEndian.Uint64(b[:])
 }
 
-// Bool reads one byte, which must be 0 or 1.
-func (r *Reader) Bool() bool {
-	v := r.Uint8()
-	if v > 1 {
-		r.Fail("bool %d", v)
-	}
-	return v == 1
-}
+// Uint8 reads one byte.
+func (r *Reader) Uint8() uint8 { return uint8(r.number(1)) }
 
 // Uint16 reads two bytes.
-func (r *Reader) Uint16() uint16 {
-	if v := r.take(2); v != nil {
-		return binary.LittleEndian.Uint16(v)
-	}
-	return 0
-}
+func (r *Reader) Uint16() uint16 { return uint16(r.number(2)) }
 
 // Uint32 reads four bytes.
-func (r *Reader) Uint32() uint32 {
-	if v := r.take(4); v != nil {
-		return binary.LittleEndian.Uint32(v)
-	}
-	return 0
-}
-
-// Uint64 reads eight bytes.
-func (r *Reader) Uint64() uint64 {
-	if v := r.take(8); v != nil {
-		return binary.LittleEndian.Uint64(v)
-	}
-	return 0
-}
+func (r *Reader) Uint32() uint32 { return uint32(r.number(4)) }
 
 // Duration reads eight bytes.
-func (r *Reader) Duration() time.Duration { return time.Duration(r.Uint64()) }
-
-// MaxDistance is how far a time may be from now: a century, so that no sum of two
-// times overflows.
-const MaxDistance = 100 * 365 * 24 * time.Hour
-
-// Time reads eight bytes.
-func (r *Reader) Time() time.Time {
-	d := r.Duration()
-	if r.err != nil || d == never {
-		return time.Time{}
-	}
-	if d > MaxDistance || d < -MaxDistance {
-		r.Fail("time %v from now", d)
-		return time.Time{}
-	}
-	return r.now.Add(d)
-}
-
-// Fixed reads as many bytes as v has into v.
-func (r *Reader) Fixed(v []byte) { copy(v, r.take(len(v))) }
-
-// Blob reads the output of Writer.Blob, at most limit bytes. It aliases the
-// buffer and is nil if empty.
-func (r *Reader) Blob(limit int) []byte {
-	n := r.Uint32()
-	if uint64(n) > uint64(limit) {
-		r.Fail("blob of %d bytes, limit %d", n, limit)
-	}
-	if n == 0 || r.err != nil {
-		return nil
-	}
-	return r.take(int(n))
-}
+func (r *Reader) Duration() time.Duration { return time.Duration(r.number(8)) }
 
 // Count reads the length of a list of at most limit elements, each of at least
 // size bytes. A list that cannot fit in the input is an error.
@@ -163,43 +95,4 @@ func (r *Reader) Count(limit, size int) int {
 func (r *Reader) Part() *Reader {
 	b := r.take(int(r.Uint32()))
 	return &Reader{b: b, now: r.now, err: r.err}
-}
-
-// Path reads a path.
-func (r *Reader) Path() (p path.Path) {
-	p.Peer = r.AddrPort()
-	p.Local = r.addr()
-	p.IfIndex = r.Uint32()
-	p.Transport = path.Transport(r.Uint8())
-	if p.Transport > path.TCP {
-		r.Fail("path over transport %v", p.Transport)
-	}
-	return p
-}
-
-// AddrPort reads an address and a port.
-func (r *Reader) AddrPort() netip.AddrPort {
-	a := r.addr()
-	return netip.AddrPortFrom(a, r.Uint16())
-}
-
-func (r *Reader) addr() netip.Addr {
-	n := r.Uint8()
-	switch n {
-	case 0:
-		return netip.Addr{}
-	case 4, 16:
-	default:
-		r.Fail("address of %d bytes", n)
-	}
-	a, _ := netip.AddrFromSlice(r.take(int(n)))
-	if n == 16 {
-		if zone := r.Blob(maxZone); zone != nil {
-			a = a.WithZone(string(zone))
-		}
-		if a.Is4In6() {
-			r.Fail("IPv4-mapped address")
-		}
-	}
-	return a
 }

@@ -42,38 +42,41 @@ func TestReadsWhatWasWritten(t *testing.T) {
 			IfIndex:   uint32(u64),
 			Transport: path.Transport(u64 & 1),
 		}
+		at := epoch.Add(away)
 		w := NewWriter(nil, epoch)
 		w.Uint8(uint8(u64))
-		w.Bool(u64&1 == 1)
 		w.Uint16(uint16(u64))
 		w.Uint32(uint32(u64))
-		w.Uint64(u64)
-		w.Blob(blob)
-		w.Time(epoch.Add(away))
-		w.Time(time.Time{})
-		w.Part(func() { w.Path(way) })
+		w.Duration(time.Duration(u64))
+		Encode(w).Blob(&blob, 300)
+		Encode(w).Time(&at)
+		Encode(w).Time(new(time.Time))
+		w.Part(func() { Encode(w).Path(&way) })
 		w.Fixed([]byte("end"))
 
 		later := epoch.Add(time.Hour)
 		r := NewReader(w.Bytes(), later)
-		var end [3]byte
-		if r.Uint8() != uint8(u64) || r.Bool() != (u64&1 == 1) || r.Uint16() != uint16(u64) || r.Uint32() != uint32(u64) || r.Uint64() != u64 {
+		if r.Uint8() != uint8(u64) || r.Uint16() != uint16(u64) || r.Uint32() != uint32(u64) || r.Duration() != time.Duration(u64) {
 			t.Fatal("a number has changed")
 		}
-		if got := r.Blob(300); !bytes.Equal(got, blob) {
+		c := Decode(r)
+		var got []byte
+		if c.Blob(&got, 300); !bytes.Equal(got, blob) {
 			t.Fatalf("%x, want %x", got, blob)
 		}
-		if got := r.Time(); !got.Equal(later.Add(away)) {
-			t.Fatalf("%v, want %v", got, later.Add(away))
+		if c.Time(&at); !at.Equal(later.Add(away)) {
+			t.Fatalf("%v, want %v", at, later.Add(away))
 		}
-		if !r.Time().IsZero() {
+		if c.Time(&at); !at.IsZero() {
 			t.Fatal("never has become some time")
 		}
 		part := r.Part()
-		if got := part.Path(); got != way || part.End() != nil {
-			t.Fatalf("%+v, want %+v: %v", got, way, part.End())
+		gotPath := path.Path{Conn: 1}
+		if Decode(part).Path(&gotPath); gotPath != way || part.End() != nil {
+			t.Fatalf("%+v, want %+v: %v", gotPath, way, part.End())
 		}
-		if r.Fixed(end[:]); string(end[:]) != "end" || r.End() != nil {
+		var end [3]byte
+		if c.Fixed(end[:]); string(end[:]) != "end" || r.End() != nil {
 			t.Fatalf("%q %v", end, r.End())
 		}
 	})
@@ -98,13 +101,13 @@ func TestEndsAreSeen(t *testing.T) {
 		r := NewReader(b, epoch)
 		switch b[0] {
 		case 2:
-			r.Bool()
+			Decode(r).Bool(new(bool))
 		case 0:
 			r.Count(10, 1)
 		case 17:
-			r.Blob(16)
+			Decode(r).Blob(new([]byte), 16)
 		default:
-			r.addr()
+			Decode(r).addr(new(netip.Addr))
 		}
 		if !errors.Is(r.Err(), ErrValue) {
 			t.Errorf("%s: %v", name, r.Err())
