@@ -137,7 +137,7 @@ func (t *ResponderTable) handleHello(now time.Time, packet, content []byte, from
 	}
 	if t.indexTaken(hello.ReceiverIdx) {
 		t.Stats.Collisions++
-		out.send(from, clearPacket(t.mac, hello.ReceiverIdx, wire.TypeCollision, &wire.Collision{}))
+		out.send(from, clearPacket(t.mac, hello.ReceiverIdx, wire.TypeCollision, &wire.Empty{}))
 		return nil
 	}
 	pair, suite, code := t.choose(&hello)

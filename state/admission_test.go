@@ -364,7 +364,7 @@ func TestAnswersAreNotAmplified(t *testing.T) {
 			case 1:
 				p = g.helloPacket(goodHello(epoch, 100+rng.Uint32N(5)))
 			case 2:
-				p = clearPacket(g.responders.MAC1(), 7, wire.TypeReset, &wire.Reset{}) // 34 bytes
+				p = clearPacket(g.responders.MAC1(), 7, wire.TypeReset, &wire.Empty{}) // 34 bytes
 			case 3:
 				part := wire.Part{Index: 0, Count: 2, Data: []byte{1}}
 				p = clearPacket(g.responders.MAC1(), 7, wire.TypeHandshake, &part)

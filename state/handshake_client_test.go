@@ -304,12 +304,12 @@ func TestForgedHintsDoNotPreventSession(t *testing.T) {
 			now = epoch.Add(time.Duration(n) * 40 * time.Millisecond)
 			c.tick(now)
 			for _, i := range c.client.attempts {
-				c.say(now, i.index, wire.TypeCollision, &wire.Collision{})
+				c.say(now, i.index, wire.TypeCollision, &wire.Empty{})
 				for code := range wire.RejectCode(8) {
 					c.say(now, i.index, wire.TypeReject, &wire.Reject{Code: code, GatewaySeconds: uint64(now.Unix()) + uint64(n)})
 				}
 				c.say(now, i.index, wire.TypeBusy, &wire.Busy{RetryAfterMillis: 1 << 31, HasCookie: true, Cookie: [16]byte{byte(n), byte(i.index)}})
-				c.say(now, i.index, wire.TypeReset, &wire.Reset{})
+				c.say(now, i.index, wire.TypeReset, &wire.Empty{})
 			}
 			sent := c.take()
 			offers = append(offers, hellos(t, sent)...)
@@ -349,7 +349,7 @@ func TestForgedHintsDoNotPreventSession(t *testing.T) {
 func TestOneSessionOfTwoAttempts(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	c := newClientEnd(t, epoch, clientConfig(2))
-	c.say(epoch, c.client.attempts[0].index, wire.TypeCollision, &wire.Collision{}) // forged
+	c.say(epoch, c.client.attempts[0].index, wire.TypeCollision, &wire.Empty{}) // forged
 	if len(c.client.attempts) != 2 {
 		t.Fatal("no second attempt")
 	}
@@ -388,11 +388,11 @@ func TestHandshakeErrorNamesCause(t *testing.T) {
 			c.say(epoch, index, wire.TypeBusy, &wire.Busy{RetryAfterMillis: 1500})
 		}, "busy for 10s; retry in 1.5s"},
 		{"collision", func(c *clientEnd, index uint32) {
-			c.say(epoch, index, wire.TypeCollision, &wire.Collision{})
+			c.say(epoch, index, wire.TypeCollision, &wire.Empty{})
 		}, "index collision"},
 		{"the last of three", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeReject, &wire.Reject{Code: wire.RejectKEM})
-			c.say(epoch, index, wire.TypeCollision, &wire.Collision{})
+			c.say(epoch, index, wire.TypeCollision, &wire.Empty{})
 			c.say(epoch, index, wire.TypeBusy, &wire.Busy{RetryAfterMillis: 1})
 		}, "busy"},
 		{"an Ack alone", func(c *clientEnd, index uint32) {

@@ -103,7 +103,7 @@ var (
 		})
 	}}
 	forgedResets = tool{"Resets", func(o *observer, _ sighting, index uint32) {
-		o.toClient(index, wire.TypeReset, &wire.Reset{})
+		o.toClient(index, wire.TypeReset, &wire.Empty{})
 	}}
 	forgedBusy = tool{"Busy", func(o *observer, _ sighting, index uint32) {
 		busy := wire.Busy{RetryAfterMillis: o.rng.Uint32(), HasCookie: o.rng.IntN(3) > 0}
@@ -111,7 +111,7 @@ var (
 		o.toClient(index, wire.TypeBusy, &busy)
 	}}
 	forgedCollisions = tool{"Collisions", func(o *observer, _ sighting, index uint32) {
-		o.toClient(index, wire.TypeCollision, &wire.Collision{})
+		o.toClient(index, wire.TypeCollision, &wire.Empty{})
 	}}
 	forgedParts = tool{"parts", func(o *observer, s sighting, index uint32) {
 		t, part, ok := clearPart(s)

@@ -97,7 +97,7 @@ func (r *rekey) tickRequest(now time.Time, s *Session, out *Output) {
 		return
 	}
 	r.requestAt = now.Add(requestRetry)
-	s.send(wire.TypeSubsessionRequest, &wire.SubsessionRequest{}, out)
+	s.send(wire.TypeSubsessionRequest, &wire.Empty{}, out)
 }
 
 // rekeyResponder is a gateway's rekey in progress: from the first KK1 until a packet on

@@ -153,7 +153,7 @@ func (t *ResponderTable) BufferEarly(header wire.Header, packet []byte, from pat
 
 // Reset builds a Reset for an unknown index (section 11).
 func (t *ResponderTable) Reset(index uint32) []byte {
-	return clearPacket(t.mac, index, wire.TypeReset, &wire.Reset{})
+	return clearPacket(t.mac, index, wire.TypeReset, &wire.Empty{})
 }
 
 // Tick removes expired responders.

@@ -96,10 +96,7 @@ func (m *Close) Append(dst []byte) []byte {
 // ParseClose parses the content of a Close; Detail aliases it. Errors: ErrShort,
 // ErrDetailLong, ErrDetailText.
 func ParseClose(content []byte) (Close, error) {
-	if len(content) < 1 {
-		return Close{}, ErrShort
-	}
-	detail, err := parseDetail(rest(content, 1))
+	detail, err := parseDetail(content, 1)
 	if err != nil {
 		return Close{}, err
 	}
@@ -168,13 +165,13 @@ func ParseFinalAck(content []byte) (FinalAck, error) {
 	}, nil
 }
 
-// Register requests a registration, section 9. It is a reassembled message. This
-// package does not parse the CBOR, because an invalid Register is answered under
-// its request id.
+// Register is a Register, which requests a registration, or the RegisterResult that
+// answers it, section 9. Both are reassembled messages. This package does not parse the
+// CBOR, because an invalid Register is answered under its request id.
 //
 //	request_id u32 · CBOR map
 type Register struct {
-	RequestID uint32 // never 0
+	RequestID uint32 // 0 in a RegisterResult only: unrequested, the allocation changed
 	CBOR      []byte
 }
 
@@ -184,51 +181,26 @@ func (m *Register) Append(dst []byte) []byte {
 	return append(dst, m.CBOR...)
 }
 
-// ParseRegister parses a reassembled message; CBOR aliases it. Errors: ErrShort,
+// ParseRegister parses a reassembled Register; CBOR aliases it. Errors: ErrShort,
 // ErrLong, ErrRequestID.
 func ParseRegister(message []byte) (Register, error) {
-	id, cbor, err := parseRequest(message)
-	if err != nil {
-		return Register{}, err
-	}
-	if id == 0 {
+	m, err := ParseRegisterResult(message)
+	if err == nil && m.RequestID == 0 {
 		return Register{}, ErrRequestID
 	}
-	return Register{id, cbor}, nil
+	return m, err
 }
 
-// RegisterResult answers a Register, section 9. It is a reassembled message.
-//
-//	request_id u32 · CBOR map
-type RegisterResult struct {
-	RequestID uint32 // 0: unrequested, the allocation changed
-	CBOR      []byte
-}
-
-// Append appends the message to dst.
-func (m *RegisterResult) Append(dst []byte) []byte {
-	dst = binary.LittleEndian.AppendUint32(dst, m.RequestID)
-	return append(dst, m.CBOR...)
-}
-
-// ParseRegisterResult parses a reassembled message; CBOR aliases it. Errors: ErrShort,
-// ErrLong.
-func ParseRegisterResult(message []byte) (RegisterResult, error) {
-	id, cbor, err := parseRequest(message)
-	if err != nil {
-		return RegisterResult{}, err
-	}
-	return RegisterResult{id, cbor}, nil
-}
-
-func parseRequest(message []byte) (id uint32, cbor []byte, err error) {
+// ParseRegisterResult parses a reassembled RegisterResult; CBOR aliases it. Errors:
+// ErrShort, ErrLong.
+func ParseRegisterResult(message []byte) (Register, error) {
 	if len(message) < 4 {
-		return 0, nil, ErrShort
+		return Register{}, ErrShort
 	}
 	if len(message) > MaxRegisterMessage {
-		return 0, nil, ErrLong
+		return Register{}, ErrLong
 	}
-	return binary.LittleEndian.Uint32(message), rest(message, 4), nil
+	return Register{binary.LittleEndian.Uint32(message), rest(message, 4)}, nil
 }
 
 // MaxDetail is the maximum size of a Detail in bytes (section 2).
@@ -264,7 +236,12 @@ func (d Detail) append(dst []byte) []byte {
 	return dst
 }
 
-func parseDetail(b []byte) (Detail, error) {
+// parseDetail parses the detail behind the first n bytes of content.
+func parseDetail(content []byte, n int) (Detail, error) {
+	if len(content) < n {
+		return nil, ErrShort
+	}
+	b := rest(content, n)
 	if len(b) > MaxDetail {
 		return nil, ErrDetailLong
 	}

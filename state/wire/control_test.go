@@ -73,7 +73,7 @@ func TestRegisterRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id := rapid.Uint32().Draw(t, "id")
 		cbor := rapid.SliceOfN(rapid.Byte(), 0, 500).Draw(t, "cbor")
-		result := RegisterResult{id, cbor}
+		result := Register{id, cbor}
 		if got, err := ParseRegisterResult(result.Append(nil)); err != nil || got.RequestID != id || !bytes.Equal(got.CBOR, cbor) {
 			t.Fatalf("%+v, %v; want %+v", got, err, result)
 		}
@@ -110,7 +110,7 @@ func TestEveryDetailIsAccepted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := Detail(rapid.SliceOfN(rapid.Byte(), 0, 400).Draw(t, "bytes"))
 		sent := d.append(nil)
-		got, err := parseDetail(sent)
+		got, err := parseDetail(sent, 0)
 		if err != nil || !bytes.Equal(got, sent) {
 			t.Fatalf("%q is sent as %q: %v", []byte(d), sent, err)
 		}

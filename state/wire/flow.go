@@ -1,8 +1,6 @@
 package wire
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // FlowHeaderSize is the size of flow_id and flags at the start of every packet of a
 // flow.
@@ -178,10 +176,7 @@ func (m *FlowClosed) Append(dst []byte) []byte {
 // ParseFlowClosed parses the content of a FlowClosed; Detail aliases it. Errors:
 // ErrShort, ErrDetailLong, ErrDetailText.
 func ParseFlowClosed(content []byte) (FlowClosed, error) {
-	if len(content) < 3 {
-		return FlowClosed{}, ErrShort
-	}
-	detail, err := parseDetail(rest(content, 3))
+	detail, err := parseDetail(content, 3)
 	if err != nil {
 		return FlowClosed{}, err
 	}

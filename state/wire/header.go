@@ -1,8 +1,6 @@
 package wire
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // Version is the protocol version at the start of every body.
 const Version = 2
@@ -182,14 +180,6 @@ func zero(b []byte) bool {
 		or |= uint64(x)
 	}
 	return or == 0
-}
-
-// empty rejects any content.
-func empty(content []byte) error {
-	if len(content) != 0 {
-		return ErrTrailing
-	}
-	return nil
 }
 
 // fixed rejects content that does not have exactly size bytes.

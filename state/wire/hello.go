@@ -1,8 +1,6 @@
 package wire
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // Sizes in bytes, section 4.
 const (
@@ -180,7 +178,7 @@ func ParseBusy(content []byte) (Busy, error) {
 	}
 	has, cookie, rest, err := cutCookie(content[4:])
 	if err == nil {
-		err = empty(rest)
+		err = fixed(rest, 0)
 	}
 	if err != nil {
 		return Busy{}, err
@@ -188,24 +186,16 @@ func ParseBusy(content []byte) (Busy, error) {
 	return Busy{binary.LittleEndian.Uint32(content), has, cookie}, nil
 }
 
-// Collision means that the client's receiver index is in use, section 4. It is empty.
-type Collision struct{}
+// Empty is a message without content: Collision (the client's receiver index is in
+// use, section 4), Reset (the gateway has no session with this index, section 11) and
+// SubsessionRequest (the client is to start a subsession, section 7).
+type Empty struct{}
 
 // Append returns dst.
-func (*Collision) Append(dst []byte) []byte { return dst }
+func (*Empty) Append(dst []byte) []byte { return dst }
 
-// ParseCollision parses the empty content. Error: ErrTrailing.
-func ParseCollision(content []byte) (Collision, error) { return Collision{}, empty(content) }
-
-// Reset means that the gateway has no session with this index, section 11. It is
-// empty.
-type Reset struct{}
-
-// Append returns dst.
-func (*Reset) Append(dst []byte) []byte { return dst }
-
-// ParseReset parses the empty content. Error: ErrTrailing.
-func ParseReset(content []byte) (Reset, error) { return Reset{}, empty(content) }
+// ParseEmpty parses the empty content. Error: ErrTrailing.
+func ParseEmpty(content []byte) (Empty, error) { return Empty{}, fixed(content, 0) }
 
 // RejectCode is the reason why a gateway rejects a hello, section 2.
 type RejectCode uint8
@@ -251,10 +241,7 @@ func (m *Reject) Append(dst []byte) []byte {
 // ParseReject parses the content of a Reject; Detail aliases it. Errors:
 // ErrShort, ErrDetailLong, ErrDetailText.
 func ParseReject(content []byte) (Reject, error) {
-	if len(content) < 9 {
-		return Reject{}, ErrShort
-	}
-	detail, err := parseDetail(rest(content, 9))
+	detail, err := parseDetail(content, 9)
 	if err != nil {
 		return Reject{}, err
 	}

@@ -1,8 +1,6 @@
 package wire
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // Sizes in bytes of the reassembled messages of a subsession, section 7. The Noise
 // messages contain an ephemeral key, the payload (an ML-KEM-768 public key or
@@ -11,17 +9,6 @@ const (
 	SubsessionKK1Size = 4 + 32 + 1184 + 16
 	SubsessionKK2Size = 8 + 32 + 1088 + 16
 )
-
-// SubsessionRequest asks the client to start a subsession, section 7. It is empty.
-type SubsessionRequest struct{}
-
-// Append returns dst.
-func (*SubsessionRequest) Append(dst []byte) []byte { return dst }
-
-// ParseSubsessionRequest parses the empty content. Error: ErrTrailing.
-func ParseSubsessionRequest(content []byte) (SubsessionRequest, error) {
-	return SubsessionRequest{}, empty(content)
-}
 
 // SubsessionKK1 is the client's half of a subsession's key exchange, section 7. It is
 // a reassembled message.

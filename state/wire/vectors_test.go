@@ -151,15 +151,15 @@ var codecs = map[string]codec{
 	"Busy": message(TypeBusy, ParseBusy, (*Busy).Append, func(m *Busy) fields {
 		return fields{"retry_after_ms": m.RetryAfterMillis, "cookie": cookieOf(m.HasCookie, &m.Cookie)}
 	}),
-	"Collision": message(TypeCollision, ParseCollision, (*Collision).Append, func(*Collision) fields { return fields{} }),
-	"Reset":     message(TypeReset, ParseReset, (*Reset).Append, func(*Reset) fields { return fields{} }),
+	"Collision": message(TypeCollision, ParseEmpty, (*Empty).Append, func(*Empty) fields { return fields{} }),
+	"Reset":     message(TypeReset, ParseEmpty, (*Empty).Append, func(*Empty) fields { return fields{} }),
 	"Reject": message(TypeReject, ParseReject, (*Reject).Append, func(m *Reject) fields {
 		return fields{"code": m.Code, "gateway_unix_seconds": m.GatewaySeconds, "detail": string(m.Detail)}
 	}),
 	"Part": message(TypeHandshake, ParsePart, (*Part).Append, func(m *Part) fields {
 		return fields{"index": m.Index, "count": m.Count, "message_id": m.MessageID[:], "data": m.Data}
 	}),
-	"SubsessionRequest": message(TypeSubsessionRequest, ParseSubsessionRequest, (*SubsessionRequest).Append, func(*SubsessionRequest) fields { return fields{} }),
+	"SubsessionRequest": message(TypeSubsessionRequest, ParseEmpty, (*Empty).Append, func(*Empty) fields { return fields{} }),
 	"SubsessionKK1": message(TypeSubsessionKK1, ParseSubsessionKK1, (*SubsessionKK1).Append, func(m *SubsessionKK1) fields {
 		return fields{"generation": m.Generation, "noise": m.Noise}
 	}),
@@ -188,7 +188,7 @@ var codecs = map[string]codec{
 	"Register": message(TypeRegister, ParseRegister, (*Register).Append, func(m *Register) fields {
 		return fields{"request_id": m.RequestID, "cbor": m.CBOR}
 	}),
-	"RegisterResult": message(TypeRegisterResult, ParseRegisterResult, (*RegisterResult).Append, func(m *RegisterResult) fields {
+	"RegisterResult": message(TypeRegisterResult, ParseRegisterResult, (*Register).Append, func(m *Register) fields {
 		return fields{"request_id": m.RequestID, "cbor": m.CBOR}
 	}),
 	"Ping":  padded(message(TypePing, ParsePing, (*Ping).Append, func(m *Ping) fields { return fields{"data": m.Data[:]} })),

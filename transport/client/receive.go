@@ -150,7 +150,7 @@ func (st *connState) handleClear(now time.Time, h wire.Header, packet []byte) er
 	if t != wire.TypeReset || h.ReceiverIdx != st.c.session.Current().Index() {
 		return state.ErrStale
 	}
-	if _, err := wire.ParseReset(content); err != nil {
+	if _, err := wire.ParseEmpty(content); err != nil {
 		return err
 	}
 	st.onReset(now)

@@ -87,7 +87,7 @@ func TestForgedResetIsIgnored(t *testing.T) {
 		local := s.Info().Local.(*net.UDPAddr).AddrPort()
 		index := w.g.only().Current().Index()
 		for range 20 {
-			w.net.carry(&memConn{net: w.net, local: w.g.at}, local, forge(macOf(w.g), index, wire.TypeReset, &wire.Reset{}))
+			w.net.carry(&memConn{net: w.net, local: w.g.at}, local, forge(macOf(w.g), index, wire.TypeReset, &wire.Empty{}))
 			time.Sleep(time.Second)
 		}
 		exchange(t, c, "after")
@@ -251,7 +251,7 @@ func TestNoReconnectEndsWhenUnresponsive(t *testing.T) {
 		cut := func(for_ time.Duration) {
 			w.net.losing(func(_, to netip.AddrPort, _ []byte) bool { return to == w.g.at })
 			w.net.carry(&memConn{net: w.net, local: w.g.at}, s.Info().Local.(*net.UDPAddr).AddrPort(),
-				forge(macOf(w.g), w.g.only().Current().Index(), wire.TypeReset, &wire.Reset{}))
+				forge(macOf(w.g), w.g.only().Current().Index(), wire.TypeReset, &wire.Empty{}))
 			time.Sleep(for_)
 			w.net.losing(nil)
 		}
