@@ -127,29 +127,25 @@ func (c *socket) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline sets a time after which Write fails. A Write never waits.
 func (c *socket) SetWriteDeadline(t time.Time) error {
-	switch {
-	case c.closed.Load():
-		return c.opError("set", c.remote, net.ErrClosed)
-	case t.IsZero():
-		c.writeBy.Store(0)
-	default:
-		c.writeBy.Store(max(int64(c.s.at(t)), 1))
+	var by int64
+	if !t.IsZero() {
+		by = max(int64(c.s.at(t)), 1)
 	}
-	return nil
+	c.writeBy.Store(by)
+	return c.setError()
 }
 
 // SetReadBuffer sets the size of the receive queue in bytes; each datagram takes 2 KiB. The
 // default is 512 KiB, the maximum 8 MiB.
 func (c *socket) SetReadBuffer(size int) error {
-	if c.closed.Load() {
-		return c.opError("set", c.remote, net.ErrClosed)
-	}
 	c.inbox.setBuffer(size)
-	return nil
+	return c.setError()
 }
 
 // SetWriteBuffer does nothing: datagrams are not queued for sending.
-func (c *socket) SetWriteBuffer(int) error {
+func (c *socket) SetWriteBuffer(int) error { return c.setError() }
+
+func (c *socket) setError() error {
 	if c.closed.Load() {
 		return c.opError("set", c.remote, net.ErrClosed)
 	}
@@ -190,6 +186,14 @@ func (c *socket) opError(op string, to net.Addr, err error) error {
 	return &net.OpError{Op: op, Net: "udp", Source: c.local, Addr: to, Err: err}
 }
 
+// written returns the results of a write.
+func (c *socket) written(b []byte, to net.Addr, err error) (int, error) {
+	if err != nil {
+		return 0, c.opError("write", to, err)
+	}
+	return len(b), nil
+}
+
 // flowConn is a flow as a connected UDP socket.
 type flowConn struct {
 	socket
@@ -214,10 +218,7 @@ func (c *flowConn) Write(b []byte) (int, error) {
 	if err == nil {
 		err = c.flow.send(b)
 	}
-	if err != nil {
-		return 0, c.opError("write", c.remote, err)
-	}
-	return len(b), nil
+	return c.written(b, c.remote, err)
 }
 
 // WriteTo is Write if addr is the flow's target.
@@ -257,10 +258,7 @@ func (c *packetConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if err == nil {
 		err = c.write(b, to)
 	}
-	if err != nil {
-		return 0, c.opError("write", addr, err)
-	}
-	return len(b), nil
+	return c.written(b, addr, err)
 }
 
 func (c *packetConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error) {

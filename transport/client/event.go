@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 )
@@ -31,10 +30,7 @@ const (
 var eventNames = [...]string{Connected: "connected", Rekeyed: "rekeyed", Reconnecting: "reconnecting", Reconnected: "reconnected", Closed: "closed", PathChanged: "path changed"}
 
 func (k EventKind) String() string {
-	if int(k) < len(eventNames) && eventNames[k] != "" {
-		return eventNames[k]
-	}
-	return fmt.Sprintf("event %d", uint8(k))
+	return nameOf(eventNames[:], "event", uint8(k))
 }
 
 // Event is a change of a session's condition.

@@ -47,9 +47,12 @@ type inbox struct {
 	count int
 	bound int
 
-	once   error // returned once, when the queue is empty
-	ended  error // returned from then on
-	expiry deadline
+	once  error // returned once, when the queue is empty
+	ended error // returned from then on
+
+	expiry  time.Time   // of reads, monotonic; zero: none
+	expired bool        // expiry has come
+	timer   *time.Timer // nil before the first expiry in the future
 }
 
 func (q *inbox) init() { q.ready.L, q.bound = &q.mu, defaultQueue }
@@ -133,7 +136,7 @@ func (q *inbox) wait() error {
 		switch {
 		case q.ended != nil && (q.head == nil || q.ended == net.ErrClosed):
 			return q.ended
-		case q.expiry.over:
+		case q.expired:
 			return os.ErrDeadlineExceeded
 		case q.head != nil:
 			return nil
@@ -166,7 +169,7 @@ func (q *inbox) end(err error) {
 		for q.head != nil {
 			q.take().free()
 		}
-		q.expiry.stop()
+		q.stopTimer()
 	}
 	q.ready.Broadcast()
 }
@@ -178,59 +181,32 @@ func (q *inbox) setDeadline(t time.Time) error {
 	if q.ended == net.ErrClosed {
 		return q.ended
 	}
-	q.expiry.set(t, q.expired)
+	q.stopTimer()
+	left := time.Until(t)
+	q.expiry, q.expired = time.Now().Add(left), left <= 0
+	switch {
+	case t.IsZero():
+		q.expiry, q.expired = t, false
+	case q.expired:
+	case q.timer == nil:
+		q.timer = time.AfterFunc(left, q.expire)
+	default:
+		q.timer.Reset(left)
+	}
 	q.ready.Broadcast()
 	return nil
 }
 
-// expired is called by the deadline's timer.
-func (q *inbox) expired() {
+// expire is called by the timer, perhaps late for an earlier deadline.
+func (q *inbox) expire() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.expiry.fired()
+	q.expired = q.expired || due(time.Now(), q.expiry)
 	q.ready.Broadcast()
 }
 
-// deadline is a read deadline. Its owner's lock guards it.
-type deadline struct {
-	at    time.Time
-	over  bool
-	timer *time.Timer // nil before the first deadline in the future
-}
-
-func (d *deadline) set(t time.Time, fire func()) {
-	d.at = t
-	if t.IsZero() {
-		d.over = false
-		d.stop()
-		return
-	}
-	left := time.Until(t)
-	d.over = left <= 0
-	switch {
-	case d.over:
-		d.stop()
-	case d.timer == nil:
-		d.timer = time.AfterFunc(left, fire)
-	default:
-		d.timer.Reset(left)
-	}
-}
-
-// fired checks the deadline when the timer has fired, maybe for an earlier one.
-func (d *deadline) fired() {
-	if d.at.IsZero() || d.over {
-		return
-	}
-	if left := time.Until(d.at); left > 0 {
-		d.timer.Reset(left)
-		return
-	}
-	d.over = true
-}
-
-func (d *deadline) stop() {
-	if d.timer != nil {
-		d.timer.Stop()
+func (q *inbox) stopTimer() {
+	if q.timer != nil {
+		q.timer.Stop()
 	}
 }

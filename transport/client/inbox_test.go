@@ -86,14 +86,14 @@ func TestInboxDeadlineMoves(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		q.expired() // of the first one
+		q.expire() // of the first one
 		if _, err := q.get(); err != os.ErrDeadlineExceeded || time.Since(began) != 2*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 		if err := q.setDeadline(time.Time{}); err != nil {
 			t.Fatal(err)
 		}
-		q.expired()
+		q.expire()
 		time.AfterFunc(time.Hour, func() { q.put(new(flow), nil) })
 		if _, err := q.get(); err != nil {
 			t.Error(err)

@@ -84,10 +84,15 @@ func transportOf(t path.Transport) Transport {
 }
 
 func (t Transport) String() string {
-	if int(t) < len(transportNames) {
-		return transportNames[t]
+	return nameOf(transportNames[:], "transport", uint8(t))
+}
+
+// nameOf returns names[n], or kind and n if there is none.
+func nameOf(names []string, kind string, n uint8) string {
+	if int(n) < len(names) && names[n] != "" {
+		return names[n]
 	}
-	return fmt.Sprintf("transport %d", uint8(t))
+	return fmt.Sprintf("%s %d", kind, n)
 }
 
 // MarshalText returns auto, udp or tcp.

@@ -61,9 +61,6 @@ func (s *Session) supervise() {
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-s.outerDone():
-			s.finish(&EndedError{s.gateway.Identity, s.outer.Err()})
-			return
 		case <-s.wake:
 		}
 		c := s.conn.Load()
@@ -78,13 +75,6 @@ func (s *Session) supervise() {
 			s.awaitResponse(c)
 		}
 	}
-}
-
-func (s *Session) outerDone() <-chan struct{} {
-	if s.outer == nil {
-		return nil
-	}
-	return s.outer.done
 }
 
 // wakeSupervisor makes the supervisor check the sessionConn.
@@ -113,7 +103,7 @@ func (s *Session) reconnect(c *sessionConn, cause error, b *backoff) {
 			pause = b.until(c, false)
 			continue
 		}
-		if s.ctx.Err() != nil || s.outer != nil && s.outer.Err() != nil {
+		if s.ctx.Err() != nil {
 			return
 		}
 		next, err := s.connectBeside(c, b)
@@ -218,8 +208,6 @@ func (s *Session) pause(d time.Duration, c *sessionConn) int {
 		case <-timer.C:
 			return pauseOver
 		case <-s.ctx.Done():
-			return pauseOver
-		case <-s.outerDone():
 			return pauseOver
 		case <-s.wake:
 		}

@@ -74,6 +74,9 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 		}
 		s.adopt(c)
 		s.emitTransport(Connected)
+		if outer != nil {
+			context.AfterFunc(outer.ctx, s.outerEnded)
+		}
 		s.running.Go(s.supervise)
 	}
 	return s, nil
@@ -167,6 +170,12 @@ func (s *Session) finish(err error) {
 	}
 	s.emit(Event{Kind: Closed, Err: err})
 	close(s.done)
+}
+
+// outerEnded is called when the outer session has ended.
+func (s *Session) outerEnded() {
+	<-s.outer.done
+	s.finish(&EndedError{s.gateway.Identity, s.outer.Err()})
 }
 
 // Done returns a channel that is closed when the session has ended for good.

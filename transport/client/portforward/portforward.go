@@ -9,7 +9,6 @@
 package portforward
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -125,21 +124,18 @@ func (f *Forwarder) Run(ctx context.Context, d Dialer) error {
 // one.
 func (f *Forwarder) evict() bool {
 	var of *port
-	var since time.Time
+	var least *peer
 	for _, p := range f.ports {
-		if at, ok := p.leastActive(); ok && (of == nil || at.Before(since)) {
-			of, since = p, at
+		p.mu.Lock()
+		if q := p.leastActiveLocked(); q != nil && (least == nil || q.active.Load() < least.active.Load()) {
+			of, least = p, q
 		}
+		p.mu.Unlock()
 	}
-	if of == nil {
-		return false
+	if least != nil {
+		of.drop(least)
 	}
-	of.mu.Lock()
-	defer of.mu.Unlock()
-	if of.recent.Len() > 0 {
-		of.dropLocked(of.oldestLocked())
-	}
-	return true
+	return least != nil
 }
 
 // port forwards between the peers of a local socket and a target. Each peer has a flow, so
@@ -155,18 +151,15 @@ type port struct {
 	denied         atomic.Pointer[client.FlowError] // by the gateway's policy
 	up, down, lost atomic.Uint64                    // datagrams
 
-	mu     sync.Mutex // guards the fields below and those of the peers
-	peers  map[netip.AddrPort]*peer
-	recent list.List // of *peer, the last to send in front
+	mu    sync.Mutex // guards peers and their paths
+	peers map[netip.AddrPort]*peer
 }
 
 // peer is the socket of a local program, and its flow.
 type peer struct {
-	path     path.Path
-	conn     net.Conn
-	element  *list.Element // of recent; nil: dropped
-	lastUp   time.Time
-	lastDown atomic.Int64 // Unix nanoseconds
+	path   path.Path
+	conn   net.Conn
+	active atomic.Int64 // the last datagram in either direction, in Unix nanoseconds
 }
 
 // run serves the port until ctx is done, and waits for its flows to end. It returns an
@@ -180,7 +173,11 @@ func (p *port) run(ctx context.Context, d Dialer) error {
 	cancel()
 	stop()
 	p.close()
-	p.dropAll()
+	p.mu.Lock()
+	for _, of := range p.peers {
+		p.dropLocked(of)
+	}
+	p.mu.Unlock()
 	p.flows.Wait()
 	if denied := p.denied.Load(); denied != nil {
 		return denied
@@ -253,16 +250,16 @@ func (p *port) report(err error) {
 
 // peer returns the peer of a datagram. Only read calls it.
 func (p *port) peer(ctx context.Context, d Dialer, from path.Path) (*peer, error) {
-	now := time.Now()
+	now := time.Now().UnixNano()
 	p.mu.Lock()
 	if known := p.peers[from.Peer]; known != nil {
-		known.lastUp, known.path = now, from
-		p.recent.MoveToFront(known.element)
+		known.path = from
+		known.active.Store(now)
 		p.mu.Unlock()
 		return known, nil
 	}
 	if len(p.peers) >= p.maxPeers {
-		p.dropLocked(p.oldestLocked())
+		p.dropLocked(p.leastActiveLocked())
 	}
 	p.mu.Unlock()
 
@@ -274,9 +271,9 @@ func (p *port) peer(ctx context.Context, d Dialer, from path.Path) (*peer, error
 	if err != nil {
 		return nil, err
 	}
-	added := &peer{path: from, conn: conn, lastUp: now}
+	added := &peer{path: from, conn: conn}
+	added.active.Store(now)
 	p.mu.Lock()
-	added.element = p.recent.PushFront(added)
 	p.peers[from.Peer] = added
 	p.mu.Unlock()
 	p.flows.Add(1)
@@ -300,7 +297,7 @@ func (p *port) copyAnswers(to *peer) {
 			}
 			return
 		}
-		to.lastDown.Store(time.Now().UnixNano())
+		to.active.Store(time.Now().UnixNano())
 		p.mu.Lock()
 		packet[0] = transport.Packet{Data: buffer[:n], Path: to.path}
 		p.mu.Unlock()
@@ -320,46 +317,20 @@ func (p *port) drop(of *peer) {
 }
 
 func (p *port) dropLocked(of *peer) {
-	if of.element == nil {
-		return
+	if p.peers[of.path.Peer] == of {
+		delete(p.peers, of.path.Peer)
+		_ = of.conn.Close()
 	}
-	p.recent.Remove(of.element)
-	of.element = nil
-	delete(p.peers, of.path.Peer)
-	_ = of.conn.Close()
 }
 
-func (p *port) dropAll() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// leastActiveLocked returns the least recently active peer, or nil.
+func (p *port) leastActiveLocked() (least *peer) {
 	for _, of := range p.peers {
-		p.dropLocked(of)
-	}
-}
-
-// oldestLocked returns the least recently active peer; there is one. It moves peers that
-// have received since they sent to the front.
-func (p *port) oldestLocked() *peer {
-	for range p.recent.Len() {
-		of := p.recent.Back().Value.(*peer)
-		answered := time.Unix(0, of.lastDown.Load())
-		if !answered.After(of.lastUp) {
-			return of
+		if least == nil || of.active.Load() < least.active.Load() {
+			least = of
 		}
-		of.lastUp = answered
-		p.recent.MoveToFront(of.element)
 	}
-	return p.recent.Back().Value.(*peer)
-}
-
-// leastActive returns when the least recently active peer was active, if there is one.
-func (p *port) leastActive() (at time.Time, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.recent.Len() == 0 {
-		return time.Time{}, false
-	}
-	return p.oldestLocked().lastUp, true
+	return least
 }
 
 // expire drops idle peers until ctx is done.
@@ -377,14 +348,13 @@ func (p *port) expire(ctx context.Context) {
 	}
 }
 
+// dropIdle drops the peers that have been idle at now.
 func (p *port) dropIdle(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.recent.Len() > 0 {
-		of := p.oldestLocked()
-		if now.Sub(of.lastUp) < p.idle {
-			return
+	for _, of := range p.peers {
+		if now.UnixNano()-of.active.Load() >= int64(p.idle) {
+			p.dropLocked(of)
 		}
-		p.dropLocked(of)
 	}
 }

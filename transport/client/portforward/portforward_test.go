@@ -285,15 +285,15 @@ func TestIdlePeersExpire(t *testing.T) {
 			send(t, localSocket(t, r.addr()), text)
 			expect(t, d.flow(t, i), text)
 		}
-		d.flow(t, 1).down <- []byte("answer")
-		eventually(t, "answer", func() bool { return r.down.Load() == 1 })
 		r.mu.Lock()
 		for _, p := range r.peers {
 			if p.conn != d.flows[2] { // two have not sent for long
-				p.lastUp = p.lastUp.Add(-2 * r.idle)
+				p.active.Add(-2 * int64(r.idle))
 			}
 		}
 		r.mu.Unlock()
+		d.flow(t, 1).down <- []byte("answer")
+		eventually(t, "answer", func() bool { return r.down.Load() == 1 })
 		r.dropIdle(time.Now())
 		if got := []bool{d.flow(t, 0).isClosed(), d.flow(t, 1).isClosed(), d.flow(t, 2).isClosed()}; !slices.Equal(got, []bool{true, false, false}) {
 			t.Errorf("closed are %v, want the first alone", got)
