@@ -29,6 +29,7 @@ import (
 type crowd struct {
 	t       *testing.T
 	engines []*crowdEngine
+	window  int64 // datagrams under way at most; 0: no bound
 
 	sent, got, twice, stray atomic.Int64
 	longest                 atomic.Int64 // round trip, in nanoseconds
@@ -348,9 +349,19 @@ func (c *crowd) rekey() {
 	}
 }
 
-// pace sends rate datagrams a second over all sessions until stop is called, which
-// waits for what is still on its way and returns how many datagrams were sent and
-// lost, and the longest round trip.
+// awaitEchoes waits until n further datagrams have come back.
+func (c *crowd) awaitEchoes(n int64) {
+	want := c.got.Load() + n
+	for end := time.Now().Add(patience); c.got.Load() < want; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			c.t.Fatalf("%d of %d datagrams came back within %v", c.got.Load(), want, patience)
+		}
+	}
+}
+
+// pace sends rate datagrams a second over all sessions, with at most window of them under way,
+// until stop is called. stop waits for the last echoes and returns the numbers of datagrams sent
+// and lost, and the longest round trip.
 func (c *crowd) pace(rate int) (stop func() (sent, lost int64, longest time.Duration)) {
 	c.sent.Store(0)
 	c.got.Store(0)
@@ -367,7 +378,10 @@ func (c *crowd) pace(rate int) (stop func() (sent, lost int64, longest time.Dura
 				case <-time.After(time.Millisecond):
 				}
 				due := int(time.Since(began).Seconds()*float64(rate))/len(c.engines) - sent
-				due = min(due, 256) // a sender that was held up does not make up for it at once
+				due = min(due, 256) // a delayed sender does not catch up at once
+				if c.window > 0 {
+					due = min(due, int(c.window-(c.sent.Load()-c.got.Load()))/len(c.engines))
+				}
 				if due > 0 {
 					e.sendSome(due)
 					sent += due
@@ -378,7 +392,7 @@ func (c *crowd) pace(rate int) (stop func() (sent, lost int64, longest time.Dura
 	return func() (int64, int64, time.Duration) {
 		close(done)
 		senders.Wait()
-		for end := time.Now().Add(3 * time.Second); c.got.Load() < c.sent.Load() && time.Now().Before(end); {
+		for end := time.Now().Add(patience / 2); c.got.Load() < c.sent.Load() && time.Now().Before(end); {
 			time.Sleep(5 * time.Millisecond)
 		}
 		return c.sent.Load(), c.sent.Load() - c.got.Load(), time.Duration(c.longest.Load())

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -31,6 +32,12 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	// The tests mostly wait, so more of them run side by side than there are processors. The
+	// command line overrides this.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	program = filepath.Join(dir, "lewes.exe") // a name that runs on every system
 	if out, err := exec.Command("go", "build", "-o", program, "lewes/cmd/lewes").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build lewes: %v\n%s", err, out)
