@@ -108,7 +108,7 @@ func TestUsage(t *testing.T) {
 	}
 	for Self().CPU == before.CPU {
 	}
-	if used := Self().Since(before); used.Mallocs < 1000 || used.At <= 0 || used.Resident == 0 || used.Heap == 0 {
+	if used := Self().Since(before); used.Mallocs < 1000 || used.Resident == 0 {
 		t.Errorf("%d objects: %+v", len(kept), used)
 	}
 	Settle()

@@ -25,10 +25,8 @@ func (o Outcome) limited(rate float64) bool { return o.Sent < rate*(1-tolerance)
 
 // Search finds the highest rate that a system sustains.
 type Search struct {
-	Start     float64 // first rate, per second
-	Floor     float64 // the lowest rate to try
-	Ceiling   float64 // the highest rate to try
-	Precision float64 // largest relative distance between the last good and the first bad rate
+	Start, Floor, Ceiling float64 // the first, lowest and highest rate to try, per second
+	Precision             float64 // largest relative distance between the last good and the first bad rate
 }
 
 // Found is the highest sustained rate.
@@ -36,8 +34,7 @@ type Found struct {
 	Rate   float64 // per second, as sent
 	Loss   float64 // at that rate
 	Trials int
-	// Bound is set if the search ended without loss. The system may sustain more than Rate.
-	Bound string
+	Bound  string // why the search ended without loss: the system may sustain more than Rate
 }
 
 // Reasons why a search ended without loss.
@@ -54,12 +51,10 @@ const tries = 4
 
 // Run searches. trial sends at a rate. A rate with loss is tried twice, and one that the sender
 // does not reach is tried again several times: another program may have been the cause.
-func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (Outcome, error)) (Found, error) {
+func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (Outcome, error)) (found Found, err error) {
 	s.Floor = max(s.Floor, 1)
-	s.Start = max(s.Start, s.Floor)
-	var found Found
 	good, bad := 0.0, math.Inf(1)
-	for rate := min(s.Start, s.Ceiling); ; rate = s.next(good, bad) {
+	for rate := min(max(s.Start, s.Floor), s.Ceiling); ; rate = s.next(good, bad) {
 		o, n, err := try(ctx, rate, trial)
 		found.Trials += n
 		if err != nil {
@@ -80,39 +75,36 @@ func (s Search) Run(ctx context.Context, trial func(context.Context, float64) (O
 		switch {
 		case held && limited:
 			found.Bound = BoundSender
-			return found, nil
 		case held && rate >= s.Ceiling:
 			found.Bound = BoundCeiling
-			return found, nil
 		case good == 0 && bad <= s.Floor:
 			return found, fmt.Errorf("%w, down to %.0f per second", ErrNothingHeld, bad)
-		case good > 0 && bad/good <= 1+s.Precision:
-			return found, nil
+		case good == 0 || bad/good > 1+s.Precision:
+			continue
 		}
+		return found, nil
 	}
 }
 
 // try tries a rate until the outcome counts, and returns the number of trials.
 func try(ctx context.Context, rate float64, trial func(context.Context, float64) (Outcome, error)) (best Outcome, n int, err error) {
-	for lost := 0; n < tries; n++ {
+	lost := 0
+	for n = 1; n <= tries; n++ {
 		if err := ctx.Err(); err != nil {
 			return best, n, err
 		}
 		o, err := trial(ctx, rate)
+		if !o.held() {
+			lost++
+		}
 		switch {
-		case err != nil:
+		case err != nil, o.held() && !o.limited(rate), lost == 2, n == tries && best.Sent == 0:
 			return o, n, err
-		case !o.held():
-			if lost++; lost == 2 || n+1 == tries && best.Sent == 0 {
-				return o, n + 1, nil
-			}
-		case !o.limited(rate):
-			return o, n + 1, nil
-		case o.Sent > best.Sent:
+		case o.held() && o.Sent > best.Sent:
 			best = o
 		}
 	}
-	return best, n, nil
+	return best, tries, nil
 }
 
 // next returns the rate to try between a good and a bad one.

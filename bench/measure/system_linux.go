@@ -1,60 +1,35 @@
 package measure
 
 import (
-	"bytes"
 	"fmt"
 	"os"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// sharedClock reads the clock that counts from the start of the machine.
-func sharedClock() int64 {
+// Now returns nanoseconds of a monotonic clock that all processes of this machine share: one
+// process may take the start of an interval and another its end.
+func Now() int64 {
 	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) != nil {
-		return time.Now().UnixNano()
-	}
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // cannot fail
 	return t.Nano()
 }
 
-// selfCPU returns the CPU time of all threads of this process.
-func selfCPU() time.Duration {
-	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t) != nil {
-		return 0
-	}
-	return time.Duration(t.Nano())
-}
-
-// OfProcess returns another process's usage so far, without its allocations.
-func OfProcess(pid int) (Usage, error) {
+// OfProcess returns a process's usage so far, without its allocations.
+func OfProcess(pid int) (u Usage, err error) {
 	// The clock of a process, as clock_getcpuclockid makes it: CPUCLOCK_SCHED is 2.
 	var t unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
-		return Usage{}, fmt.Errorf("measure: CPU clock of process %d: %w", pid, err)
+		return u, fmt.Errorf("measure: CPU clock of process %d: %w", pid, err)
 	}
-	return Usage{At: Now(), CPU: time.Duration(t.Nano()), Resident: residentOf(strconv.Itoa(pid))}, nil
-}
-
-func resident() uint64 { return residentOf("self") }
-
-// residentOf returns the bytes of a process that are in memory.
-func residentOf(process string) uint64 {
-	statm, err := os.ReadFile("/proc/" + process + "/statm")
-	if err != nil {
-		return 0
+	u.CPU = time.Duration(t.Nano())
+	if statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)); err == nil {
+		var size, resident uint64
+		_, _ = fmt.Sscan(string(statm), &size, &resident) // in pages
+		u.Resident = resident * uint64(os.Getpagesize())
 	}
-	fields := bytes.Fields(statm)
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, err := strconv.ParseUint(string(fields[1]), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return pages * uint64(os.Getpagesize())
+	return u, nil
 }
 
 // sharpen lets this thread wake at the requested time and not 50 µs later.

@@ -7,13 +7,11 @@ import (
 	"time"
 )
 
-// The bench itself runs on Linux only. Elsewhere tests use the clock, which is the wall clock.
+func sharpen()              {}
+func sleep(d time.Duration) { time.Sleep(d) }
 
-func sharedClock() int64     { return time.Now().UnixNano() }
-func selfCPU() time.Duration { return 0 }
-func resident() uint64       { return 0 }
-func sharpen()               {}
-func sleep(d time.Duration)  { time.Sleep(d) }
+// Now returns the wall clock. The bench runs on Linux only; elsewhere tests use this clock.
+func Now() int64 { return time.Now().UnixNano() }
 
 // OfProcess is not supported.
 func OfProcess(int) (Usage, error) { return Usage{}, errors.ErrUnsupported }
