@@ -152,11 +152,11 @@ var notInFileNames = regexp.MustCompile(`[^A-Za-z0-9]+`)
 // profileOf takes a CPU profile of a worker during some work.
 func (b *bench) profileOf(ctx context.Context, p *worker.Process, name string, work func() error) error {
 	file := filepath.Join(b.settings.Profiles, notInFileNames.ReplaceAllString(name, "-")+".cpu.pprof")
-	if err := p.StartProfile(ctx, file); err != nil {
+	if err := p.Profile(ctx, file); err != nil {
 		return err
 	}
 	err := work()
-	if stopped := p.StopProfile(ctx); err == nil {
+	if stopped := p.Profile(ctx, ""); err == nil {
 		err = stopped
 	}
 	return err

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -42,72 +42,46 @@ type Process struct {
 	role   string
 	cmd    *exec.Cmd
 	input  io.WriteCloser
-	stderr *tail
+	stderr tail
+	stop   sync.Once
 
-	mu        sync.Mutex
-	encoder   *json.Encoder
-	responses chan response // closed when the worker's output ends
-	broken    error
-
-	once  sync.Once
-	ended chan struct{}
+	mu      sync.Mutex
+	encoder *json.Encoder
+	decoder *json.Decoder
+	broken  error
 }
 
 // Start starts a worker in a role and stores the result of the role in result, unless that is nil.
 func (l Launcher) Start(ctx context.Context, role string, params, result any, where Where) (*Process, error) {
-	p, err := l.start(role, where)
-	if err != nil {
+	p := &Process{role: role, cmd: exec.Command(l.Path, l.Args...)}
+	if err := p.start(l.Env, where); err != nil {
 		return nil, fmt.Errorf("worker %q: %w", role, err)
 	}
-	if err := p.do(ctx, request{Call: "start", Role: role}, params, result); err != nil {
+	if err := p.do(ctx, request{Call: callStart, Role: role}, params, result); err != nil {
 		p.Stop()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (l Launcher) start(role string, where Where) (*Process, error) {
-	cmd := exec.Command(l.Path, l.Args...)
-	cmd.Env = append(os.Environ(), l.Env...)
-	if err := isolate(cmd, where); err != nil {
-		return nil, err
+func (p *Process) start(env []string, where Where) error {
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stderr = &p.stderr
+	if err := isolate(p.cmd, where); err != nil {
+		return err
 	}
-	p := &Process{role: role, cmd: cmd, stderr: new(tail), responses: make(chan response), ended: make(chan struct{})}
-	cmd.Stderr = p.stderr
-	input, err := cmd.StdinPipe()
+	output, err := p.cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	output, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
+	if p.input, err = p.cmd.StdinPipe(); err != nil {
+		return err
 	}
-	if err := cmd.Start(); err != nil {
-		if where.New && errors.Is(err, os.ErrPermission) {
-			return nil, fmt.Errorf("%w: %w; run as root", ErrNoNamespaces, err)
-		}
-		return nil, err
+	p.encoder, p.decoder = json.NewEncoder(p.input), json.NewDecoder(output)
+	if err = p.cmd.Start(); where.New && errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: %w; run as root", ErrNoNamespaces, err)
 	}
-	p.input, p.encoder = input, json.NewEncoder(input)
-	go p.read(output)
-	return p, nil
-}
-
-// read delivers the worker's responses until it exits.
-func (p *Process) read(output io.Reader) {
-	for decoder := json.NewDecoder(output); ; {
-		var r response
-		if decoder.Decode(&r) != nil {
-			break
-		}
-		select {
-		case p.responses <- r:
-		case <-p.ended:
-		}
-	}
-	close(p.responses)
-	_ = p.cmd.Wait() // ProcessState holds the result
-	close(p.ended)
+	return err
 }
 
 // PID returns the worker's process id.
@@ -120,13 +94,13 @@ func (p *Process) Call(ctx context.Context, call string, params, result any) err
 }
 
 func (p *Process) do(ctx context.Context, r request, params, result any) error {
-	if err := p.exchange(ctx, r, params, result); err != nil {
+	if err := p.exchange(ctx, &r, params, result); err != nil {
 		return fmt.Errorf("worker %q: %s: %w", p.role, r.Call, err)
 	}
 	return nil
 }
 
-func (p *Process) exchange(ctx context.Context, r request, params, result any) (err error) {
+func (p *Process) exchange(ctx context.Context, r *request, params, result any) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.broken != nil {
@@ -135,18 +109,24 @@ func (p *Process) exchange(ctx context.Context, r request, params, result any) (
 	if r.Params, err = json.Marshal(params); err != nil {
 		return err
 	}
-	if p.encoder.Encode(&r) != nil {
-		p.broken = p.exitError()
-		return p.broken
-	}
+	a := new(response)
+	done := make(chan error, 1)
+	go func() {
+		err := p.encoder.Encode(r)
+		if err == nil {
+			err = p.decoder.Decode(a)
+		}
+		done <- err
+	}()
 	select {
 	case <-ctx.Done():
 		p.broken = ctx.Err()
 		return p.broken
-	case a, ok := <-p.responses:
+	case err := <-done:
 		switch {
-		case !ok:
-			p.broken = p.exitError()
+		case err != nil:
+			p.Stop()
+			p.broken = fmt.Errorf("worker exited: %v: %s", p.cmd.ProcessState, bytes.TrimSpace(p.stderr))
 			return p.broken
 		case a.Error != "":
 			return errors.New(a.Error)
@@ -155,12 +135,6 @@ func (p *Process) exchange(ctx context.Context, r request, params, result any) (
 		}
 		return json.Unmarshal(a.Result, result)
 	}
-}
-
-// exitError returns the reason for a missing response.
-func (p *Process) exitError() error {
-	<-p.ended
-	return fmt.Errorf("worker exited: %v: %s", p.cmd.ProcessState, strings.TrimSpace(p.stderr.String()))
 }
 
 // Usage returns the worker's usage so far.
@@ -175,55 +149,29 @@ func (p *Process) Settle(ctx context.Context) (u measure.Usage, err error) {
 	return u, err
 }
 
-// StartProfile starts a CPU profile of the worker.
-func (p *Process) StartProfile(ctx context.Context, file string) error {
-	return p.Call(ctx, callProfileStart, file, nil)
-}
-
-// StopProfile completes the profile.
-func (p *Process) StopProfile(ctx context.Context) error {
-	return p.Call(ctx, callProfileStop, None{}, nil)
+// Profile starts a CPU profile of the worker in a file, or completes it if file is "".
+func (p *Process) Profile(ctx context.Context, file string) error {
+	return p.Call(ctx, callProfile, file, nil)
 }
 
 // Stop stops the worker and waits for its exit.
 func (p *Process) Stop() {
-	p.once.Do(func() {
+	p.stop.Do(func() {
 		_ = p.input.Close()
 		kill := time.AfterFunc(stopWait, func() { _ = p.cmd.Process.Kill() })
-		defer kill.Stop()
-		for {
-			select {
-			case <-p.responses: // to a call that was abandoned
-			case <-p.ended:
-				return
-			}
-		}
+		_ = p.cmd.Wait() // ProcessState holds the result
+		kill.Stop()
 	})
-	<-p.ended
 }
 
 // tail keeps the end of its input.
-type tail struct {
-	mu   sync.Mutex
-	kept []byte
-}
-
-const tailSize = 4 << 10
+type tail []byte
 
 func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.kept = append(t.kept, p...)
-	if over := len(t.kept) - tailSize; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
-	}
+	const size = 4 << 10
+	*t = append(*t, p...)
+	*t = (*t)[max(0, len(*t)-size):]
 	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.kept)
 }
 
 // RunTests builds cmd/lewes, stores the path of the program in file, runs the tests, and returns

@@ -31,21 +31,18 @@ type Role func(ctx context.Context, params json.RawMessage) (*Service, error)
 
 // Method makes a Handler from a function.
 func Method[P, R any](f func(context.Context, P) (R, error)) Handler {
-	return func(ctx context.Context, params json.RawMessage) (any, error) {
-		var p P
-		if err := json.Unmarshal(params, &p); err != nil {
-			return nil, fmt.Errorf("parameters: %w", err)
-		}
-		return f(ctx, p)
-	}
+	return func(ctx context.Context, params json.RawMessage) (any, error) { return decoded(f)(ctx, params) }
 }
 
 // Start makes a Role from a function.
-func Start[P any](f func(context.Context, P) (*Service, error)) Role {
-	return func(ctx context.Context, params json.RawMessage) (*Service, error) {
+func Start[P any](f func(context.Context, P) (*Service, error)) Role { return decoded(f) }
+
+// decoded returns f with parameters in JSON.
+func decoded[P, R any](f func(context.Context, P) (R, error)) func(context.Context, json.RawMessage) (R, error) {
+	return func(ctx context.Context, params json.RawMessage) (result R, err error) {
 		var p P
 		if err := json.Unmarshal(params, &p); err != nil {
-			return nil, fmt.Errorf("parameters: %w", err)
+			return result, fmt.Errorf("parameters: %w", err)
 		}
 		return f(ctx, p)
 	}
@@ -53,7 +50,7 @@ func Start[P any](f func(context.Context, P) (*Service, error)) Role {
 
 // request and response are the messages on the pipes.
 type request struct {
-	Call   string          `json:"call"` // or "start"
+	Call   string          `json:"call"`
 	Role   string          `json:"role,omitempty"`
 	Params json.RawMessage `json:"params"`
 }
@@ -65,10 +62,10 @@ type response struct {
 
 // The calls that every worker has.
 const (
-	callUsage        = "usage"
-	callSettle       = "settle"
-	callProfileStart = "profile start"
-	callProfileStop  = "profile stop"
+	callStart   = "start"
+	callUsage   = "usage"
+	callSettle  = "settle"
+	callProfile = "profile"
 )
 
 // afterInput is how long a worker may take to exit after its input has ended.
@@ -142,31 +139,23 @@ type served struct {
 }
 
 func (w *served) handle(ctx context.Context, r *request) (any, error) {
-	if r.Call == "start" {
+	switch {
+	case r.Call == callStart:
 		return w.start(ctx, r)
-	}
-	switch r.Call {
-	case callUsage:
+	case r.Call == callUsage:
 		return measure.Self(), nil
-	case callSettle:
+	case r.Call == callSettle:
 		measure.Settle()
 		return measure.Self(), nil
-	case callProfileStart:
-		return None{}, w.startProfile(r.Params)
-	case callProfileStop:
-		return None{}, w.stopProfile()
-	}
-	if w.service == nil {
-		return nil, fmt.Errorf("call %q before start", r.Call)
-	}
-	handler := w.service.Calls[r.Call]
-	if handler == nil {
+	case r.Call == callProfile:
+		return Method(w.setProfile)(ctx, r.Params)
+	case w.service == nil || w.service.Calls[r.Call] == nil:
 		return nil, fmt.Errorf("no call %q", r.Call)
 	}
-	return handler(ctx, r.Params)
+	return w.service.Calls[r.Call](ctx, r.Params)
 }
 
-func (w *served) start(ctx context.Context, r *request) (any, error) {
+func (w *served) start(ctx context.Context, r *request) (_ any, err error) {
 	role := w.roles[r.Role]
 	switch {
 	case w.service != nil:
@@ -174,45 +163,26 @@ func (w *served) start(ctx context.Context, r *request) (any, error) {
 	case role == nil:
 		return nil, fmt.Errorf("no role %q", r.Role)
 	}
-	service, err := role(ctx, r.Params)
-	if err != nil {
+	if w.service, err = role(ctx, r.Params); err != nil {
 		return nil, err
 	}
-	w.service = service
-	return service.Result, nil
+	return w.service.Result, nil
 }
 
-func (w *served) startProfile(params json.RawMessage) error {
-	var file string
-	if err := json.Unmarshal(params, &file); err != nil {
-		return fmt.Errorf("parameters: %w", err)
-	}
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	if err := pprof.StartCPUProfile(f); err != nil {
-		_ = f.Close()
-		return err
-	}
-	w.profile = f
-	return nil
-}
-
-func (w *served) stopProfile() error {
-	if w.profile == nil {
-		return errors.New("no profile was started")
+// setProfile starts a profile, or completes it if file is "".
+func (w *served) setProfile(_ context.Context, file string) (_ None, err error) {
+	if file != "" {
+		if w.profile, err = os.Create(file); err == nil {
+			err = pprof.StartCPUProfile(w.profile)
+		}
+		return None{}, err
 	}
 	pprof.StopCPUProfile()
-	err := w.profile.Close()
-	w.profile = nil
-	return err
+	return None{}, w.profile.Close() // an error if none was started
 }
 
 func (w *served) close() {
-	if w.profile != nil {
-		_ = w.stopProfile() // an incomplete profile is still useful
-	}
+	pprof.StopCPUProfile() // an incomplete profile is still useful
 	if w.service != nil && w.service.Close != nil {
 		w.service.Close()
 	}

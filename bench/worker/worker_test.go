@@ -132,23 +132,23 @@ func TestUsageOfWorker(t *testing.T) {
 func TestProfile(t *testing.T) {
 	p := start(t, Where{})
 	file := filepath.Join(t.TempDir(), "cpu.pprof")
-	if err := p.StopProfile(t.Context()); err == nil {
+	if err := p.Profile(t.Context(), ""); err == nil {
 		t.Error("a profile was stopped that was not started")
 	}
-	if err := p.StartProfile(t.Context(), file); err != nil {
+	if err := p.Profile(t.Context(), file); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Call(t.Context(), "spin", 30*time.Millisecond, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.StopProfile(t.Context()); err != nil {
+	if err := p.Profile(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(file)
 	if err != nil || !bytes.HasPrefix(got, []byte{0x1f, 0x8b}) {
 		t.Errorf("%d bytes that are no profile, %v", len(got), err)
 	}
-	if err := p.StartProfile(t.Context(), filepath.Join(file, "no-folder")); err == nil {
+	if err := p.Profile(t.Context(), filepath.Join(file, "no-folder")); err == nil {
 		t.Error("a profile goes to a file that cannot be")
 	}
 }
