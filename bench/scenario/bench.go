@@ -30,8 +30,8 @@ type Scenario struct {
 // All returns the scenarios in the order in which they run.
 func All() []Scenario {
 	return []Scenario{
-		{"bulk-out", "one client, one flow, full speed: client → gateway → target", bulkOut},
-		{"bulk-back", "the same in the other direction: target → gateway → client", bulkBack},
+		{"bulk-out", "one client, one flow, full speed: client → gateway → target", bulk(0)},
+		{"bulk-back", "the same in the other direction: target → gateway → client", bulk(1)},
 		{"sizes", "bulk-out with payloads from 64 to 1400 bytes", sizes},
 		{"sparse", "10,000 sessions in turn, one datagram each, so that nothing coalesces", sparse},
 		{"many-flows", "10,000 flows of 40 sessions in turn, one datagram each", manyFlows},

@@ -200,11 +200,10 @@ func (e *env) masque(ctx context.Context, back bool) (*topology, error) {
 	if err != nil {
 		return &topology{row: row}, err
 	}
-	t, at, err := e.newTopology(ctx, row)
+	t, at, err := e.newTopology(ctx, row, options{back: back, first: 10_000, train: 8})
 	if err != nil {
 		return t, err
 	}
-	t.back, t.first, t.train = back, 10_000, 8
 	var proxy worker.MASQUEProxy
 	if t.subject, err = e.startOf(ctx, l, worker.RoleMASQUEProxy, localhost, &proxy, worker.Where{}); err != nil {
 		return t, err

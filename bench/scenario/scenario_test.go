@@ -68,7 +68,7 @@ func TestTopologies(t *testing.T) {
 		e.add(e.loop(ctx, options{back: true, suite: best(), train: 4}))
 		e.add(e.loop(ctx, options{suite: best(), sockets: 5, single: true, train: 4}))
 		e.gateway(ctx, options{back: true, suite: best(), sessions: 3, flows: 2, train: 4})
-		e.chain(ctx, options{suite: best(), shards: 1, sessions: 2, train: 4}, true)
+		e.gateway(ctx, options{suite: best(), sockets: 2, train: 4, chain: "exit"})
 		e.gateway(ctx, options{back: true, suite: best(), single: true, train: 1, tcp: true})
 		broken := e.add(e.loop(ctx, options{train: 4}))
 		broken.row.Subject = "broken"
@@ -122,7 +122,7 @@ func TestGatewayProgram(t *testing.T) {
 	defer noChildren(t)
 	s := settings(t, func(ctx context.Context, e *env) error {
 		e.gateway(ctx, options{suite: best(), train: 4})
-		e.chain(ctx, options{suite: best(), shards: 1, sessions: 2, train: 4}, false)
+		e.gateway(ctx, options{suite: best(), sockets: 2, train: 4, chain: "entry"})
 		e.quiet = patience / 8
 		e.rounds(ctx, "measuring", 0, func(*topology) float64 { return 500 })
 		return e.addGroup(ctx, report.Group{Title: "Test", Unit: "datagram"})
@@ -187,7 +187,7 @@ func TestSubsessionsAndIdle(t *testing.T) {
 func TestRunEndsWithContext(t *testing.T) {
 	defer noChildren(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	s := settings(t, bulkOut)
+	s := settings(t, bulk(0))
 	s.Trial = time.Hour
 	s.Progress = func(step string) {
 		if strings.Contains(step, "warming up") {

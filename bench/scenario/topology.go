@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -49,15 +50,6 @@ func suites() []seal.Suite {
 
 func best() seal.Suite { return suites()[len(suites())-1] }
 
-// newTopology starts the sink of a topology.
-func (e *env) newTopology(ctx context.Context, row report.Row) (*topology, netip.AddrPort, error) {
-	t := &topology{row: row, payload: payloadSize, train: rawudp.MaxSegments, first: 300_000}
-	var at netip.AddrPort
-	var err error
-	t.sink, err = e.start(ctx, roleSink, sink.Params{At: localhost}, &at, worker.Where{})
-	return t, at, err
-}
-
 // open opens the flows of a topology.
 func (e *env) open(ctx context.Context, t *topology, target netip.AddrPort, flows int) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
@@ -87,26 +79,53 @@ type options struct {
 	single   bool       // datagrams one by one, without GSO and GRO
 	payload  int        // 0 means payloadSize
 	train    int        // datagrams of a flow in turn; 0 means as many as possible
+	first    float64    // rate to begin a search with; 0 means a usual one
 	shards   int        // of a gateway; 0 means 1
-	sessions int        // of a gateway; 0 means 1
+	sessions int        // of a gateway; 0 means 1; with chain one per socket
 	flows    int        // of each session; 0 means 1
 	sockets  int        // of the load, or connected ones of a loop; 0 means 1
 	tcp      bool
+	chain    string // "entry" or "exit": the part of the subject in a chain of two gateways
+	name     string // appended to that of a gateway
 	binary   string // of a gateway; "" is the gateway of this tree
 }
 
-// apply sets the fields of a topology.
-func (o *options) apply(t *topology) {
-	t.back, t.single = o.back, o.single
+// newTopology starts the sink of a topology and returns its address.
+func (e *env) newTopology(ctx context.Context, row report.Row, o options) (*topology, netip.AddrPort, error) {
+	usual := 300_000.0
 	if o.single {
-		t.first = 50_000
+		usual = 50_000
 	}
-	if o.train > 0 {
-		t.train = o.train
+	t := &topology{
+		row:     row,
+		back:    o.back,
+		single:  o.single,
+		payload: cmp.Or(o.payload, payloadSize),
+		train:   cmp.Or(o.train, rawudp.MaxSegments),
+		first:   cmp.Or(o.first, usual),
 	}
-	if o.payload > 0 {
-		t.payload = o.payload
+	var at netip.AddrPort
+	var err error
+	t.sink, err = e.start(ctx, roleSink, sink.Params{At: localhost}, &at, worker.Where{})
+	return t, at, err
+}
+
+// startLoad starts the load of a topology, creates its sessions, and opens its flows.
+func (e *env) startLoad(ctx context.Context, t *topology, p load.Params, plan load.ConnectPlan, target netip.AddrPort) (err error) {
+	if t.load, err = e.start(ctx, roleLoad, p, nil, worker.Where{}); err != nil {
+		return err
 	}
+	if p.Gateway != nil {
+		if plan.Sessions > 100 {
+			e.progress("creating %d sessions: %s", plan.Sessions, t.row.Subject)
+		}
+		ctx, cancel := context.WithTimeout(ctx, patience+time.Duration(plan.Sessions)*20*time.Millisecond)
+		defer cancel()
+		if err := t.load.Call(ctx, "connect", plan, nil); err != nil {
+			return err
+		}
+	}
+	return e.open(ctx, t, target, plan.Sessions*plan.Flows)
 }
 
 // loop starts a loop.
@@ -121,135 +140,74 @@ func (e *env) loop(ctx context.Context, o options) (*topology, error) {
 		row.AEAD = o.suite.String()
 		row.Subject += ", " + row.AEAD
 	}
-	t, target, err := e.newTopology(ctx, row)
+	t, target, err := e.newTopology(ctx, row, o)
 	if err != nil {
 		return t, err
 	}
-	o.apply(t)
 	var at netip.AddrPort
 	params := relay.Params{Sink: target, Key: key, Single: o.single, Sockets: o.sockets}
 	if t.subject, err = e.start(ctx, roleRelay, params, &at, worker.Where{}); err != nil {
 		return t, err
 	}
-	if t.load, err = e.start(ctx, roleLoad, load.Params{To: at, Single: o.single, Key: key}, nil, worker.Where{}); err != nil {
-		return t, err
-	}
-	return t, e.open(ctx, t, target, 1)
+	return t, e.startLoad(ctx, t, load.Params{To: at, Single: o.single, Key: key}, load.ConnectPlan{Sessions: 1, Flows: 1}, target)
 }
 
-// gateways calls start for each gateway to measure and adds the topologies, whose subjects get the
-// gateway's name.
-func (e *env) gateways(o options, start func(options) (*topology, error)) []*topology {
+// gateway starts and adds a topology for each gateway to measure.
+func (e *env) gateway(ctx context.Context, o options) {
 	binaries := e.settings.Gateways
 	if len(binaries) == 0 {
 		binaries = []string{""}
 	}
-	var added []*topology
 	for _, o.binary = range binaries {
-		t, err := start(o)
-		if o.binary != "" {
-			t.row.Subject += ", " + o.binary
-		}
-		if t = e.add(t, err); t != nil {
-			added = append(added, t)
-		}
+		e.add(e.oneGateway(ctx, o))
 	}
-	return added
 }
 
-// gateway starts the gateways to measure.
-func (e *env) gateway(ctx context.Context, o options) []*topology {
-	return e.gateways(o, func(o options) (*topology, error) { return e.oneGateway(ctx, o) })
-}
-
+// oneGateway starts a gateway, or with o.chain an entry and an exit behind it.
 func (e *env) oneGateway(ctx context.Context, o options) (*topology, error) {
-	row := report.Row{Subject: "gateway, " + o.suite.String(), Kind: report.Gateway, AEAD: o.suite.String()}
-	t, target, err := e.newTopology(ctx, row)
+	subject := "gateway"
+	if o.chain != "" {
+		subject += " as " + o.chain
+	}
+	for _, part := range []string{o.suite.String(), o.name, o.binary} {
+		if part != "" {
+			subject += ", " + part
+		}
+	}
+	t, target, err := e.newTopology(ctx, report.Row{Subject: subject, Kind: report.Gateway, AEAD: o.suite.String()}, o)
 	if err != nil {
 		return t, err
 	}
-	o.apply(t)
-	subject, at, err := e.startGateway(ctx, o.binary, gatewayParams{Shards: max(o.shards, 1), TCP: o.tcp})
+	plan := load.ConnectPlan{Sessions: max(o.sessions, 1), Flows: max(o.flows, 1), Known: o.chain == ""}
+	params := gatewayParams{Shards: max(o.shards, 1), TCP: o.tcp}
+	gateway, at, err := e.startGateway(ctx, o.binary, params)
 	if err != nil {
 		return t, err
 	}
-	t.setSubject(subject)
-	params := load.Params{To: at.Addr, Single: o.single, Gateway: &at.Identity, Suites: o.suite, Sockets: o.sockets, TCP: o.tcp}
+	loadParams := load.Params{Single: o.single, Suites: o.suite, Sockets: o.sockets, TCP: o.tcp}
+	if o.chain != "" {
+		exit, exitAt := gateway, at
+		params.Next, loadParams.Exit, plan.Sessions = &exitAt, &exitAt.Identity, max(o.sockets, 1)
+		if gateway, at, err = e.startGateway(ctx, o.binary, params); err != nil {
+			return t, err
+		}
+		if o.chain == "exit" {
+			gateway, exit = exit, gateway
+		}
+		t.others = []process{exit}
+	}
+	t.subject = gateway
+	t.gateway, _ = gateway.(*worker.Process)
+	loadParams.To, loadParams.Gateway = at.Addr, &at.Identity
 	if o.tcp {
-		params.To, t.first = at.TCP, 4_000
+		loadParams.To = at.TCP
 	}
-	if t.load, err = e.start(ctx, roleLoad, params, nil, worker.Where{}); err != nil {
-		return t, err
-	}
-	plan := load.ConnectPlan{Sessions: max(o.sessions, 1), Flows: max(o.flows, 1), Known: true}
-	if err := e.connect(ctx, t, plan); err != nil {
-		return t, err
-	}
-	return t, e.open(ctx, t, target, plan.Sessions*plan.Flows)
-}
-
-// setSubject sets a gateway as the subject.
-func (t *topology) setSubject(p process) {
-	t.subject = p
-	t.gateway, _ = p.(*worker.Process)
-}
-
-// connect creates the sessions of a load.
-func (e *env) connect(ctx context.Context, t *topology, plan load.ConnectPlan) error {
-	if plan.Sessions > 100 {
-		e.progress("creating %d sessions: %s", plan.Sessions, t.row.Subject)
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience+time.Duration(plan.Sessions)*20*time.Millisecond)
-	defer cancel()
-	return t.load.Call(ctx, "connect", plan, nil)
-}
-
-// chain starts an entry and an exit behind it. The subject is one of them.
-func (e *env) chain(ctx context.Context, o options, subjectIsExit bool) []*topology {
-	return e.gateways(o, func(o options) (*topology, error) { return e.oneChain(ctx, o, subjectIsExit) })
-}
-
-func (e *env) oneChain(ctx context.Context, o options, subjectIsExit bool) (*topology, error) {
-	subject := "entry"
-	if subjectIsExit {
-		subject = "exit"
-	}
-	row := report.Row{
-		Subject: fmt.Sprintf("gateway as %s, %s, %s", subject, count(o.shards, "shard"), o.suite),
-		Kind:    report.Gateway,
-		AEAD:    o.suite.String(),
-	}
-	t, target, err := e.newTopology(ctx, row)
-	if err != nil {
-		return t, err
-	}
-	o.apply(t)
-	exit, exitAt, err := e.startGateway(ctx, o.binary, gatewayParams{Shards: o.shards})
-	if err != nil {
-		return t, err
-	}
-	entry, entryAt, err := e.startGateway(ctx, o.binary, gatewayParams{Shards: o.shards, Next: &exitAt})
-	if err != nil {
-		return t, err
-	}
-	if subjectIsExit {
-		entry, exit = exit, entry
-	}
-	t.setSubject(entry)
-	t.others = []process{exit}
-	params := load.Params{To: entryAt.Addr, Gateway: &entryAt.Identity, Exit: &exitAt.Identity, Suites: o.suite, Sockets: o.sessions}
-	if t.load, err = e.start(ctx, roleLoad, params, nil, worker.Where{}); err != nil {
-		return t, err
-	}
-	if err := e.connect(ctx, t, load.ConnectPlan{}); err != nil {
-		return t, err
-	}
-	return t, e.open(ctx, t, target, o.sessions)
+	return t, e.startLoad(ctx, t, loadParams, plan, target)
 }
 
 // direct starts a load and a sink without a relay.
 func (e *env) direct(ctx context.Context) (*topology, error) {
-	t, at, err := e.newTopology(ctx, report.Row{Subject: "no relay", Kind: report.Direct})
+	t, at, err := e.newTopology(ctx, report.Row{Subject: "no relay", Kind: report.Direct}, options{})
 	if err != nil {
 		return t, err
 	}
