@@ -136,10 +136,8 @@ func (g *program) Stop() {
 }
 
 const (
-	// plenty is a budget that no bench uses up.
-	plenty = 1_000_000
-	// life is longer than any bench.
-	life = 24 * time.Hour
+	plenty = 1_000_000      // a budget that no bench uses up
+	life   = 24 * time.Hour // longer than any bench
 )
 
 var (
@@ -148,15 +146,12 @@ var (
 )
 
 // traffic is the number of datagrams and messages of a gateway's sockets.
-type traffic [misrouted + 1]uint64
+type traffic struct{ DatagramsIn, DatagramsOut, MessagesIn, MessagesOut, Misrouted uint64 }
 
-const (
-	datagramsIn = iota
-	datagramsOut
-	messagesIn
-	messagesOut
-	misrouted
-)
+// since returns the traffic between two moments.
+func (t traffic) since(before traffic) traffic {
+	return traffic{t.DatagramsIn - before.DatagramsIn, t.DatagramsOut - before.DatagramsOut, t.MessagesIn - before.MessagesIn, t.MessagesOut - before.MessagesOut, t.Misrouted - before.Misrouted}
+}
 
 // gatewayRole is a gateway as a worker, with everything that the program enables. Three things
 // differ: loopback is an allowed target, handshakes are not limited, and sessions do not expire.
@@ -187,25 +182,23 @@ var gatewayRole = worker.Start(func(ctx context.Context, p gatewayParams) (*work
 			g.Close()
 		},
 		Calls: map[string]worker.Handler{
-			"stats": worker.Method(func(context.Context, worker.None) (router.Stats, error) { return g.Stats(), nil }),
-			"traffic": worker.Method(func(context.Context, worker.None) (traffic, error) {
-				return countTraffic(g), nil
-			}),
+			"stats":   worker.Method(func(context.Context, worker.None) (router.Stats, error) { return g.Stats(), nil }),
+			"traffic": worker.Method(func(context.Context, worker.None) (traffic, error) { return countTraffic(g), nil }),
 		},
 	}, nil
 })
 
 func countTraffic(g *router.Gateway) traffic {
-	t := traffic{misrouted: g.Stats().Misrouted}
+	t := traffic{Misrouted: g.Stats().Misrouted}
 	clients, egress := g.Traffic()
 	for _, s := range []udp.Stats{clients, egress} {
-		t[datagramsIn] += s.Received.Packets
-		t[datagramsOut] += s.Sent.Packets
+		t.DatagramsIn += s.Received.Packets
+		t.DatagramsOut += s.Sent.Packets
 		for _, n := range s.Received.Segments {
-			t[messagesIn] += n
+			t.MessagesIn += n
 		}
 		for _, n := range s.Sent.Segments {
-			t[messagesOut] += n
+			t.MessagesOut += n
 		}
 	}
 	return t

@@ -12,7 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
 	"lewes/bench/e2e/netns"
@@ -40,32 +40,22 @@ func FindPeers(from string) string {
 
 // peers are the programs in bench/peers, built when they are first needed.
 type peers struct {
-	dir      string // of the programs
-	programs map[string]*builtPeer
-}
-
-type builtPeer struct {
-	launcher worker.Launcher
-	err      error
+	dir   string // of the programs
+	built map[string]func() (string, error)
 }
 
 var errNoPeers = errors.New("the folder bench/peers was not found; see --peers")
 
 // peer returns the launcher of a peer's program.
-func (b *bench) peer(ctx context.Context, name string) (worker.Launcher, error) {
-	if p := b.peers.programs[name]; p != nil {
-		return p.launcher, p.err
+func (b *bench) peer(ctx context.Context, name string) (l worker.Launcher, err error) {
+	if b.peers.built == nil {
+		b.peers.built = make(map[string]func() (string, error))
 	}
-	p := new(builtPeer)
-	p.launcher.Path, p.err = b.build(ctx, name)
-	if ctx.Err() != nil {
-		return p.launcher, ctx.Err()
+	if b.peers.built[name] == nil {
+		b.peers.built[name] = sync.OnceValues(func() (string, error) { return b.build(ctx, name) })
 	}
-	if b.peers.programs == nil {
-		b.peers.programs = make(map[string]*builtPeer)
-	}
-	b.peers.programs[name] = p
-	return p.launcher, p.err
+	l.Path, err = b.peers.built[name]()
+	return l, err
 }
 
 // buildPatience bounds a build, which may download modules.
@@ -78,9 +68,6 @@ func (b *bench) build(ctx context.Context, name string) (program string, err err
 	source := filepath.Join(b.settings.Peers, name)
 	if _, err := os.Stat(filepath.Join(source, "go.mod")); err != nil {
 		return "", fmt.Errorf("sources not found: %w", err)
-	}
-	if _, err := exec.LookPath("go"); err != nil {
-		return "", errors.New("the go command is not installed")
 	}
 	if b.peers.dir == "" {
 		if b.peers.dir, err = os.MkdirTemp("", "lewes-bench-"); err != nil {
@@ -106,15 +93,10 @@ func (b *bench) build(ctx context.Context, name string) (program string, err err
 	build.Dir = source
 	build.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w: %s", err, lastLine(out))
+		out = bytes.TrimSpace(out)
+		return "", fmt.Errorf("build: %w: %s", err, out[bytes.LastIndexByte(out, '\n')+1:])
 	}
 	return program, nil
-}
-
-// lastLine returns the last line that is not empty.
-func lastLine(out []byte) string {
-	out = bytes.TrimSpace(out)
-	return strings.TrimSpace(string(out[bytes.LastIndexByte(out, '\n')+1:]))
 }
 
 // remove removes the programs.

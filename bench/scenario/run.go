@@ -49,11 +49,7 @@ func (b *bench) try(ctx context.Context, t *topology, rate float64, d time.Durat
 	if err := receiver.Call(ctx, "expect", expected, nil); err != nil {
 		return nil, err
 	}
-	trafficBefore, err := t.traffic(ctx)
-	if err != nil {
-		return nil, err
-	}
-	before, err := t.usage(ctx)
+	before, trafficBefore, err := t.usage(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -65,20 +61,15 @@ func (b *bench) try(ctx context.Context, t *topology, rate float64, d time.Durat
 	if r.arrived, err = b.drain(ctx, receiver, r.sent.Sent); err != nil {
 		return nil, err
 	}
-	after, err := t.usage(ctx)
+	after, traffic, err := t.usage(ctx)
 	if err != nil {
-		return nil, err
-	}
-	if r.traffic, err = t.traffic(ctx); err != nil {
 		return nil, err
 	}
 	if r.sent.Sent == 0 {
 		return nil, fmt.Errorf("%s: nothing was sent", t.row.Subject)
 	}
 	r.used = usages{after.subject.Since(before.subject), after.load.Since(before.load), after.sink.Since(before.sink), after.others.Since(before.others)}
-	for i := range r.traffic {
-		r.traffic[i] -= trafficBefore[i]
-	}
+	r.traffic = traffic.since(trafficBefore)
 	r.loss = max(0, 1-float64(r.arrived.Datagrams)/float64(r.sent.Sent))
 	r.late = max(0, time.Duration(r.arrived.Last-ended))
 	return r, nil
@@ -114,15 +105,8 @@ func (b *bench) drain(ctx context.Context, receiver *worker.Process, sent uint64
 	}
 }
 
-// traffic returns the traffic of a gateway's sockets so far.
-func (t *topology) traffic(ctx context.Context) (n traffic, err error) {
-	if t.gateway != nil {
-		err = t.gateway.Call(ctx, "traffic", worker.None{}, &n)
-	}
-	return n, err
-}
-
-func (t *topology) usage(ctx context.Context) (u usages, err error) {
+// usage returns the usage of the processes so far, and the traffic of a gateway's sockets.
+func (t *topology) usage(ctx context.Context) (u usages, n traffic, err error) {
 	add := func(sum *measure.Usage, p process) {
 		if err == nil {
 			var one measure.Usage
@@ -138,7 +122,10 @@ func (t *topology) usage(ctx context.Context) (u usages, err error) {
 	for _, p := range t.others {
 		add(&u.others, p)
 	}
-	return u, err
+	if t.gateway != nil && err == nil {
+		err = t.gateway.Call(ctx, "traffic", worker.None{}, &n)
+	}
+	return u, n, err
 }
 
 // per returns the nanoseconds per datagram that arrived.
@@ -162,10 +149,10 @@ func (t *topology) add(r *run) {
 	if len(t.others) > 0 {
 		t.row.Add(report.OtherCPU, r.per(r.used.others))
 	}
-	if n := r.traffic; n[messagesIn] > 0 && n[messagesOut] > 0 {
-		t.row.Add(report.TrainIn, float64(n[datagramsIn])/float64(n[messagesIn]))
-		t.row.Add(report.TrainOut, float64(n[datagramsOut])/float64(n[messagesOut]))
-		t.row.Add(report.Misrouted, float64(n[misrouted])/float64(n[datagramsIn]))
+	if n := r.traffic; n.MessagesIn > 0 && n.MessagesOut > 0 {
+		t.row.Add(report.TrainIn, float64(n.DatagramsIn)/float64(n.MessagesIn))
+		t.row.Add(report.TrainOut, float64(n.DatagramsOut)/float64(n.MessagesOut))
+		t.row.Add(report.Misrouted, float64(n.Misrouted)/float64(n.DatagramsIn))
 	}
 	t.row.AddDelays(r.arrived.Delays)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lewes/bench/load"
+	"lewes/bench/measure"
 	"lewes/bench/report"
 	"lewes/bench/worker"
 	"lewes/router"
@@ -48,19 +49,25 @@ func newKeyEnv(ctx context.Context, e *env) (*keyEnv, error) {
 	return k, err
 }
 
-func (k *keyEnv) stats(ctx context.Context) (s router.Stats, err error) {
+// counted returns a counter of the gateway and its usage.
+func (k *keyEnv) counted(ctx context.Context, counter func(*router.Stats) uint64) (n uint64, used measure.Usage, err error) {
 	time.Sleep(settling)
-	err = k.gateway.Call(ctx, "stats", worker.None{}, &s)
-	return s, err
+	var s router.Stats
+	if err = k.gateway.Call(ctx, "stats", worker.None{}, &s); err == nil {
+		used, err = k.gateway.Usage(ctx)
+	}
+	return counter(&s), used, err
 }
 
-// measure adds the cost of each operation that the gateway counts while the load works.
+// subject is a way to perform operations at the gateway.
+type subject struct {
+	name string
+	work func() (load.Made, error)
+}
+
+// measure adds the cost of each operation that the gateway counts during the work.
 func (k *keyEnv) measure(ctx context.Context, row *report.Row, work func() (load.Made, error), counter func(*router.Stats) uint64) error {
-	before, err := k.stats(ctx)
-	if err != nil {
-		return err
-	}
-	used, err := k.gateway.Usage(ctx)
+	before, usedBefore, err := k.counted(ctx, counter)
 	if err != nil {
 		return err
 	}
@@ -68,19 +75,15 @@ func (k *keyEnv) measure(ctx context.Context, row *report.Row, work func() (load
 	if err != nil {
 		return err
 	}
-	after, err := k.stats(ctx)
+	after, used, err := k.counted(ctx, counter)
 	if err != nil {
 		return err
 	}
-	usedAfter, err := k.gateway.Usage(ctx)
-	if err != nil {
-		return err
-	}
-	n := float64(counter(&after) - counter(&before))
-	if n == 0 {
+	if after == before {
 		return errNothingMeasured
 	}
-	used = usedAfter.Since(used)
+	n := float64(after - before)
+	used = used.Since(usedBefore)
 	row.Add(report.Max, n/made.Took.Seconds())
 	row.Add(report.CPU, float64(used.CPU)/n)
 	row.Add(report.Allocs, float64(used.Mallocs)/n)
@@ -89,13 +92,13 @@ func (k *keyEnv) measure(ctx context.Context, row *report.Row, work func() (load
 }
 
 // compareToOperations measures operations alone and subjects in turn; the first round warms up.
-func (k *keyEnv) compareToOperations(ctx context.Context, g report.Group, sum func(*operations) time.Duration, counter func(*router.Stats) uint64, subjects map[string]func() (load.Made, error)) error {
+func (k *keyEnv) compareToOperations(ctx context.Context, g report.Group, sum func(*operations) time.Duration, counter func(*router.Stats) uint64, subjects ...subject) error {
 	alone := &topology{row: report.Row{Subject: "public-key operations", Kind: report.Operations}}
 	k.topologies = []*topology{alone}
-	for _, name := range []string{"gateway", "gateway, one at a time"} {
-		if subjects[name] != nil {
-			k.topologies = append(k.topologies, &topology{row: report.Row{Subject: name, Kind: report.Gateway}})
-		}
+	works := make(map[*topology]func() (load.Made, error))
+	for _, s := range subjects {
+		t := &topology{row: report.Row{Subject: s.name, Kind: report.Gateway}}
+		k.topologies, works[t] = append(k.topologies, t), s.work
 	}
 	for round := range k.settings.Rounds + 1 {
 		k.each(ctx, fmt.Sprintf("%s, %d of %d", g.Title, round, k.settings.Rounds), func(t *topology) error {
@@ -103,7 +106,7 @@ func (k *keyEnv) compareToOperations(ctx context.Context, g report.Group, sum fu
 				t.row.Samples = nil
 			}
 			if t != alone {
-				return k.measure(ctx, &t.row, subjects[t.row.Subject], counter)
+				return k.measure(ctx, &t.row, works[t], counter)
 			}
 			var costs operations
 			err := k.operations.Call(ctx, "measure", k.settings.Trial, &costs)
@@ -119,46 +122,37 @@ func handshakes(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	make := func(plan load.MakePlan) func() (load.Made, error) {
-		plan.Forget = true
+	trial := e.settings.Trial
+	handshaking := func(together int, known bool) func() (load.Made, error) {
 		return func() (made load.Made, err error) {
-			err = k.load.Call(ctx, "make", plan, &made)
-			made.Took = plan.For
+			err = k.load.Call(ctx, "make", load.MakePlan{For: trial, Together: together, Known: known, Forget: true}, &made)
+			made.Took = trial
 			return made, err
 		}
 	}
-	trial := e.settings.Trial
 	for _, known := range []bool{false, true} {
-		variant, title := "key-exchange", "Handshakes, with the exchange of the KEM key"
+		g := report.Group{Variant: "key-exchange", Title: "Handshakes, with the exchange of the KEM key", Unit: "handshake", Notes: []string{
+			"target: a gateway costs at most 1.3 × operations",
+			count(concurrent, "handshake") + " at once, not limited by the gateway; delays are from the client's first packet to the gateway's last",
+		}}
 		if known {
-			variant, title = "known-key", "Handshakes, with a known KEM key"
+			g.Variant, g.Title = "known-key", "Handshakes, with a known KEM key"
 		}
-		if err := k.compareToOperations(ctx, report.Group{
-			Variant: variant,
-			Title:   title,
-			Unit:    "handshake",
-			Notes: []string{
-				"target: a gateway costs at most 1.3 × operations",
-				count(concurrent, "handshake") + " at once, not limited by the gateway; delays are from the client's first packet to the gateway's last",
-			},
-		}, func(c *operations) time.Duration { return c.handshake(known) },
+		if err := k.compareToOperations(ctx, g,
+			func(c *operations) time.Duration { return c.handshake(known) },
 			func(s *router.Stats) uint64 { return s.Handshakes.Established },
-			map[string]func() (load.Made, error){
-				"gateway":                make(load.MakePlan{For: trial, Together: concurrent, Known: known}),
-				"gateway, one at a time": make(load.MakePlan{For: trial, Together: 1, Known: known}),
-			}); err != nil {
+			subject{"gateway", handshaking(concurrent, known)},
+			subject{"gateway, one at a time", handshaking(1, known)}); err != nil {
 			return err
 		}
 	}
-	if e.settings.Profiles != "" {
-		if err := e.profileOf(ctx, k.gateway, "handshakes", func() error {
-			_, err := make(load.MakePlan{For: max(trial, time.Second), Together: concurrent})()
-			return err
-		}); err != nil {
-			return err
-		}
+	if e.settings.Profiles == "" {
+		return nil
 	}
-	return nil
+	return e.profileOf(ctx, k.gateway, "handshakes", func() error {
+		_, err := handshaking(concurrent, false)()
+		return err
+	})
 }
 
 func subsessions(ctx context.Context, e *env) error {
@@ -173,14 +167,11 @@ func subsessions(ctx context.Context, e *env) error {
 		Title: "Subsessions, new keys for " + count(renewing, "session"),
 		Unit:  "subsession",
 		Notes: []string{"each session renews its keys again as soon as it has new ones; delays are from the client's first packet to the gateway's Ack under the new keys"},
-	}, (*operations).subsession,
-		func(s *router.Stats) uint64 { return s.Rekeys },
-		map[string]func() (load.Made, error){
-			"gateway": func() (made load.Made, err error) {
-				err = k.load.Call(ctx, "renew", e.settings.Trial, &made)
-				return made, err
-			},
-		})
+	}, (*operations).subsession, func(s *router.Stats) uint64 { return s.Rekeys },
+		subject{"gateway", func() (made load.Made, err error) {
+			err = k.load.Call(ctx, "renew", e.settings.Trial, &made)
+			return made, err
+		}})
 }
 
 const (
