@@ -28,7 +28,6 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/kdf"
-	"lewes/crypto/wipe"
 )
 
 // TrailerSize is the length in bytes of the MAC1 at the end of a clear packet.
@@ -118,7 +117,7 @@ type Secrets struct {
 func (s *Secrets) Wipe() {
 	for _, key := range []*[32]byte{s.Present, s.Last} {
 		if key != nil {
-			wipe.Bytes(key[:])
+			clear(key[:])
 		}
 	}
 }
@@ -189,7 +188,7 @@ func (j *Jar) rotate(now time.Time) {
 
 func (j *Jar) draw(now time.Time) error {
 	var secret [32]byte
-	defer wipe.Bytes(secret[:])
+	defer clear(secret[:])
 	if _, err := io.ReadFull(j.rand, secret[:]); err != nil {
 		return fmt.Errorf("cookie: no randomness for a secret: %w", err)
 	}

@@ -12,8 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-
-	"lewes/crypto/wipe"
 )
 
 // maxFileSize bounds the size of a key file, which has 119 bytes.
@@ -57,7 +55,7 @@ func Load(path string) (*PrivateKey, error) {
 	}
 
 	text := make([]byte, maxFileSize+1)
-	defer wipe.Bytes(text)
+	defer clear(text)
 	n, err := io.ReadFull(f, text)
 	if err == nil {
 		return nil, fmt.Errorf("identity: key file %s is larger than %d bytes: %w", path, maxFileSize, ErrFormat)
@@ -79,7 +77,7 @@ func (k *PrivateKey) Save(path string) error {
 	if err != nil {
 		return err
 	}
-	defer wipe.Bytes(text)
+	defer clear(text)
 
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -124,7 +122,7 @@ func (k *PrivateKey) marshalPEM() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("identity: private key to PKCS#8: %w", err)
 	}
-	defer wipe.Bytes(der)
+	defer clear(der)
 	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), nil
 }
 
@@ -134,7 +132,7 @@ func parsePEM(text []byte) (*PrivateKey, error) {
 	if block == nil {
 		return nil, fmt.Errorf("no PEM block: %w", ErrFormat)
 	}
-	defer wipe.Bytes(block.Bytes)
+	defer clear(block.Bytes)
 	if block.Type != pemType {
 		return nil, fmt.Errorf("its PEM block is %q, not %q: %w", block.Type, pemType, ErrFormat)
 	}
@@ -149,6 +147,6 @@ func parsePEM(text []byte) (*PrivateKey, error) {
 	if !ok {
 		return nil, fmt.Errorf("it holds a %T: %w", parsed, ErrFormat)
 	}
-	defer wipe.Bytes(key)
+	defer clear(key)
 	return FromSeed((*[SeedSize]byte)(key[:SeedSize])), nil
 }

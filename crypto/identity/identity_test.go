@@ -147,7 +147,7 @@ func TestPrivateKeyIsNeverPrinted(t *testing.T) {
 		}
 		shown = append(shown, string(text), fmt.Sprint(v))
 	}
-	shown = append(shown, key.String(), key.GoString())
+	shown = append(shown, key.String())
 	for _, s := range shown {
 		for _, part := range [][]byte{seed[:8], seed[24:], xprivate[:8], xprivate[24:]} {
 			numbers := strings.Trim(fmt.Sprint(part[:4]), "[]")

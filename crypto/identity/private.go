@@ -5,8 +5,6 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"io"
-
-	"lewes/crypto/wipe"
 )
 
 // SeedSize is the length of an Ed25519 seed in bytes.
@@ -34,7 +32,7 @@ type secret struct {
 // Generate makes a new key from 32 bytes of rand.
 func Generate(rand io.Reader) (*PrivateKey, error) {
 	var seed [SeedSize]byte
-	defer wipe.Bytes(seed[:])
+	defer clear(seed[:])
 	if _, err := io.ReadFull(rand, seed[:]); err != nil {
 		return nil, fmt.Errorf("identity: no randomness for a new key: %w", err)
 	}
@@ -44,12 +42,12 @@ func Generate(rand io.Reader) (*PrivateKey, error) {
 // FromSeed derives the key of a 32-byte Ed25519 seed, which it copies.
 func FromSeed(seed *[SeedSize]byte) *PrivateKey {
 	expanded := ed25519.NewKeyFromSeed(seed[:])
-	defer wipe.Bytes(expanded)
+	defer clear(expanded)
 	s := &secret{ed25519: [ed25519.PrivateKeySize]byte(expanded)}
 	public := PublicKey(expanded[SeedSize:])
 
 	h := sha512.Sum512(seed[:])
-	defer wipe.Bytes(h[:])
+	defer clear(h[:])
 	copy(s.x25519[:], h[:])
 	s.x25519[0] &= 0xf8
 	s.x25519[31] = s.x25519[31]&0x7f | 0x40
@@ -94,9 +92,6 @@ func (k *PrivateKey) live() *secret {
 
 // String returns a fixed text that shows nothing of the key.
 func (k PrivateKey) String() string { return redacted }
-
-// GoString returns a fixed text that shows nothing of the key.
-func (k PrivateKey) GoString() string { return redacted }
 
 // Format writes a fixed text for every verb, %x and %d included.
 func (k PrivateKey) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted) }

@@ -3,7 +3,7 @@
 // notation at the head of PROTOCOL.md).
 //
 //	tk := kdf.DeriveKey("lewes/2 transport c2g", root[:])
-//	tag := kdf.MAC(&key, header, body)
+//	tag := kdf.NewMACKey(&key).MAC(header, body)
 //	sid := kdf.Hash(hello)
 //
 // All functions hash the concatenation of their parts, without lengths in
@@ -53,14 +53,7 @@ func Hash(parts ...[]byte) (out [HashSize]byte) {
 	return out
 }
 
-// MAC returns keyed BLAKE3 of the parts, truncated to 16 bytes. Compare MACs
-// with crypto/subtle, never with ==. For frequent use of one key, make a MACKey.
-func MAC(key *[32]byte, parts ...[]byte) [MACSize]byte {
-	return NewMACKey(key).MAC(parts...)
-}
-
-// MACKey is a prepared key for MAC, which then does not allocate. It is safe for
-// concurrent use.
+// MACKey is a key of keyed BLAKE3, safe for concurrent use.
 type MACKey struct{ pool hasherPool }
 
 // NewMACKey returns a MACKey with a copy of key.
@@ -75,7 +68,8 @@ func NewMACKey(key *[32]byte) *MACKey {
 	}}}
 }
 
-// MAC returns the same as the function MAC for this key.
+// MAC returns keyed BLAKE3 of the parts, truncated to 16 bytes. It does not allocate.
+// Compare MACs with crypto/subtle, never with ==.
 func (k *MACKey) MAC(parts ...[]byte) [MACSize]byte {
 	full := k.pool.sum(parts)
 	return [MACSize]byte(full[:MACSize])

@@ -55,7 +55,7 @@ func TestReferenceVectors(t *testing.T) {
 			if len(r.Input) != 0 && !bytes.Equal(input, r.Input) {
 				t.Fatalf("row of %d bytes: input is not the pattern", r.InputLen)
 			}
-			if got := MAC((*[32]byte)(r.Key), input); !bytes.Equal(got[:], r.Keyed[:MACSize]) {
+			if got := newMAC((*[32]byte)(r.Key), input); !bytes.Equal(got[:], r.Keyed[:MACSize]) {
 				t.Errorf("MAC of %d bytes = %x, want %x", r.InputLen, got, r.Keyed[:MACSize])
 			}
 			if got := NewMACKey((*[32]byte)(r.Key)).MAC(input); !bytes.Equal(got[:], r.Keyed[:MACSize]) {
@@ -86,7 +86,7 @@ func TestPartsAreConcatenated(t *testing.T) {
 		if Hash(parts...) != Hash(whole) {
 			t.Fatal("Hash differs")
 		}
-		if MAC(&key, parts...) != MAC(&key, whole) {
+		if newMAC(&key, parts...) != newMAC(&key, whole) {
 			t.Fatal("MAC differs")
 		}
 		if DeriveKey("lewes/2 root", parts...) != DeriveKey("lewes/2 root", whole) {
@@ -104,7 +104,7 @@ func TestReusedHashersKeepNoState(t *testing.T) {
 		group.Go(func() {
 			for i := range 200 {
 				part := input[:(i*7919+g*131)%len(input)]
-				if key.MAC(part) != MAC(&[32]byte{1}, part) {
+				if key.MAC(part) != newMAC(&[32]byte{1}, part) {
 					t.Errorf("MACKey over %d bytes differs when it is used again", len(part))
 				}
 				var want [32]byte
@@ -125,9 +125,9 @@ func TestModesAreSeparate(t *testing.T) {
 	derived := DeriveKey("lewes/2 root", input)
 	other := DeriveKey("lewes/2 psk", input)
 	hash := Hash(input)
-	mac := MAC(&key, input)
+	mac := newMAC(&key, input)
 	key[31] = 1
-	mac2 := MAC(&key, input)
+	mac2 := newMAC(&key, input)
 	seen := map[string]bool{}
 	for _, b := range [][]byte{derived[:], other[:], hash[:], mac[:], mac2[:]} {
 		seen[string(b[:MACSize])] = true
@@ -193,3 +193,5 @@ func TestPooledHasherIsErased(t *testing.T) {
 		}
 	}
 }
+
+func newMAC(key *[32]byte, parts ...[]byte) [MACSize]byte { return NewMACKey(key).MAC(parts...) }

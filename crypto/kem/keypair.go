@@ -57,7 +57,7 @@ func generate(id ID, rand io.Reader, keyID func(pk []byte) uint32) (*KeyPair, er
 		return nil, fmt.Errorf("kem: %w: %v", ErrUnsupported, id)
 	}
 	seed := make([]byte, s.seedSize)
-	defer wipe.Bytes(seed)
+	defer clear(seed)
 	for {
 		if _, err := io.ReadFull(rand, seed); err != nil {
 			return nil, fmt.Errorf("kem: no randomness for a %v key: %w", id, err)
@@ -136,7 +136,7 @@ func (k *KeyPair) Wipe() {
 	defer k.mu.Unlock()
 	if k.private != nil {
 		wipe.Deep(k.private)
-		wipe.Bytes(*k.seed)
+		clear(*k.seed)
 		k.private = nil
 	}
 }
@@ -159,7 +159,7 @@ func Encapsulate(id ID, pk []byte, rand io.Reader) (ct []byte, ss [SecretSize]by
 		return nil, ss, fmt.Errorf("kem: %w: %d bytes for %v, not %d", ErrPublicKey, len(pk), id, s.publicKeySize)
 	}
 	coins := make([]byte, s.encapsSize)
-	defer wipe.Bytes(coins)
+	defer clear(coins)
 	if _, err := io.ReadFull(rand, coins); err != nil {
 		return nil, ss, fmt.Errorf("kem: no randomness to encapsulate to a %v key: %w", id, err)
 	}

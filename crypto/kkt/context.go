@@ -104,15 +104,12 @@ func (e *StatusError) Error() string { return "the gateway answered KKT with: " 
 // Is reports whether target is ErrStatus.
 func (e *StatusError) Is(target error) bool { return target == ErrStatus }
 
-// Hash is a hash function of KKT, for the hash of a KEM public key.
-type Hash uint8
-
-// The hash functions by their numbers in a context. LP/2 uses BLAKE3 only.
+// Hash functions of a KEM public key. LP/2 uses BLAKE3 only.
 const (
-	BLAKE3   Hash = 0
-	SHAKE256 Hash = 1
-	SHAKE128 Hash = 2
-	SHA256   Hash = 3 // SHA3-256 in the reference
+	hashBLAKE3   = 0
+	hashSHAKE256 = 1
+	hashSHAKE128 = 2
+	hashSHA3     = 3 // SHA3-256; SHA256 in the reference
 )
 
 // context is the first part of a frame. It has one encoding: two contexts are
@@ -123,13 +120,13 @@ type context struct {
 	mode       mode
 	role       role
 	kem        kem.ID
-	hash       Hash
+	hash       uint8
 	hashLength uint8 // in bytes; 0 on the wire is 32 here
 }
 
 // requestContext returns the context of LP/2's request.
 func requestContext(id kem.ID) context {
-	return context{role: anonymous, mode: oneWay, kem: id, hash: BLAKE3, hashLength: defaultHashLength}
+	return context{role: anonymous, mode: oneWay, kem: id, hash: hashBLAKE3, hashLength: defaultHashLength}
 }
 
 // answer returns the context of the response to a request with context c.
@@ -147,7 +144,7 @@ func (c context) append(dst []byte) []byte {
 	return append(dst,
 		version<<4|c.sequence,
 		uint8(c.status)<<5|uint8(c.mode)<<2|uint8(c.role),
-		uint8(c.kem), uint8(c.hash), length, ed25519Scheme,
+		uint8(c.kem), c.hash, length, ed25519Scheme,
 		0)
 }
 
@@ -166,7 +163,7 @@ func parseContext(b []byte) (context, error) {
 		mode:       mode(b[1] >> 2 & 7),
 		role:       role(b[1] & 3),
 		kem:        kem.ID(b[2]),
-		hash:       Hash(b[3]),
+		hash:       b[3],
 		hashLength: b[4],
 	}
 	switch {
@@ -180,7 +177,7 @@ func parseContext(b []byte) (context, error) {
 		return context{}, fmt.Errorf("reserved byte %d: %w", b[6], ErrContext)
 	case !knownKEM(c.kem):
 		return context{}, fmt.Errorf("%v: %w", c.kem, ErrSuite)
-	case c.hash > SHA256:
+	case c.hash > hashSHA3:
 		return context{}, fmt.Errorf("hash %d: %w", c.hash, ErrSuite)
 	case c.hashLength == defaultHashLength:
 		return context{}, fmt.Errorf("hash length 32, which is written 0: %w", ErrSuite)

@@ -70,7 +70,7 @@ func FuzzVerifyResponse(f *testing.F) {
 func FuzzParseFrame(f *testing.F) {
 	f.Add(AppendRequest(nil, kem.X25519, testSession))
 	f.Add(AppendResponse(nil, kem.X25519, testKey(kem.X25519), testSession, testGateway))
-	f.Add(appendFrame(nil, context{mode: mutual, kem: kem.X25519, hash: SHAKE128, hashLength: 17}, testKey(kem.X25519), testSession, testGateway))
+	f.Add(appendFrame(nil, context{mode: mutual, kem: kem.X25519, hash: hashSHAKE128, hashLength: 17}, testKey(kem.X25519), testSession, testGateway))
 	f.Add([]byte{0x10, 0x02, 2, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fr, err := parseFrame(b)
@@ -88,7 +88,7 @@ func BenchmarkAppendResponse(b *testing.B) {
 	for _, id := range supported {
 		b.Run(id.String(), func(b *testing.B) {
 			pk := testKey(id)
-			buf := make([]byte, 0, ResponseSize(id))
+			buf := make([]byte, 0, responseSize(id))
 			b.ReportAllocs()
 			for b.Loop() {
 				AppendResponse(buf, id, pk, testSession, testGateway)

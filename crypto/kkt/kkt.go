@@ -10,21 +10,9 @@ import (
 	"lewes/crypto/kem"
 )
 
-// RequestSize is the length of LP/2's request in bytes, without padding.
-const RequestSize = contextSize + sessionSize
-
 // SessionID is the first 16 bytes of the BLAKE3 of the hello that a frame
 // belongs to.
 type SessionID [sessionSize]byte
-
-// ResponseSize returns the length in bytes of a response with a key of this KEM,
-// or 0 if the KEM is unsupported.
-func ResponseSize(id kem.ID) int {
-	if !id.Supported() {
-		return 0
-	}
-	return contextSize + id.PublicKeySize() + sessionSize + signatureSize
-}
 
 // AppendRequest appends the 23-byte request for the key of a KEM to dst.
 func AppendRequest(dst []byte, id kem.ID, session SessionID) []byte {

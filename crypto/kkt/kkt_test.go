@@ -30,7 +30,7 @@ func TestRequestLayout(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("got %x, want %x", got, want)
 	}
-	if len(got) != len("before")+RequestSize {
+	if len(got) != len("before")+requestSize {
 		t.Errorf("%d bytes", len(got))
 	}
 }
@@ -89,8 +89,8 @@ func TestResponseRoundTrip(t *testing.T) {
 		t.Run(id.String(), func(t *testing.T) {
 			pk := testKey(id)
 			frame := AppendResponse([]byte("before"), id, pk, testSession, testGateway)[len("before"):]
-			if len(frame) != ResponseSize(id) {
-				t.Errorf("%d bytes, ResponseSize is %d", len(frame), ResponseSize(id))
+			if len(frame) != responseSize(id) {
+				t.Errorf("%d bytes, the size is %d", len(frame), responseSize(id))
 			}
 			got, err := VerifyResponse(frame, id, testSession, testGateway.Public())
 			if err != nil || !bytes.Equal(got, pk) {
@@ -115,8 +115,8 @@ func TestResponseRoundTrip(t *testing.T) {
 	}
 	_, err := VerifyResponse(nil, kem.McEliece, testSession, testGateway.Public())
 	wantError(t, "nothing", err, ErrSize)
-	if n := ResponseSize(kem.McEliece); n != 0 {
-		t.Errorf("ResponseSize of Classic McEliece is %d", n)
+	if n := responseSize(kem.McEliece); n != 0 {
+		t.Errorf("the size for Classic McEliece is %d", n)
 	}
 }
 
@@ -206,7 +206,7 @@ func TestContextHasOneEncoding(t *testing.T) {
 // Shows R4.28.
 func TestVerifyPin(t *testing.T) {
 	pk := testKey(kem.MLKEM768)
-	pin := keyHash(BLAKE3, 32, pk)
+	pin := keyHash(hashBLAKE3, 32, pk)
 	if err := VerifyPin(pk, pin); err != nil {
 		t.Error(err)
 	}
@@ -260,4 +260,14 @@ func TestAppendixA(t *testing.T) {
 	if err := VerifyPin(kp.Public(), pin); err != nil {
 		t.Error(err)
 	}
+}
+
+const requestSize = contextSize + sessionSize
+
+// responseSize returns the length of a response, 0 if the KEM is unsupported.
+func responseSize(id kem.ID) int {
+	if !id.Supported() {
+		return 0
+	}
+	return contextSize + id.PublicKeySize() + sessionSize + signatureSize
 }

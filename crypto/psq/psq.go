@@ -9,7 +9,6 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
-	"lewes/crypto/wipe"
 )
 
 // Initiate returns the client's message to the gateway with KEM public key pk,
@@ -24,7 +23,7 @@ func Initiate(id kem.ID, pk, sctx []byte, client *identity.PrivateKey, now time.
 	if err != nil {
 		return nil, nil, fmt.Errorf("psq: initiating: %w", err)
 	}
-	defer wipe.Bytes(ss[:])
+	defer clear(ss[:])
 	msg, s, err := initiate(id, pk, ct, &ss, sctx, client, now)
 	if err != nil {
 		return nil, nil, fmt.Errorf("psq: initiating: %w", err)
@@ -77,7 +76,7 @@ func Respond(kp *kem.KeyPair, sctx, msg []byte) (*Opened, error) {
 	if err != nil {
 		return nil, fmt.Errorf("psq: responding: %w", err)
 	}
-	defer wipe.Bytes(ss[:])
+	defer clear(ss[:])
 	opened, err := m.open(kp.ID(), kp.Public(), &ss, sctx)
 	if err != nil {
 		return nil, fmt.Errorf("psq: responding: %w", err)
@@ -106,7 +105,7 @@ func (m *initiatorMsg) check(s *Secrets, mac *[macSize]byte) (*Opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer wipe.Bytes(plaintext)
+	defer clear(plaintext)
 	c, err := parseCredential(plaintext)
 	if err != nil {
 		return nil, err

@@ -50,19 +50,19 @@ const macSize = sha256.Size
 // secret, one byte of the form and 31 of the secret, as in the reference.
 func schedule(id kem.ID, ss *[kem.SecretSize]byte, pk, encTLS, sctx []byte) (*Secrets, [macSize]byte) {
 	form := kem.AppendSecretTLS(make([]byte, 0, kem.SecretSize+1), id, ss)
-	defer wipe.Bytes(form)
+	defer clear(form)
 	info := kem.AppendPublicKeyTLS(nil, id, pk)
 	info = append(info, encTLS...)
 	info = append(info, sctx...)
 
 	k0 := expand(form[:sha256.Size], string(info), sha256.Size)
-	defer wipe.Bytes(k0)
+	defer clear(k0)
 	s := new(Secrets)
 	s.expandInto(&s.KPQ, k0, "PSK")
 	s.expandInto(&s.PSK, s.KPQ[:], "PSK-Registration")
 
 	km := expand(k0, "Confirmation", sha256.Size)
-	defer wipe.Bytes(km)
+	defer clear(km)
 	h := hmac.New(sha256.New, km)
 	_, _ = h.Write([]byte("MAC-Input")) // a hash.Hash never fails
 	return s, [macSize]byte(h.Sum(nil))
@@ -71,7 +71,7 @@ func schedule(id kem.ID, ss *[kem.SecretSize]byte, pk, encTLS, sctx []byte) (*Se
 func (s *Secrets) expandInto(out *[32]byte, key []byte, info string) {
 	b := expand(key, info, len(out))
 	copy(out[:], b)
-	wipe.Bytes(b)
+	clear(b)
 }
 
 // sealer is one direction's AEAD and nonce, for a single message.
@@ -89,7 +89,7 @@ const (
 // sealer returns the sealer of a direction. The caller wipes it.
 func (s *Secrets) sealer(direction string) *sealer {
 	b := expand(s.KPQ[:], direction, chacha20poly1305.KeySize+chacha20poly1305.NonceSize)
-	defer wipe.Bytes(b)
+	defer clear(b)
 	aead, err := chacha20poly1305.New(b[:chacha20poly1305.KeySize])
 	if err != nil {
 		panic("psq: ChaCha20-Poly1305 refused a key of 32 bytes: " + err.Error())

@@ -113,7 +113,7 @@ func (k *Key) Wipe() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.suite = 0
-	wipe.Bytes(k.secret[:])
+	clear(k.secret[:])
 	k.cipher.Store(nil)
 }
 

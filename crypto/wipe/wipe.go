@@ -1,9 +1,9 @@
-// Package wipe overwrites secrets that are no longer needed.
+// Package wipe overwrites secrets that are no longer needed and that a library keeps
+// in a structure of its own without a way to erase them: the round keys of a cipher,
+// the polynomials of an ML-KEM key, the state of a Noise handshake. For secrets that
+// a package holds itself, clear suffices.
 //
-// Bytes is for secrets that a package holds itself. Deep is for keys that a
-// library keeps in a structure of its own and offers no way to erase: the round
-// keys of a cipher, the polynomials of an ML-KEM key, the state of a Noise
-// handshake. The tests check for each of those libraries that Deep reaches
+// The tests check for each of those libraries that Deep reaches
 // everything.
 //
 // Copies on a stack or in a register are out of reach in Go. Wiping removes the
@@ -15,9 +15,6 @@ import (
 	"slices"
 	"unsafe"
 )
-
-// Bytes sets every byte of b to zero.
-func Bytes(b []byte) { clear(b) }
 
 // Deep sets every number reachable from ptr to zero, slices up to their
 // capacity. It follows pointers, slices and interfaces and keeps these

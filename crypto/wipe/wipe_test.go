@@ -80,12 +80,3 @@ func TestDeepPanicsOnNonPointer(t *testing.T) {
 	}()
 	wipe.Deep(inner{number: 1})
 }
-
-func TestBytes(t *testing.T) {
-	b := []byte{1, 2, 3, 4}
-	wipe.Bytes(b[:3])
-	if !bytes.Equal(b, []byte{0, 0, 0, 4}) {
-		t.Errorf("got %x", b)
-	}
-	wipe.Bytes(nil)
-}
