@@ -37,7 +37,8 @@ type connState struct {
 	paths     pathSet
 	poller    poller
 	keepalive keepalive
-	timer     *time.Timer // nil before start
+	lastRTT   time.Duration // of the previous sessionConn; 0: unknown
+	timer     *time.Timer   // nil before start
 	timerAt   time.Time
 }
 

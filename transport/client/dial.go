@@ -84,14 +84,6 @@ func (s *Session) resolve(ctx context.Context) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// known returns the gateway's addresses as last resolved.
-func (s *Session) known() []netip.Addr {
-	if addrs := s.addrs.Load(); addrs != nil {
-		return *addrs
-	}
-	return nil
-}
-
 // alternateFamilies orders addresses so that the families alternate, the first one's first.
 func alternateFamilies(addrs []netip.Addr) []netip.Addr {
 	var families [2][]netip.Addr
@@ -141,22 +133,20 @@ func (q *dialQueue) note(answered bool, err error) {
 	}
 	refused := errors.Is(err, transport.ErrRefused) || errors.Is(err, transport.ErrUnreachable) || errors.Is(err, transport.ErrDenied)
 	if refused && !q.refused.Swap(true) {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
+		signal(q.wake)
 	}
 }
 
 func (q *dialQueue) more() bool { return q.started < len(q.addrs) }
 func (q *dialQueue) over() bool { return q.running == 0 && !q.more() }
 
-// tried returns the addresses that were tried, with their port.
-func (q *dialQueue) tried(port uint16) (tried []netip.AddrPort) {
+// dialError returns the error of the transport.
+func (q *dialQueue) dialError(g Gateway) *DialError {
+	e := &DialError{Gateway: g, Transport: transportOf(q.transport), Err: q.best.err, Underlay: q.best.networkErr}
 	for _, a := range q.addrs[:q.started] {
-		tried = append(tried, netip.AddrPortFrom(a, port))
+		e.Tried = append(e.Tried, netip.AddrPortFrom(a, portFor(g, e.Transport)))
 	}
-	return tried
+	return e
 }
 
 // dialRace runs the handshakes for one sessionConn; the first that succeeds wins.
@@ -289,14 +279,12 @@ func (s *Session) dialAddr(ctx context.Context, q *dialQueue, to netip.Addr) dia
 
 // err returns the error of both transports.
 func (r *dialRace) err() error {
-	g := r.s.gateway
-	first, port := r.udp, g.Port
 	if r.udp.started == 0 {
-		first, port = r.tcp, g.PortForTCP()
+		return r.tcp.dialError(r.s.gateway)
 	}
-	e := &DialError{Gateway: g, Transport: transportOf(first.transport), Tried: first.tried(port), Err: first.best.err, Underlay: first.best.networkErr}
-	if first == r.udp && r.tcp.started > 0 {
-		e.TCP = &DialError{Gateway: g, Transport: TCP, Tried: r.tcp.tried(g.PortForTCP()), Err: r.tcp.best.err, Underlay: r.tcp.best.networkErr}
+	e := r.udp.dialError(r.s.gateway)
+	if r.tcp.started > 0 {
+		e.TCP = r.tcp.dialError(r.s.gateway)
 	}
 	return e
 }

@@ -91,7 +91,7 @@ func (e *FlowError) Error() string {
 	}
 	format, known := flowErrors[e.Reason]
 	switch {
-	case e.resolverTimeout():
+	case e.Timeout():
 		return fmt.Sprintf("gateway's resolver did not answer for %s", target)
 	case e.forward && e.Reason == ReasonPolicy:
 		format = "entry does not forward: %s is not in its directory"
@@ -103,11 +103,6 @@ func (e *FlowError) Error() string {
 		s += " (" + e.Detail + ")"
 	}
 	return s
-}
-
-// resolverTimeout reports whether the gateway's resolver did not answer.
-func (e *FlowError) resolverTimeout() bool {
-	return e.Reason == ReasonNameNotFound && e.Detail == wire.DetailResolverTimeout
 }
 
 // Unwrap returns the error that a local socket would give for a like reason, such as
@@ -122,7 +117,7 @@ func (e *FlowError) Unwrap() error {
 		return syscall.ENOBUFS
 	case ReasonNameNotFound:
 		dns := &net.DNSError{Err: "no such host", Name: e.name, Server: "gateway " + e.Gateway.String(), IsNotFound: true}
-		if e.resolverTimeout() {
+		if e.Timeout() {
 			dns.Err, dns.IsNotFound, dns.IsTimeout = "resolver did not answer", false, true
 		}
 		return dns
@@ -131,7 +126,9 @@ func (e *FlowError) Unwrap() error {
 }
 
 // Timeout reports whether the gateway's resolver did not answer.
-func (e *FlowError) Timeout() bool { return e.resolverTimeout() }
+func (e *FlowError) Timeout() bool {
+	return e.Reason == ReasonNameNotFound && e.Detail == wire.DetailResolverTimeout
+}
 
 // Temporary makes FlowError a net.Error.
 func (e *FlowError) Temporary() bool { return e.Timeout() }
@@ -188,11 +185,7 @@ func (e *DialError) cause() string {
 	cause := e.Err.Error()
 	switch {
 	case errors.Is(e.Underlay, transport.ErrRefused):
-		port := e.Gateway.Port
-		if e.Transport == TCP {
-			port = e.Gateway.PortForTCP()
-		}
-		cause += fmt.Sprintf("\nlikely cause: nothing listens on port %d of its host", port)
+		cause += fmt.Sprintf("\nlikely cause: nothing listens on port %d of its host", portFor(e.Gateway, e.Transport))
 	case errors.Is(e.Underlay, transport.ErrUnreachable):
 		cause += "\nlikely cause: no route to it; this machine is offline or the address is wrong"
 	case errors.Is(e.Underlay, transport.ErrDenied):
@@ -201,6 +194,14 @@ func (e *DialError) cause() string {
 		cause += fmt.Sprintf("\nlast network error: %v", e.Underlay)
 	}
 	return cause
+}
+
+// portFor returns the gateway's port for a transport.
+func portFor(g Gateway, t Transport) uint16 {
+	if t == TCP {
+		return g.PortForTCP()
+	}
+	return g.Port
 }
 
 // Unwrap returns Err, and Underlay and TCP unless they are nil.

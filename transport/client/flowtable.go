@@ -16,6 +16,8 @@ const (
 	idRetirement = 120 * time.Second
 	// flowClosedInterval limits the FlowClosed to a gateway that sends on a closed flow.
 	flowClosedInterval = time.Second
+
+	idsUsed = "all 65,536 flow ids were used in the last 120 s"
 )
 
 // flowTable holds a session's flows and their ids. Its times are those of Session.at.
@@ -50,13 +52,6 @@ func (t *flowTable) find(id uint16) *flow {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.byID[id]
-}
-
-// len returns how many flows there are.
-func (t *flowTable) len() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return len(t.byID)
 }
 
 // all returns every flow.
@@ -116,7 +111,7 @@ func (t *flowTable) add(f *flow, now time.Duration) (open, evicted *flow, err er
 	}
 	id, ok := t.free(f, now)
 	if !ok {
-		return nil, nil, errIDs(f)
+		return nil, nil, f.limitError(idsUsed)
 	}
 	if evicted != nil {
 		t.retire(evicted)
@@ -128,10 +123,6 @@ func (t *flowTable) add(f *flow, now time.Duration) (open, evicted *flow, err er
 		f.owner.targets[f.to] = f
 	}
 	return f, evicted, nil
-}
-
-func errIDs(f *flow) error {
-	return f.limitError("all 65,536 flow ids were used in the last 120 s")
 }
 
 func (f *flow) limitError(detail string) error {
@@ -230,7 +221,7 @@ func (t *flowTable) renumber(f *flow, now time.Duration) error {
 	}
 	id, ok := t.free(f, now)
 	if !ok {
-		return errIDs(f)
+		return f.limitError(idsUsed)
 	}
 	delete(t.byID, old)
 	t.retired[old] = &retiredID{lastUse: now, flowClosed: now}

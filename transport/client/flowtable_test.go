@@ -140,8 +140,8 @@ func TestFlowIDsRetire(t *testing.T) {
 				touch(f)
 			},
 			"": func(t *rapid.T) {
-				if table.len() != len(open) || len(open) > MaxFlows {
-					t.Fatalf("%d flows, want %d", table.len(), len(open))
+				if len(table.byID) != len(open) || len(open) > MaxFlows {
+					t.Fatalf("%d flows, want %d", len(table.byID), len(open))
 				}
 				for _, f := range open {
 					if table.find(uint16(f.id.Load())) != f {

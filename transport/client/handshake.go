@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,24 +48,19 @@ func (c *sessionConn) begin(ctx context.Context) error {
 		timeout = min(timeout, c.st.dials.until.Sub(now))
 	}
 	timeout = max(timeout, time.Nanosecond)
-	rtt := c.s.lastRTT()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	config, at := &c.s.config, c.active.Load().path
-	key := config.Identity
-	if c.s.isEntry() {
-		key = config.ViaIdentity
-	}
 	client, err := state.NewClient(now, state.ClientConfig{
 		Gateway:   c.s.gateway.Identity,
-		Identity:  key,
+		Identity:  c.s.key,
 		KEM:       config.KEM.id(),
-		KnownKEM:  config.Keys.find(now, c.s.gateway.Identity, config.KEM.id(), c.s.pin()),
-		PinnedKEM: c.s.pin(),
+		KnownKEM:  config.Keys.find(now, c.s.gateway.Identity, config.KEM.id(), c.s.pin),
+		PinnedKEM: c.s.pin,
 		Suites:    seal.Offer(),
 		Rand:      rand.Reader,
 		Path:      at,
-		RTT:       rtt,
+		RTT:       c.st.lastRTT,
 		Deadline:  timeout,
 		Session:   state.SessionConfig{Keepalive: c.st.keepalive.interval, MaxPacket: c.s.maxPacket(), Stream: at.Transport == path.TCP},
 	}, &c.st.out)
@@ -180,15 +177,11 @@ func (c *KeyCache) find(now time.Time, gateway identity.PublicKey, id kem.ID, pi
 	defer c.mu.Unlock()
 	name := keyName{gateway, id}
 	key, ok := c.keys[name]
-	if !ok {
+	switch age := now.Sub(key.at); {
+	case !ok || pin != nil && kdf.Hash(key.public) != *pin:
 		return nil
-	}
-	// A negative age means that the clock was set back.
-	if age := now.Sub(key.at); age >= keyLifetime || age < 0 {
+	case age >= keyLifetime || age < 0: // negative: the clock was set back
 		delete(c.keys, name)
-		return nil
-	}
-	if pin != nil && kdf.Hash(key.public) != *pin {
 		return nil
 	}
 	return key.public
@@ -203,19 +196,9 @@ func (c *KeyCache) keep(now time.Time, gateway identity.PublicKey, id kem.ID, pu
 		c.keys = make(map[keyName]kemKey)
 	}
 	if _, known := c.keys[name]; !known && len(c.keys) >= maxKeys {
-		c.evictOldest()
+		oldest := slices.MinFunc(slices.Collect(maps.Keys(c.keys)), func(a, b keyName) int { return c.keys[a].at.Compare(c.keys[b].at) })
+		delete(c.keys, oldest)
 	}
 	// Round removes the monotonic time: a key ages while the machine sleeps, too.
 	c.keys[name] = kemKey{public, now.Round(0)}
-}
-
-func (c *KeyCache) evictOldest() {
-	var oldest keyName
-	var at time.Time
-	for name, key := range c.keys {
-		if at.IsZero() || key.at.Before(at) {
-			oldest, at = name, key.at
-		}
-	}
-	delete(c.keys, oldest)
 }

@@ -58,10 +58,14 @@ func (s *Session) Info() Info {
 	over, reason := s.carrier()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var via []PublicKey
+	for _, g := range s.config.Via[:s.hop] {
+		via = append(via, g.Identity)
+	}
 	progress, terms := c.st.client.Progress(), c.session.Terms()
 	return Info{
 		Gateway:         s.gateway.Identity,
-		Via:             s.entries(),
+		Via:             via,
 		KEM:             s.config.KEM,
 		AEAD:            c.session.Suite().String(),
 		Handle:          c.session.Handle(),
@@ -84,11 +88,7 @@ func (s *Session) carrier() (Transport, string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.conn.Load()
-	if c == nil {
-		return UDP, ""
-	}
-	return transportOf(c.active.Load().path.Transport), s.pathReason
+	return transportOf(s.conn.Load().active.Load().path.Transport), s.pathReason
 }
 
 // Stats counts what a session has done, over all its handshakes.
@@ -137,7 +137,7 @@ func (s *Session) Stats() Stats {
 		Overflowed:    s.count.overflowed.Load(),
 		Discarded:     discarded,
 		Faults:        faults,
-		Flows:         s.flows.len(),
+		Flows:         len(s.flows.all()),
 		Rekeys:        s.count.rekeys.Load(),
 		Reconnects:    s.count.reconnects.Load(),
 	}

@@ -127,15 +127,16 @@ func (k *keepalive) tick(now time.Time) {
 	}
 }
 
-// lastKeepalive returns the previous sessionConn's keepalive for the next one.
-func (s *Session) lastKeepalive() keepalive {
+// previous returns the keepalive for the next sessionConn, and the round trip of the
+// present one, or 0.
+func (s *Session) previous() (keepalive, time.Duration) {
 	c := s.conn.Load()
 	if c == nil {
-		return newKeepalive(s.config.Keepalive)
+		return newKeepalive(s.config.Keepalive), 0
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := c.st.keepalive
 	k.checkAt, k.answered = time.Time{}, true
-	return k
+	return k, roundTrip(c.session, c.st.client.Progress())
 }

@@ -103,21 +103,21 @@ func (p *pathPolicy) unresponsive(now time.Time, response time.Duration) []actio
 	if !p.lostAt.IsZero() || p.broken() {
 		return nil
 	}
-	var actions []action
-	if p.search != nil {
-		actions = append(actions, closeProbes)
+	return append(p.endSearch(), p.begin(now, response, true)...)
+}
+
+// endSearch closes the probes, if there is a search.
+func (p *pathPolicy) endSearch() []action {
+	if p.search == nil {
+		return nil
 	}
-	return append(actions, p.begin(now, response, true)...)
+	p.search = nil
+	return []action{closeProbes}
 }
 
 // forgotten is called when the gateway has lost the session: another path would not help.
 func (p *pathPolicy) forgotten(now time.Time) []action {
-	var actions []action
-	if p.search != nil {
-		p.search = nil
-		actions = append(actions, closeProbes)
-	}
-	return append(actions, p.noteLost(now, p.nextPause())...)
+	return append(p.endSearch(), p.noteLost(now, p.nextPause())...)
 }
 
 func (p *pathPolicy) begin(now time.Time, response time.Duration, broken bool) []action {
@@ -233,13 +233,10 @@ func (p *pathPolicy) failed(now time.Time, t path.Transport, response time.Durat
 
 // responded is called for each authentic packet on the active path.
 func (p *pathPolicy) responded(now time.Time) (actions []action) {
-	broken := p.broken()
-	if !broken && p.lostAt.IsZero() {
+	if p.broken() {
+		actions = p.endSearch()
+	} else if p.lostAt.IsZero() {
 		return nil
-	}
-	if broken {
-		p.search = nil
-		actions = append(actions, closeProbes)
 	}
 	p.lostAt, p.pingAt, p.pause = time.Time{}, time.Time{}, 0
 	p.scheduleUpgrade(now)

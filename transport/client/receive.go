@@ -19,10 +19,6 @@ const (
 // handleBatch handles received packets.
 func (st *connState) handleBatch(now time.Time, p *gatewayPath, packets []transport.Packet) {
 	for i := range packets {
-		if packets[i].Count() == 1 {
-			st.handlePacket(now, p, packets[i].Data, packets[i].Path)
-			continue
-		}
 		for datagram := range packets[i].Segments() {
 			st.handlePacket(now, p, datagram, packets[i].Path)
 		}
@@ -113,10 +109,7 @@ func (st *connState) handlePong(content []byte) {
 	}
 	if waiting := st.pongs[pong.Data]; waiting != nil {
 		delete(st.pongs, pong.Data)
-		select {
-		case waiting <- struct{}{}:
-		default:
-		}
+		signal(waiting)
 	}
 }
 

@@ -78,9 +78,12 @@ func (s *Session) supervise() {
 }
 
 // wakeSupervisor makes the supervisor check the sessionConn.
-func (s *Session) wakeSupervisor() {
+func (s *Session) wakeSupervisor() { signal(s.wake) }
+
+// signal sends on c unless that would block.
+func signal(c chan<- struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -232,17 +235,6 @@ func (s *Session) awaitResponse(c *sessionConn) {
 		}
 		c.checkLiveness()
 	}
-}
-
-// lastRTT returns the round trip of the previous sessionConn, or 0.
-func (s *Session) lastRTT() time.Duration {
-	c := s.conn.Load()
-	if c == nil {
-		return 0
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return roundTrip(c.session, c.st.client.Progress())
 }
 
 // roundTrip returns the round trip as measured by Pings, else by the gateway's first

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"lewes/crypto/cookie"
-	"lewes/crypto/identity"
 	"lewes/state/path"
 	"lewes/state/wire"
 )
@@ -27,7 +26,9 @@ type Session struct {
 	config  Config
 	hop     int // index of the session's gateway in Via, or its length
 	gateway Gateway
-	outer   *Session // that this session runs over; nil: the underlay
+	key     *PrivateKey
+	pin     *[32]byte // the hash of the only KEM key to accept; nil: any
+	outer   *Session  // that this session runs over; nil: the underlay
 	mac     *cookie.MAC1Key
 	began   time.Time
 	log     *slog.Logger
@@ -35,7 +36,7 @@ type Session struct {
 
 	// Safe for concurrent use.
 	conn    atomic.Pointer[sessionConn]
-	addrs   atomic.Pointer[[]netip.Addr] // the gateway's, as last resolved
+	addrs   atomic.Pointer[[]netip.Addr] // the gateway's, as last resolved; never nil
 	flows   flowTable
 	count   counters
 	wake    chan struct{}      // the supervisor has to check the conn
@@ -83,14 +84,16 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 }
 
 func newSession(config Config, hop int, outer *Session, queue *events) *Session {
-	gateway := config.Gateway
+	gateway, key, pin := config.Gateway, config.Identity, config.PinnedKEM
 	if hop < len(config.Via) {
-		gateway = config.Via[hop]
+		gateway, key, pin = config.Via[hop], config.ViaIdentity, nil
 	}
 	s := &Session{
 		config:  config,
 		hop:     hop,
 		gateway: gateway,
+		key:     key,
+		pin:     pin,
 		outer:   outer,
 		mac:     cookie.NewMAC1Key(gateway.Identity),
 		began:   time.Now(),
@@ -99,6 +102,7 @@ func newSession(config Config, hop int, outer *Session, queue *events) *Session 
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 	}
+	s.addrs.Store(new([]netip.Addr))
 	s.flows.init()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -222,26 +226,6 @@ func (s *Session) setLastErr(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lastErr = err
-}
-
-// isEntry reports whether another session runs over this one.
-func (s *Session) isEntry() bool { return s.hop < len(s.config.Via) }
-
-// pin returns the hash of the only KEM key to accept; it applies to the exit.
-func (s *Session) pin() *[32]byte {
-	if s.isEntry() {
-		return nil
-	}
-	return s.config.PinnedKEM
-}
-
-// entries returns the identities of the gateways before this one.
-func (s *Session) entries() []identity.PublicKey {
-	var ids []identity.PublicKey
-	for _, g := range s.config.Via[:s.hop] {
-		ids = append(ids, g.Identity)
-	}
-	return ids
 }
 
 // Ping measures the round trip to the gateway. It retransmits each second until ctx is

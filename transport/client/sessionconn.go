@@ -46,13 +46,13 @@ type sessionConn struct {
 func newSessionConn(s *Session, p *gatewayPath) *sessionConn {
 	c := &sessionConn{s: s, quit: make(chan struct{})}
 	c.st = connState{
-		c:         c,
-		s:         s,
-		keySets:   make(map[uint32]*state.KeySet),
-		changed:   make(chan struct{}),
-		pongs:     make(map[[8]byte]chan<- struct{}),
-		keepalive: s.lastKeepalive(),
+		c:       c,
+		s:       s,
+		keySets: make(map[uint32]*state.KeySet),
+		changed: make(chan struct{}),
+		pongs:   make(map[[8]byte]chan<- struct{}),
 	}
+	c.st.keepalive, c.st.lastRTT = s.previous()
 	c.active.Store(p)
 	c.st.policy.udp, c.st.policy.tcp = s.transports()
 	c.maxDatagram.Store(wire.MaxUDPPacket) // until the gateway sends its limit

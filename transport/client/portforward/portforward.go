@@ -167,8 +167,7 @@ type peer struct {
 func (p *port) run(ctx context.Context, d Dialer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, p.close)
-	p.flows.Add(1)
-	go p.expire(ctx)
+	p.flows.Go(func() { p.expire(ctx) })
 	p.read(ctx, d)
 	cancel()
 	stop()
@@ -229,23 +228,27 @@ func (p *port) send(ctx context.Context, d Dialer, from path.Path, datagram []by
 }
 
 // report handles the error of a flow: it ends the port if the policy denies the target,
-// and is logged otherwise. Peers only see loss.
-func (p *port) report(err error) {
+// and is logged otherwise. Peers only see loss. It returns the gateway's reason, or 0.
+func (p *port) report(err error) (reason client.FlowReason) {
 	var flow *client.FlowError
-	if errors.As(err, &flow) && flow.Reason == client.ReasonPolicy {
+	if errors.As(err, &flow) {
+		reason = flow.Reason
+	}
+	if reason == client.ReasonPolicy {
 		if p.denied.CompareAndSwap(nil, flow) {
 			p.close()
 		}
-		return
+		return reason
 	}
 	if errors.Is(err, net.ErrClosed) {
-		return // the end of the session is reported elsewhere
+		return reason // the end of the session is reported elsewhere
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err // which contains the target instead of the flow's LocalAddr
 	}
 	p.f.log.Warn("forwarding failed", slog.String("target", p.target), slog.String("error", err.Error()))
+	return reason
 }
 
 // peer returns the peer of a datagram. Only read calls it.
@@ -276,23 +279,19 @@ func (p *port) peer(ctx context.Context, d Dialer, from path.Path) (*peer, error
 	p.mu.Lock()
 	p.peers[from.Peer] = added
 	p.mu.Unlock()
-	p.flows.Add(1)
-	go p.copyAnswers(added)
+	p.flows.Go(func() { p.copyAnswers(added) })
 	return added, nil
 }
 
 // copyAnswers forwards the target's datagrams to a peer.
 func (p *port) copyAnswers(to *peer) {
-	defer p.flows.Done()
 	defer p.drop(to)
 	buffer := make([]byte, wire.MaxUDPPacket)
 	packet := make([]transport.Packet, 1)
 	for {
 		n, err := to.conn.Read(buffer)
 		if err != nil {
-			p.report(err)
-			var flow *client.FlowError
-			if errors.As(err, &flow) && flow.Reason == client.ReasonUnreachable {
+			if p.report(err) == client.ReasonUnreachable {
 				continue // the target may return
 			}
 			return
@@ -335,7 +334,6 @@ func (p *port) leastActiveLocked() (least *peer) {
 
 // expire drops idle peers until ctx is done.
 func (p *port) expire(ctx context.Context) {
-	defer p.flows.Done()
 	ticker := time.NewTicker(p.idle / 4)
 	defer ticker.Stop()
 	for {
