@@ -168,7 +168,7 @@ func (w *wallClock) look(now, system time.Time, log *zap.Logger) {
 	if change := offset - w.offset; change.Abs() > clockJump {
 		w.offset, w.since = offset, now
 		w.jumps.Add(1)
-		log.Warn("system clock stepped; timestamps of new handshakes follow it once it is stable", zap.Duration("by", change))
+		log.Warn("system clock stepped; timestamps of new handshakes follow it once it is stable", zap.Float64("step_seconds", change.Seconds()))
 	}
 	if now.Sub(w.since) < clockSettle {
 		return

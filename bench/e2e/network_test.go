@@ -18,14 +18,13 @@ var steady = sending{Rate: 100, Size: 200}
 
 // The kinds of events of a client.
 var (
-	connected    = client.Connected.String()
 	reconnecting = client.Reconnecting.String()
 	reconnected  = client.Reconnected.String()
 	pathChanged  = client.PathChanged.String()
 	rekeyed      = client.Rekeyed.String()
 )
 
-// begun is a scene whose client is connected and sends.
+// begun connects the client of a topology, and starts it sending.
 func begun(s *topology, what sending) *topology {
 	s.t.Helper()
 	s.dial()
