@@ -96,7 +96,11 @@ func (ns *namespace) dial(t *testing.T, target netip.AddrPort, o Options) (c *Co
 	return c
 }
 
-const port = 51264
+// hostPort returns host with l's port. Listeners take a free port each: a closed socket keeps
+// its port while a process that another test forked has not reached exec.
+func hostPort(host string, l *Listener) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(host), l.Groups[0].Addr.Port())
+}
 
 // near and far are two hosts, with one link between them.
 func twoHosts(t *testing.T) (near, far *namespace) {
@@ -122,7 +126,7 @@ func twoHosts(t *testing.T) (near, far *namespace) {
 func TestAnswersOnAnInterfaceWithSeveralAddresses(t *testing.T) {
 	near, far := twoHosts(t)
 	inEachMode(t, func(t *testing.T, o Options) {
-		l := near.listen(t, Config{Port: port, Options: o})
+		l := near.listen(t, Config{Options: o})
 		if len(l.Failed) > 0 {
 			t.Fatal(l.Failed[0])
 		}
@@ -132,7 +136,7 @@ func TestAnswersOnAnInterfaceWithSeveralAddresses(t *testing.T) {
 			if addr.Is6() {
 				server = l.Groups[1].Conns[0]
 			}
-			client := far.dial(t, netip.AddrPortFrom(addr, port), o)
+			client := far.dial(t, hostPort(host, l), o)
 			sent := packetsOf(path.Path{}, 1200, 1200, 1200, 500)
 			mustWrite(t, client, sent)
 			got := collect(t, server, len(sent))
@@ -157,12 +161,12 @@ func TestAnswersOnAnInterfaceWithSeveralAddresses(t *testing.T) {
 func TestInterfaceMTUIsTheLimit(t *testing.T) {
 	near, far := twoHosts(t)
 	inEachMode(t, func(t *testing.T, o Options) {
-		l := near.listen(t, Config{Port: port, Options: o})
+		l := near.listen(t, Config{Options: o})
 		for i, c := range []struct {
 			host string
 			most int
 		}{{"10.77.0.1", 1500 - 28}, {"fd77::1", 1500 - 48}} {
-			client := far.dial(t, netip.AddrPortFrom(netip.MustParseAddr(c.host), port), o)
+			client := far.dial(t, hostPort(c.host, l), o)
 			server := l.Groups[i].Conns[0]
 			mustWrite(t, client, packetsOf(path.Path{}, 1))
 			back := collect(t, server, 1)[0].path
@@ -197,8 +201,8 @@ func TestFragmentLetsLargeDatagramsThrough(t *testing.T) {
 	near, far := twoHosts(t)
 	inEachMode(t, func(t *testing.T, o Options) {
 		o.Fragment = true
-		l := near.listen(t, Config{Port: port, Options: o})
-		client := far.dial(t, netip.MustParseAddrPort("10.77.0.1:51264"), o)
+		l := near.listen(t, Config{Options: o})
+		client := far.dial(t, hostPort("10.77.0.1", l), o)
 		sent := packetsOf(path.Path{}, 3000, 3000, 100)
 		mustWrite(t, client, sent)
 		sameDatagrams(t, collect(t, l.Groups[0].Conns[0], 3), sent)
@@ -213,9 +217,9 @@ func TestFragmentLetsLargeDatagramsThrough(t *testing.T) {
 func TestGSOOnDeviceWithoutChecksums(t *testing.T) {
 	near, far := twoHosts(t)
 	near.do(t, func() error { return checksumOffload("veth0", false) })
-	l := near.listen(t, Config{Port: port})
+	l := near.listen(t, Config{})
 	server := l.Groups[0].Conns[0]
-	client := far.dial(t, netip.MustParseAddrPort("10.77.0.2:51264"), Options{})
+	client := far.dial(t, hostPort("10.77.0.2", l), Options{})
 	mustWrite(t, client, packetsOf(path.Path{}, 1))
 	back := collect(t, server, 1)[0].path
 	for range 2 {
@@ -260,11 +264,11 @@ func TestLocalAddressRemovedDuringSession(t *testing.T) {
 	near, far := twoHosts(t)
 	for i, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
-			l := near.listen(t, Config{Port: port, Options: m.Options})
+			l := near.listen(t, Config{Options: m.Options})
 			addr := fmt.Sprintf("10.77.0.%d", 100+i)
 			near.ip(t, "addr add "+addr+"/24 dev veth0")
 			peer := far.listen(t, Config{Addrs: []netip.AddrPort{netip.MustParseAddrPort("10.77.0.9:0")}}).Groups[0].Conns[0]
-			mustWrite(t, peer, packetsOf(path.NewUDP(netip.MustParseAddrPort(addr+":51264"), netip.Addr{}, 0), 5))
+			mustWrite(t, peer, packetsOf(path.NewUDP(hostPort(addr, l), netip.Addr{}, 0), 5))
 			server := l.Groups[0].Conns[0]
 			back := collect(t, server, 1)[0].path
 			near.ip(t, "addr del "+addr+"/24 dev veth0")
@@ -293,8 +297,8 @@ func TestLearnedPathMTUIsIgnored(t *testing.T) {
 	near, far := twoHosts(t)
 	far.ip(t, "route change 10.77.0.0/24 dev veth1 mtu 1300")
 	inEachMode(t, func(t *testing.T, o Options) {
-		l := near.listen(t, Config{Port: port, Options: o})
-		client := far.dial(t, netip.MustParseAddrPort("10.77.0.1:51264"), o)
+		l := near.listen(t, Config{Options: o})
+		client := far.dial(t, hostPort("10.77.0.1", l), o)
 		sent := packetsOf(path.Path{}, 1472, 1472, 1400)
 		mustWrite(t, client, sent)
 		sameDatagrams(t, collect(t, l.Groups[0].Conns[0], 3), sent)
@@ -310,10 +314,10 @@ func TestLearnedPathMTUIsIgnored(t *testing.T) {
 func TestUnreachableNetworkIsReported(t *testing.T) {
 	ns := newNamespace(t)
 	inEachMode(t, func(t *testing.T, o Options) {
-		l := ns.listen(t, Config{Port: port, Options: o})
+		l := ns.listen(t, Config{Options: o})
 		c := l.Groups[0].Conns[0]
 		nowhere := path.NewUDP(netip.MustParseAddrPort("192.0.2.1:9"), netip.Addr{}, 0)
-		home := path.NewUDP(netip.MustParseAddrPort("127.0.0.1:51264"), netip.Addr{}, 0)
+		home := path.NewUDP(hostPort("127.0.0.1", l), netip.Addr{}, 0)
 		sent := append(packetsOf(nowhere, 100, 100, 50), packetsOf(home, 10, 10)...)
 		n, err := c.WriteBatch(sent)
 		if n != 2 || !errors.Is(err, transport.ErrUnreachable) {
@@ -431,13 +435,13 @@ func TestUnreachableFromRouterIsReported(t *testing.T) {
 func TestRouterDropsLargerDatagrams(t *testing.T) {
 	t.Parallel()
 	host, server := behindRouter(t)
-	l := server.listen(t, Config{Port: port})
+	l := server.listen(t, Config{})
 	for i, c := range []struct {
 		target string
 		most   int
-	}{{"10.88.0.2:51264", 1400 - 28}, {"[fd88::2]:51264", 1400 - 48}} {
+	}{{"10.88.0.2", 1400 - 28}, {"fd88::2", 1400 - 48}} {
 		for _, o := range []Options{{}, {NoGSO: true}} {
-			client := host.dial(t, netip.MustParseAddrPort(c.target), o)
+			client := host.dial(t, hostPort(c.target, l), o)
 			sent := packetsOf(path.Path{}, 1, c.most, c.most+1, 900)
 			for k := range sent { // one at a time, so that an error is of a known one
 				if n, err := client.WriteBatch(sent[k : k+1]); n != 1 {
