@@ -119,9 +119,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("%w: MaxPacket is %d: a handshake through %d gateways needs %d to %d",
 			ErrConfig, c.MaxPacket, len(c.Via)+1, least, wire.MaxUDPPacket)
 	}
-	if c.Resolver == nil {
-		c.Resolver = net.DefaultResolver
-	}
+	c.Resolver = cmp.Or(c.Resolver, Resolver(net.DefaultResolver))
 	if c.Transport > TCP {
 		return c, fmt.Errorf("%w: unknown %s", ErrConfig, c.Transport)
 	}
@@ -138,8 +136,6 @@ func (c Config) withDefaults() (Config, error) {
 			return udp.Dial(to, udp.Options{Pooled: true, SendWait: sendWait})
 		}
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c, nil
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -79,10 +80,13 @@ func (c *sessionConn) exchange(ctx context.Context, p *gatewayPath) error {
 		now := time.Now()
 		c.st.tick(now)
 		c.st.flush(now)
-		over, err := c.st.outcome()
+		established, err := c.session != nil, cmp.Or(c.st.client.Err(), c.st.ended)
 		deadline := p.deadline
 		c.mu.Unlock()
-		if over {
+		switch {
+		case established:
+			return nil
+		case err != nil:
 			return err
 		}
 		if pause > 0 {
@@ -104,17 +108,6 @@ func (c *sessionConn) exchange(ctx context.Context, p *gatewayPath) error {
 		}
 		c.mu.Unlock()
 	}
-}
-
-// outcome reports whether the handshake is over, and its error.
-func (st *connState) outcome() (over bool, err error) {
-	switch {
-	case st.c.session != nil:
-		return true, nil
-	case st.client.Err() != nil:
-		return true, st.client.Err()
-	}
-	return st.ended != nil, st.ended
 }
 
 // handshakeFailed is activePathFailed for a handshake: a collision at the entry ends the

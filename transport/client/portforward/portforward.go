@@ -9,6 +9,7 @@
 package portforward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,7 @@ import (
 )
 
 const (
-	// maxPeers bounds the peers of a port. The session's bound on flows is lower; at
-	// either, the least recently active peer is evicted.
+	// maxPeers bounds the peers of a port; at it, the least recently active is evicted.
 	maxPeers = 4096
 	// peerIdle is how long a peer keeps an idle flow.
 	peerIdle = 2 * time.Minute
@@ -55,10 +55,7 @@ type Forwarder struct {
 
 // Listen binds the local addresses. A nil logger discards.
 func Listen(ctx context.Context, mappings []Mapping, log *slog.Logger) (*Forwarder, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	f := &Forwarder{log: log}
+	f := &Forwarder{log: cmp.Or(log, slog.New(slog.DiscardHandler))}
 	for _, m := range mappings {
 		l, err := udp.Listen(ctx, udp.Config{Addrs: []netip.AddrPort{m.Local}, Options: udp.Options{Fragment: true}})
 		if err != nil {
@@ -162,9 +159,9 @@ type peer struct {
 	active atomic.Int64 // the last datagram in either direction, in Unix nanoseconds
 }
 
-// run serves the port until ctx is done, and waits for its flows to end. It returns an
-// error if the gateway's policy denies the target.
-func (p *port) run(ctx context.Context, d Dialer) error {
+// run serves the port until ctx is done, and waits for its flows to end. It returns the
+// error of a target that the gateway's policy denies, or nil.
+func (p *port) run(ctx context.Context, d Dialer) *client.FlowError {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, p.close)
 	p.flows.Go(func() { p.expire(ctx) })
@@ -178,10 +175,7 @@ func (p *port) run(ctx context.Context, d Dialer) error {
 	}
 	p.mu.Unlock()
 	p.flows.Wait()
-	if denied := p.denied.Load(); denied != nil {
-		return denied
-	}
-	return nil
+	return p.denied.Load()
 }
 
 // close ends read.
@@ -234,20 +228,18 @@ func (p *port) report(err error) (reason client.FlowReason) {
 	if errors.As(err, &flow) {
 		reason = flow.Reason
 	}
-	if reason == client.ReasonPolicy {
+	switch {
+	case reason == client.ReasonPolicy:
 		if p.denied.CompareAndSwap(nil, flow) {
 			p.close()
 		}
-		return reason
+	case !errors.Is(err, net.ErrClosed): // the end of the session is reported elsewhere
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err // which contains the target instead of the flow's LocalAddr
+		}
+		p.f.log.Warn("forwarding failed", slog.String("target", p.target), slog.String("error", err.Error()))
 	}
-	if errors.Is(err, net.ErrClosed) {
-		return reason // the end of the session is reported elsewhere
-	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err // which contains the target instead of the flow's LocalAddr
-	}
-	p.f.log.Warn("forwarding failed", slog.String("target", p.target), slog.String("error", err.Error()))
 	return reason
 }
 
