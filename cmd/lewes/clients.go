@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -17,170 +18,154 @@ import (
 func newClients() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clients",
-		Short: "say who may use this machine's gateway",
-		Long: `Clients edits the list of those who may use this machine's gateway: a text file with
-one client a line, its identity, a name and a comment. A running gateway reads it
-again when it changes: who was added may come, who was removed is put out.
+		Short: "manage the clients of this machine's gateway",
+		Long: `Clients edits the list of clients that may use this machine's gateway: a text file with one
+client per line, as an identity, a name and a comment. A running gateway reloads the list
+when it changes: it admits added clients and closes the sessions of removed ones.
 
-The list is the file "clients" in the state folder, unless --file, or the
-configuration that --config names, says otherwise.`,
+The list is the file "clients" in the state directory, unless --file or the configuration
+given with --config names another.`,
 		Example: `  lewes clients add 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd anna-phone --comment "since May"
   lewes clients list
   lewes clients remove anna-phone`,
 	}
-	group(cmd)
-	place := new(clientsPlace)
+	list := new(clientList)
 	flags := cmd.PersistentFlags()
-	flags.StringVar(&place.file, "file", "", "the list to edit")
-	flags.StringVar(&place.config, "config", "", "configuration `FILE` of the gateway, for where its list is")
-	flags.StringVar(&place.state, "state", "", "state `folder` of the gateway")
-	cmd.AddCommand(newClientsAdd(place), newClientsRemove(place), newClientsList(place))
-	return cmd
+	flags.StringVar(&list.file, "file", "", "`FILE` with the list")
+	flags.StringVar(&list.config, "config", "", "configuration `FILE` of the gateway, to find its list")
+	flags.StringVar(&list.state, "state", "", "state `directory` of the gateway")
+	return group(cmd, newClientsAdd(list), newClientsRemove(list), newClientsList(list))
 }
 
-// clientsPlace is where a command line says that the list is.
-type clientsPlace struct{ file, config, state string }
+// clientList locates the list by the flags.
+type clientList struct{ file, config, state string }
 
 // path returns the list's file.
-func (p *clientsPlace) path() (string, error) {
-	if p.file != "" {
-		return p.file, nil
+func (l *clientList) path() (string, error) {
+	if l.file != "" {
+		return l.file, nil
 	}
-	c, err := config.LoadOrDefault(p.config, p.state)
+	c, err := config.LoadOrDefault(l.config, l.state)
 	if err != nil {
 		return "", err
 	}
 	return c.ClientsFile(), nil
 }
 
-func newClientsAdd(place *clientsPlace) *cobra.Command {
+func newClientsAdd(list *clientList) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add IDENTITY [NAME]",
-		Short: "let a client use the gateway",
-		Long: `Add lets the client with an identity use the gateway. The client's user knows the
-identity: forward and probe print it when they make one, and keygen --show does.`,
+		Short: "add a client",
+		Long: `Add lets a client use the gateway. The client's user finds the identity with
+lewes keygen --show; forward and probe print it when they create one.`,
 		Example: `  lewes clients add 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd anna-phone
   lewes clients add --file /srv/lewes/clients 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd`,
-		Args: arguments(1, 2, "the client's identity, and perhaps a name for it"),
+		Args: arguments(1, 2, "IDENTITY"),
 	}
-	comment := cmd.Flags().String("comment", "", "a `text` for whoever reads the list")
+	comment := cmd.Flags().String("comment", "", "a `text` for readers of the list")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		key, err := identity.ParsePublicKey(args[0])
 		if err != nil {
-			return usagef("%w", err)
+			return &usageError{err}
 		}
 		entry := access.Entry{Identity: key, Comment: *comment}
 		if len(args) > 1 {
 			entry.Name = args[1]
 		}
-		path, err := place.path()
+		path, err := list.path()
 		if err != nil {
 			return err
 		}
-		if place.file == "" {
+		if list.file == "" {
 			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-				return fmt.Errorf("the folder for the list of clients cannot be made: %w", err)
+				return fmt.Errorf("create the directory of the list of clients: %w", err)
 			}
 		}
 		if err := access.Add(path, entry); err != nil {
 			return err
 		}
-		return sayClient(cmd, *asJSON, "added", path, entry)
+		return outputChange(cmd, *asJSON, "added", "to", path, entry)
 	}
 	return cmd
 }
 
-func newClientsRemove(place *clientsPlace) *cobra.Command {
+func newClientsRemove(list *clientList) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove IDENTITY|NAME",
-		Short: "take a client off the list; a running gateway ends its sessions",
+		Short: "remove a client; a running gateway closes its sessions",
 		Example: `  lewes clients remove anna-phone
   lewes clients remove 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd`,
-		Args: arguments(1, 1, "the client, by its identity or its name"),
+		Args: arguments(1, 1, "IDENTITY or NAME"),
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		path, err := place.path()
+		path, err := list.path()
 		if err != nil {
 			return err
 		}
-		gone, err := access.Remove(path, args[0])
+		removed, err := access.Remove(path, args[0])
 		if err != nil {
 			return err
 		}
-		return sayClient(cmd, *asJSON, "removed", path, gone)
+		return outputChange(cmd, *asJSON, "removed", "from", path, removed)
 	}
 	return cmd
 }
 
-// listedClient is a line of the list, as --json prints it.
+// listedClient is a line of the list, as printed by --json.
 type listedClient struct {
 	Identity identity.PublicKey `json:"identity"`
 	Name     string             `json:"name,omitempty"`
 	Comment  string             `json:"comment,omitempty"`
 }
 
-func listed(e access.Entry) listedClient { return listedClient{e.Identity, e.Name, e.Comment} }
-
-func sayClient(cmd *cobra.Command, asJSON bool, done, path string, e access.Entry) error {
-	if asJSON {
-		return writeJSON(cmd.OutOrStdout(), struct {
-			Done string `json:"done"`
-			File string `json:"file"`
-			listedClient
-		}{done, path, listed(e)})
-	}
-	who := e.Identity.String()
+func outputChange(cmd *cobra.Command, asJSON bool, done, preposition, path string, e access.Entry) error {
+	client := e.Identity.String()
 	if e.Name != "" {
-		who += " (" + e.Name + ")"
+		client += " (" + e.Name + ")"
 	}
-	preposition := "to"
-	if done == "removed" {
-		preposition = "from"
-	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s %s\n", done, who, preposition, path)
-	return err
+	return output(cmd, asJSON, struct {
+		Done string `json:"done"`
+		File string `json:"file"`
+		listedClient
+	}{done, path, listedClient{e.Identity, e.Name, e.Comment}}, fmt.Sprintf("%s %s %s %s", done, client, preposition, path))
 }
 
-func newClientsList(place *clientsPlace) *cobra.Command {
+func newClientsList(list *clientList) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "print who may use the gateway",
+		Short: "print the clients",
 		Example: `  lewes clients list
   lewes clients list --json | jq -r '.clients[].identity'`,
 		Args: arguments(0, 0, ""),
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		path, err := place.path()
+		path, err := list.path()
 		if err != nil {
 			return err
 		}
-		list, err := access.Load(path)
+		loaded, err := access.Load(path)
 		if err != nil {
 			return err
 		}
-		entries := list.Entries()
-		if *asJSON {
-			clients := make([]listedClient, 0, len(entries))
-			for _, e := range entries {
-				clients = append(clients, listed(e))
-			}
-			return writeJSON(cmd.OutOrStdout(), struct {
-				File    string         `json:"file"`
-				Clients []listedClient `json:"clients"`
-			}{path, clients})
-		}
-		if len(entries) == 0 {
-			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s lists nobody; add a client with: %s\n", path, gatewayd.AddClientCommand(path))
-			return err
-		}
-		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-		for _, e := range entries {
+		clients := []listedClient{}
+		var table strings.Builder
+		w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+		for _, e := range loaded.Entries() {
+			clients = append(clients, listedClient{e.Identity, e.Name, e.Comment})
 			fmt.Fprintf(w, "%s\t%s\t%s\n", e.Identity, e.Name, e.Comment)
 		}
-		return w.Flush()
+		if len(clients) == 0 && !*asJSON {
+			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s is empty; add a client with: %s\n", path, gatewayd.AddClientCommand(path))
+			return err
+		}
+		_ = w.Flush() // to memory
+		return output(cmd, *asJSON, struct {
+			File    string         `json:"file"`
+			Clients []listedClient `json:"clients"`
+		}{path, clients}, strings.TrimSuffix(table.String(), "\n"))
 	}
 	return cmd
 }

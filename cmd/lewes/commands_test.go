@@ -46,31 +46,31 @@ func TestWrongCommandLine(t *testing.T) {
 	key := identity.FromSeed(&[32]byte{1}).Public()
 	uri := "lewes://" + key.String() + "@127.0.0.1"
 	for _, row := range []struct{ args, why string }{
-		{"", "name a command"},
-		{"gatway", `there is no command "gatway"; did you mean gateway?`},
-		{"help nothing", `there is no command "nothing"`},
-		{"clients", "name a command"},
-		{"clients ad", `there is no command "ad"; did you mean add?`},
-		{"keygen", "name the file to write"},
-		{"keygen a b", `"b" is one argument too many`},
+		{"", "missing command"},
+		{"gatway", `unknown command "gatway"; did you mean gateway?`},
+		{"help nothing", `unknown command "nothing"`},
+		{"clients", "missing command"},
+		{"clients ad", `unknown command "ad"; did you mean add?`},
+		{"keygen", "missing argument: FILE"},
+		{"keygen a b", `unexpected argument "b"`},
 		{"keygen --nothing a", "unknown flag: --nothing"},
-		{"version x", `"x" is one argument too many: there are none here`},
-		{"gateway x", `"x" is one argument too many`},
+		{"version x", `unexpected argument "x"`},
+		{"gateway x", `unexpected argument "x"`},
 		{"demo --datagrams 1", "--datagrams 1 is not from 2"},
 		{"demo --datagrams many", `invalid argument "many"`},
-		{"forward 5353=9.9.9.9:53", "--gateway is missing"},
-		{"forward --gateway " + uri, "name what to forward, as LOCAL=TARGET"},
-		{"forward --gateway " + uri + " 5353", `"5353" has no =`},
+		{"forward 5353=9.9.9.9:53", "missing --gateway"},
+		{"forward --gateway " + uri, "missing argument: LOCAL=TARGET"},
+		{"forward --gateway " + uri + " 5353", `invalid mapping "5353": no =`},
 		{"forward --gateway gw.example 5353=9.9.9.9:53", `gateway URI "gw.example": must begin with lewes://`},
 		{"forward --via x --gateway " + uri + " 5353=9.9.9.9:53", `--via: gateway URI "x"`},
 		{"forward --kem rot13 --gateway " + uri + " 5353=9.9.9.9:53", `--kem: kem: unknown KEM "rot13"; use one of ML-KEM-768`},
 		{"forward --timeout 0s --gateway " + uri + " 5353=9.9.9.9:53", "--timeout 0s is not positive"},
-		{"probe", "name the gateway by the URI that it prints"},
+		{"probe", "missing argument: the URI printed by the gateway"},
 		{"probe lewes://short@gw.example", "invalid identity"},
-		{"probe --target 9.9.9.9 " + uri, `--target: the target "9.9.9.9" is not host:port`},
-		{"clients add", "name the client's identity"},
+		{"probe --target 9.9.9.9 " + uri, `--target: target "9.9.9.9" is not host:port`},
+		{"clients add", "missing argument: IDENTITY"},
 		{"clients add anna", `identity: "anna"`},
-		{"config check", "name the configuration file to check"},
+		{"config check", "missing argument: FILE"},
 	} {
 		_, stderr, code := lewes(t, env, strings.Fields(row.args)...)
 		if code != exitUsage {
@@ -133,11 +133,11 @@ func TestVersion(t *testing.T) {
 
 func TestBuildText(t *testing.T) {
 	b := build{Version: "v1.2.3", Revision: "abc", Time: "2026-01-02T03:04:05Z", Modified: true, Go: "go1", System: "plan9/mips", Protocol: 2}
-	want := "lewes v1.2.3\nprotocol  LP/2\nrevision  abc, changed since\nof        2026-01-02T03:04:05Z\ngo        go1\nsystem    plan9/mips\n"
+	want := "lewes v1.2.3\nprotocol  LP/2\nrevision  abc, modified\ndate      2026-01-02T03:04:05Z\ngo        go1\nsystem    plan9/mips"
 	if got := b.String(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := (build{Version: "(devel)", Go: "go1", System: "a/b", Protocol: 2}).String(); got != "lewes (devel)\nprotocol  LP/2\ngo        go1\nsystem    a/b\n" {
+	if got := (build{Version: "(devel)", Go: "go1", System: "a/b", Protocol: 2}).String(); got != "lewes (devel)\nprotocol  LP/2\ngo        go1\nsystem    a/b" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -152,7 +152,7 @@ func TestClients(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("exit code %d for an empty list", code)
 	}
-	has(t, stderr, list+" lists nobody", "lewes clients add IDENTITY NAME")
+	has(t, stderr, list+" is empty", "lewes clients add IDENTITY NAME")
 
 	has(t, mustLewes(t, env, "clients", "add", anna, "anna-phone", "--comment", "since May"), "added "+anna+" (anna-phone) to "+list)
 	mustLewes(t, env, "clients", "add", ben)
@@ -218,7 +218,7 @@ func TestConfigCommands(t *testing.T) {
 	}
 	file := filepath.Join(dir, "gateway.toml")
 	writeFile(t, file, text, 0o600)
-	has(t, mustLewes(t, env, "config", "check", file), file+" is a usable configuration")
+	has(t, mustLewes(t, env, "config", "check", file), file+" is valid")
 
 	writeFile(t, file, "[listen]\nprot = 1\n", 0o600)
 	has(t, fails(t, env, exitFailed, "config", "check", file), file, "line 2", "listen.prot", "did you mean listen.port?")

@@ -1,10 +1,10 @@
-// Lewes is a gateway for datagrams and the client to it, in one program.
+// Lewes is a datagram gateway and its client, in one program.
 //
-//	lewes demo                                     see it work, on this machine alone
+//	lewes demo                                     run a client, two gateways and a target on this machine
 //	lewes gateway                                  run a gateway
-//	lewes forward --gateway URI 5353=9.9.9.9:53    send what comes to a local port through one
+//	lewes forward --gateway URI 5353=9.9.9.9:53    forward a local UDP port through a gateway
 //
-// Each command has a file of its own, and shows examples with --help. Scripts can
-// rely on the exit code: 0 it worked, 1 it failed, and the last line on standard
-// error says at what, 2 the command line was wrong.
+// gateway.go, forward.go, probe.go and clients.go hold a command each, commands.go the short ones. The
+// exit codes are 0 for success, 1 for a failure, described on standard error, and 2 for an error in the
+// command line.
 package main

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,48 +40,60 @@ func (f *gatewayFlags) register(cmd *cobra.Command) {
 	flags.DurationVar(&f.timeout, "timeout", client.DefaultTimeout, "limit for a handshake")
 }
 
-// config returns the configuration for client.Dial. The caller wipes its keys with wipeKeys.
-func (f *gatewayFlags) config(gateway string, stderr io.Writer) (c client.Config, err error) {
+// run calls fn with the configuration for client.Dial and a context that a signal cancels, and wipes the
+// configuration's keys.
+func (f *gatewayFlags) run(cmd *cobra.Command, gateway string, fn func(context.Context, client.Config) error) error {
+	c, err := f.config(gateway)
+	defer func() {
+		for _, key := range []*identity.PrivateKey{c.Identity, c.ViaIdentity} {
+			if key != nil {
+				key.Wipe()
+			}
+		}
+	}()
+	if err != nil {
+		return &usageError{err}
+	}
+	if c.Identity, err = f.loadIdentity(f.identity, cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	if f.viaIdentity != "" {
+		if c.ViaIdentity, err = identity.Load(f.viaIdentity); err != nil {
+			return err
+		}
+	}
+	ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
+	defer stop()
+	return fn(ctx, c)
+}
+
+// config returns the configuration without the identities.
+func (f *gatewayFlags) config(gateway string) (c client.Config, err error) {
 	if c.Gateway, err = uri.Parse(gateway); err != nil {
-		return c, &usageError{err}
+		return c, err
 	}
 	for _, s := range f.via {
 		entry, err := uri.Parse(s)
 		if err != nil {
-			return c, &usageError{fmt.Errorf("--via: %w", err)}
+			return c, fmt.Errorf("--via: %w", err)
 		}
 		c.Via = append(c.Via, entry)
 	}
 	if c.KEM, err = client.ParseKEM(f.kem); err != nil {
-		return c, &usageError{fmt.Errorf("--kem: %w", err)}
+		return c, fmt.Errorf("--kem: %w", err)
 	}
 	if err := c.Transport.UnmarshalText([]byte(f.transport)); err != nil {
-		return c, &usageError{fmt.Errorf("--transport: %w", err)}
+		return c, fmt.Errorf("--transport: %w", err)
 	}
 	if f.timeout <= 0 {
-		return c, usagef("--timeout %v is not positive; the default is %v", f.timeout, client.DefaultTimeout)
+		return c, fmt.Errorf("--timeout %v is not positive; the default is %v", f.timeout, client.DefaultTimeout)
 	}
 	c.Timeout = f.timeout
-	if c.Identity, err = f.loadIdentity(f.identity, stderr); err != nil {
-		return c, err
-	}
-	if f.viaIdentity != "" {
-		c.ViaIdentity, err = identity.Load(f.viaIdentity)
-	}
-	return c, err
+	return c, nil
 }
 
-// wipeKeys wipes the identities of a configuration.
-func wipeKeys(c *client.Config) {
-	for _, key := range []*identity.PrivateKey{c.Identity, c.ViaIdentity} {
-		if key != nil {
-			key.Wipe()
-		}
-	}
-}
-
-// loadIdentity reads the client's identity. Without a path it is the one in the state directory, which
-// is created if missing.
+// loadIdentity reads the client's identity. Without a path, it reads the identity in the state
+// directory, and creates it on first use.
 func (f *gatewayFlags) loadIdentity(path string, stderr io.Writer) (*identity.PrivateKey, error) {
 	if path != "" {
 		return identity.Load(path)
@@ -121,17 +134,20 @@ func machineName() string {
 	return host
 }
 
-// withRemedy adds the operator's command to the error of a Dial that an unlisted client gets.
+// withRemedy adds the remedy to an error of the client library, on a line of its own, if there is one.
 func withRemedy(err error, c *client.Config) error {
 	var dial *client.DialError
-	if !errors.As(err, &dial) || !dial.Unlisted() {
-		return err
+	if errors.As(err, &dial) && dial.Unlisted() {
+		id := c.Identity
+		if dial.Gateway.Identity != c.Gateway.Identity && c.ViaIdentity != nil {
+			id = c.ViaIdentity
+		}
+		return fmt.Errorf("%w\nif the gateway does not list this client, its operator adds it with: %s", err, addCommand(id.Public()))
 	}
-	id := c.Identity
-	if dial.Gateway.Identity != c.Gateway.Identity && c.ViaIdentity != nil {
-		id = c.ViaIdentity
+	if errors.As(err, new(*client.FlowError)) {
+		return fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
 	}
-	return fmt.Errorf("%w\nif the gateway does not list this client, its operator adds it with: %s", err, addCommand(id.Public()))
+	return err
 }
 
 // offloadFlags are the flags of gateway that override the configuration's offload keys.

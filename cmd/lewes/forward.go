@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap/zapcore"
 
 	"lewes/cmd/lewes/internal/gatewayd"
+	"lewes/state/wire"
 	"lewes/transport/client"
 	"lewes/transport/client/portforward"
 )
@@ -17,38 +21,37 @@ import (
 func newForward() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "forward --gateway URI [--via URI]... LOCAL=TARGET...",
-		Short: "send what comes to local UDP ports through a gateway",
-		Long: `Forward takes datagrams on local UDP ports and sends them, sealed, to a gateway, from
-where they go on to their targets; the answers come back the same way. Each program
-that sends to a local port has a flow of its own. What names a target is resolved at
-the gateway, not here.
+		Short: "forward local UDP ports through a gateway",
+		Long: `Forward receives datagrams on local UDP ports and sends them, encrypted, to a gateway, which
+sends them to their targets. Answers return the same way. Each local sender gets a flow of
+its own. The gateway resolves the names of targets.
 
-LOCAL is a port, or address:port; where no address is named it is 127.0.0.1, which
-only this machine can reach. Port 0 lets the system choose one. TARGET is host:port.
+LOCAL is a port or address:port; the default address is 127.0.0.1, which other machines
+cannot reach. Port 0 selects a free port. TARGET is host:port.
 
-Forward runs until it is told to end (SIGINT or SIGTERM), and stays connected by
-itself, over UDP where that passes, else over TCP: its log says when and why it changes
-from one to the other. It ends with exit code 1 when it cannot connect at first, or when the gateway
-refuses every target. It prints one line once it is ready.`,
+Forward runs until SIGINT or SIGTERM and reconnects when the connection fails. It uses UDP,
+or TCP where UDP is blocked, and logs each change and its reason. It prints one line when
+it is ready. The exit code is 1 if the first connection fails or the gateway denies every
+target.`,
 		Example: `  lewes forward --gateway lewes://9qA…@gw.example.com 5353=9.9.9.9:53
   dig -p 5353 @127.0.0.1 example.com
 
-  # where UDP does not pass: without --transport it finds out by itself
+  # TCP only; the default detects where UDP is blocked
   lewes forward --transport tcp --gateway lewes://9qA…@gw.example.com 5353=9.9.9.9:53
 
-  # through an entry, several ports at once
+  # several ports through an entry
   lewes forward --gateway lewes://9qA…@exit.example --via lewes://4mZ…@entry.example \
       5353=9.9.9.9:53 127.0.0.1:1123=time.example:123`,
-		Args: arguments(1, -1, "what to forward, as LOCAL=TARGET"),
+		Args: arguments(1, -1, "LOCAL=TARGET"),
 	}
 	var flags gatewayFlags
-	gateway := cmd.Flags().String("gateway", "", "`URI` of the gateway from which the datagrams go on to their targets (required)")
+	gateway := cmd.Flags().String("gateway", "", "`URI` of the gateway that sends to the targets (required)")
 	flags.register(cmd)
-	verbose := cmd.Flags().BoolP("verbose", "v", false, "log more")
-	asJSON := cmd.Flags().Bool("json", false, "print the line and the log as JSON")
+	verbose := cmd.Flags().BoolP("verbose", "v", false, "log debug messages")
+	asJSON := cmd.Flags().Bool("json", false, "print the ready line and the log as JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *gateway == "" {
-			return usagef("--gateway is missing: name the gateway by the URI that it prints, lewes://IDENTITY@host:port")
+			return usagef("missing --gateway: the URI printed by the gateway, lewes://IDENTITY@host:port")
 		}
 		var mappings []portforward.Mapping
 		for _, arg := range args {
@@ -58,36 +61,35 @@ refuses every target. It prints one line once it is ready.`,
 			}
 			mappings = append(mappings, m)
 		}
-		config, err := flags.config(*gateway, cmd.ErrOrStderr())
-		if err != nil {
-			return err
-		}
-		defer wipeKeys(&config)
-		level := zapcore.InfoLevel
-		if *verbose {
-			level = zapcore.DebugLevel
-		}
-		config.Logger = gatewayd.Slog(gatewayd.NewLogger(cmd.ErrOrStderr(), level, *asJSON))
-		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
-		defer stop()
-		return forward(ctx, config, mappings, func(s *client.Session, mappings []portforward.Mapping) error {
-			return writeReady(cmd, *asJSON, &config, s.Info().Transport, mappings)
+		return flags.run(cmd, *gateway, func(ctx context.Context, config client.Config) error {
+			level := zapcore.InfoLevel
+			if *verbose {
+				level = zapcore.DebugLevel
+			}
+			config.Logger = gatewayd.Slog(gatewayd.NewLogger(cmd.ErrOrStderr(), level, *asJSON))
+			return forward(ctx, config, mappings, func(s *client.Session, mappings []portforward.Mapping) error {
+				return outputReady(cmd, *asJSON, &config, s.Info().Transport, mappings)
+			})
 		})
 	}
 	return cmd
 }
 
-// forward runs until ctx is done, the session has ended or no target is left.
+// forward runs until ctx is done, the session has closed, or the gateway has denied every target.
 func forward(ctx context.Context, config client.Config, mappings []portforward.Mapping, ready func(*client.Session, []portforward.Mapping) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// Before the session: a port in use fails at once.
+	// Listen before connecting, to report a port in use at once.
 	f, err := portforward.Listen(ctx, mappings, config.Logger)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	config.OnEvent = func(e client.Event) { cancelWhenClosed(e, &config, cancel) }
+	config.OnEvent = func(e client.Event) {
+		if e.Kind == client.Closed && e.Gateway == config.Gateway.Identity && !errors.Is(e.Err, client.ErrClosed) {
+			cancel(e.Err)
+		}
+	}
 	session, err := client.Dial(ctx, config)
 	if err != nil {
 		return withRemedy(err, &config)
@@ -96,34 +98,25 @@ func forward(ctx context.Context, config client.Config, mappings []portforward.M
 	if err := ready(session, f.Mappings()); err != nil {
 		return err
 	}
-	if err := gatewayd.Notify("READY=1"); err != nil {
-		config.Logger.Warn(err.Error())
+	notify := func(state string) {
+		if err := gatewayd.Notify(state); err != nil {
+			config.Logger.Warn("cannot notify systemd", "error", err)
+		}
 	}
+	notify("READY=1")
 	err = f.Run(ctx, session)
-	if err := gatewayd.Notify("STOPPING=1"); err != nil {
-		config.Logger.Warn(err.Error())
-	}
+	notify("STOPPING=1")
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
-	if err != nil {
-		return fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
-	}
-	return nil
+	return withRemedy(err, &config)
 }
 
-// cancelWhenClosed ends the program with the session; the session logs the reason.
-func cancelWhenClosed(e client.Event, config *client.Config, cancel context.CancelCauseFunc) {
-	if e.Kind == client.Closed && e.Gateway == config.Gateway.Identity && !errors.Is(e.Err, client.ErrClosed) {
-		cancel(e.Err)
-	}
-}
-
-// forwarding is the line that forward prints when it is ready.
+// forwarding is the ready line of forward --json.
 type forwarding struct {
 	Gateway   string          `json:"gateway"`
 	Via       []string        `json:"via,omitempty"`
-	Transport string          `json:"transport"` // at the beginning
+	Transport string          `json:"transport"` // at the start
 	Mappings  []forwardedPort `json:"mappings"`
 }
 
@@ -132,27 +125,75 @@ type forwardedPort struct {
 	Target string `json:"target"`
 }
 
-func writeReady(cmd *cobra.Command, asJSON bool, config *client.Config, over client.Transport, mappings []portforward.Mapping) error {
-	f := forwarding{Gateway: config.Gateway.String(), Transport: over.String()}
-	for _, v := range config.Via {
-		f.Via = append(f.Via, v.String())
-	}
+func outputReady(cmd *cobra.Command, asJSON bool, config *client.Config, transport client.Transport, mappings []portforward.Mapping) error {
+	f := forwarding{Gateway: config.Gateway.String(), Via: texts(config.Via), Transport: transport.String()}
 	var ports []string
 	for _, m := range mappings {
 		f.Mappings = append(f.Mappings, forwardedPort{m.Local.String(), m.Target})
 		ports = append(ports, m.Local.String()+" to "+m.Target)
 	}
-	if asJSON {
-		return writeJSONLine(cmd.OutOrStdout(), f)
+	gateways := "gateway " + config.Gateway.Address()
+	for i := len(config.Via) - 1; i >= 0; i-- {
+		gateways = "entry " + config.Via[i].Address() + " and " + gateways
 	}
-	way := "gateway " + config.Gateway.Address()
-	if len(config.Via) > 0 {
-		var entries []string
-		for _, v := range config.Via {
-			entries = append(entries, v.Address())
+	return outputLine(cmd, asJSON, f, fmt.Sprintf("ready: %s through %s over %s", strings.Join(ports, ", "), gateways, transport))
+}
+
+// parseMapping parses LOCAL=TARGET.
+func parseMapping(s string) (m portforward.Mapping, err error) {
+	local, target, found := strings.Cut(s, "=")
+	if !found {
+		err = errors.New("no =")
+	} else if m.Local, err = parseLocal(local); err == nil {
+		m.Target, err = parseTarget(target)
+	}
+	if err != nil {
+		return portforward.Mapping{}, fmt.Errorf("invalid mapping %q: %w; expected LOCAL=TARGET, such as 5353=9.9.9.9:53 or 127.0.0.1:5353=dns.example:53", s, err)
+	}
+	return m, nil
+}
+
+// parseLocal parses a port, or an address and a port. The default address is 127.0.0.1, so that other
+// machines get access on request only.
+func parseLocal(s string) (netip.AddrPort, error) {
+	host, port := "", s
+	if strings.Contains(s, ":") {
+		var err error
+		if host, port, err = net.SplitHostPort(s); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("local side %q is not a port or address:port", s)
 		}
-		way = "entry " + strings.Join(entries, ", ") + " and " + way
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "ready: %s through %s over %s\n", strings.Join(ports, ", "), way, over)
-	return err
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("local port %q is not a number from 0 to 65535", port)
+	}
+	addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if host != "" && host != "localhost" {
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("local address %q is not an IP address", host)
+		}
+	}
+	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), nil
+}
+
+// parseTarget parses host:port; the host may be a name, which the gateway resolves.
+func parseTarget(s string) (string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", fmt.Errorf("target %q is not host:port", s)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", fmt.Errorf("target port %q is not a number from 1 to 65535", port)
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if addr.Zone() != "" {
+			return "", fmt.Errorf("target address %q has a zone, which is local to this machine", host)
+		}
+		return netip.AddrPortFrom(addr.Unmap(), uint16(n)).String(), nil
+	}
+	if _, err := wire.NameTarget(host, uint16(n)); err != nil {
+		return "", fmt.Errorf("target host %q is not an IP address or host name; write an internationalized name in its xn-- form", host)
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
 }

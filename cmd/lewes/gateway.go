@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -45,15 +45,7 @@ No client may use a gateway until you add it: see lewes clients --help.`,
 			},
 			Log: cmd.ErrOrStderr(),
 			OnReady: func(a *gatewayd.Advertisement) error {
-				if *asJSON {
-					return writeJSONLine(cmd.OutOrStdout(), a)
-				}
-				for _, u := range a.URIs {
-					if _, err := fmt.Fprintln(cmd.OutOrStdout(), u); err != nil {
-						return err
-					}
-				}
-				return nil
+				return outputLine(cmd, *asJSON, a, strings.Join(a.URIs, "\n"))
 			},
 		}
 		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -22,7 +24,7 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program: it returns the exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
@@ -43,45 +45,45 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "lewes",
-		Short: "a gateway for datagrams, and the client to it",
-		Long: `Lewes carries UDP datagrams through gateways, sealed against everybody between:
-from a program on this machine to a gateway, perhaps through another that hides who
-sends, and out to the target.`,
-		Example: `  lewes demo                                               # see it work, on this machine alone
+		Short: "datagram gateway and client",
+		Long: `Lewes carries UDP datagrams, encrypted, from programs on this machine to a gateway, which
+sends them to their targets. An entry gateway in between hides the client's address from
+the gateway, and the targets from the entry.`,
+		Example: `  lewes demo                                               # a complete setup on this machine
   lewes gateway                                            # run a gateway; it prints its URI
-  lewes forward --gateway lewes://… 5353=9.9.9.9:53        # send local port 5353 through it`,
+  lewes forward --gateway lewes://… 5353=9.9.9.9:53        # forward local port 5353 through it`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	group(root)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "say how a command is used", Example: "  lewes help forward", RunE: func(cmd *cobra.Command, args []string) error {
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "show a command's help", Example: "  lewes help forward", RunE: func(_ *cobra.Command, args []string) error {
 		found, rest, err := root.Find(args)
 		if err != nil || len(rest) > 0 {
-			return usagef("there is no command %q", strings.Join(args, " "))
+			return usagef("unknown command %q", strings.Join(args, " "))
 		}
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newClients(), newConfig(), newDemo(), newForward(), newGateway(), newKeygen(), newProbe(), newVersion())
-	return root
+	return group(root, newClients(), newConfig(), newDemo(), newForward(), newGateway(), newKeygen(), newProbe(), newVersion())
 }
 
-// group makes a command that only holds others.
-func group(cmd *cobra.Command) {
+// group adds subcommands to a command that does nothing by itself, and returns it.
+func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(subcommands...)
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			_ = cmd.Help() // to standard output, which an unwilling reader may have closed
-			return usagef("name a command")
+			_ = cmd.Help() // standard output may be closed
+			return usagef("missing command")
 		}
 		near := ""
 		if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
 			near = "; did you mean " + strings.Join(names, " or ") + "?"
 		}
-		return usagef("there is no command %q%s", args[0], near)
+		return usagef("unknown command %q%s", args[0], near)
 	}
+	return cmd
 }
 
 // usageError is an error in the command line.
@@ -93,19 +95,45 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...)}
 }
 
-// arguments checks how many arguments a command has; most below 0 is any number.
+// arguments checks the number of arguments; a negative maximum means any number.
 func arguments(least, most int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
-		switch {
-		case len(args) < least && least == 1 && most == 1:
-			return usagef("name %s", what)
-		case len(args) < least:
-			return usagef("%d arguments are too few: name %s", len(args), what)
-		case most >= 0 && len(args) > most && most == 0:
-			return usagef("%q is one argument too many: there are none here", args[0])
-		case most >= 0 && len(args) > most:
-			return usagef("%q is one argument too many: name %s", args[most], what)
+		if len(args) < least {
+			return usagef("missing argument: %s", what)
+		}
+		if most >= 0 && len(args) > most {
+			return usagef("unexpected argument %q", args[most])
 		}
 		return nil
+	}
+}
+
+// untilSignal returns a context that the first SIGINT or SIGTERM cancels. A second one exits the process.
+func untilSignal(parent context.Context, stderr io.Writer) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for again := false; ; again = true {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				if again {
+					fmt.Fprintf(stderr, "lewes: second signal (%v): exiting immediately\n", s)
+					os.Exit(exitFailed)
+				}
+				cancel()
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		<-ended
+		cancel()
 	}
 }

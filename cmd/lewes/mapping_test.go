@@ -30,18 +30,18 @@ func TestParseMappingRefuses(t *testing.T) {
 	for _, row := range []struct{ text, why string }{
 		{"", "no ="},
 		{"5353", "no ="},
-		{"=9.9.9.9:53", `the local port ""`},
-		{"65536=9.9.9.9:53", `the local port "65536"`},
-		{"-1=9.9.9.9:53", `the local port "-1"`},
-		{"x=9.9.9.9:53", `the local port "x"`},
-		{"::1:5353=9.9.9.9:53", `"::1:5353" is neither a port nor address:port`},
-		{"example.com:5353=9.9.9.9:53", `"example.com" is no IP address`},
-		{"5353=", `the target "" is not host:port`},
-		{"5353=9.9.9.9", `the target "9.9.9.9" is not host:port`},
-		{"5353=9.9.9.9:0", `the target's port "0"`},
-		{"5353=9.9.9.9:domain", `the target's port "domain"`},
-		{"5353=:53", `the target's host ""`},
-		{"5353=a_b:53=2", "the target's port"},
+		{"=9.9.9.9:53", `local port ""`},
+		{"65536=9.9.9.9:53", `local port "65536"`},
+		{"-1=9.9.9.9:53", `local port "-1"`},
+		{"x=9.9.9.9:53", `local port "x"`},
+		{"::1:5353=9.9.9.9:53", `"::1:5353" is not a port or address:port`},
+		{"example.com:5353=9.9.9.9:53", `"example.com" is not an IP address`},
+		{"5353=", `target "" is not host:port`},
+		{"5353=9.9.9.9", `target "9.9.9.9" is not host:port`},
+		{"5353=9.9.9.9:0", `target port "0"`},
+		{"5353=9.9.9.9:domain", `target port "domain"`},
+		{"5353=:53", `target host ""`},
+		{"5353=a_b:53=2", "target port"},
 		{"5353=bücher.example:53", "xn--"},
 		{"5353=[fe80::1%eth0]:53", "has a zone"},
 	} {
@@ -50,7 +50,7 @@ func TestParseMappingRefuses(t *testing.T) {
 			t.Errorf("%q was taken", row.text)
 			continue
 		}
-		if !strings.Contains(err.Error(), row.why) || !strings.Contains(err.Error(), "write LOCAL=TARGET") {
+		if !strings.Contains(err.Error(), row.why) || !strings.Contains(err.Error(), "expected LOCAL=TARGET") {
 			t.Errorf("%q: %v; want %q and the form", row.text, err, row.why)
 		}
 	}

@@ -2,30 +2,48 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 )
 
-// jsonFlag adds --json, which every command has that prints facts.
+// jsonFlag adds --json.
 func jsonFlag(cmd *cobra.Command) *bool {
 	return cmd.Flags().Bool("json", false, "print as JSON")
 }
 
-// writeJSON prints v as one JSON value over several lines.
-func writeJSON(w io.Writer, v any) error {
+// output prints v as indented JSON, or text.
+func output(cmd *cobra.Command, asJSON bool, v any, text string) error {
+	if asJSON {
+		return writeJSON(cmd.OutOrStdout(), "  ", v)
+	}
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), text)
+	return err
+}
+
+// outputLine prints v as one line of JSON, or text.
+func outputLine(cmd *cobra.Command, asJSON bool, v any, text string) error {
+	if asJSON {
+		return writeJSON(cmd.OutOrStdout(), "", v)
+	}
+	return output(cmd, false, nil, text)
+}
+
+func writeJSON(w io.Writer, indent string, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
+	e.SetIndent("", indent)
 	return e.Encode(v)
 }
 
-// writeJSONLine prints v as one line, for a reader that takes line after line.
-func writeJSONLine(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
+// texts formats each value with its String method.
+func texts[T fmt.Stringer](values []T) (s []string) {
+	for _, v := range values {
+		s = append(s, v.String())
+	}
+	return s
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

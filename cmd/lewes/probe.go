@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,30 +17,31 @@ import (
 )
 
 const (
-	// probeTries is how often the datagram goes, each time for probeWait: datagrams
-	// get lost.
+	// probeTries is the number of times the datagram is sent; it may get lost.
 	probeTries = 3
-	probeWait  = time.Second
+	// probeWait is the wait for each answer.
+	probeWait = time.Second
 )
 
 func newProbe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "probe URI",
-		Short: "try a gateway step by step, and say which step fails",
-		Long: `Probe resolves a gateway's name, shakes hands with it and pings it, and with --target
-sends a datagram through it and waits for an answer. It prints how long each step took
-and what was agreed on. If a step fails it says which and why, and exits with 1.`,
+		Short: "test the connection to a gateway step by step",
+		Long: `Probe resolves a gateway's name, connects and pings it. With --target it also sends a
+datagram through it and waits for the answer. It prints the time that each step took and
+the negotiated parameters. If a step fails, it prints the step and the reason, and the exit
+code is 1.`,
 		Example: `  lewes probe lewes://9qA…@gw.example.com
-  lewes probe --target 9.9.9.9:53 lewes://9qA…@gw.example.com     # a DNS question through it
-  lewes probe --transport tcp lewes://9qA…@gw.example.com         # does TCP pass?
+  lewes probe --target 9.9.9.9:53 lewes://9qA…@gw.example.com     # a DNS query through it
+  lewes probe --transport tcp lewes://9qA…@gw.example.com         # test TCP
   lewes probe --via lewes://4mZ…@entry.example lewes://9qA…@exit.example
   lewes probe --json lewes://9qA…@gw.example.com | jq -r .failed`,
-		Args: arguments(1, 1, "the gateway by the URI that it prints, lewes://IDENTITY@host:port"),
+		Args: arguments(1, 1, "the URI printed by the gateway, lewes://IDENTITY@host:port"),
 	}
 	var flags gatewayFlags
 	flags.register(cmd)
-	target := cmd.Flags().String("target", "", "`host:port` to send a datagram to, which answers")
-	payload := cmd.Flags().String("payload", "", "`text` of the datagram (default a DNS question where the port is 53, else \"lewes probe\")")
+	target := cmd.Flags().String("target", "", "`host:port` that answers a datagram")
+	payload := cmd.Flags().String("payload", "", "`text` of the datagram (default a DNS query for port 53, else \"lewes probe\")")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		p := probe{payload: []byte(*payload)}
@@ -49,33 +51,24 @@ and what was agreed on. If a step fails it says which and why, and exits with 1.
 				return usagef("--target: %w", err)
 			}
 		}
-		var err error
-		if p.config, err = flags.config(args[0], cmd.ErrOrStderr()); err != nil {
-			return err
-		}
-		defer wipeKeys(&p.config)
-		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
-		defer stop()
-		result, err := p.run(ctx)
-		if *asJSON {
-			return errors.Join(err, writeJSON(cmd.OutOrStdout(), result))
-		}
-		if tableErr := result.print(cmd); err == nil {
-			err = tableErr
-		}
-		return err
+		return flags.run(cmd, args[0], func(ctx context.Context, config client.Config) error {
+			p.config = config
+			err := p.run(ctx)
+			return errors.Join(err, output(cmd, *asJSON, &p.result, p.result.String()))
+		})
 	}
 	return cmd
 }
 
-// probe tries one gateway.
+// probe tests the connection to one gateway.
 type probe struct {
 	config  client.Config
-	target  string // empty: no datagram is sent
+	target  string // empty to send no datagram
 	payload []byte
+	result  probeResult
 }
 
-// probeResult is what came of it.
+// probeResult is the output of probe.
 type probeResult struct {
 	Gateway string   `json:"gateway"`
 	Via     []string `json:"via,omitempty"`
@@ -85,29 +78,29 @@ type probeResult struct {
 	Error   string   `json:"error,omitempty"`
 	KEM     string   `json:"kem,omitempty"`
 	AEAD    string   `json:"aead,omitempty"`
-	// Transport is what carries packets to the first gateway, Reason why it is not the
-	// first choice, Local this machine's address there.
+	// Transport carries the packets to the first gateway; Reason is set if it is not the preferred
+	// one; Local is this machine's address.
 	Transport string      `json:"transport,omitempty"`
 	Reason    string      `json:"transport_reason,omitempty"`
 	Local     string      `json:"local,omitempty"`
 	Steps     []probeStep `json:"steps"`
 }
 
-// probeStep is one step that was tried.
+// probeStep is the result of one step.
 type probeStep struct {
 	Name   string   `json:"step"`
 	Result string   `json:"result"`       // ok, failed or skipped
-	Millis *float64 `json:"ms,omitempty"` // nil where it is not known
+	Millis *float64 `json:"ms,omitempty"` // nil if unknown
 	Detail string   `json:"detail,omitempty"`
 }
 
-// The steps, in their order.
+// Steps in order.
 const (
-	stepName      = "name"      // the host's address
-	stepEntry     = "entry"     // a session with each gateway of --via
-	stepHello     = "hello"     // something answers that knows the identity
-	stepKey       = "key"       // the KEM key, signed by the identity
-	stepHandshake = "handshake" // the session stands
+	stepName      = "name"      // resolve the host
+	stepEntry     = "entry"     // connect to each gateway of --via
+	stepHello     = "hello"     // the gateway answered and has the identity of the URI
+	stepKey       = "key"       // received the KEM key, signed by the identity
+	stepHandshake = "handshake" // established the session
 	stepPing      = "ping"
 	stepDatagram  = "datagram"
 )
@@ -116,11 +109,10 @@ func (r *probeResult) ok(name string, took time.Duration, detail string) {
 	r.Steps = append(r.Steps, probeStep{name, "ok", new(milliseconds(took)), detail})
 }
 
-// reached notes the steps before one, which went well; how long each took is not
-// known of a handshake that failed.
-func (r *probeResult) reached(step string) {
+// completed records the steps of a failed handshake before the failed one. Their times are unknown.
+func (r *probeResult) completed(failed string) {
 	for _, name := range []string{stepEntry, stepHello, stepKey, stepHandshake} {
-		if name == step {
+		if name == failed {
 			return
 		}
 		if name != stepEntry || len(r.Via) > 0 {
@@ -129,40 +121,38 @@ func (r *probeResult) reached(step string) {
 	}
 }
 
-// fail ends the probe at a step.
+// fail records the failed step and returns its error.
 func (r *probeResult) fail(name string, took time.Duration, err error) error {
 	r.Steps = append(r.Steps, probeStep{name, "failed", new(milliseconds(took)), ""})
 	r.Failed, r.Error = name, err.Error()
 	return fmt.Errorf("step %q failed: %w", name, err)
 }
 
-func (p *probe) run(ctx context.Context) (*probeResult, error) {
-	r := &probeResult{Gateway: p.config.Gateway.String(), Client: p.config.Identity.Public().String()}
-	for _, v := range p.config.Via {
-		r.Via = append(r.Via, v.String())
-	}
-	session, err := p.connect(ctx, r)
+func (p *probe) run(ctx context.Context) error {
+	r := &p.result
+	r.Gateway, r.Via, r.Client = p.config.Gateway.String(), texts(p.config.Via), p.config.Identity.Public().String()
+	session, err := p.connect(ctx)
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer session.Close()
 	rtt, err := session.Ping(ctx)
 	if err != nil {
-		return r, r.fail(stepPing, p.config.Timeout, err)
+		return r.fail(stepPing, p.config.Timeout, err)
 	}
 	r.ok(stepPing, rtt, "")
 	if p.target == "" {
-		r.Steps = append(r.Steps, probeStep{stepDatagram, "skipped", nil, "to send one, name a target with --target HOST:PORT"})
-	} else if err := p.datagram(ctx, r, session); err != nil {
-		return r, err
+		r.Steps = append(r.Steps, probeStep{stepDatagram, "skipped", nil, "send one with --target HOST:PORT"})
+	} else if err := p.datagram(ctx, session); err != nil {
+		return err
 	}
 	r.OK = true
-	return r, nil
+	return nil
 }
 
-// connect makes the session, and splits the time that it took into steps.
-func (p *probe) connect(ctx context.Context, r *probeResult) (*client.Session, error) {
-	resolver := &timedResolver{}
+// connect establishes the session and splits its time into steps.
+func (p *probe) connect(ctx context.Context) (*client.Session, error) {
+	r, resolver := &p.result, new(timedResolver)
 	p.config.Resolver = resolver
 	p.config.NoReconnect = true
 	begun := time.Now()
@@ -173,7 +163,7 @@ func (p *probe) connect(ctx context.Context, r *probeResult) (*client.Session, e
 	if err != nil {
 		failed := p.failedStep(err, resolver)
 		if failed != stepName {
-			r.reached(failed)
+			r.completed(failed)
 		}
 		return nil, r.fail(failed, time.Since(begun)-resolver.took, withRemedy(err, &p.config))
 	}
@@ -182,7 +172,7 @@ func (p *probe) connect(ctx context.Context, r *probeResult) (*client.Session, e
 	r.KEM, r.AEAD = info.KEM.String(), info.AEAD
 	r.Transport, r.Reason, r.Local = info.Transport.String(), info.TransportReason, info.Local.String()
 	if len(p.config.Via) > 0 {
-		r.ok(stepEntry, steps.Started.Sub(begun)-resolver.took, "sessions with the gateways on the way")
+		r.ok(stepEntry, steps.Started.Sub(begun)-resolver.took, "connected to every entry")
 	}
 	r.ok(stepHello, steps.Answered.Sub(steps.Started), "")
 	r.ok(stepKey, steps.Key.Sub(steps.Answered), r.KEM+", signed by the gateway's identity")
@@ -190,7 +180,7 @@ func (p *probe) connect(ctx context.Context, r *probeResult) (*client.Session, e
 	return session, nil
 }
 
-// failedStep returns how far the making of a session came.
+// failedStep returns the step at which Dial failed.
 func (p *probe) failedStep(err error, resolver *timedResolver) string {
 	var dial *client.DialError
 	switch {
@@ -207,49 +197,47 @@ func (p *probe) failedStep(err error, resolver *timedResolver) string {
 }
 
 // datagram sends a datagram to the target and waits for an answer.
-func (p *probe) datagram(ctx context.Context, r *probeResult, session *client.Session) error {
+func (p *probe) datagram(ctx context.Context, session *client.Session) error {
 	begun := time.Now()
-	fail := func(err error) error {
+	size, rtt, err := p.exchange(ctx, session)
+	if err != nil {
 		if op := (*net.OpError)(nil); errors.As(err, &op) {
 			err = op.Err
 		}
-		if refused := (*client.FlowError)(nil); errors.As(err, &refused) {
-			err = fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
-		}
-		return r.fail(stepDatagram, time.Since(begun), err)
+		return p.result.fail(stepDatagram, time.Since(begun), withRemedy(err, &p.config))
 	}
+	p.result.ok(stepDatagram, rtt, fmt.Sprintf("%d bytes to %s, %d bytes back", len(p.payload), p.target, size))
+	return nil
+}
+
+// exchange sends the datagram until it is answered, and returns the size of the answer.
+func (p *probe) exchange(ctx context.Context, session *client.Session) (size int, rtt time.Duration, err error) {
 	conn, err := session.DialContext(ctx, "udp", p.target)
 	if err != nil {
-		return fail(err)
+		return 0, 0, err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	payload := p.payload
-	if len(payload) == 0 {
-		payload = defaultPayload(p.target)
+	if len(p.payload) == 0 {
+		p.payload = defaultPayload(p.target)
 	}
 	answer := make([]byte, 1<<16)
 	for range probeTries {
 		sent := time.Now()
-		if _, err := conn.Write(payload); err != nil {
-			return fail(err)
+		if _, err := conn.Write(p.payload); err != nil {
+			return 0, 0, err
 		}
-		_ = conn.SetReadDeadline(sent.Add(probeWait)) // on a closed conn Read says so
-		n, err := conn.Read(answer)
-		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
-			continue
+		_ = conn.SetReadDeadline(sent.Add(probeWait)) // Read reports a closed conn
+		size, err = conn.Read(answer)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return size, time.Since(sent), err
 		}
-		if err != nil {
-			return fail(err)
-		}
-		r.ok(stepDatagram, time.Since(sent), fmt.Sprintf("%d bytes to %s, %d bytes back", len(payload), p.target, n))
-		return nil
 	}
-	return fail(fmt.Errorf("no answer came from %s to %d datagrams: it is down, or it does not answer this payload (--payload)", p.target, probeTries))
+	return 0, 0, fmt.Errorf("no answer from %s to %d datagrams: it is down, or it does not answer this payload (--payload)", p.target, probeTries)
 }
 
-// defaultPayload is something that is answered at a target's port.
+// defaultPayload returns a payload that the service at the target's port is likely to answer.
 func defaultPayload(target string) []byte {
 	if !strings.HasSuffix(target, ":53") {
 		return []byte("lewes probe")
@@ -259,7 +247,7 @@ func defaultPayload(target string) []byte {
 		"\x00" + "\x00\x02" + "\x00\x01") // the root's name servers
 }
 
-// timedResolver is the system's resolver, and remembers what it did last.
+// timedResolver is the system's resolver and records the last lookup.
 type timedResolver struct {
 	host  string
 	found []string
@@ -277,9 +265,10 @@ func (t *timedResolver) LookupNetIP(ctx context.Context, network, host string) (
 	return addrs, err
 }
 
-// print shows the result as a table.
-func (r *probeResult) print(cmd *cobra.Command) error {
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+// String formats the result as a table.
+func (r *probeResult) String() string {
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "gateway\t%s\n", r.Gateway)
 	for _, v := range r.Via {
 		fmt.Fprintf(w, "via\t%s\n", v)
@@ -292,9 +281,7 @@ func (r *probeResult) print(cmd *cobra.Command) error {
 		}
 		fmt.Fprintln(w)
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
+	_ = w.Flush() // to memory
 	for _, s := range r.Steps {
 		took := "-"
 		if s.Millis != nil {
@@ -302,6 +289,6 @@ func (r *probeResult) print(cmd *cobra.Command) error {
 		}
 		fmt.Fprintf(w, "\n%s\t%s\t%s\t%s", s.Name, s.Result, took, s.Detail)
 	}
-	fmt.Fprintln(w)
-	return w.Flush()
+	_ = w.Flush()
+	return table.String()
 }

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lewes/cmd/lewes/internal/config"
+	"lewes/cmd/lewes/internal/demo"
+	"lewes/crypto/identity"
+	"lewes/state/wire"
+)
+
+func newConfig() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "config",
+		Short: "check a gateway configuration, or print the default one",
+		Example: `  lewes config default > gateway.toml
+  lewes config check gateway.toml`,
+	}, newConfigCheck(), newConfigDefault())
+}
+
+func newConfigCheck() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check FILE",
+		Short: "list the errors in a configuration",
+		Long: `Check reads a configuration as the gateway would and lists all errors with their lines; for
+an unknown key it suggests the nearest one. The exit code is 0 if there is no error.`,
+		Example: `  lewes config check /etc/lewes/gateway.toml`,
+		Args:    arguments(1, 1, "FILE"),
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		_, err := config.Load(args[0])
+		if err != nil && !*asJSON {
+			return err
+		}
+		return cmp.Or(output(cmd, *asJSON, checkedConfig(args[0], err), args[0]+" is valid"), err)
+	}
+	return cmd
+}
+
+func newConfigDefault() *cobra.Command {
+	return &cobra.Command{
+		Use:     "default",
+		Short:   "print the default configuration with comments on every key",
+		Example: `  lewes config default > gateway.toml`,
+		Args:    arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return output(cmd, false, nil, strings.TrimSuffix(config.DefaultText(), "\n"))
+		},
+	}
+}
+
+// checked is the output of config check --json.
+type checked struct {
+	File     string          `json:"file"`
+	OK       bool            `json:"ok"`
+	Problems []configProblem `json:"problems,omitempty"`
+	More     int             `json:"more,omitempty"` // further problems
+}
+
+type configProblem struct {
+	Line   int    `json:"line,omitempty"`
+	Key    string `json:"key,omitempty"`
+	Reason string `json:"reason"`
+}
+
+func checkedConfig(file string, err error) checked {
+	c := checked{File: file, OK: err == nil}
+	var invalid *config.Error
+	switch {
+	case errors.As(err, &invalid):
+		for _, p := range invalid.Problems {
+			c.Problems = append(c.Problems, configProblem{p.Line, p.Key, p.Reason})
+		}
+		c.More = invalid.More
+	case err != nil:
+		c.Problems = []configProblem{{Reason: err.Error()}}
+	}
+	return c
+}
+
+// maxDemoDatagrams bounds the memory of a demo, which keeps every payload to compare it.
+const maxDemoDatagrams = 1_000_000
+
+func newDemo() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "run a client, an entry, an exit and a target on this machine",
+		Long: `Demo runs all parties in this one process, over the loopback interface: a client, an
+entry gateway, an exit gateway and an echo target. It generates keys for them, connects
+through both gateways, sends datagrams and compares every echo byte for byte, rekeys in
+the middle, and watches the parties' sockets: the entry must see the client's address but
+not the target, and the exit the target but not the client's address.
+
+The exit code is 0 only if every datagram came back and every claim printed with "ok" was
+verified. Demo leaves nothing behind: no file, no process, no key.`,
+		Example: `  lewes demo
+  lewes demo --datagrams 20000
+  lewes demo --json | jq .rtt`,
+		Args: arguments(0, 0, ""),
+	}
+	datagrams := cmd.Flags().Int("datagrams", 1000, "number of datagrams to send")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *datagrams < 2 || *datagrams > maxDemoDatagrams {
+			return usagef("--datagrams %d is not from 2 to %d", *datagrams, maxDemoDatagrams)
+		}
+		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
+		defer stop()
+		w := cmd.OutOrStdout()
+		if *asJSON {
+			w = io.Discard
+		}
+		report, err := demo.Run(ctx, *datagrams, w)
+		if report != nil && *asJSON {
+			err = errors.Join(output(cmd, true, report, ""), err)
+		}
+		return err
+	}
+	return cmd
+}
+
+func newKeygen() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keygen FILE",
+		Short: "generate an identity and print its public key",
+		Long: `Keygen generates an identity, an Ed25519 key, and writes it to FILE with mode 0600. It never
+overwrites a file. It prints the public key in base58, as used in a gateway's list of
+clients and in URIs.
+
+You rarely need it: gateway and forward generate an identity on their first start. The
+file format is PKCS#8 in PEM, as written by openssl.`,
+		Example: `  lewes keygen gateway.key
+  lewes keygen --show gateway.key                          # print the public key again
+  lewes clients add "$(lewes keygen laptop.key)" laptop`,
+		Args: arguments(1, 1, "FILE"),
+	}
+	asJSON := jsonFlag(cmd)
+	show := cmd.Flags().Bool("show", false, "print the public key of an existing FILE")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		read := config.CreateIdentity
+		if *show {
+			read = identity.Load
+		}
+		key, err := read(args[0])
+		if err != nil {
+			return err
+		}
+		defer key.Wipe()
+		return output(cmd, *asJSON, struct {
+			Identity identity.PublicKey `json:"identity"`
+			File     string             `json:"file"`
+		}{key.Public(), args[0]}, key.Public().String())
+	}
+	return cmd
+}
+
+// build describes this binary.
+type build struct {
+	Version  string `json:"version"`            // of the module; "(devel)" for a build from a working copy
+	Revision string `json:"revision,omitempty"` // of the repository, if the build recorded it
+	Time     string `json:"time,omitempty"`     // of that revision
+	Modified bool   `json:"modified"`           // the files differed from the revision
+	Go       string `json:"go"`
+	System   string `json:"system"` // GOOS/GOARCH
+	Protocol int    `json:"protocol"`
+}
+
+func readBuild() build {
+	b := build{Version: "(devel)", Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, Protocol: wire.Version}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	b.Version = cmp.Or(info.Main.Version, b.Version)
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			b.Revision = s.Value
+		case "vcs.time":
+			b.Time = s.Value
+		case "vcs.modified":
+			b.Modified = s.Value == "true"
+		}
+	}
+	return b
+}
+
+func (b build) String() string {
+	s := fmt.Sprintf("lewes %s\nprotocol  LP/%d\n", b.Version, b.Protocol)
+	if b.Revision != "" {
+		s += "revision  " + b.Revision
+		if b.Modified {
+			s += ", modified"
+		}
+		s += "\n"
+	}
+	if b.Time != "" {
+		s += "date      " + b.Time + "\n"
+	}
+	return s + fmt.Sprintf("go        %s\nsystem    %s", b.Go, b.System)
+}
+
+func newVersion() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "print this program's version and build",
+		Example: `  lewes version
+  lewes version --json | jq -r .revision`,
+		Args: arguments(0, 0, ""),
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		b := readBuild()
+		return output(cmd, *asJSON, b, b.String())
+	}
+	return cmd
+}
