@@ -228,5 +228,5 @@ func TestConfigCommands(t *testing.T) {
 	if code != exitFailed || facts.OK || len(facts.Problems) != 1 || facts.Problems[0].Line != 2 || !strings.Contains(facts.Problems[0].Reason, "listen.port") {
 		t.Errorf("exit code %d, JSON says %+v", code, facts)
 	}
-	has(t, fails(t, env, exitFailed, "config", "check", filepath.Join(dir, "none.toml")), "none.toml cannot be read")
+	has(t, fails(t, env, exitFailed, "config", "check", filepath.Join(dir, "none.toml")), "cannot read the configuration")
 }

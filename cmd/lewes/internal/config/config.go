@@ -2,9 +2,7 @@ package config
 
 import (
 	"net/netip"
-	"time"
 
-	"lewes/crypto/kem"
 	"lewes/router/policy"
 	"lewes/transport/uri"
 )
@@ -151,50 +149,4 @@ const (
 // Metrics is where figures are given out.
 type Metrics struct {
 	Listen string `toml:"listen"` // IP address and port; empty: nowhere
-}
-
-// Default returns the configuration of a gateway that is told nothing.
-func Default() *Config {
-	const minute = Duration(time.Minute)
-	return &Config{
-		Public: []Host{},
-		Listen: Listen{
-			Addresses:     []Address{},
-			Port:          uri.DefaultPort,
-			Offload:       OffloadAuto,
-			GSO:           true,
-			GRO:           true,
-			ReceiveBuffer: 4 << 20,
-			SendBuffer:    4 << 20,
-		},
-		TCP: TCP{
-			Enabled:        true,
-			Port:           uri.DefaultTCPPort,
-			MaxConnections: 10_000,
-			MaxPerSource:   64,
-		},
-		Access: Access{Mode: AccessListed},
-		Handshake: Handshake{
-			KEMs:           []KEM{KEM(kem.MLKEM768), KEM(kem.XWing)},
-			MaxRecords:     1 << 16,
-			RecordTTL:      minute * 3 / 2,
-			Rate:           20,
-			Burst:          40,
-			TriesPerSecond: 500,
-		},
-		Session: Session{
-			Max:         1_000_000,
-			TTL:         24 * 60 * minute,
-			RekeyAfter:  15 * minute,
-			MaxDatagram: maxDatagram,
-		},
-		Flows: Flows{
-			MaxPerSession: 256,
-			Max:           100_000,
-			Idle:          maxFlowIdle,
-		},
-		Egress:  Egress{Allow: []policy.Rule{}, Deny: []policy.Rule{}, Own: []netip.Addr{}},
-		Forward: Forward{MaxClaims: 16},
-		Log:     Log{Level: LogInfo, Format: LogConsole},
-	}
 }

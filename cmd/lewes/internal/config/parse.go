@@ -2,32 +2,37 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 )
 
-// maxFile bounds the text of a configuration, in bytes.
+// maxFile limits the length of a configuration file, in bytes.
 const maxFile = 1 << 20
 
-// maxProblems is how many problems an Error tells.
+// maxProblems limits the problems in an Error.
 const maxProblems = 20
 
-// ErrInvalid is what every Error wraps.
-var ErrInvalid = errors.New("configuration not usable")
+// ErrInvalid is wrapped by every Error.
+var ErrInvalid = errors.New("invalid configuration")
 
-// Problem is one thing that is wrong with a configuration.
+// Problem is one mistake in a configuration.
 type Problem struct {
-	Line   int    // in the file, from 1; 0 where there is no file
-	Key    string // such as "listen.port"; empty where the text is no TOML
-	Reason string // what is wrong, with the value, and what is allowed
+	Line   int    // in the file, from 1; 0 if unknown
+	Column int    // in the line, from 1; 0 if unknown
+	Key    string // such as "listen.port"; empty for unknown keys and syntax errors
+	Reason string // the wrong value and the valid ones
 
-	at string // the key, with its place in each list
+	at             string // the key, with its index in lists
+	unknown, table string // an unknown key and the table it is in
 }
 
 // String returns the problem in one line.
@@ -36,17 +41,20 @@ func (p Problem) String() string {
 	if p.Key != "" {
 		s = p.Key + ": " + s
 	}
+	if p.Line > 0 && p.Column > 1 {
+		return fmt.Sprintf("line %d, column %d: %s", p.Line, p.Column, s)
+	}
 	if p.Line > 0 {
 		s = fmt.Sprintf("line %d: %s", p.Line, s)
 	}
 	return s
 }
 
-// Error is what is wrong with a configuration. It wraps ErrInvalid.
+// Error lists the mistakes in a configuration. It wraps ErrInvalid.
 type Error struct {
-	File     string // empty if it came from none
+	File     string // empty for a text without a file
 	Problems []Problem
-	More     int // problems that were left out
+	More     int // further problems that are not listed
 }
 
 func (e *Error) Error() string {
@@ -71,32 +79,45 @@ func (e *Error) Error() string {
 // Unwrap returns ErrInvalid.
 func (e *Error) Unwrap() error { return ErrInvalid }
 
-// invalid returns an Error, or nil where there is no problem.
+// invalid returns an Error, or nil if the list is empty.
 func invalid(list []Problem) error {
 	if len(list) == 0 {
 		return nil
 	}
-	told := min(len(list), maxProblems)
-	return &Error{Problems: list[:told], More: len(list) - told}
+	listed := slices.Clone(list[:min(len(list), maxProblems)])
+	for i, p := range listed {
+		if p.unknown != "" {
+			listed[i].Reason += "; " + suggest(p.table, p.unknown)
+		}
+	}
+	return &Error{Problems: listed, More: len(list) - len(listed)}
 }
 
 //go:embed default.toml
 var defaultText string
 
-// DefaultText returns the text of a configuration file with every key, its default
-// and what it is for. It says what Default returns.
+// DefaultText returns a configuration file that explains every key and sets it to its default.
 func DefaultText() string { return defaultText }
 
-// Load reads the configuration in a file. What is wrong with its text is an *Error.
+// Default returns the configuration of a gateway without a configuration file: that of DefaultText.
+func Default() *Config {
+	c := new(Config)
+	if err := c.read([]byte(defaultText)); err != nil {
+		panic(err) // the tests parse this text
+	}
+	return c
+}
+
+// Load reads a configuration file. The error is an *Error if the text is invalid.
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration %s cannot be read: %w", path, err)
+		return nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("configuration %s cannot be read: %w", path, err)
+		return nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
 	}
 	c, err := Parse(text)
 	if e := (*Error)(nil); errors.As(err, &e) {
@@ -105,42 +126,54 @@ func Load(path string) (*Config, error) {
 	return c, err
 }
 
-// Parse reads a configuration's text; keys that are not in it have their defaults.
-// The error is an *Error.
+// Parse parses the text of a configuration file. Missing keys have their defaults. The error is an *Error.
 func Parse(text []byte) (*Config, error) {
 	if len(text) > maxFile {
 		return nil, invalid([]Problem{{Reason: fmt.Sprintf("the text is longer than %d bytes; is this the right file?", maxFile)}})
 	}
-	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	d := readDocument(text)
-	if d.broken {
-		var anything map[string]any
-		return nil, invalid([]Problem{decodeProblem(toml.Unmarshal(text, &anything))})
-	}
-	if len(d.problems) > 0 {
-		return nil, invalid(d.problems)
-	}
 	c := Default()
-	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c); err != nil {
-		return nil, invalid([]Problem{decodeProblem(err)})
-	}
-	if list := c.problems(); len(list) > 0 {
-		for i := range list {
-			list[i].Line = d.lines[list[i].at]
-		}
-		return nil, invalid(list)
+	if err := c.read(bytes.TrimPrefix(text, []byte("\ufeff"))); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
-// decodeProblem returns what the TOML library found.
-func decodeProblem(err error) Problem {
+// read sets the keys in a text and checks the result. Unknown keys, values of the wrong type and invalid
+// values are reported together.
+func (c *Config) read(text []byte) error {
+	var values map[string]any
+	if err := toml.Unmarshal(text, &values); err != nil {
+		return invalid([]Problem{syntaxProblem(err)})
+	}
+	var d decoder
+	d.table("", reflect.ValueOf(c).Elem(), values)
+	list := d.problems
+	for _, p := range c.problems() {
+		// A wrong value was not decoded, so its key has another value here.
+		if !slices.ContainsFunc(d.problems, func(q Problem) bool { return inside(q.at, p.at) || inside(p.at, q.at) }) {
+			list = append(list, p)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	positions := locate(text)
+	for i := range list {
+		p := positions.of(list[i].at)
+		list[i].Line, list[i].Column = p.line, p.column
+	}
+	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) })
+	return invalid(list)
+}
+
+// syntaxProblem returns the problem for an error of the TOML library.
+func syntaxProblem(err error) Problem {
 	var e *toml.DecodeError
 	if !errors.As(err, &e) {
-		return Problem{Reason: fmt.Sprint(err)}
+		return Problem{Reason: err.Error()}
 	}
 	p := Problem{Reason: strings.TrimPrefix(e.Error(), "toml: ")}
-	p.Line, _ = e.Position()
+	p.Line, p.Column = e.Position()
 	if key := strings.Join(e.Key(), "."); key != "" {
 		p.Key = shownKey(key)
 	}

@@ -59,10 +59,10 @@ func TestDefaultTextIsTheDefault(t *testing.T) {
 }
 
 func TestDefaultTextHasEveryKeyExplained(t *testing.T) {
-	d := readDocument([]byte(DefaultText()))
-	for known := range schema.below() {
-		if d.lines[known.path] == 0 && !strings.HasPrefix(known.path, "gateway") {
-			t.Errorf("%s is not in the text", known.path)
+	found := locate([]byte(DefaultText()))
+	for _, k := range keys {
+		if found[k.path].line == 0 && !strings.HasPrefix(k.path, "gateway") {
+			t.Errorf("%s is not in the text", k.path)
 		}
 	}
 	lines := strings.Split(DefaultText(), "\n")
@@ -91,9 +91,9 @@ func TestDefaultTextHasEveryKeyExplained(t *testing.T) {
 
 // tableOf returns the header that a line with a key belongs under.
 func tableOf(line string) string {
-	key, _, _ := strings.Cut(line, " ")
-	for known := range schema.below() {
-		if table, found := strings.CutSuffix(known.path, "."+key); found {
+	name, _, _ := strings.Cut(line, " ")
+	for _, k := range keys {
+		if table, found := strings.CutSuffix(k.path, "."+name); found {
 			return "[" + table + "]\n"
 		}
 	}
@@ -263,7 +263,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[log]\n[log]", 2, "log", nil},
 		{"identity = \"\n", 1, "", nil},
 		{"identity = \"\xff\"", 1, "", nil},
-		{"[listen]\nport = 99999999999999999999", 2, "listen.port", []string{"too large"}},
+		{"[listen]\nport = 99999999999999999999", 2, "", []string{"too large"}},
 
 		// Unknown keys and tables.
 		{"[listen]\n\nprot = 1", 3, "", []string{"no key listen.prot", "did you mean listen.port?"}},
@@ -271,13 +271,13 @@ func TestParseRefuses(t *testing.T) {
 		{"port = 1", 1, "", []string{"no key port", "did you mean listen.port?"}},
 		{"[log]\nlisten = \"\"", 2, "", []string{"did you mean metrics.listen?"}},
 		{"\n[lisen]\nport = 1\nx = 2", 2, "", []string{"no key lisen", "did you mean listen?"}},
-		{"[listen.extra]\nx = 1", 1, "", []string{"no key listen.extra", "[listen] may hold addresses, gro, gso"}},
-		{"whatever = 1", 1, "", []string{"no key whatever", "the file may hold access, egress"}},
+		{"[listen.extra]\nx = 1", 1, "", []string{"no key listen.extra", "[listen] may contain addresses, gro, gso"}},
+		{"whatever = 1", 1, "", []string{"no key whatever", "the file may contain access, egress"}},
 		{"[[gateway]]\nuri = \"" + self + "\"\nurl = 1", 3, "", []string{"did you mean gateway.uri?"}},
 		{"[[gateway]]\n[gateway.more]\nx = 1", 2, "", []string{"no key gateway.more"}},
 		{"\"a b\\u001b\" = 1", 1, "", []string{`"a b\x1b"`}},
 		{"\"\" = 1", 1, "", []string{`""`}},
-		{"log = {level = \"info\",\n  leval = 1}", 2, "", []string{"did you mean log.level?"}},
+		{"log = {level = \"info\",\n  leval = 1}", 1, "", []string{"did you mean log.level?"}},
 
 		// Something of another kind.
 		{"[listen]\nport = \"443\"", 2, "listen.port", []string{`"443" is not a whole number`}},
@@ -286,7 +286,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[listen]\ngso = \"true\"", 2, "listen.gso", []string{"true or false"}},
 		{"[session]\nttl = 24", 2, "session.ttl", []string{"24 is not a duration in quotes"}},
 		{"[session]\nttl = 12:00:00", 2, "session.ttl", []string{"12:00:00 is not a duration"}},
-		{"identity = true", 1, "identity", []string{"true is not a text in quotes"}},
+		{"identity = true", 1, "identity", []string{"true is not a string in quotes"}},
 		{"[listen]\nsend_buffer = 1.5", 2, "listen.send_buffer", []string{"1.5 is not a size"}},
 		{"[handshake]\nrate = \"fast\"", 2, "handshake.rate", []string{`"fast" is not a number`}},
 		{"[egress]\nallow = \"10.0.0.0/8\"", 2, "egress.allow", []string{`"10.0.0.0/8" is not a list`, "a rule"}},
@@ -304,7 +304,7 @@ func TestParseRefuses(t *testing.T) {
 		{"gateway = \"" + self + "\"", 1, "gateway", []string{"[[gateway]]"}},
 		{"gateway = [1]", 1, "gateway", []string{"1 is not a table"}},
 		{"[listen.port]\nx = 1", 1, "listen.port", []string{"a whole number"}},
-		{"listen.port.x = 1", 1, "listen.port", []string{"cannot hold x", "a whole number"}},
+		{"listen.port.x = 1", 1, "listen.port", []string{"a table is not a whole number"}},
 
 		// A text that does not say what it should.
 		{"[session]\nttl = \"24\"", 2, "session.ttl", []string{`"24"`, `"24h"`}},
@@ -337,7 +337,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[handshake]\nkems = [\"X-Wing\",\n\"X25519\"]", 3, "handshake.kems", []string{`"X25519"`, "allow_x25519_kem"}},
 		{"[session]\nttl = \"1h500ms\"", 2, "session.ttl", []string{"1h0m0.5s", "whole number of seconds"}},
 		{"[session]\nrekey_after = \"1500ms\"", 2, "session.rekey_after", []string{"1.5s", "whole number of seconds"}},
-		{"[flows]\nmax = 100", 0, "flows.max_per_session", []string{"256", "flows.max, 100"}},
+		{"[flows]\nmax = 100", 1, "flows.max_per_session", []string{"256", "flows.max, 100"}},
 		{"[flows]\n\nmax = 100\nmax_per_session = 101", 4, "flows.max_per_session", []string{"101", "flows.max, 100"}},
 		{"[egress]\nallow = [\"10.0.0.0/8\", \"*:443\"]", 2, "egress.allow", []string{`"*:443"`, "opens nothing"}},
 		{"[egress]\nown = [\"0.0.0.0\"]", 2, "egress.own", []string{`"0.0.0.0"`}},
@@ -416,9 +416,9 @@ func TestBounds(t *testing.T) {
 			}
 		}
 	}
-	for n := range schema.below() {
-		if n.kind == value && (n.typ.Kind() == reflect.Int || n.typ.Kind() == reflect.Float64 || n.typ.Kind() == reflect.Int64) && !tried[n.path] {
-			t.Errorf("%s has no bounds here", n.path)
+	for _, k := range keys {
+		if kind := k.typ.Kind(); (kind == reflect.Int || kind == reflect.Float64 || kind == reflect.Int64) && !tried[k.path] {
+			t.Errorf("%s has no bounds here", k.path)
 		}
 	}
 }
@@ -454,7 +454,7 @@ func TestListsAreBounded(t *testing.T) {
 	}
 }
 
-func TestEverythingIsToldAtOnce(t *testing.T) {
+func TestParseReportsAllProblemsAtOnce(t *testing.T) {
 	_, err := Parse([]byte("[listen]\nport = \"x\"\ngsso = true\n[session]\nttl = \"24\"\n[egress]\nallow = [\"a\", \"10.0.0.0/8\", \"b\"]\n"))
 	var e *Error
 	if !errors.As(err, &e) {
@@ -471,7 +471,11 @@ func TestEverythingIsToldAtOnce(t *testing.T) {
 		t.Errorf("problems in lines %v and %d more, want 2, 3, 5, 7, 7", lines, e.More)
 	}
 
-	// What makes no sense, too.
+	// Unknown keys, wrong types and invalid values in one run.
+	if list := problemsOf(t, "[session]\nmax_datagram = 1\nmax = true\nmin = 1\n[log]\nlevel = \"x\"\n"); len(list) != 4 || list[0].Line != 2 || list[1].Line != 3 || list[2].Line != 4 || list[3].Line != 6 {
+		t.Errorf("problems %v, want those of lines 2, 3, 4 and 6", list)
+	}
+
 	if list := problemsOf(t, "[listen]\nport = -1\n[log]\nlevel = \"x\"\n"); len(list) != 2 || list[0].Line != 2 || list[1].Line != 4 {
 		t.Errorf("problems %v, want those of lines 2 and 4", list)
 	}
@@ -479,6 +483,24 @@ func TestEverythingIsToldAtOnce(t *testing.T) {
 	_, err = Parse([]byte(strings.Repeat("[listen]\n", 1) + manyUnknown(maxProblems+5)))
 	if !errors.As(err, &e) || len(e.Problems) != maxProblems || e.More != 5 || !strings.HasSuffix(err.Error(), "\n  and 5 more") {
 		t.Errorf("error %v, want %d problems and 5 more", err, maxProblems)
+	}
+}
+
+func TestPositions(t *testing.T) {
+	p := problemsOf(t, "[listen]\n  port = 1 2\n")[0]
+	if p.Line != 2 || p.Column != 12 {
+		t.Errorf("syntax error at %d:%d, want 2:12", p.Line, p.Column)
+	}
+	p = problemsOf(t, "[listen]\n  prot = 1\n")[0]
+	if got := p.String(); got != "line 2, column 3: there is no key listen.prot; did you mean listen.port?" {
+		t.Errorf("%q", got)
+	}
+	var b strings.Builder // positions in a long directory take no quadratic time
+	for i := range 5000 {
+		fmt.Fprintf(&b, "[[gateway]]\nuri = %q\nnaem = \"g%d\"\n", gatewayURI(byte(i)), i)
+	}
+	if p := problemsOf(t, b.String())[19]; p.Line != 60 || p.Column != 1 {
+		t.Errorf("problem %v in column %d, want line 60, column 1", p, p.Column)
 	}
 }
 

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -40,12 +39,8 @@ func (c *Config) Validate() error { return invalid(c.problems()) }
 
 type problems []Problem
 
-// places are those of entries in lists.
-var places = regexp.MustCompile(`\[\d+\]`)
-
 func (p *problems) add(at, format string, args ...any) {
-	key := places.ReplaceAllString(at, "")
-	*p = append(*p, Problem{Key: key, Reason: fmt.Sprintf(format, args...), at: at})
+	*p = append(*p, Problem{Key: withoutIndexes(at), Reason: fmt.Sprintf(format, args...), at: at})
 }
 
 // within looks whether a value is from low to high.
@@ -142,7 +137,7 @@ func (t *TCP) check(p *problems) {
 	within(p, "tcp.port", t.Port, 0, 65535)
 	within(p, "tcp.max_connections", t.MaxConnections, 1, maxConnections)
 	within(p, "tcp.max_per_source", t.MaxPerSource, 1, maxConnections)
-	if t.MaxPerSource > t.MaxConnections {
+	if t.MaxConnections >= 1 && t.MaxPerSource > t.MaxConnections {
 		p.add("tcp.max_per_source", "%d is more than tcp.max_connections, %d, which holds for all sources together", t.MaxPerSource, t.MaxConnections)
 	}
 }
@@ -183,7 +178,7 @@ func (s *Session) check(p *problems) {
 func (f *Flows) check(p *problems) {
 	within(p, "flows.max_per_session", f.MaxPerSession, 1, maxFlowIDs)
 	within(p, "flows.max", f.Max, 1, maxFlows)
-	if f.MaxPerSession > f.Max {
+	if f.Max >= 1 && f.MaxPerSession > f.Max {
 		p.add("flows.max_per_session", "%d is more than flows.max, %d, which holds for all sessions together", f.MaxPerSession, f.Max)
 	}
 	within(p, "flows.idle", f.Idle, Duration(time.Second), maxFlowIdle)
