@@ -2,10 +2,10 @@ package state
 
 import (
 	"bytes"
-	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"lewes/crypto/cookie"
@@ -235,14 +235,11 @@ func (a *attempt) handleAck(now time.Time, content []byte, out *Output) error {
 	if m.KEM != a.hello.KEM || !seal.Suite(m.AEAD).Valid() || a.hello.AEADOffer&m.AEAD == 0 {
 		return ErrStale
 	}
-	for _, known := range a.acks {
-		if subtle.ConstantTimeCompare(known, content) == 1 {
-			return nil
-		}
+	if slices.ContainsFunc(a.acks, func(known []byte) bool { return bytes.Equal(known, content) }) {
+		return nil
 	}
-	a.acks = a.acks[max(0, len(a.acks)-maxAcks+1):]
 	ack := bytes.Clone(content)
-	a.acks = append(a.acks, ack)
+	a.acks = append(a.acks[max(0, len(a.acks)-maxAcks+1):], ack)
 	if a.config.Session.Stream && a.handshake1 == nil && len(a.acks) == 1 {
 		a.start(now, out)
 	}
@@ -260,11 +257,7 @@ func (a *attempt) handleKKTResponse(now time.Time, content []byte, out *Output) 
 	if a.handshake1 != nil {
 		return nil
 	}
-	part, err := parsePart(content, a.config.Session.Stream)
-	if err != nil {
-		return err
-	}
-	frame, err := a.assembler.Add(part)
+	frame, err := addPart(&a.assembler, content, a.config.Session.Stream)
 	if err != nil || frame == nil {
 		return err
 	}
@@ -299,13 +292,10 @@ func (a *attempt) handleBusy(content []byte) (hint, error) {
 }
 
 func (a *attempt) addCookie(c [wire.CookieSize]byte) (fresh bool) {
-	for _, known := range a.cookies {
-		if known == c {
-			return false
-		}
+	if slices.Contains(a.cookies, c) {
+		return false
 	}
-	a.cookies = a.cookies[max(0, len(a.cookies)-maxCookies+1):]
-	a.cookies = append(a.cookies, c)
+	a.cookies = append(a.cookies[max(0, len(a.cookies)-maxCookies+1):], c)
 	return true
 }
 
@@ -339,8 +329,7 @@ func (a *attempt) handleHandshake2(now time.Time, packet []byte, out *Output) er
 			return err
 		}
 	}
-	a.handshake2s = a.handshake2s[max(0, len(a.handshake2s)-maxHandshake2s+1):]
-	a.handshake2s = append(a.handshake2s, bytes.Clone(packet))
+	a.handshake2s = append(a.handshake2s[max(0, len(a.handshake2s)-maxHandshake2s+1):], bytes.Clone(packet))
 	return seal.ErrOpen
 }
 

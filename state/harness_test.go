@@ -138,7 +138,8 @@ func (g *gatewayEnd) settle() {
 }
 
 func (g *gatewayEnd) tick(now time.Time) {
-	g.responders.Tick(now)
+	for g.responders.TickOne(now) {
+	}
 	for s := g.sessions.Due(now); s != nil; s = g.sessions.Due(now) {
 		s.Tick(now, &g.out)
 		g.settle()
@@ -411,4 +412,11 @@ func TestCloseEndsBothEnds(t *testing.T) {
 func headerOf(packet []byte) wire.Header {
 	h, _ := wire.ParseHeader(packet)
 	return h
+}
+
+func (r Role) String() string {
+	if r == RoleGateway {
+		return "gateway"
+	}
+	return "client"
 }

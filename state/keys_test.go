@@ -245,7 +245,7 @@ func TestHellosAreFresh(t *testing.T) {
 		c := newClientEnd(t, epoch.Add(time.Duration(seed)*time.Second), clientConfig(seed))
 		i := c.client.attempts[0]
 		commitment := kdf.Hash(i.ephemeral.Public[:])
-		if i.hello.Seconds() != uint64(epoch.Unix())+seed || !bytes.Equal(i.hello.Commitment(), commitment[:24]) || i.index == 0 {
+		if i.hello.Seconds() != uint64(epoch.Unix())+seed || !bytes.Equal(i.hello.Salt[8:], commitment[:24]) || i.index == 0 {
 			t.Errorf("salt %x, index %d", i.hello.Salt, i.index)
 		}
 		indexes[i.index], salts[i.hello.Salt] = true, true

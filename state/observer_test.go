@@ -79,7 +79,7 @@ func clearPart(s sighting) (wire.Type, wire.Part, bool) {
 		return 0, wire.Part{}, false
 	}
 	t, content, err := wire.ParseBody(wire.Body(s.packet))
-	if err != nil || !t.Parts() {
+	if err != nil || t.MaxMessage() == 0 {
 		return 0, wire.Part{}, false
 	}
 	part, err := wire.ParsePart(content)

@@ -105,11 +105,21 @@ func parsePart(content []byte, stream bool) (wire.Part, error) {
 	return part, err
 }
 
+// addPart adds a part to a message, and returns the message if it is complete, else nil.
+func addPart(a *parts.Assembler, content []byte, stream bool) ([]byte, error) {
+	part, err := parsePart(content, stream)
+	if err != nil {
+		return nil, err
+	}
+	return a.Add(part)
+}
+
 // splitFor splits a handshake or subsession message for its transport: into datagrams
 // over UDP, into one part over a stream.
 func splitFor(message []byte, stream bool) []wire.Part {
+	size := parts.MaxData
 	if stream {
-		return parts.Split(message, wire.MaxTCPPacket)
+		size = wire.MaxTCPPacket
 	}
-	return parts.Split(message, parts.MaxData)
+	return parts.Split(message, size)
 }

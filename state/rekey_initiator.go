@@ -113,11 +113,7 @@ func (i *rekeyInitiator) handleKK2(now time.Time, s *Session, k *KeySet, content
 	if i == nil || k != s.keys.current {
 		return ErrStale
 	}
-	part, err := parsePart(content, from.Transport == path.TCP)
-	if err != nil {
-		return err
-	}
-	message, err := i.kk2Parts.Add(part)
+	message, err := addPart(&i.kk2Parts, content, from.Transport == path.TCP)
 	if err != nil || message == nil {
 		return err
 	}

@@ -132,11 +132,7 @@ func (r *responder) handleKKT(content []byte, size int, from path.Path, out *Out
 // handleHandshake1 processes a part of Handshake 1. The first message that opens is final;
 // copies of it are answered by the stored Handshake 2.
 func (r *responder) handleHandshake1(now time.Time, content []byte, from path.Path, out *Output) error {
-	part, err := parsePart(content, from.Transport == path.TCP)
-	if err != nil {
-		return err
-	}
-	message, err := r.assembler.Add(part)
+	message, err := addPart(&r.assembler, content, from.Transport == path.TCP)
 	if err != nil || message == nil {
 		return err
 	}

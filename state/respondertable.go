@@ -156,12 +156,6 @@ func (t *ResponderTable) Reset(index uint32) []byte {
 	return clearPacket(t.mac, index, wire.TypeReset, &wire.Empty{})
 }
 
-// Tick removes expired responders.
-func (t *ResponderTable) Tick(now time.Time) {
-	for t.TickOne(now) {
-	}
-}
-
 // TickOne removes one expired responder and reports whether there was one.
 func (t *ResponderTable) TickOne(now time.Time) bool {
 	r, ok := t.timers.Pop(now)
@@ -175,7 +169,7 @@ func (t *ResponderTable) TickOne(now time.Time) bool {
 	return true
 }
 
-// Next returns when Tick is due; zero means never.
+// Next returns when TickOne is due; zero means never.
 func (t *ResponderTable) Next() time.Time { return t.timers.Next() }
 
 // find returns the responder of a hello, or nil.

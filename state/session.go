@@ -24,13 +24,6 @@ func (r Role) receives() wire.Direction {
 	return wire.ToClient
 }
 
-func (r Role) String() string {
-	if r == RoleGateway {
-		return "gateway"
-	}
-	return "client"
-}
-
 // Phase is the state of a handshake or session, named as in the reference
 // implementation (section 5).
 type Phase uint8
@@ -108,9 +101,6 @@ func (s *Session) establish(now time.Time, index uint32, first *firstSecrets, p 
 	}
 	s.reschedule()
 }
-
-// Role returns the end that the session is.
-func (s *Session) Role() Role { return s.role }
 
 // Peer returns the authenticated identity of the other end.
 func (s *Session) Peer() identity.PublicKey { return s.peer }
@@ -344,12 +334,7 @@ func (s *Session) reschedule() {
 	if s.closed {
 		return
 	}
-	s.deadline = time.Time{}
-	for _, at := range [...]time.Time{
-		s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(), s.mtu.deadline(),
-	} {
-		s.scheduleAt(at)
-	}
+	s.deadline = earliest(s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(), s.mtu.deadline())
 	for _, k := range s.keys.demoted {
 		s.scheduleAt(k.lastOpened.Add(s.config.demotedTTL()))
 	}

@@ -425,7 +425,8 @@ func FuzzReadSession(f *testing.F) {
 				t.Fatal(err)
 			}
 			if h.Read(r) == nil {
-				h.Tick(epoch.Add(time.Hour))
+				for h.TickOne(epoch.Add(time.Hour)) {
+				}
 			}
 		}
 	})

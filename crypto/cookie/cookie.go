@@ -204,13 +204,7 @@ func (j *Jar) draw(now time.Time) error {
 func sum(secret *kdf.MACKey, source netip.AddrPort, idx uint32, salt *[32]byte) [Size]byte {
 	var in [16 + 2 + 4 + 32]byte
 	b := in[:0]
-	if addr := source.Addr().Unmap(); addr.Is4() {
-		a := addr.As4()
-		b = append(b, a[:]...)
-	} else {
-		a := addr.As16()
-		b = append(b, a[:]...)
-	}
+	b, _ = source.Addr().Unmap().WithZone("").AppendBinary(b)
 	b = binary.LittleEndian.AppendUint16(b, source.Port())
 	b = binary.LittleEndian.AppendUint32(b, idx)
 	b = append(b, salt[:]...)

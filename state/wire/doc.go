@@ -24,7 +24,7 @@
 //	if !h.Allows(t, wire.ToGateway) { … }
 //	m, err := wire.ParseEncryptedData(content)
 //
-// A type that PROTOCOL.md marks ◇ (Type.Parts) begins with a part header, for
+// A type that PROTOCOL.md marks ◇ (Type.MaxMessage) begins with a part header, for
 // ParsePart; the message's own parser reads the reassembled message.
 //
 // # Rules

@@ -43,10 +43,6 @@ func NewSalt(seconds uint64, ephemeralHash *[32]byte) (salt [SaltSize]byte) {
 // Seconds returns the client's clock in Unix seconds, from the salt.
 func (m *ClientHello) Seconds() uint64 { return binary.LittleEndian.Uint64(m.Salt[:]) }
 
-// Commitment returns the 24 bytes of the salt that commit to the client's ephemeral
-// key. They alias m.
-func (m *ClientHello) Commitment() []byte { return m.Salt[8:] }
-
 // Hello returns the first 42 bytes of the content, "hello" in section 4.
 func (m *ClientHello) Hello() [HelloSize]byte {
 	var h [HelloSize]byte

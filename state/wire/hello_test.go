@@ -73,8 +73,8 @@ func TestSalt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seconds, hash := rapid.Uint64().Draw(t, "seconds"), array32(t, "hash")
 		m := ClientHello{Salt: NewSalt(seconds, &hash)}
-		if m.Seconds() != seconds || !bytes.Equal(m.Commitment(), hash[:24]) {
-			t.Fatalf("%d, %x", m.Seconds(), m.Commitment())
+		if m.Seconds() != seconds || !bytes.Equal(m.Salt[8:], hash[:24]) {
+			t.Fatalf("%d, %x", m.Seconds(), m.Salt[8:])
 		}
 	})
 }

@@ -118,12 +118,8 @@ func (t *Target) Append(dst []byte) []byte {
 	case TargetName:
 		dst = append(dst, byte(len(t.Name)))
 		dst = append(dst, t.Name...)
-	case TargetIPv4:
-		a := t.Addr.As4()
-		dst = append(dst, a[:]...)
-	case TargetIPv6:
-		a := t.Addr.As16()
-		dst = append(dst, a[:]...)
+	case TargetIPv4, TargetIPv6:
+		dst, _ = t.Addr.WithZone("").AppendBinary(dst)
 	}
 	return binary.LittleEndian.AppendUint16(dst, t.Port)
 }

@@ -120,12 +120,8 @@ func (t Type) Allowed(l Level, d Direction) bool {
 	return types[t].allowed>>(uint8(l)*2+uint8(d))&1 != 0
 }
 
-// Parts reports whether messages of type t begin with a part header (◇ in
-// section 2).
-func (t Type) Parts() bool { return t.MaxMessage() > 0 }
-
 // MaxMessage returns the maximum size of a reassembled message of type t, and 0 for
-// a type without a part header.
+// a type without a part header (those not marked ◇ in section 2).
 func (t Type) MaxMessage() int {
 	if int(t) >= len(types) {
 		return 0

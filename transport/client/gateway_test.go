@@ -208,7 +208,8 @@ func (g *gateway) due() time.Time {
 }
 
 func (g *gateway) tick(now time.Time) {
-	g.hands.Tick(now)
+	for g.hands.TickOne(now) {
+	}
 	for s := g.sessions.Due(now); s != nil; s = g.sessions.Due(now) {
 		s.Tick(now, &g.out)
 		g.follow()
