@@ -213,11 +213,8 @@ func (a *activePath) snapshot(c *snapshot.Codec) {
 	}
 	c.Path(&at.path)
 	c.Bool(&at.validated)
-	if c.Present(at.fallback != nil) {
-		if c.Decoding() {
-			at.fallback = new(path.Path)
-		}
-		c.Path(at.fallback)
+	if fallback := snapshot.Optional(c, &at.fallback); fallback != nil {
+		c.Path(fallback)
 	} else {
 		c.Check(at.validated, "unvalidated path without a fallback")
 	}
@@ -235,13 +232,10 @@ func (m *migration) snapshot(c *snapshot.Codec) {
 	c.Bool(&m.anyPacket)
 	c.Uint64(&m.newestSequence)
 	c.Time(&m.holdUntil)
-	if !c.Present(m.validation != nil) {
+	v := snapshot.Optional(c, &m.validation)
+	if v == nil {
 		return
 	}
-	if c.Decoding() {
-		m.validation = new(pathValidation)
-	}
-	v := m.validation
 	c.Path(&v.previous)
 	c.Fixed(v.tokens[challengeNew][:])
 	c.Fixed(v.tokens[challengePrevious][:])

@@ -237,11 +237,8 @@ func (m *pmtu) deadline() time.Time {
 }
 
 func (m *pmtu) snapshot(c *snapshot.Codec) {
-	if c.Present(m.prober != nil) {
-		if c.Decoding() {
-			m.prober = new(mtuProber)
-		}
-		m.prober.snapshot(c)
+	if p := snapshot.Optional(c, &m.prober); p != nil {
+		p.snapshot(c)
 	}
 	limit, wanted := m.limit.Load(), m.largeWanted.Load()
 	c.Uint32(&limit)

@@ -322,12 +322,8 @@ func (t *ResponderTable) Read(r *snapshot.Reader) error {
 func snapshotCookies(c *snapshot.Codec, s *cookie.Secrets) {
 	c.Time(&s.Start)
 	for _, key := range []**[32]byte{&s.Present, &s.Last} {
-		if !c.Present(*key != nil) {
-			continue
+		if k := snapshot.Optional(c, key); k != nil {
+			c.Fixed(k[:])
 		}
-		if c.Decoding() {
-			*key = new([32]byte)
-		}
-		c.Fixed((*key)[:])
 	}
 }

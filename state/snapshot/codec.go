@@ -203,6 +203,17 @@ func (c *Codec) Present(present bool) bool {
 	return present
 }
 
+// Optional codes whether *v is set; decoding then allocates it. It returns *v.
+func Optional[T any](c *Codec, v **T) *T {
+	if present := c.Present(*v != nil); c.r != nil {
+		*v = nil
+		if present {
+			*v = new(T)
+		}
+	}
+	return *v
+}
+
 // Count codes the length n of a list of at most limit elements, each of at least
 // size bytes.
 func (c *Codec) Count(n, limit, size int) int {
