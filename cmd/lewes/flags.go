@@ -144,7 +144,7 @@ func withRemedy(err error, c *client.Config) error {
 		}
 		return fmt.Errorf("%w\nif the gateway does not list this client, its operator adds it with: %s", err, addCommand(id.Public()))
 	}
-	if errors.As(err, new(*client.FlowError)) {
+	if dial == nil && errors.As(err, new(*client.FlowError)) {
 		return fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
 	}
 	return err

@@ -94,7 +94,7 @@ func (e *FlowError) Error() string {
 	case e.Timeout():
 		return fmt.Sprintf("gateway's resolver did not answer for %s", target)
 	case e.forward && e.Reason == ReasonPolicy:
-		format = "entry does not forward: %s is not in its directory"
+		return fmt.Sprintf("entry does not forward: %s is not in its directory", target) // Detail repeats it
 	case !known:
 		target, format = e.Reason.String(), "gateway closed the flow to "+target+": %s"
 	}
