@@ -160,7 +160,7 @@ func (b *floodEnv) capture() {
 	seen := background[int](b, b.attacker, "capture", capture{Datagrams: 2000, Segment: datagram + load.Overhead, For: time.Second})
 	time.Sleep(100 * time.Millisecond)
 	b.call(b.honest, "dial", dials{Gateway: b.gateway.uri, Rate: 20, For: 100 * time.Millisecond}, nil)
-	b.call(b.load, "send", load.Plan{Run: 1, Rate: 2000, For: 500 * time.Millisecond, Size: datagram, Train: 1}, nil)
+	b.call(b.load, "send", measure.Plan{Run: 1, Rate: 2000, For: 500 * time.Millisecond, Size: datagram, Train: 1}, nil)
 	if n := seen(); n < 20 {
 		b.t.Fatalf("the attacker captured %d datagrams", n)
 	}
@@ -175,7 +175,7 @@ func (b *floodEnv) attack(a attack, rate float64) (arrived, sent uint64) {
 	time.Sleep(100 * time.Millisecond)
 	b.run++
 	b.call(b.sink, "expect", 100+b.run, nil)
-	b.call(b.load, "send", load.Plan{Run: 100 + b.run, Rate: rate, For: burst, Size: datagram, Train: 8}, nil)
+	b.call(b.load, "send", measure.Plan{Run: 100 + b.run, Rate: rate, For: burst, Size: datagram, Train: 8}, nil)
 	r := attacked()
 	var c sink.Count
 	b.call(b.sink, "count", worker.None{}, &c)

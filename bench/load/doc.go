@@ -11,5 +11,5 @@
 //
 //	l := load.New(conn, nil, load.Plain{})
 //	err = l.Open(ctx, target)    // sends the datagram that opens each flow
-//	sent, err := l.Send(ctx, load.Plan{Run: 1, Rate: 500_000, For: time.Second, Size: 1200, Train: 52})
+//	sent, err := l.Send(ctx, measure.Plan{Run: 1, Rate: 500_000, For: time.Second, Size: 1200, Train: 52})
 package load

@@ -123,18 +123,8 @@ func (l *Load) Open(ctx context.Context, target netip.AddrPort) error {
 	return nil
 }
 
-// Plan describes the datagrams to send.
-type Plan struct {
-	Run  uint32        `json:"run"`
-	Rate float64       `json:"rate"` // datagrams per second, over all flows
-	For  time.Duration `json:"for"`
-	Size int           `json:"size"` // bytes of payload, at least measure.HeaderSize
-	// Train is the number of consecutive datagrams of one flow, which may leave as one GSO train.
-	Train int `json:"train"`
-}
-
 // Send sends on the flows in turn.
-func (l *Load) Send(ctx context.Context, p Plan) (measure.Sent, error) {
+func (l *Load) Send(ctx context.Context, p measure.Plan) (measure.Sent, error) {
 	if len(l.flows) == 0 {
 		return measure.Sent{}, errNoFlow
 	}
@@ -145,7 +135,7 @@ func (l *Load) Send(ctx context.Context, p Plan) (measure.Sent, error) {
 
 type sender struct {
 	flows   []boundFlow
-	plan    Plan
+	plan    measure.Plan
 	next    int
 	payload []byte
 	buffer  []byte
@@ -156,7 +146,7 @@ type sender struct {
 // in the CPU's cache.
 const burst = 64
 
-func newSender(flows []boundFlow, p Plan) *sender {
+func newSender(flows []boundFlow, p measure.Plan) *sender {
 	overhead := 0
 	for _, f := range flows {
 		overhead = max(overhead, f.Overhead())
@@ -232,7 +222,7 @@ type ExpectPlan struct {
 	Size int    `json:"size"`
 }
 
-// Calls are the calls that every load has: "open" (a target), "send" (a Plan), "expect" (an
+// Calls are the calls that every load has: "open" (a target), "send" (a measure.Plan), "expect" (an
 // ExpectPlan) and "count".
 func Calls(l *Load) map[string]worker.Handler {
 	return map[string]worker.Handler{

@@ -99,7 +99,7 @@ func opened(t *testing.T, l service, s *sink.Sink, flows int) {
 }
 
 // out sends from l to s through whatever is between them.
-func out(t *testing.T, l service, s *sink.Sink, p load.Plan) (n uint64) {
+func out(t *testing.T, l service, s *sink.Sink, p measure.Plan) (n uint64) {
 	t.Helper()
 	s.Expect(p.Run)
 	sent := call[measure.Sent](l, "send", p)
@@ -110,7 +110,7 @@ func out(t *testing.T, l service, s *sink.Sink, p load.Plan) (n uint64) {
 	return sent.Sent
 }
 
-func back(t *testing.T, l service, s *sink.Sink, p sink.Plan) {
+func back(t *testing.T, l service, s *sink.Sink, p measure.Plan) {
 	t.Helper()
 	call[worker.None](l, "expect", load.ExpectPlan{Run: p.Run, Size: p.Size})
 	sent, err := s.Send(t.Context(), p)
@@ -153,8 +153,8 @@ func TestThroughGateway(t *testing.T) {
 				t.Fatalf("%+v", made)
 			}
 			opened(t, l, s, row.sessions*row.flows)
-			out(t, l, s, load.Plan{Run: 1, Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 8})
-			back(t, l, s, sink.Plan{Run: 2, Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 8})
+			out(t, l, s, measure.Plan{Run: 1, Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 8})
+			back(t, l, s, measure.Plan{Run: 2, Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 8})
 			if n := g.Stats().Sessions; int(n) != row.sessions {
 				t.Errorf("the gateway has %d sessions, want %d", n, row.sessions)
 			}
@@ -170,7 +170,7 @@ func TestThroughEntry(t *testing.T) {
 	l := run(t, load.Role, params)
 	call[load.Made](l, "connect", load.ConnectPlan{})
 	opened(t, l, s, 4)
-	sent := out(t, l, s, load.Plan{Run: 1, Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 8})
+	sent := out(t, l, s, measure.Plan{Run: 1, Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 8})
 	if n := entry.Stats().Forwarded; n < sent {
 		t.Errorf("the entry forwarded %d packets of %d", n, sent)
 	}
@@ -206,7 +206,7 @@ func TestRenewKeys(t *testing.T) {
 	s := newSink(t)
 	call[load.Made](l, "connect", load.ConnectPlan{Sessions: 1})
 	opened(t, l, s, 4)
-	out(t, l, s, load.Plan{Run: 1, Rate: 5_000, For: 20 * time.Millisecond, Size: 100, Train: 1})
+	out(t, l, s, measure.Plan{Run: 1, Rate: 5_000, For: 20 * time.Millisecond, Size: 100, Train: 1})
 }
 
 func TestNoGateway(t *testing.T) {
@@ -219,7 +219,7 @@ func TestNoGateway(t *testing.T) {
 	if _, err := l.Calls["connect"](ctx, text); err == nil {
 		t.Error("a session was created without a gateway")
 	}
-	if _, err := try[measure.Sent](l, "send", load.Plan{Rate: 1000, For: time.Second}); err == nil || !strings.Contains(err.Error(), "no flow") {
+	if _, err := try[measure.Sent](l, "send", measure.Plan{Rate: 1000, For: time.Second}); err == nil || !strings.Contains(err.Error(), "no flow") {
 		t.Errorf("sending without a session: %v", err)
 	}
 	if _, err := try[worker.None](l, "open", s.Addr()); err == nil || !strings.Contains(err.Error(), "no flow") {

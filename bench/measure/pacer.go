@@ -25,6 +25,18 @@ type Pacer struct {
 	Unit, Most int
 }
 
+// Plan describes the datagrams to send.
+type Plan struct {
+	Run  uint32        `json:"run"`
+	Rate float64       `json:"rate"` // datagrams per second, over all flows
+	For  time.Duration `json:"for"`
+	Size int           `json:"size"` // bytes of payload, at least HeaderSize
+	// Train is the number of consecutive datagrams of one flow. They may leave as one GSO train
+	// unless Single is set.
+	Train  int  `json:"train"`
+	Single bool `json:"single"`
+}
+
 // Sent is the result of a Pacer.
 type Sent struct {
 	Sent    uint64        `json:"sent"`

@@ -62,11 +62,11 @@ func (m *Machine) Warning() string {
 
 // String describes the machine in one line.
 func (m *Machine) String() string {
-	cpu := fmt.Sprintf("%s, %d cores", m.CPU, m.Cores)
+	virtual := ""
 	if m.Virtual {
-		cpu += ", virtual"
+		virtual = ", virtual"
 	}
-	return fmt.Sprintf("%s, %.0f GiB; %s, %s, %s; GSO %s, GRO %s", cpu, float64(m.Memory)/(1<<30), m.Kernel, m.System, m.Go, m.GSO, m.GRO)
+	return fmt.Sprintf("%s, %d cores%s, %.0f GiB; %s, %s, %s; GSO %s, GRO %s", m.CPU, m.Cores, virtual, float64(m.Memory)/(1<<30), m.Kernel, m.System, m.Go, m.GSO, m.GRO)
 }
 
 // read fills in the fields that Linux reports.

@@ -78,11 +78,12 @@ const (
 	P50       Metric = "p50-ns"             // delay of the first datagram of a message, or of a handshake
 	P99       Metric = "p99-ns"
 	P999      Metric = "p99.9-ns"
+	Units     Metric = "units" // sessions
 	Resident  Metric = "resident-B"
 	PerUnit   Metric = "B/op"
 )
 
-var metrics = []Metric{Max, MaxCPU, Rate, Loss, CPU, LoadCPU, SinkCPU, OtherCPU, Allocs, TrainIn, TrainOut, Misrouted, P50, P99, P999, Resident, PerUnit}
+var metrics = []Metric{Max, MaxCPU, Rate, Loss, CPU, LoadCPU, SinkCPU, OtherCPU, Allocs, TrainIn, TrainOut, Misrouted, P50, P99, P999, Units, Resident, PerUnit}
 
 // Row is a subject with its samples, one for each trial.
 type Row struct {
@@ -90,7 +91,6 @@ type Row struct {
 	Kind    Kind                 `json:"kind"`
 	AEAD    string               `json:"aead,omitempty"`
 	Bound   string               `json:"bound,omitempty"` // set if Max was not the subject's own limit
-	Units   int                  `json:"units,omitempty"` // sessions
 	Notes   []string             `json:"notes,omitempty"`
 	Samples map[Metric][]float64 `json:"samples"`
 }
@@ -143,33 +143,32 @@ func (r *Report) WriteBenchmarks(w io.Writer) error {
 	p := &printer{w: w}
 	system, arch, _ := strings.Cut(r.Machine.System, "/")
 	p.line("goos: %s\ngoarch: %s\npkg: lewes/bench\ncpu: %s", system, arch, r.Machine.CPU)
-	for i := range r.Groups {
-		g := &r.Groups[i]
-		for j := range g.Rows {
-			g.Rows[j].writeBenchmarks(p, g)
+	for _, g := range r.Groups {
+		for _, row := range g.Rows {
+			row.writeBenchmarks(p, &g)
 		}
 	}
 	return p.err
 }
 
 func (r *Row) writeBenchmarks(p *printer, g *Group) {
-	var name strings.Builder
+	name := "Benchmark"
 	for word := range strings.SplitSeq(g.Scenario, "-") {
-		name.WriteString(strings.ToUpper(word[:1]) + word[1:])
+		name += strings.ToUpper(word[:1]) + word[1:]
 	}
 	if g.Payload > 0 {
-		fmt.Fprintf(&name, "/payload=%d", g.Payload)
+		name += fmt.Sprintf("/payload=%d", g.Payload)
 	}
 	if g.Variant != "" {
-		name.WriteString("/" + g.Variant)
+		name += "/" + g.Variant
 	}
-	name.WriteString("/" + strings.ReplaceAll(r.Subject, "/", "_"))
+	name += "/" + strings.ReplaceAll(r.Subject, "/", "_")
 	rounds := 0
 	for _, s := range r.Samples {
 		rounds = max(rounds, len(s))
 	}
 	for i := range rounds {
-		line := "Benchmark" + strings.ReplaceAll(name.String(), " ", "_") + " 1"
+		line := strings.ReplaceAll(name, " ", "_") + " 1"
 		for _, m := range metrics {
 			if s := r.Samples[m]; i < len(s) {
 				line += fmt.Sprintf(" %.6g %s", s[i], m)

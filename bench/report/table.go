@@ -3,14 +3,15 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 )
 
 // column is a column of a table.
@@ -26,27 +27,24 @@ func (g *Group) columns() []column {
 	}
 	spread := func(name string, m Metric, format func(float64) string) column {
 		return column{name, func(r *Row) string {
-			s := r.Samples[m]
-			if len(s) < 2 {
-				return show(r.Median(m), format)
+			cell := show(r.Median(m), format)
+			if s := r.Samples[m]; len(s) > 1 {
+				cell += fmt.Sprintf(" (%s–%s)", format(slices.Min(s)), format(slices.Max(s)))
 			}
-			return fmt.Sprintf("%s (%s–%s)", format(r.Median(m)), format(slices.Min(s)), format(slices.Max(s)))
-		}}
-	}
-	all := []column{
-		{"max/s", func(r *Row) string {
-			cell := spread("", Max, rate).cell(r)
-			if r.Bound != "" && cell != "" {
+			if r.Bound != "" && m == Max && cell != "" {
 				cell += " ≥"
 			}
 			return cell
-		}},
+		}}
+	}
+	all := []column{
+		spread("max/s", Max, rate),
 		median("CPU µs there", MaxCPU, micros),
 		median("rate", Rate, rate),
 		spread("CPU µs", CPU, micros),
 		median("allocs", Allocs, allocs),
-		median("train in", TrainIn, decimal),
-		median("out", TrainOut, decimal),
+		median("train in", TrainIn, decimal(1)),
+		median("out", TrainOut, decimal(1)),
 		g.ratio("× loop+AEAD", func(base, r *Row) bool { return base.Kind == Loop && base.AEAD == r.AEAD && r.AEAD != "" }, false),
 		g.ratio("× sockets", func(base, r *Row) bool { return base.Kind == Fan && base.AEAD == r.AEAD }, false),
 		g.ratio("× loop", func(base, _ *Row) bool { return base.Kind == Loop && base.AEAD == "" }, false),
@@ -59,13 +57,7 @@ func (g *Group) columns() []column {
 	}
 	all = append(all,
 		median("p50 µs", P50, micros), median("p99", P99, micros), median("p99.9", P999, micros),
-		column{g.Unit + "s", func(r *Row) string {
-			if r.Units == 0 {
-				return ""
-			}
-			return strconv.Itoa(r.Units)
-		}},
-		median("resident", Resident, memory), median("per "+g.Unit, PerUnit, memory),
+		median(g.Unit+"s", Units, decimal(0)), median("resident", Resident, memory), median("per "+g.Unit, PerUnit, memory),
 	)
 	return slices.DeleteFunc(all, func(c column) bool {
 		return !slices.ContainsFunc(g.Rows, func(r Row) bool { return c.cell(&r) != "" })
@@ -83,10 +75,11 @@ func (g *Group) ratio(name string, isBase func(base, r *Row) bool, inverse bool)
 			if base.Subject == r.Subject || !isBase(base, r) {
 				continue
 			}
+			ratio := r.Median(CPU) / base.Median(CPU)
 			if inverse {
-				return show(base.Median(CPU)/r.Median(CPU), decimal2)
+				ratio = 1 / ratio
 			}
-			return show(r.Median(CPU)/base.Median(CPU), decimal2)
+			return show(ratio, decimal(2))
 		}
 		return ""
 	}}
@@ -123,22 +116,11 @@ func (g *Group) cells() [][]string {
 	for i := range g.Rows {
 		row := []string{g.Rows[i].Subject}
 		for _, c := range columns {
-			row = append(row, orDash(c.cell(&g.Rows[i])))
+			row = append(row, cmp.Or(c.cell(&g.Rows[i]), "–"))
 		}
 		table = append(table, row)
 	}
 	return table
-}
-
-// warnings returns reasons to mistrust the figures.
-func (r *Report) warnings() (warnings []string) {
-	if r.Quick {
-		warnings = append(warnings, "a quick run has few short trials; do not quote its figures")
-	}
-	if w := r.Machine.Warning(); w != "" {
-		warnings = append(warnings, w)
-	}
-	return warnings
 }
 
 // method explains the tables of the Markdown page.
@@ -158,7 +140,10 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	p := &printer{w: w}
 	p.line("\n# What a datagram costs\n\nCommand, at commit %s, on %s (%s):\n\n    %s\n", r.Commit, r.Began.UTC().Format(time.DateOnly), r.Took.Round(time.Second), r.Command)
 	p.line("%s", r.Machine.String())
-	for _, warning := range r.warnings() {
+	if r.Quick {
+		p.line("\n**Note:** a quick run has few short trials; do not quote its figures.")
+	}
+	if warning := r.Machine.Warning(); warning != "" {
 		p.line("\n**Note:** %s.", warning)
 	}
 	p.line(method, r.Rounds, r.Trial)
@@ -176,29 +161,14 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 
 func (g *Group) write(p *printer) {
 	p.line("\n## %s\n", g.Title)
-	cells := g.cells()
-	widths := make([]int, len(cells[0]))
-	for _, row := range cells {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	for n, row := range cells {
-		line, rule := "|", "|"
-		for i, cell := range row {
-			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			dashes := strings.Repeat("-", widths[i])
-			if i == 0 {
-				line, rule = line+" "+cell+space+" |", rule+" "+dashes+" |"
-			} else {
-				line, rule = line+" "+space+cell+" |", rule+" "+dashes[1:]+": |"
-			}
-		}
-		p.line("%s", line)
+	table := tabwriter.NewWriter(p, 0, 0, 0, ' ', tabwriter.AlignRight)
+	for n, row := range g.cells() {
+		fmt.Fprintf(table, "|\t %s |\t\n", strings.Join(row, " |\t "))
 		if n == 0 {
-			p.line("%s", rule)
+			fmt.Fprintf(table, "|\t --- |\t%s\n", strings.Repeat(" ---: |\t", len(row)-1))
 		}
 	}
+	_ = table.Flush() // p keeps the error
 	for i, note := range g.notes() {
 		if i == 0 {
 			p.line("")
@@ -207,24 +177,20 @@ func (g *Group) write(p *printer) {
 	}
 }
 
-// printer writes lines and keeps the first error.
+// printer writes and keeps the first error.
 type printer struct {
 	w   io.Writer
 	err error
 }
 
-func (p *printer) line(format string, args ...any) {
+func (p *printer) Write(b []byte) (int, error) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
+		_, p.err = p.w.Write(b)
 	}
+	return len(b), p.err
 }
 
-func orDash(cell string) string {
-	if cell == "" {
-		return "–"
-	}
-	return cell
-}
+func (p *printer) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
 
 // show formats a value, "" if it was not measured.
 func show(v float64, format func(float64) string) string {
@@ -234,47 +200,47 @@ func show(v float64, format func(float64) string) string {
 	return format(v)
 }
 
-func decimal(v float64) string  { return strconv.FormatFloat(v, 'f', 1, 64) }
-func decimal2(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }
+// decimal returns a format with n digits after the point.
+func decimal(n int) func(float64) string {
+	return func(v float64) string { return strconv.FormatFloat(v, 'f', n, 64) }
+}
 
 // micros formats nanoseconds as microseconds, with three digits.
 func micros(v float64) string {
 	switch v /= 1000; {
 	case v >= 100:
-		return strconv.FormatFloat(v, 'f', 0, 64)
+		return decimal(0)(v)
 	case v >= 10:
-		return decimal(v)
+		return decimal(1)(v)
 	}
-	return decimal2(v)
+	return decimal(2)(v)
 }
 
 func allocs(v float64) string {
 	if v < 0.0005 {
 		return "0"
 	}
-	return strconv.FormatFloat(v, 'f', 3, 64)
+	return decimal(3)(v)
 }
 
 func rate(v float64) string {
 	switch {
 	case v >= 999_500:
-		return decimal2(v/1e6) + " M"
+		return decimal(2)(v/1e6) + " M"
 	case v >= 9_950:
-		return strconv.FormatFloat(v/1e3, 'f', 0, 64) + " k"
+		return decimal(0)(v/1e3) + " k"
 	case v >= 1000:
-		return decimal(v/1e3) + " k"
+		return decimal(1)(v/1e3) + " k"
 	}
-	return strconv.FormatFloat(v, 'f', 0, 64)
+	return decimal(0)(v)
 }
 
 func memory(v float64) string {
 	switch {
 	case v >= 1<<30:
-		return decimal2(v/(1<<30)) + " GiB"
+		return decimal(2)(v/(1<<30)) + " GiB"
 	case v >= 1<<20:
-		return strconv.FormatFloat(v/(1<<20), 'f', 0, 64) + " MiB"
-	case v >= 1<<10:
-		return decimal2(v/(1<<10)) + " KiB"
+		return decimal(0)(v/(1<<20)) + " MiB"
 	}
-	return strconv.FormatFloat(v, 'f', 0, 64) + " B"
+	return decimal(2)(v/(1<<10)) + " KiB"
 }

@@ -39,11 +39,10 @@ func (b *bench) try(ctx context.Context, t *topology, rate float64, d time.Durat
 	defer cancel()
 	b.run++
 	sender, receiver := t.load, t.sink
-	var plan any = load.Plan{Run: b.run, Rate: rate, For: d, Size: t.payload, Train: t.train}
+	plan := measure.Plan{Run: b.run, Rate: rate, For: d, Size: t.payload, Train: t.train, Single: t.single}
 	var expected any = b.run
 	if t.back {
 		sender, receiver = t.sink, t.load
-		plan = sink.Plan{Run: b.run, Rate: rate, For: d, Size: t.payload, Train: t.train, Single: t.single}
 		expected = load.ExpectPlan{Run: b.run, Size: t.payload}
 	}
 	if err := receiver.Call(ctx, "expect", expected, nil); err != nil {

@@ -179,7 +179,7 @@ func TestSubsessionsAndIdle(t *testing.T) {
 	if rows := r.Groups[0].Rows; len(rows) != 2 || !(rows[1].Median(report.CPU) > 0) || !(rows[1].Median(report.Max) > 0) {
 		t.Errorf("%+v", rows)
 	}
-	if row := r.Groups[1].Rows[0]; row.Units != 50 || row.Median(report.Resident) < 1<<20 {
+	if row := r.Groups[1].Rows[0]; row.Median(report.Units) != 50 || row.Median(report.Resident) < 1<<20 {
 		t.Errorf("%+v", row)
 	}
 }

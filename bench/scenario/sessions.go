@@ -217,7 +217,8 @@ func idle(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		row := report.Row{Subject: subject, Kind: report.Gateway, Units: sessions}
+		row := report.Row{Subject: subject, Kind: report.Gateway}
+		row.Add(report.Units, float64(sessions))
 		row.Add(report.Resident, float64(now.Resident))
 		row.Add(report.PerUnit, (float64(now.Resident)-float64(empty.Resident))/float64(sessions))
 		g.Rows = append(g.Rows, row)

@@ -150,23 +150,11 @@ func (s *Sink) Sources() int {
 	return len(s.sources)
 }
 
-// Plan describes the datagrams to send back.
-type Plan struct {
-	Run  uint32        `json:"run"`
-	Rate float64       `json:"rate"` // datagrams per second, over all flows
-	For  time.Duration `json:"for"`
-	Size int           `json:"size"` // bytes of each datagram, at least measure.HeaderSize
-	// Train is the number of consecutive datagrams to one flow. They leave as one GSO train
-	// unless Single is set.
-	Train  int  `json:"train"`
-	Single bool `json:"single"`
-}
-
 // ErrNoFlows means that no flow was opened to the sink.
 var ErrNoFlows = errors.New("sink: no open flow")
 
 // Send sends to the open flows in turn.
-func (s *Sink) Send(ctx context.Context, p Plan) (measure.Sent, error) {
+func (s *Sink) Send(ctx context.Context, p measure.Plan) (measure.Sent, error) {
 	s.mu.Lock()
 	flows := s.sources[:len(s.sources):len(s.sources)]
 	s.mu.Unlock()
@@ -210,7 +198,7 @@ type Params struct {
 }
 
 // Role is a sink as a worker. Its result is the address. The calls are "expect" (a run), "count",
-// "sources" and "send" (a Plan).
+// "sources" and "send" (a measure.Plan).
 var Role = worker.Start(func(_ context.Context, p Params) (*worker.Service, error) {
 	s, err := New(p.At)
 	if err != nil {

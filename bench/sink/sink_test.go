@@ -78,7 +78,7 @@ func TestCountsOneRun(t *testing.T) {
 
 func TestSendsBackToEveryFlow(t *testing.T) {
 	s := newSink(t)
-	plan := Plan{Run: 9, Rate: 6_000, For: 50 * time.Millisecond, Size: 200, Train: 4}
+	plan := measure.Plan{Run: 9, Rate: 6_000, For: 50 * time.Millisecond, Size: 200, Train: 4}
 	if _, err := s.Send(t.Context(), plan); !errors.Is(err, ErrNoFlows) {
 		t.Errorf("without flows: %v", err)
 	}
