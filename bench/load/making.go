@@ -3,6 +3,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,31 +48,22 @@ type making struct {
 
 // makeSessions creates sessions until the plan is complete or ctx ends.
 func (e *engine) makeSessions(ctx context.Context, plan MakePlan) (Made, error) {
-	if plan.Together <= 0 {
-		plan.Together = 64
-	}
-	m := &making{plan: plan}
-	err := e.perform(ctx, m)
-	if err == nil && (plan.For == 0 && m.made < plan.Sessions || m.made == 0 && m.failed > 0) {
-		err = fmt.Errorf("load: created %d of %d sessions: %w", m.made, plan.Sessions, m.err)
-	}
-	return Made{m.made, m.last.Sub(m.began), m.delays.Delays()}, err
+	plan.Together = cmp.Or(plan.Together, 64)
+	return e.perform(ctx, &making{plan: plan})
 }
 
 // renewSessions rekeys all sessions for d: each starts a subsession as soon as it has completed
 // the previous one.
 func (e *engine) renewSessions(ctx context.Context, d time.Duration) (Made, error) {
-	m := &making{plan: MakePlan{For: d}, renews: make(map[*state.Session]time.Time)}
-	err := e.perform(ctx, m)
-	return Made{m.made, m.last.Sub(m.began), m.delays.Delays()}, err
+	return e.perform(ctx, &making{plan: MakePlan{For: d}, renews: make(map[*state.Session]time.Time)})
 }
 
 // perform waits until m is complete or ctx ends.
-func (e *engine) perform(ctx context.Context, m *making) error {
-	if err := e.startMaking(m); err != nil {
-		return err
+func (e *engine) perform(ctx context.Context, m *making) (Made, error) {
+	err := e.startMaking(m)
+	if err != nil {
+		return Made{}, err
 	}
-	var err error
 	select {
 	case <-m.done:
 	case <-ctx.Done():
@@ -82,7 +74,10 @@ func (e *engine) perform(ctx context.Context, m *making) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.making = nil
-	return err
+	if err == nil && m.renews == nil && (m.plan.For == 0 && m.made < m.plan.Sessions || m.made == 0 && m.failed > 0) {
+		err = fmt.Errorf("load: created %d of %d sessions: %w", m.made, m.plan.Sessions, m.err)
+	}
+	return Made{m.made, m.last.Sub(m.began), m.delays.Delays()}, err
 }
 
 func (e *engine) startMaking(m *making) error {

@@ -53,7 +53,7 @@ func (r Sent) Rate() float64 {
 }
 
 // Run calls send with the number of datagrams that are due, a multiple of Unit, until For has
-// passed or ctx ends. send returns how many it has sent. Run keeps its thread to itself, so that
+// passed or ctx ends, but at least once if a unit is due in that time. send returns how many it has sent. Run keeps its thread to itself, so that
 // it wakes on time.
 func (p Pacer) Run(ctx context.Context, send func(n int) (int, error)) (Sent, error) {
 	runtime.LockOSThread()
@@ -67,7 +67,7 @@ func (p Pacer) Run(ctx context.Context, send func(n int) (int, error)) (Sent, er
 	var done uint64
 	for ctx.Err() == nil {
 		now := time.Now()
-		if now.Sub(start) >= p.For {
+		if now.Sub(start) >= p.For && (done > 0 || p.Rate*p.For.Seconds() < float64(unit)) {
 			break
 		}
 		due := uint64(p.Rate * now.Sub(from).Seconds())

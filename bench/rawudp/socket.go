@@ -18,6 +18,7 @@
 package rawudp
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -48,15 +49,10 @@ const (
 
 // Options are the options of a socket.
 type Options struct {
-	// Batch is the largest number of messages that one Receive returns. 0 means 64.
-	Batch int
-	// Keep is how many bytes of each message are copied out of the kernel; 0 means all. Copying
-	// is most of the cost of a program that only counts.
-	Keep int
-	// GRO receives trains as one message. Without it each datagram is a message.
-	GRO bool
-	// Buffer is the size requested for the socket's buffers, in bytes. 0 means DefaultBuffer.
-	Buffer int
+	Batch  int  // largest number of messages that one Receive returns; 0 means 64
+	Keep   int  // bytes of each message that are copied out of the kernel, which is costly; 0 means all
+	GRO    bool // receive trains as one message
+	Buffer int  // size requested for the socket's buffers, in bytes; 0 means DefaultBuffer
 }
 
 // Message is a received datagram, or a train of datagrams.
@@ -117,19 +113,11 @@ func Open(local netip.AddrPort, o Options) (*Socket, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if o.Buffer == 0 {
-		o.Buffer = DefaultBuffer
-	}
+	o.Batch, o.Keep, o.Buffer = cmp.Or(o.Batch, maxMessages), cmp.Or(o.Keep, largestMessage), cmp.Or(o.Buffer, DefaultBuffer)
 	s := &Socket{fd: fd}
 	if err := s.prepare(local, &o); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("rawudp: bind %s: %w", local, err)
-	}
-	if o.Batch == 0 {
-		o.Batch = 64
-	}
-	if o.Keep == 0 {
-		o.Keep = largestMessage
 	}
 	s.allocate(o.Batch, o.Keep)
 	return s, nil
@@ -150,7 +138,7 @@ func (s *Socket) prepare(local netip.AddrPort, o *Options) error {
 	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return os.NewSyscallError("setsockopt SO_RCVTIMEO", err)
 	}
-	if err := unix.Bind(s.fd, &unix.SockaddrInet4{Port: int(local.Port()), Addr: local.Addr().As4()}); err != nil {
+	if err := unix.Bind(s.fd, sockaddr(local)); err != nil {
 		return os.NewSyscallError("bind", err)
 	}
 	return s.learnLocal()
@@ -210,7 +198,7 @@ func (s *Socket) Addr() netip.AddrPort { return s.local }
 
 // Connect sets the only peer of the socket.
 func (s *Socket) Connect(to netip.AddrPort) error {
-	if err := unix.Connect(s.fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+	if err := unix.Connect(s.fd, sockaddr(to)); err != nil {
 		return fmt.Errorf("rawudp: connect to %s: %w", to, os.NewSyscallError("connect", err))
 	}
 	s.connected = true
@@ -330,6 +318,10 @@ func (s *Socket) Flush() error {
 	return failed
 }
 
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+}
+
 // Close unblocks Receive within 100 ms.
 func (s *Socket) Close() error {
 	if s.closed.Swap(true) {
@@ -355,7 +347,7 @@ func OpenFan(to netip.AddrPort, n int) (*Fan, error) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err == nil {
 			f.fds = append(f.fds, fd)
-			err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
+			err = unix.Connect(fd, sockaddr(to))
 		}
 		if err != nil {
 			f.Close()

@@ -126,50 +126,42 @@ func (r *relay) relayOut(messages []rawudp.Message) error {
 	var pieces [rawudp.MaxSegments][]byte
 	for i := range messages {
 		a := &messages[i]
-		if r.out == nil {
-			if r.fan != nil {
-				r.fan.Send(a.Data)
-				continue
+		n, segment := 1, a.Segment
+		pieces[0] = a.Data
+		if r.out != nil {
+			n, segment = r.unseal(pieces[:], a)
+		}
+		if r.fan != nil {
+			for _, p := range pieces[:n] {
+				r.fan.Send(p)
 			}
-			if err := r.far.Queue(netip.AddrPort{}, a.Segment, a.Data); err != nil {
+		} else if n > 0 {
+			if err := r.far.Queue(netip.AddrPort{}, segment, pieces[:n]...); err != nil {
 				return err
 			}
-			continue
-		}
-		n := 0
-		for rest := a.Data; len(rest) > 0 && n < len(pieces); {
-			size := len(rest)
-			if a.Segment > 0 {
-				size = min(size, a.Segment)
-			}
-			if body, err := r.out.Open(rest[:size]); err == nil {
-				pieces[n] = load.PayloadIn(body)
-				n++
-			}
-			rest = rest[size:]
-		}
-		if err := r.queue(pieces[:n]); err != nil {
-			return err
 		}
 	}
 	return r.far.Flush()
 }
 
-// queue adds a train of payloads of one size; the last one may be shorter.
-func (r *relay) queue(pieces [][]byte) error {
-	if r.fan != nil {
-		for _, p := range pieces {
-			r.fan.Send(p)
+// unseal opens the packets of a message and returns how many are authentic, and the segment of
+// their payloads: the size of the first one, or 0 if it is alone.
+func (r *relay) unseal(payloads [][]byte, a *rawudp.Message) (n, segment int) {
+	for rest := a.Data; len(rest) > 0 && n < len(payloads); {
+		size := len(rest)
+		if a.Segment > 0 {
+			size = min(size, a.Segment)
 		}
-		return nil
+		if body, err := r.out.Open(rest[:size]); err == nil {
+			payloads[n] = load.PayloadIn(body)
+			n++
+		}
+		rest = rest[size:]
 	}
-	switch len(pieces) {
-	case 0:
-		return nil
-	case 1:
-		return r.far.Queue(netip.AddrPort{}, 0, pieces[0])
+	if n > 1 {
+		segment = len(payloads[0])
 	}
-	return r.far.Queue(netip.AddrPort{}, len(pieces[0]), pieces...)
+	return n, segment
 }
 
 // relayBack returns the function that relays to the load, whose address is known after its first

@@ -3,12 +3,15 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"lewes/bench/e2e/netns"
@@ -48,19 +51,16 @@ func All() []Scenario {
 // Find returns the scenarios with the given names.
 func Find(names []string) (found []Scenario, err error) {
 	all := All()
-next:
 	for _, name := range names {
-		for _, s := range all {
-			if s.Name == strings.TrimSpace(name) {
-				found = append(found, s)
-				continue next
+		i := slices.IndexFunc(all, func(s Scenario) bool { return s.Name == strings.TrimSpace(name) })
+		if i < 0 {
+			var known []string
+			for _, s := range all {
+				known = append(known, s.Name)
 			}
+			return nil, fmt.Errorf("unknown scenario %q; the scenarios are %s", name, strings.Join(known, ", "))
 		}
-		known := make([]string, len(all))
-		for i, s := range all {
-			known[i] = s.Name
-		}
-		return nil, fmt.Errorf("unknown scenario %q; the scenarios are %s", name, strings.Join(known, ", "))
+		found = append(found, all[i])
 	}
 	return found, nil
 }
@@ -126,38 +126,24 @@ const patience = 30 * time.Second
 // Run runs the scenarios. If ctx ends, the report has the results so far.
 func Run(ctx context.Context, s Settings) (*report.Report, error) {
 	b := &bench{settings: s, probe: 500 * time.Millisecond, searches: 3, quiet: drainQuiet}
-	quick := func(v *int, full, quick int) {
-		switch {
-		case *v > 0:
-		case s.Quick:
-			*v = quick
-		default:
-			*v = full
-		}
-	}
-	quick(&b.settings.Rounds, 7, 3)
-	quick(&b.settings.Sessions, 200_000, 5_000)
-	if b.settings.Trial == 0 {
-		b.settings.Trial = 2 * time.Second
-		if s.Quick {
-			b.settings.Trial = 300 * time.Millisecond
-		}
-	}
+	rounds, sessions, trial := 7, 200_000, 2*time.Second
 	if s.Quick {
+		rounds, sessions, trial = 3, 5_000, 300*time.Millisecond
 		b.probe, b.searches = 150*time.Millisecond, 1
 	}
-	if len(b.settings.Scenarios) == 0 {
-		b.settings.Scenarios = All()
+	set := &b.settings
+	set.Rounds, set.Sessions, set.Trial = cmp.Or(s.Rounds, rounds), cmp.Or(s.Sessions, sessions), cmp.Or(s.Trial, trial)
+	if len(set.Scenarios) == 0 {
+		set.Scenarios = All()
 	}
-	if dir := s.Profiles; dir != "" {
-		absolute, err := filepath.Abs(dir)
-		if err == nil {
-			err = os.MkdirAll(absolute, 0o755)
+	if s.Profiles != "" {
+		var err error
+		if set.Profiles, err = filepath.Abs(s.Profiles); err == nil {
+			err = os.MkdirAll(set.Profiles, 0o755)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("create folder for profiles: %w", err)
 		}
-		b.settings.Profiles = absolute
 	}
 	b.report = &report.Report{
 		Command: s.Command,
@@ -195,10 +181,8 @@ func (b *bench) progress(format string, args ...any) {
 // leaveOut records a subject that could not be measured, once.
 func (b *bench) leaveOut(what string, why error) {
 	l := report.LeftOut{What: what, Why: why.Error()}
-	for _, known := range b.report.LeftOut {
-		if known == l {
-			return
-		}
+	if slices.Contains(b.report.LeftOut, l) {
+		return
 	}
 	b.report.LeftOut = append(b.report.LeftOut, l)
 	b.progress("left out: %s: %v", what, why)
@@ -237,16 +221,11 @@ func (e *env) startOf(ctx context.Context, l worker.Launcher, role string, param
 
 // stop ends all processes and forgets the topologies.
 func (e *env) stop() {
-	done := make(chan struct{})
+	var ended sync.WaitGroup
 	for _, p := range e.processes {
-		go func() {
-			p.Stop()
-			done <- struct{}{}
-		}()
+		ended.Go(p.Stop)
 	}
-	for range e.processes {
-		<-done
-	}
+	ended.Wait()
 	for _, p := range e.pairs {
 		p.Close()
 	}

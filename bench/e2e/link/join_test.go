@@ -90,7 +90,7 @@ func newCrossing(t *testing.T) *crossing {
 }
 
 // send sends datagrams and waits until all have arrived but so many.
-func (c *crossing) send(plan load.Plan, lost func(sent, dropped uint64) uint64) {
+func (c *crossing) send(plan measure.Plan, lost func(sent, dropped uint64) uint64) {
 	c.t.Helper()
 	c.run++
 	plan.Run = c.run
@@ -123,12 +123,12 @@ func onlyDropped(_, dropped uint64) uint64 { return dropped }
 func TestBetweenMachines(t *testing.T) {
 	c := newCrossing(t)
 	// A few ten thousand a second, in trains, which a TUN device does not take.
-	c.send(load.Plan{Rate: 20_000, For: 200 * time.Millisecond, Size: 1200, Train: 8}, onlyDropped)
+	c.send(measure.Plan{Rate: 20_000, For: 200 * time.Millisecond, Size: 1200, Train: 8}, onlyDropped)
 	c.link.Set(A, Faults{Loss: 0.5, Delay: 10 * time.Millisecond})
-	c.send(load.Plan{Rate: 5_000, For: 100 * time.Millisecond, Size: 1200, Train: 1}, onlyDropped)
+	c.send(measure.Plan{Rate: 5_000, For: 100 * time.Millisecond, Size: 1200, Train: 1}, onlyDropped)
 	// The kernel finds what was corrupted.
 	c.link.Set(A, Faults{Corrupt: 1})
-	c.send(load.Plan{Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 1}, func(sent, _ uint64) uint64 { return sent })
+	c.send(measure.Plan{Rate: 5_000, For: 50 * time.Millisecond, Size: 1200, Train: 1}, func(sent, _ uint64) uint64 { return sent })
 	if n := c.link.Counts(A).Corrupted; n == 0 {
 		t.Error("nothing was corrupted")
 	}

@@ -54,7 +54,7 @@ func TestDatagramsBetweenTwoMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sent measure.Sent
-	if err := near.Call(t.Context(), "send", load.Plan{Run: 1, Rate: 10_000, For: 50 * time.Millisecond, Size: 1200, Train: 8}, &sent); err != nil {
+	if err := near.Call(t.Context(), "send", measure.Plan{Run: 1, Rate: 10_000, For: 50 * time.Millisecond, Size: 1200, Train: 8}, &sent); err != nil {
 		t.Fatal(err)
 	}
 	var n sink.Count
