@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lewes/crypto/identity"
@@ -23,9 +24,8 @@ type chain struct {
 
 	arrived  chan []byte
 	closed   chan struct{}
-	once     sync.Once
-	mu       sync.Mutex
-	deadline time.Time
+	close    func()
+	deadline atomic.Pointer[time.Time]
 }
 
 // chainQueue bounds the packets that wait to be read; handshakes have few.
@@ -34,6 +34,7 @@ const chainQueue = 64
 // newChain returns the connection through the only session of an engine.
 func newChain(entry *engine, exit identity.PublicKey) *chain {
 	c := &chain{conn: entry.conn, exit: exit, arrived: make(chan []byte, chainQueue), closed: make(chan struct{})}
+	c.close = sync.OnceFunc(func() { close(c.closed) })
 	entry.mu.Lock()
 	defer entry.mu.Unlock()
 	c.session = entry.kept[0]
@@ -51,10 +52,7 @@ func (c *chain) take(inner []byte) {
 
 // ReadBatch implements transport.Conn. It returns one packet.
 func (c *chain) ReadBatch(p []transport.Packet) (int, error) {
-	c.mu.Lock()
-	left := time.Until(c.deadline)
-	c.mu.Unlock()
-	timer := time.NewTimer(max(left, 0))
+	timer := time.NewTimer(time.Until(*c.deadline.Load())) // set before each call
 	defer timer.Stop()
 	select {
 	case inner := <-c.arrived:
@@ -83,9 +81,7 @@ func (c *chain) WriteBatch(p []transport.Packet) (int, error) {
 
 // SetReadDeadline implements transport.Conn. It does not affect a ReadBatch in progress.
 func (c *chain) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.deadline = t
+	c.deadline.Store(&t)
 	return nil
 }
 
@@ -94,6 +90,6 @@ func (c *chain) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 
 // Close implements transport.Conn. It does not close the session with the entry.
 func (c *chain) Close() error {
-	c.once.Do(func() { close(c.closed) })
+	c.close()
 	return nil
 }

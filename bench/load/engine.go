@@ -113,12 +113,11 @@ func (e *engine) handleBatch(now time.Time, batch []transport.Packet, due bool) 
 		p := &batch[i]
 		expected := e.meter.expects(p)
 		for packet := range p.Segments() {
-			if !expected {
-				e.handlePacket(now, packet, nil)
-				continue
+			if expected {
+				e.handlePacket(now, packet, p)
+				break
 			}
-			e.handlePacket(now, packet, p)
-			break
+			e.handlePacket(now, packet, nil)
 		}
 	}
 	if due {
@@ -210,8 +209,8 @@ func (e *engine) tick(now time.Time) {
 		s.Tick(now, &e.out)
 		e.settle(now, s)
 	}
-	for _, a := range e.inProgress() {
-		if a.session != nil {
+	for index, a := range e.attempts { // an attempt has several indexes
+		if a.session != nil || a.indexes[0] != index {
 			continue
 		}
 		if at := a.client.Deadline(); !at.IsZero() && !now.Before(at) {
@@ -219,16 +218,6 @@ func (e *engine) tick(now time.Time) {
 			e.follow(now, a)
 		}
 	}
-}
-
-// inProgress returns the handshakes in progress, each once.
-func (e *engine) inProgress() (all []*attempt) {
-	for index, a := range e.attempts {
-		if a.indexes[0] == index {
-			all = append(all, a)
-		}
-	}
-	return all
 }
 
 // flush sends the packets of the state machines.

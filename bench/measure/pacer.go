@@ -53,8 +53,8 @@ func (r Sent) Rate() float64 {
 }
 
 // Run calls send with the number of datagrams that are due, a multiple of Unit, until For has
-// passed or ctx ends, but at least once if a unit is due in that time. send returns how many it has sent. Run keeps its thread to itself, so that
-// it wakes on time.
+// passed or ctx ends, but at least once if a unit is due in that time. send returns how many it
+// has sent. Run keeps its thread to itself, so that it wakes on time.
 func (p Pacer) Run(ctx context.Context, send func(n int) (int, error)) (Sent, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

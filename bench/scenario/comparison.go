@@ -4,6 +4,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -45,7 +46,7 @@ func (e *env) compare(ctx context.Context, g report.Group) error {
 		return common
 	}
 	e.rounds(ctx, "measuring", 0, rate)
-	e.profile(ctx, e.scenario, rate)
+	e.profile(ctx, rate)
 	return e.addGroup(ctx, g)
 }
 
@@ -132,7 +133,7 @@ func (e *env) commonRate() (common float64) {
 }
 
 // profile takes a CPU profile of each gateway in a run of its own, which is not measured.
-func (e *env) profile(ctx context.Context, name string, rate func(*topology) float64) {
+func (e *env) profile(ctx context.Context, rate func(*topology) float64) {
 	if e.settings.Profiles == "" {
 		return
 	}
@@ -140,7 +141,7 @@ func (e *env) profile(ctx context.Context, name string, rate func(*topology) flo
 		if t.gateway == nil {
 			return nil
 		}
-		return e.profileOf(ctx, t.gateway, fmt.Sprintf("%s-%s-%d", name, t.row.Subject, t.payload), func() error {
+		return e.profileOf(ctx, t.gateway, fmt.Sprintf("%s-%s-%d", e.scenario, t.row.Subject, t.payload), func() error {
 			_, err := e.try(ctx, t, rate(t), max(e.settings.Trial, time.Second))
 			return err
 		})
@@ -155,9 +156,5 @@ func (b *bench) profileOf(ctx context.Context, p *worker.Process, name string, w
 	if err := p.Profile(ctx, file); err != nil {
 		return err
 	}
-	err := work()
-	if stopped := p.Profile(ctx, ""); err == nil {
-		err = stopped
-	}
-	return err
+	return errors.Join(work(), p.Profile(ctx, ""))
 }

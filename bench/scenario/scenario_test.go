@@ -146,7 +146,7 @@ func TestSearchAndProfile(t *testing.T) {
 	s := settings(t, func(ctx context.Context, e *env) error {
 		e.probe = 20 * time.Millisecond
 		e.gateway(ctx, options{suite: best()})
-		e.profile(ctx, "test", func(*topology) float64 { return 1000 })
+		e.profile(ctx, func(*topology) float64 { return 1000 })
 		e.each(ctx, "searching", func(t *topology) error { return e.search(ctx, t) })
 		return e.addGroup(ctx, report.Group{Title: "Test", Unit: "datagram"})
 	})
