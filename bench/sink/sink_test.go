@@ -96,15 +96,19 @@ func TestSendsBackToEveryFlow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if result.Sent < 100 || result.Sent > 330 {
-			t.Errorf("%d sent, 300 were due", result.Sent)
+		if result.Sent == 0 || result.Sent > 330 {
+			t.Errorf("%d sent, at most 300 were due", result.Sent)
 		}
 		var got uint64
 		buffer := make([]byte, 2000)
 		for _, c := range flows {
 			one := uint64(0)
-			for {
-				_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			for want := result.Sent / 3; one < want+8 && got+one < result.Sent; {
+				wait := 20 * time.Second
+				if one >= want-min(want, 8) { // this flow may have all of its datagrams
+					wait = 50 * time.Millisecond
+				}
+				_ = c.SetReadDeadline(time.Now().Add(wait))
 				n, err := c.Read(buffer)
 				if err != nil {
 					break
