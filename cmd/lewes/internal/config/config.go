@@ -7,14 +7,13 @@ import (
 	"lewes/transport/uri"
 )
 
-// Config is a gateway's configuration. Default and DefaultText say what each key is
-// for; the field has the key's name in the file.
+// Config is the configuration of a gateway. Each field has the name of its key; DefaultText explains the keys.
 type Config struct {
-	Identity string `toml:"identity"` // IdentityFile says where, if this is empty
+	Identity string `toml:"identity"` // empty: see IdentityFile
 	StateDir string `toml:"state_dir"`
 	Public   []Host `toml:"public"`
 
-	MemoryLimit Size `toml:"memory_limit"` // 0: none; GOMEMLIMIT goes first
+	MemoryLimit Size `toml:"memory_limit"` // 0: no limit; GOMEMLIMIT takes precedence
 
 	Listen    Listen    `toml:"listen"`
 	TCP       TCP       `toml:"tcp"`
@@ -30,20 +29,20 @@ type Config struct {
 	Gateways []Gateway `toml:"gateway"`
 }
 
-// Listen is where and how packets come and go.
+// Listen configures the UDP sockets for clients.
 type Listen struct {
-	Addresses     []Address `toml:"addresses"` // none: all of both families
+	Addresses     []Address `toml:"addresses"` // empty: all addresses, IPv4 and IPv6
 	Port          int       `toml:"port"`      // 0: any
 	Shards        int       `toml:"shards"`    // 0: GOMAXPROCS
-	Pin           bool      `toml:"pin"`       // each shard to a processor
+	Pin           bool      `toml:"pin"`       // pin each shard's readers to one processor
 	Offload       Offload   `toml:"offload"`
 	GSO           bool      `toml:"gso"`
 	GRO           bool      `toml:"gro"`
-	ReceiveBuffer Size      `toml:"receive_buffer"` // 0: the system's
-	SendBuffer    Size      `toml:"send_buffer"`    // 0: the system's
+	ReceiveBuffer Size      `toml:"receive_buffer"` // 0: the system's default
+	SendBuffer    Size      `toml:"send_buffer"`    // 0: the system's default
 }
 
-// TCP is where and how packets come over TCP, and what that may cost.
+// TCP configures and limits TCP connections from clients.
 type TCP struct {
 	Enabled        bool `toml:"enabled"`
 	Port           int  `toml:"port"` // 0: any
@@ -51,43 +50,43 @@ type TCP struct {
 	MaxPerSource   int  `toml:"max_per_source"`
 }
 
-// Offload says whether the kernel may cut and join datagrams.
+// Offload selects the use of UDP segmentation offloads.
 type Offload string
 
 // The values of Offload.
 const (
 	OffloadAuto Offload = "auto"
-	OffloadOn   Offload = "on"  // or the gateway does not start
-	OffloadOff  Offload = "off" // whatever Listen.GSO and Listen.GRO say
+	OffloadOn   Offload = "on"  // required: without it the gateway does not start
+	OffloadOff  Offload = "off" // overrides Listen.GSO and Listen.GRO
 )
 
-// Access is who may use the gateway.
+// Access selects the clients that the gateway admits.
 type Access struct {
 	Mode    AccessMode `toml:"mode"`
-	Clients string     `toml:"clients"` // ClientsFile says where, if this is empty
+	Clients string     `toml:"clients"` // empty: see ClientsFile
 }
 
-// AccessMode says whom the gateway lets in.
+// AccessMode is the rule by which the gateway admits clients.
 type AccessMode string
 
 // The values of AccessMode.
 const (
-	AccessListed AccessMode = "listed" // the clients in a file
-	AccessOpen   AccessMode = "open"   // everybody
+	AccessListed AccessMode = "listed" // only the clients in the file
+	AccessOpen   AccessMode = "open"   // every client
 )
 
-// Handshake bounds what handshakes may cost.
+// Handshake limits the cost of handshakes.
 type Handshake struct {
 	KEMs           []KEM    `toml:"kems"`
 	AllowX25519    bool     `toml:"allow_x25519_kem"`
 	MaxRecords     int      `toml:"max_records"`
 	RecordTTL      Duration `toml:"record_ttl"`
-	Rate           float64  `toml:"rate"` // a second and source
+	Rate           float64  `toml:"rate"` // per second and source
 	Burst          int      `toml:"burst"`
 	TriesPerSecond int      `toml:"tries_per_second"`
 }
 
-// Session bounds sessions and their keys.
+// Session limits sessions and their keys.
 type Session struct {
 	Max         int      `toml:"max"`
 	TTL         Duration `toml:"ttl"`          // whole seconds
@@ -95,41 +94,41 @@ type Session struct {
 	MaxDatagram int      `toml:"max_datagram"` // bytes
 }
 
-// Flows bounds flows to targets.
+// Flows limits flows to targets.
 type Flows struct {
 	MaxPerSession int      `toml:"max_per_session"`
 	Max           int      `toml:"max"`
 	Idle          Duration `toml:"idle"`
 }
 
-// Egress is which targets are allowed.
+// Egress selects the targets that clients may send to.
 type Egress struct {
 	Allow []policy.Rule `toml:"allow"`
 	Deny  []policy.Rule `toml:"deny"`
 	Own   []netip.Addr  `toml:"own"`
 }
 
-// Forward bounds what goes on to other gateways.
+// Forward limits forwarding to other gateways.
 type Forward struct {
-	MaxClaims int `toml:"max_claims"` // a session
+	MaxClaims int `toml:"max_claims"` // per session
 }
 
-// Gateway is another gateway that clients may go on to.
+// Gateway is another gateway that clients may continue to.
 type Gateway struct {
 	URI  uri.Gateway `toml:"uri"`
-	Name string      `toml:"name"` // may be empty
+	Name string      `toml:"name"` // optional
 }
 
-// Log is what is logged, and how.
+// Log configures logging.
 type Log struct {
 	Level  LogLevel  `toml:"level"`
 	Format LogFormat `toml:"format"`
 }
 
-// LogLevel is the least important kind of line that is logged.
+// LogLevel is the lowest level that is logged.
 type LogLevel string
 
-// The values of LogLevel, which zapcore.ParseLevel reads.
+// The values of LogLevel, as zapcore.ParseLevel accepts them.
 const (
 	LogDebug LogLevel = "debug"
 	LogInfo  LogLevel = "info"
@@ -137,7 +136,7 @@ const (
 	LogError LogLevel = "error"
 )
 
-// LogFormat is whom log lines are for.
+// LogFormat is the format of log lines.
 type LogFormat string
 
 // The values of LogFormat.
@@ -146,7 +145,7 @@ const (
 	LogJSON    LogFormat = "json"
 )
 
-// Metrics is where figures are given out.
+// Metrics configures the Prometheus endpoint.
 type Metrics struct {
-	Listen string `toml:"listen"` // IP address and port; empty: nowhere
+	Listen string `toml:"listen"` // IP address and port; empty: off
 }

@@ -1,5 +1,4 @@
-// Package config reads a gateway's configuration: a TOML file in which every key
-// may be left out.
+// Package config reads the configuration of a gateway: a TOML file in which every key is optional.
 //
 //	c, err := config.Load("/etc/lewes/gateway.toml")
 //	fmt.Print(err)
@@ -9,8 +8,6 @@
 //
 //	fmt.Print(config.DefaultText()) // a file with every key, explained
 //
-// A file is taken whole or not at all. What is wrong with it is told all at once,
-// each with its line, the value, and what may stand there. The values are what the
-// file says, checked to make sense by themselves; whether an address can be bound
-// or a file read is found out by whoever does it.
+// A file with any mistake is rejected. The error lists all mistakes, each with its position, the wrong value
+// and the valid ones. Values are checked on their own: the package binds no address and opens no other file.
 package config

@@ -21,7 +21,7 @@ import (
 	"lewes/transport/uri"
 )
 
-// gatewayURI is one of any number of gateways'.
+// gatewayURI returns a different URI for each n.
 func gatewayURI(n byte) uri.Gateway {
 	return uri.Gateway{Identity: identity.FromSeed(&[32]byte{n}).Public(), Host: "exit.example.com", Port: 51264}
 }
@@ -35,7 +35,7 @@ func mustParse(t *testing.T, text string) *Config {
 	return c
 }
 
-// problemsOf returns what is wrong with a text, which something must be.
+// problemsOf returns the problems of an invalid text.
 func problemsOf(t *testing.T, text string) []Problem {
 	t.Helper()
 	c, err := Parse([]byte(text))
@@ -46,19 +46,19 @@ func problemsOf(t *testing.T, text string) []Problem {
 	return e.Problems
 }
 
-func TestDefaultTextIsTheDefault(t *testing.T) {
+func TestDefaultTextMatchesDefault(t *testing.T) {
 	if c := mustParse(t, DefaultText()); !reflect.DeepEqual(c, Default()) {
-		t.Errorf("the text says\n%+v, not the default\n%+v", c, Default())
+		t.Errorf("the text gives\n%+v, want the default\n%+v", c, Default())
 	}
 	if c := mustParse(t, ""); !reflect.DeepEqual(c, Default()) {
-		t.Errorf("no text says\n%+v, not the default\n%+v", c, Default())
+		t.Errorf("an empty text gives\n%+v, want the default\n%+v", c, Default())
 	}
 	if err := Default().Validate(); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestDefaultTextHasEveryKeyExplained(t *testing.T) {
+func TestDefaultTextExplainsEveryKey(t *testing.T) {
 	found := locate([]byte(DefaultText()))
 	for _, k := range keys {
 		if found[k.path].line == 0 && !strings.HasPrefix(k.path, "gateway") {
@@ -70,17 +70,17 @@ func TestDefaultTextHasEveryKeyExplained(t *testing.T) {
 		if len(line) > 90 {
 			t.Errorf("line %d is %d bytes long", i+1, len(line))
 		}
-		// A group of keys has its explanation above.
+		// A comment precedes each group of keys.
 		if strings.Contains(line, " = ") && !strings.HasPrefix(line, "#") && lines[i-1] == "" {
-			t.Errorf("line %d, %q, stands without a comment", i+1, line)
+			t.Errorf("line %d, %q, has no comment", i+1, line)
 		}
 	}
-	// What is left out as an example is right as well.
+	// The examples in comments are valid, too.
 	example := DefaultText()[strings.Index(DefaultText(), "# [[gateway]]"):]
 	example = strings.ReplaceAll(strings.ReplaceAll(example, "# ", ""), "IDENTITY", gatewayURI(1).Identity.String())
 	want := []Gateway{{URI: gatewayURI(1), Name: "exit"}}
 	if c := mustParse(t, DefaultText()+example); !reflect.DeepEqual(c.Gateways, want) {
-		t.Errorf("the example says %v, want %v", c.Gateways, want)
+		t.Errorf("the example gives %v, want %v", c.Gateways, want)
 	}
 	for _, line := range lines {
 		if _, example, found := strings.Cut(line, "Example: "); found {
@@ -89,7 +89,7 @@ func TestDefaultTextHasEveryKeyExplained(t *testing.T) {
 	}
 }
 
-// tableOf returns the header that a line with a key belongs under.
+// tableOf returns the header of the table that the key in a line belongs to.
 func tableOf(line string) string {
 	name, _, _ := strings.Cut(line, " ")
 	for _, k := range keys {
@@ -100,7 +100,7 @@ func tableOf(line string) string {
 	return ""
 }
 
-// everything sets each key to something else than its default.
+// everything sets each key to another value than its default.
 const everything = `
 identity = "/etc/lewes/identity"
 state_dir = "/srv/lewes"
@@ -202,10 +202,10 @@ func TestParseEverything(t *testing.T) {
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("read\n%+v, want\n%+v", c, want)
 	}
-	// So that no key is forgotten here: everything differs from the default.
+	// Every key of the text differs from its default.
 	differ(t, "", reflect.ValueOf(*want), reflect.ValueOf(*Default()))
 
-	// The same as inline tables, dotted keys, and with the line ends of Windows.
+	// Inline tables, dotted keys, and line ends of Windows.
 	again := mustParse(t, strings.ReplaceAll(fmt.Sprintf(`log = {level = "debug", format = "json"}
 listen.port = 443
 listen.gso = false
@@ -227,8 +227,8 @@ func differ(t *testing.T, path string, a, b reflect.Value) {
 	}
 }
 
-// What Marshal writes, Parse reads.
-func TestRoundTrip(t *testing.T) {
+// TestParseMarshalRoundTrip checks that Parse reads the output of toml.Marshal.
+func TestParseMarshalRoundTrip(t *testing.T) {
 	for _, c := range []*Config{Default(), mustParse(t, fmt.Sprintf(everything, gatewayURI(1), gatewayURI(2)))} {
 		text, err := toml.Marshal(c)
 		if err != nil {
@@ -240,7 +240,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// normal makes a list of none from a list that there is none of.
+// normal replaces an empty list of gateways by nil.
 func normal(c *Config) *Config {
 	if len(c.Gateways) == 0 {
 		c.Gateways = nil
@@ -248,15 +248,15 @@ func normal(c *Config) *Config {
 	return c
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	self := gatewayURI(1).String()
 	for _, c := range []struct {
 		text string
 		line int
 		key  string
-		says []string
+		contains []string
 	}{
-		// No TOML.
+		// Syntax errors.
 		{"port == 1", 1, "", []string{"="}},
 		{"\n[listen\nport = 1", 2, "", nil},
 		{"[listen]\nport = 1\n\nport = 2", 4, "port", []string{"already defined"}},
@@ -279,7 +279,7 @@ func TestParseRefuses(t *testing.T) {
 		{"\"\" = 1", 1, "", []string{`""`}},
 		{"log = {level = \"info\",\n  leval = 1}", 1, "", []string{"did you mean log.level?"}},
 
-		// Something of another kind.
+		// Values of the wrong type.
 		{"[listen]\nport = \"443\"", 2, "listen.port", []string{`"443" is not a whole number`}},
 		{"[listen]\nport = 443.0", 2, "listen.port", []string{"443.0 is not a whole number"}},
 		{"[listen]\ngso = 1", 2, "listen.gso", []string{"1 is not true or false"}},
@@ -306,14 +306,14 @@ func TestParseRefuses(t *testing.T) {
 		{"[listen.port]\nx = 1", 1, "listen.port", []string{"a whole number"}},
 		{"listen.port.x = 1", 1, "listen.port", []string{"a table is not a whole number"}},
 
-		// A text that does not say what it should.
+		// Strings that the type of the key does not accept.
 		{"[session]\nttl = \"24\"", 2, "session.ttl", []string{`"24"`, `"24h"`}},
 		{"[session]\nttl = \"-1h\"", 2, "session.ttl", []string{`"-1h"`}},
 		{"[session]\nttl = \"1d\"", 2, "session.ttl", []string{`"1d"`}},
 		{"[listen]\nsend_buffer = \"4MB\"", 2, "listen.send_buffer", []string{`"4MB"`, "MiB"}},
 		{"[listen]\naddresses = [\"192.0.2.1\",\n\"example.com\"]", 3, "listen.addresses", []string{`"example.com"`, "IP address"}},
 		{"public = [\"https://example.com\"]", 1, "public", []string{`"https://example.com"`, "host name"}},
-		{"public = [\"0.0.0.0\"]", 1, "public", []string{`"0.0.0.0"`, "nowhere"}},
+		{"public = [\"0.0.0.0\"]", 1, "public", []string{`"0.0.0.0"`, "not reachable"}},
 		{"[handshake]\nkems = [\"ML-KEM-512\"]", 2, "handshake.kems", []string{`"ML-KEM-512"`, "ML-KEM-768"}},
 		{"[handshake]\nkems = [\"mceliece\"]", 2, "handshake.kems", []string{"McEliece", "ML-KEM-768"}},
 		{"[egress]\ndeny = [\"example.com\"]", 2, "egress.deny", []string{`"example.com"`, "198.51.100.0/24"}},
@@ -322,7 +322,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[[gateway]]\nuri = \"exit.example.com\"", 2, "gateway.uri", []string{`"exit.example.com"`, "lewes://"}},
 		{"identity = \"" + strings.Repeat("x", maxText+1) + "\"", 1, "identity", []string{"xxx…", "1024"}},
 
-		// What makes no sense.
+		// Values outside their limits, and contradictions.
 		{"identity = \"~/key\"", 1, "identity", []string{`"~/key"`, "whole path"}},
 		{"state_dir = \"~\"", 1, "state_dir", []string{"whole path"}},
 		{"[access]\nclients = \"~lewes/clients\"", 2, "access.clients", []string{"whole path"}},
@@ -357,21 +357,21 @@ func TestParseRefuses(t *testing.T) {
 		if len(list) != 1 || p.Line != c.line || p.Key != c.key {
 			t.Errorf("%.60q: %v (key %q, line %d), want one problem with %q in line %d", c.text, list, p.Key, p.Line, c.key, c.line)
 		}
-		for _, says := range c.says {
-			if !strings.Contains(p.String(), says) {
-				t.Errorf("%.60q: %q does not say %q", c.text, p, says)
+		for _, part := range c.contains {
+			if !strings.Contains(p.String(), part) {
+				t.Errorf("%.60q: %q does not contain %q", c.text, p, part)
 			}
 		}
 		if strings.ContainsFunc(p.String(), func(r rune) bool { return r < ' ' }) || len(p.String()) > 600 {
-			t.Errorf("%.60q: %q is no line", c.text, p)
+			t.Errorf("%.60q: %q is not a single short line", c.text, p)
 		}
 		if strings.Contains(p.Reason, "config.") || strings.Contains(p.Reason, "%!") {
-			t.Errorf("%.60q: %q speaks of Go", c.text, p)
+			t.Errorf("%.60q: %q contains a name from Go", c.text, p)
 		}
 	}
 }
 
-// bounds are the keys with a least and a greatest value, and what is just beyond.
+// bounds lists the keys with limits: each limit and the nearest value beyond it.
 var bounds = []struct{ key, below, low, high, above string }{
 	{"memory_limit", "1", `"16MiB"`, "1125899906842624", "1125899906842625"},
 	{"listen.port", "-1", "0", "65535", "65536"},
@@ -402,9 +402,9 @@ func TestBounds(t *testing.T) {
 		tried[b.key] = true
 		first := "\n"
 		if b.key == "flows.max" {
-			first = "flows.max_per_session = 1\n" // which is not to be more
+			first = "flows.max_per_session = 1\n" // the default exceeds the values below
 		} else if b.key == "tcp.max_per_source" {
-			first = "tcp.max_connections = 1048576\n" // likewise
+			first = "tcp.max_connections = 1048576\n" // the default is below the values below
 		}
 		for _, v := range []string{b.low, b.high} {
 			mustParse(t, first+b.key+" = "+v)
@@ -464,7 +464,7 @@ func TestParseReportsAllProblemsAtOnce(t *testing.T) {
 	for _, p := range e.Problems {
 		lines = append(lines, p.Line)
 		if !strings.Contains(err.Error(), "\n  "+p.String()) {
-			t.Errorf("%q does not tell %v", err, p)
+			t.Errorf("%q does not contain %v", err, p)
 		}
 	}
 	if !slices.Equal(lines, []int{2, 3, 5, 7, 7}) || e.More != 0 {
@@ -528,7 +528,7 @@ func TestValidate(t *testing.T) {
 		t.Errorf("%v", e.Problems[1])
 	}
 	if err := (&Config{}).Validate(); err == nil {
-		t.Error("a configuration of zeros makes sense")
+		t.Error("a configuration of zeros is accepted")
 	}
 }
 
@@ -540,7 +540,7 @@ func TestLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("\ufeff[listen]\nport = 443\n") // with the mark that some editors leave
+	write("\ufeff[listen]\nport = 443\n") // with a byte order mark
 	if c, err := Load(path); err != nil || c.Listen.Port != 443 {
 		t.Errorf("%+v, %v", c, err)
 	}
@@ -558,7 +558,7 @@ func TestLoad(t *testing.T) {
 		t.Errorf("no file: %v", err)
 	}
 	if _, err := Load(t.TempDir()); err == nil {
-		t.Error("a folder was read")
+		t.Error("a directory was read")
 	}
 }
 
@@ -582,7 +582,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		if err := c.Validate(); err != nil {
-			t.Fatalf("what was read makes no sense: %v", err)
+			t.Fatalf("Validate rejects the result: %v", err)
 		}
 		again, err := toml.Marshal(c)
 		if err != nil {
@@ -590,7 +590,7 @@ func FuzzParse(f *testing.F) {
 		}
 		back, err := Parse(again)
 		if err != nil {
-			t.Fatalf("%s\nis not read again: %v", again, err)
+			t.Fatalf("%s\nis rejected: %v", again, err)
 		}
 		if !reflect.DeepEqual(normal(back), normal(c)) {
 			t.Fatalf("read\n%+v, want\n%+v", back, c)

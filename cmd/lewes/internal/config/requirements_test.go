@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// TestBoundsOfTheProtocol compares the defaults with sections 5 and 12 of
+// TestDefaultsMatchProtocol compares the defaults with sections 5 and 12 of
 // PROTOCOL.md and shows that a file may set each bound.
 //
 // Shows R5.14, R12.5.
-func TestBoundsOfTheProtocol(t *testing.T) {
+func TestDefaultsMatchProtocol(t *testing.T) {
 	seconds := func(d Duration) int64 { return int64(time.Duration(d) / time.Second) }
 	for _, c := range []struct {
 		section, key string
 		value        func(*Config) any
 		want         any    // by default
-		other        string // another value, as a file says it
+		other        string // another value, as in a file
 		set          any
 	}{
 		{"handshake", "max_records", func(c *Config) any { return c.Handshake.MaxRecords }, 65_536, "7", 7},
@@ -37,7 +37,7 @@ func TestBoundsOfTheProtocol(t *testing.T) {
 		}
 		set := mustParse(t, fmt.Sprintf("[%s]\n%s = %s\n", c.section, c.key, c.other))
 		if got := c.value(set); got != c.set {
-			t.Errorf("%s.%s = %s is read as %v, want %v", c.section, c.key, c.other, got, c.set)
+			t.Errorf("%s.%s = %s is parsed as %v, want %v", c.section, c.key, c.other, got, c.set)
 		}
 	}
 	// The targets of forwarding are those that the file lists.

@@ -18,7 +18,7 @@ func TestStateDir(t *testing.T) {
 		{"linux", true, env{"HOME": "/root"}, "/var/lib/lewes"},
 		{"linux", false, env{"HOME": "/home/anna"}, "/home/anna/.local/state/lewes"},
 		{"linux", false, env{"HOME": "/home/anna", "XDG_STATE_HOME": "/srv/state"}, "/srv/state/lewes"},
-		{"linux", false, env{"HOME": "/home/anna", "XDG_STATE_HOME": "state"}, "/home/anna/.local/state/lewes"}, // the rule for XDG: a relative path is none
+		{"linux", false, env{"HOME": "/home/anna", "XDG_STATE_HOME": "state"}, "/home/anna/.local/state/lewes"}, // XDG ignores relative paths
 		{"linux", false, env{"STATE_DIRECTORY": "/var/lib/lewes", "HOME": "/", "XDG_STATE_HOME": "/srv/state"}, "/var/lib/lewes"},
 		{"linux", true, env{"STATE_DIRECTORY": "/var/lib/a" + list + "/var/lib/b"}, "/var/lib/a"},
 		{"linux", false, env{}, ""},
@@ -31,12 +31,12 @@ func TestStateDir(t *testing.T) {
 			t.Errorf("%s, root %v, %v: %q, %v, want %q", c.system, c.root, c.env, got, err, c.want)
 		}
 		if err != nil && !strings.Contains(err.Error(), "state_dir") {
-			t.Errorf("%q does not say what to do", err)
+			t.Errorf("%q does not name the remedy", err)
 		}
 	}
 }
 
-func TestFiles(t *testing.T) {
+func TestFilesAreInStateDirectory(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "/var/lib/of-systemd")
 	c, err := LoadOrDefault("", "")
 	if err != nil {

@@ -13,28 +13,27 @@ import (
 	"lewes/router/policy"
 )
 
-// What keys may say, where the protocol or common sense sets it.
+// Limits of values that the protocol or common sense sets.
 const (
 	maxDatagram    = 1500                        // section 1 of PROTOCOL.md
 	minDatagram    = 1080                        // the largest datagram of a handshake, section 1
-	maxFlowIdle    = Duration(120 * time.Second) // section 8: then a client may use the flow's id anew
-	maxFlowIDs     = 1 << 16                     // as many as there are
+	maxFlowIdle    = Duration(120 * time.Second) // section 8: clients may then reuse the flow's id
+	maxFlowIDs     = 1 << 16                     // the number of ids
 	maxConnections = 1 << 20
 	maxShards      = 256
 	maxBuffer      = 1 << 30
 	maxSessions    = 1 << 24
 	maxFlows       = 10_000_000
 	maxRate        = 1_000_000
-	maxRules       = 1024 // of each kind: all are looked at for each new flow
+	maxRules       = 1024 // of each kind: each new flow is compared with all
 	maxHosts       = 64
 	maxGateways    = 10_000
 	maxName        = 64
-	minMemory      = 16 << 20 // less would be used up before the first client came
+	minMemory      = 16 << 20 // less is used up before the first client connects
 	maxMemory      = 1 << 50
 )
 
-// Validate tells what makes no sense in a configuration, as an *Error with all of
-// it. Parse has done that already.
+// Validate checks a configuration and returns an *Error with all problems. Parse includes this check.
 func (c *Config) Validate() error { return invalid(c.problems()) }
 
 type problems []Problem
@@ -43,9 +42,9 @@ func (p *problems) add(at, format string, args ...any) {
 	*p = append(*p, Problem{Key: withoutIndexes(at), Reason: fmt.Sprintf(format, args...), at: at})
 }
 
-// within looks whether a value is from low to high.
+// within checks that a value is from low to high.
 func within[T int | float64 | Size | Duration](p *problems, at string, v, low, high T) {
-	if !(v >= low && v <= high) { // so that no comparison with NaN passes
+	if !(v >= low && v <= high) { // rejects NaN as well
 		p.add(at, "%v is not from %v to %v", v, low, high)
 	}
 }
@@ -67,7 +66,7 @@ func atMost[T any](p *problems, at string, entries []T, most int) {
 	}
 }
 
-// once looks whether every entry of a list is there once.
+// once checks that no entry of a list is repeated.
 func once[T comparable](p *problems, at string, entries []T) {
 	first := make(map[T]int, len(entries))
 	for i, e := range entries {
@@ -81,7 +80,7 @@ func once[T comparable](p *problems, at string, entries []T) {
 
 func wholeSeconds(p *problems, at string, d Duration) {
 	if time.Duration(d)%time.Second != 0 {
-		p.add(at, "%v is not a whole number of seconds, which is what clients are told", d)
+		p.add(at, "%v is not a whole number of seconds, the unit of the protocol", d)
 	}
 }
 
@@ -138,7 +137,7 @@ func (t *TCP) check(p *problems) {
 	within(p, "tcp.max_connections", t.MaxConnections, 1, maxConnections)
 	within(p, "tcp.max_per_source", t.MaxPerSource, 1, maxConnections)
 	if t.MaxConnections >= 1 && t.MaxPerSource > t.MaxConnections {
-		p.add("tcp.max_per_source", "%d is more than tcp.max_connections, %d, which holds for all sources together", t.MaxPerSource, t.MaxConnections)
+		p.add("tcp.max_per_source", "%d is more than tcp.max_connections, %d, the limit of all sources together", t.MaxPerSource, t.MaxConnections)
 	}
 }
 
@@ -149,7 +148,7 @@ func (a *Access) check(p *problems) {
 
 func (h *Handshake) check(p *problems) {
 	if len(h.KEMs) == 0 {
-		p.add("handshake.kems", "the list is empty, and without a key exchange no client can come; name %q", kem.MLKEM768)
+		p.add("handshake.kems", "the list is empty, and a gateway without a key exchange serves no client; add %q", kem.MLKEM768)
 	}
 	once(p, "handshake.kems", h.KEMs)
 	for i, k := range h.KEMs {
@@ -179,7 +178,7 @@ func (f *Flows) check(p *problems) {
 	within(p, "flows.max_per_session", f.MaxPerSession, 1, maxFlowIDs)
 	within(p, "flows.max", f.Max, 1, maxFlows)
 	if f.Max >= 1 && f.MaxPerSession > f.Max {
-		p.add("flows.max_per_session", "%d is more than flows.max, %d, which holds for all sessions together", f.MaxPerSession, f.Max)
+		p.add("flows.max_per_session", "%d is more than flows.max, %d, the limit of all sessions together", f.MaxPerSession, f.Max)
 	}
 	within(p, "flows.idle", f.Idle, Duration(time.Second), maxFlowIdle)
 }
@@ -195,7 +194,7 @@ func (e *Egress) check(p *problems) {
 	}
 	for i, a := range e.Own {
 		if !a.IsValid() || a.IsUnspecified() {
-			p.add(indexed("egress.own", i+1), "%q is the address of no machine", a)
+			p.add(indexed("egress.own", i+1), "%q is not the address of a machine", a)
 		}
 	}
 }

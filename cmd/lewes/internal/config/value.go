@@ -14,18 +14,18 @@ import (
 	"lewes/state/wire"
 )
 
-// What the text of a value can fail to be.
+// Errors of values, to follow "is".
 var (
 	errDuration = errors.New(`not a duration: write a number and a unit, such as "500ms", "30s", "15m" or "24h"`)
 	errSize     = errors.New(`not a size: write a number of bytes, or a number and KiB, MiB or GiB, such as "64MiB"`)
-	errAddress  = errors.New(`not an address to listen on: write an IP address, perhaps with a port, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
-	errHost     = errors.New(`not a host: write a host name or an IP address, perhaps with a port, such as "gw.example.com" or "203.0.113.7:443"`)
+	errAddress  = errors.New(`not an address to listen on: write an IP address, with an optional port, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
+	errHost     = errors.New(`not a host: write a host name or an IP address, with an optional port, such as "gw.example.com" or "203.0.113.7:443"`)
 )
 
-// Duration is a time.Duration whose text leaves out what is zero: "24h".
+// Duration is a time.Duration that is formatted without zero units: "24h".
 type Duration time.Duration
 
-// String returns the text that UnmarshalText reads.
+// String formats the value for UnmarshalText.
 func (d Duration) String() string {
 	s := time.Duration(d).String()
 	if strings.HasSuffix(s, "m0s") {
@@ -37,10 +37,10 @@ func (d Duration) String() string {
 	return s
 }
 
-// MarshalText is String.
+// MarshalText implements encoding.TextMarshaler.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads a duration such as "1h30m", which is not negative.
+// UnmarshalText parses a duration such as "1h30m". It rejects negative ones.
 func (d *Duration) UnmarshalText(text []byte) error {
 	parsed, err := time.ParseDuration(string(text))
 	if err != nil || parsed < 0 || text[0] == '-' {
@@ -58,8 +58,7 @@ var sizeUnits = []struct {
 	shift uint
 }{{"GiB", 30}, {"MiB", 20}, {"KiB", 10}}
 
-// String returns the text that UnmarshalText reads, in the largest unit that it is
-// a whole number of.
+// String formats s for UnmarshalText, in the largest unit that needs no fraction.
 func (s Size) String() string {
 	for _, u := range sizeUnits {
 		if n := s >> u.shift; s > 0 && n<<u.shift == s {
@@ -69,11 +68,10 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// MarshalText is String.
+// MarshalText implements encoding.TextMarshaler.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads a number of bytes, such as "65536", or of larger units, such
-// as "64MiB".
+// UnmarshalText parses a number of bytes, such as "65536", or a number with a unit, such as "64MiB".
 func (s *Size) UnmarshalText(text []byte) error {
 	digits, shift := string(text), uint(0)
 	for _, u := range sizeUnits {
@@ -90,12 +88,10 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Address is an IP address to listen on. Where its port is 0 it takes that of the
-// configuration.
+// Address is an IP address to listen on. Port 0 stands for the port of the table.
 type Address struct{ netip.AddrPort }
 
-// String returns the text that UnmarshalText reads: "192.0.2.1",
-// "[2001:db8::1]:443".
+// String formats a for UnmarshalText: "192.0.2.1", "[2001:db8::1]:443".
 func (a Address) String() string {
 	if a.Port() == 0 {
 		return a.Addr().String()
@@ -103,10 +99,10 @@ func (a Address) String() string {
 	return a.AddrPort.String()
 }
 
-// MarshalText is String.
+// MarshalText implements encoding.TextMarshaler.
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText reads an IP address with a port or without.
+// UnmarshalText parses an IP address with an optional port.
 func (a *Address) UnmarshalText(text []byte) error {
 	s := string(text)
 	addr, err := netip.ParseAddr(s)
@@ -122,13 +118,13 @@ func (a *Address) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Host is what a gateway is reached by. It is comparable.
+// Host is a name or address at which clients reach the gateway. It is comparable.
 type Host struct {
 	Name string // a host name in lower case, or an IP address without brackets
 	Port uint16 // 0: the port that the gateway listens on
 }
 
-// String returns the text that UnmarshalText reads.
+// String formats the value for UnmarshalText.
 func (h Host) String() string {
 	if h.Port == 0 {
 		return h.Name
@@ -136,11 +132,11 @@ func (h Host) String() string {
 	return net.JoinHostPort(h.Name, strconv.Itoa(int(h.Port)))
 }
 
-// MarshalText is String.
+// MarshalText implements encoding.TextMarshaler.
 func (h Host) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
-// UnmarshalText reads a host name or an IP address with a port or without. An
-// address that leads to no one machine is refused.
+// UnmarshalText parses a host name or an IP address with an optional port. It rejects unspecified addresses
+// and addresses with a zone.
 func (h *Host) UnmarshalText(text []byte) error {
 	s := string(text)
 	name, portText, err := net.SplitHostPort(s)
@@ -159,7 +155,7 @@ func (h *Host) UnmarshalText(text []byte) error {
 	case err != nil:
 		name = strings.ToLower(name)
 	case addr.Unmap().IsUnspecified() || addr.Zone() != "":
-		return fmt.Errorf("%q leads nowhere from other machines: %w", text, errHost)
+		return fmt.Errorf("%q is not reachable from other machines: write a host name or an address of this gateway", text)
 	default:
 		name = addr.Unmap().String()
 	}
@@ -167,16 +163,16 @@ func (h *Host) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// KEM is a kem.ID with its name for a text.
+// KEM is a kem.ID that a file contains by name.
 type KEM kem.ID
 
-// String returns the mechanism's name.
+// String returns the name of the KEM.
 func (k KEM) String() string { return kem.ID(k).String() }
 
-// MarshalText is String.
+// MarshalText implements encoding.TextMarshaler.
 func (k KEM) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// UnmarshalText reads the name of a mechanism, as kem.ParseID does.
+// UnmarshalText parses the name of a KEM, as kem.ParseID does.
 func (k *KEM) UnmarshalText(text []byte) error {
 	id, err := kem.ParseID(string(text))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// text reads a value of any type, and what it is written as.
+// text parses a value of any type and formats it again.
 func text[T any, P interface {
 	*T
 	encoding.TextUnmarshaler
@@ -22,10 +22,10 @@ func text[T any, P interface {
 	return v, string(b), err
 }
 
-func TestTexts(t *testing.T) {
+func TestParseAndFormatValues(t *testing.T) {
 	for _, c := range []struct {
 		read func(string) (string, error)
-		good map[string]string // and what they are written as
+		good map[string]string // with their formatted values
 		bad  []string
 	}{
 		{
@@ -56,20 +56,20 @@ func TestTexts(t *testing.T) {
 	} {
 		for s, want := range c.good {
 			if got, err := c.read(s); err != nil || got != want {
-				t.Errorf("%q is written %q, %v, want %q", s, got, err, want)
+				t.Errorf("%q is formatted as %q, %v, want %q", s, got, err, want)
 			}
 		}
 		for _, s := range c.bad {
 			if got, err := c.read(s); err == nil {
-				t.Errorf("%q was read as %q", s, got)
+				t.Errorf("%q was parsed as %q", s, got)
 			} else if s != "mceliece" && !strings.Contains(err.Error(), `"`+s+`"`) {
-				t.Errorf("%q: %q does not say so", s, err)
+				t.Errorf("%q: %q does not contain the value", s, err)
 			}
 		}
 	}
 }
 
-func TestRefusedTextChangesNothing(t *testing.T) {
+func TestInvalidTextLeavesValueUnchanged(t *testing.T) {
 	d, s, h, k := Duration(7), Size(7), Host{"a", 7}, KEM(1)
 	a := Address{}
 	for _, v := range []encoding.TextUnmarshaler{&d, &s, &a, &h, &k} {
@@ -86,11 +86,11 @@ func TestDurationAndSizeRoundTrip(t *testing.T) {
 			rapid.Int64Min(0), rapid.Map(rapid.Int64Range(0, 100000), func(n int64) int64 { return n * int64(time.Second) }),
 		).Draw(t, "duration"))
 		if back, _, err := text[Duration](d.String()); err != nil || back != d {
-			t.Fatalf("%d is written %q and read as %d, %v", d, d, back, err)
+			t.Fatalf("%d is formatted as %q and parsed as %d, %v", d, d, back, err)
 		}
 		s := Size(rapid.OneOf(rapid.Int64Min(0), rapid.Map(rapid.Int64Range(0, 1<<20), func(n int64) int64 { return n << 10 })).Draw(t, "size"))
 		if back, _, err := text[Size](s.String()); err != nil || back != s {
-			t.Fatalf("%d is written %q and read as %d, %v", s, s, back, err)
+			t.Fatalf("%d is formatted as %q and parsed as %d, %v", s, s, back, err)
 		}
 	})
 }
