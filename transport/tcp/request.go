@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lewes/state/path"
+	"lewes/transport"
 )
 
 // request is a packet to send and the callback for the end of its connection.
@@ -245,4 +246,25 @@ func convertError(to netip.AddrPort, err error) error {
 		err = ErrTimeout
 	}
 	return fmt.Errorf("tcp: %s: %w", path.MaskAddrPort(to), err)
+}
+
+// convertErrno returns the error that e stands for, or nil.
+func convertErrno(e syscall.Errno) error {
+	switch transport.PortableErrno(e) {
+	case syscall.ECONNREFUSED:
+		return transport.ErrRefused
+	case syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED:
+		return ErrAborted
+	case syscall.ETIMEDOUT:
+		return ErrTimeout
+	case syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN:
+		return transport.ErrUnreachable
+	case syscall.EPERM, syscall.EACCES:
+		return transport.ErrDenied
+	case syscall.EINVAL, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT:
+		return transport.ErrAddress
+	case syscall.ENOBUFS, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE:
+		return transport.ErrFull
+	}
+	return nil
 }

@@ -35,6 +35,28 @@ func (k ErrorKind) String() string {
 	return fmt.Sprintf("kind_%d", uint8(k))
 }
 
+// errorKind classifies e.
+func errorKind(e syscall.Errno) ErrorKind {
+	switch transport.PortableErrno(e) {
+	case syscall.EMSGSIZE:
+		return TooLarge
+	case syscall.EAGAIN:
+		return Full
+	case syscall.ENOBUFS, syscall.ENOMEM:
+		return NoBuffers
+	case syscall.ECONNREFUSED, syscall.ECONNRESET:
+		return Refused
+	case syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN,
+		syscall.ENOPROTOOPT, syscall.EPROTO: // ENOPROTOOPT and EPROTO: other ICMP errors
+		return Unreachable
+	case syscall.EPERM, syscall.EACCES:
+		return Denied
+	case syscall.EINVAL, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.EDESTADDRREQ, syscall.ENODEV, syscall.ENXIO:
+		return Address
+	}
+	return Other
+}
+
 // kindErrors are the errors of package transport; nil leaves the system's error alone.
 var kindErrors = [numKinds]error{transport.ErrTooLarge, transport.ErrFull, transport.ErrFull, transport.ErrRefused,
 	transport.ErrUnreachable, transport.ErrDenied, transport.ErrAddress, nil}

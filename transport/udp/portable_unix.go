@@ -350,3 +350,16 @@ func (b *portable) refused(s *portableSender, k int, e syscall.Errno) error {
 	}
 	return nil
 }
+
+// readable reports whether fd has a datagram or an error queued.
+func readable(fd uintptr) bool { return poll(fd, unix.POLLIN, 0) }
+
+func poll(fd uintptr, events int16, milliseconds int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		n, err := unix.Poll(fds, milliseconds)
+		if err != unix.EINTR {
+			return n > 0
+		}
+	}
+}

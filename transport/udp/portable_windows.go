@@ -3,6 +3,7 @@ package udp
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/windows"
@@ -109,4 +110,15 @@ func (b *portable) send(q *transport.Packet, data []byte) error {
 	}
 	_, err := b.c.udp.WriteToUDPAddrPort(data, netip.AddrPortFrom(addr, q.Path.Peer.Port()))
 	return err
+}
+
+// From ws2ipdef.h; both families have the same number.
+const optDontFragment = 14
+
+func dontFragment(fd uintptr, v6 bool) error {
+	level := windows.IPPROTO_IP
+	if v6 {
+		level = windows.IPPROTO_IPV6
+	}
+	return os.NewSyscallError("setsockopt", windows.SetsockoptInt(windows.Handle(fd), level, optDontFragment, 1))
 }
