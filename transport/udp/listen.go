@@ -193,19 +193,10 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 		return err
 	}}
 	chosen := local.Addr().IsValid() || local.Port() != 0
-	if chosen && !local.Addr().IsValid() {
-		local = netip.AddrPortFrom(wildcard(network), local.Port())
-	}
-	var u *net.UDPConn
-	var err error
 	if chosen {
-		u, err = dialer.DialUDP(context.Background(), network, local, target)
-	} else {
-		var c net.Conn
-		if c, err = dialer.Dial(network, target.String()); err == nil {
-			u = c.(*net.UDPConn)
-		}
+		dialer.LocalAddr = net.UDPAddrFromAddrPort(local)
 	}
+	pc, err := dialer.Dial(network, target.String())
 	if err != nil {
 		var errno syscall.Errno
 		if errors.As(err, &errno) { // without net's text, which contains the full address
@@ -213,6 +204,7 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 		}
 		return nil, fmt.Errorf("udp: connect to %s: %w", path.MaskAddrPort(target), err)
 	}
+	u := pc.(*net.UDPConn)
 	c, err := newConn(u, target, &o, s)
 	if err != nil {
 		_ = u.Close()
@@ -221,11 +213,4 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 	// Between bind and connect the socket receives datagrams from anyone.
 	c.checkPeer = chosen
 	return c, nil
-}
-
-func wildcard(network string) netip.Addr {
-	if network == "udp6" {
-		return netip.IPv6Unspecified()
-	}
-	return netip.IPv4Unspecified()
 }
