@@ -153,29 +153,28 @@ func (s sender) traffic(side, direction string, l *udp.Traffic) {
 }
 
 func (s sender) histogram(name, help string, h udp.Histogram, sum uint64, side, direction string) {
-	d, values := desc(name, help, []string{"side", side, "direction", direction})
-	buckets := make(map[float64]uint64)
-	var count uint64
-	for i, n := range h {
-		count += n
-		if bound := h.Bound(i); bound > 0 {
-			buckets[float64(bound)] = count
-		}
-	}
-	s.ch <- prometheus.MustNewConstHistogram(d, count, float64(sum), buckets, values...)
+	bound := func(i int) float64 { return float64(h.Bound(i)) }
+	s.buckets(name, help, h[:], bound, float64(sum), "side", side, "direction", direction)
 }
 
 // batches sends the durations of a shard's batches.
 func (s sender) batches(shard string, t *router.BatchTimes) {
-	d, values := desc("shard_batch_seconds", "Duration of a shard's batches; a long one delays all of its sessions.", []string{"shard", shard})
-	buckets := make(map[float64]uint64)
+	bound := func(i int) float64 { return router.BatchBounds[i].Seconds() }
+	s.buckets("shard_batch_seconds", "Duration of a shard's batches; a long one delays all of its sessions.",
+		t.Counts[:], bound, t.Sum.Seconds(), "shard", shard)
+	s.gauge("shard_batch_longest_microseconds", "Longest batch of a shard since the start.", uint64(t.Longest.Microseconds()), "shard", shard)
+}
+
+// buckets sends a histogram. The last bucket has no bound.
+func (s sender) buckets(name, help string, counts []uint64, bound func(int) float64, sum float64, labels ...string) {
+	d, values := desc(name, help, labels)
+	cumulative := make(map[float64]uint64)
 	var count uint64
-	for i, n := range t.Counts {
+	for i, n := range counts {
 		count += n
-		if i < len(router.BatchBounds) {
-			buckets[router.BatchBounds[i].Seconds()] = count
+		if i < len(counts)-1 {
+			cumulative[bound(i)] = count
 		}
 	}
-	s.ch <- prometheus.MustNewConstHistogram(d, count, t.Sum.Seconds(), buckets, values...)
-	s.gauge("shard_batch_longest_microseconds", "Longest batch of a shard since the start.", uint64(t.Longest.Microseconds()), "shard", shard)
+	s.ch <- prometheus.MustNewConstHistogram(d, count, sum, cumulative, values...)
 }
