@@ -162,8 +162,7 @@ func edit(path string, most int, change func(text []byte, l *List) ([]byte, erro
 	if err != nil {
 		return err
 	}
-	text, err = change(text, l)
-	if err != nil {
+	if text, err = change(text, l); err != nil {
 		return err
 	}
 	return replace(path, text, before)

@@ -62,7 +62,7 @@ func TestAddCreatesFile(t *testing.T) {
 		t.Errorf("mode %04o, want 0600", info.Mode().Perm())
 	}
 	l, err := Load(path)
-	if err != nil || !l.Contains(client(1)) || l.Missing() {
+	if err != nil || !l.Contains(client(1)) || l.missing {
 		t.Errorf("%v, %v", l, err)
 	}
 }

@@ -59,7 +59,7 @@ func (e Entry) String() string {
 type List struct {
 	entries []Entry
 	index   map[identity.PublicKey]int32 // into entries
-	missing bool
+	missing bool                         // the file did not exist
 }
 
 // Contains reports whether a client is in the list.
@@ -72,10 +72,7 @@ func (l *List) Contains(client identity.PublicKey) bool {
 // the slice.
 func (l *List) Entries() []Entry { return l.entries }
 
-// Missing reports whether the file did not exist; the list is then empty.
-func (l *List) Missing() bool { return l.missing }
-
-// Load reads a file. A missing file is no error: the list is empty, and Missing. An
+// Load reads a file. A missing file is no error: the list is empty. An
 // invalid line gives a *LineError; other errors wrap ErrTooLarge, ErrPermissions,
 // ErrNotFile or a system error.
 func Load(path string) (*List, error) {

@@ -18,11 +18,11 @@ import (
 
 func TestLoadMissingFile(t *testing.T) {
 	l, err := Load(filepath.Join(t.TempDir(), "none"))
-	if err != nil || !l.Missing() || len(l.Entries()) != 0 || l.Contains(client(1)) {
+	if err != nil || !l.missing || len(l.Entries()) != 0 || l.Contains(client(1)) {
 		t.Errorf("%+v, %v, want an empty list that is missing", l, err)
 	}
 	l, err = Load(file(t, ""))
-	if err != nil || l.Missing() || len(l.Entries()) != 0 || l.Contains(client(1)) {
+	if err != nil || l.missing || len(l.Entries()) != 0 || l.Contains(client(1)) {
 		t.Errorf("%+v, %v, want an empty list that is not missing", l, err)
 	}
 }
@@ -126,7 +126,7 @@ func TestParse(t *testing.T) {
 	if l.Contains(client(6)) || l.Contains(identity.PublicKey{}) {
 		t.Error("somebody else is in the list")
 	}
-	if l.Missing() {
+	if l.missing {
 		t.Error("missing, though it was read")
 	}
 }

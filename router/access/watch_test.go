@@ -98,7 +98,7 @@ func TestWatch(t *testing.T) {
 		w := watch(t, filepath.Join(t.TempDir(), "clients"))
 		defer w.stop()
 		w.want(1, 0)
-		if !w.last().Missing() {
+		if !w.last().missing {
 			t.Fatal("a file that is not there is not missing")
 		}
 		w.checks(5)
@@ -109,7 +109,7 @@ func TestWatch(t *testing.T) {
 		w.want(1, 0) // not before it is stable
 		w.checks(1)
 		w.want(2, 0)
-		if l := w.last(); l.Missing() || !l.Contains(a) || l.Contains(b) {
+		if l := w.last(); l.missing || !l.Contains(a) || l.Contains(b) {
 			t.Fatalf("the list is %v", l.Entries())
 		}
 		w.checks(10)
@@ -148,7 +148,7 @@ func TestWatch(t *testing.T) {
 		}
 		w.checks(2)
 		w.want(5, 2)
-		if l := w.last(); !l.Missing() || l.Contains(a) {
+		if l := w.last(); !l.missing || l.Contains(a) {
 			t.Fatalf("the list is %v", l.Entries())
 		}
 	})
@@ -258,7 +258,7 @@ func TestWatchRetriesWithoutChange(t *testing.T) {
 		}
 		w.checks(1)
 		w.want(1, 1)
-		if !w.last().Missing() {
+		if !w.last().missing {
 			t.Fatal("not missing")
 		}
 	})
