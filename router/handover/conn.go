@@ -146,13 +146,11 @@ func (c *Conn) Send(kind Kind, payload []byte, fds ...int) error {
 	c.sending.Lock()
 	defer c.sending.Unlock()
 	header := AppendHeader(make([]byte, 0, headerSize), kind, len(fds), len(payload))
-	if err := c.write(header, fds); err != nil {
-		return fmt.Errorf("handover: sending %v: %w", kind, err)
+	err := c.write(header, fds)
+	if err == nil && len(payload) > 0 { // else the frame is complete; the other end may have exited
+		_, err = c.unix.Write(payload)
 	}
-	if len(payload) == 0 {
-		return nil // the frame is complete; the other end may have exited
-	}
-	if _, err := c.unix.Write(payload); err != nil {
+	if err != nil {
 		return fmt.Errorf("handover: sending %v: %w", kind, err)
 	}
 	return nil

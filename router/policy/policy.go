@@ -140,7 +140,7 @@ func (p *Policy) allowRule(addr netip.Addr, port uint16, within netip.Prefix) *R
 var ErrOwnUnknown = errors.New("cannot determine the gateway's own addresses")
 
 // ownSet is immutable.
-type ownSet map[netip.Addr]struct{}
+type ownSet map[netip.Addr]bool
 
 // Refresh calls Config.Own again for the gateway's addresses. It is to be called
 // periodically and after a change of the network. An empty result, which a host
@@ -159,7 +159,7 @@ func (p *Policy) Refresh() error {
 		addr = plain(addr)
 		// Loopback has a range of its own.
 		if addr.IsValid() && !addr.IsUnspecified() && !addr.IsLoopback() {
-			set[addr] = struct{}{}
+			set[addr] = true
 		}
 	}
 	p.own.Store(&set)
@@ -168,11 +168,7 @@ func (p *Policy) Refresh() error {
 
 func (p *Policy) isOwn(addr netip.Addr) bool {
 	set := p.own.Load()
-	if set == nil {
-		return false
-	}
-	_, found := (*set)[addr]
-	return found
+	return set != nil && (*set)[addr]
 }
 
 // HostAddrs returns a function for Config.Own that returns the current addresses

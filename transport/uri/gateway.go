@@ -1,6 +1,7 @@
 package uri
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -180,10 +181,7 @@ func (g Gateway) TCPAddress() string {
 
 // PortForTCP returns TCPPort, or DefaultTCPPort if that is 0.
 func (g Gateway) PortForTCP() uint16 {
-	if g.TCPPort == 0 {
-		return DefaultTCPPort
-	}
-	return g.TCPPort
+	return cmp.Or(g.TCPPort, DefaultTCPPort)
 }
 
 // String returns the URI. It always contains the UDP port, and the TCP port unless it is
