@@ -128,9 +128,8 @@ func (a *attempt) phase() Phase {
 	return ReadyToHandshake
 }
 
-// send sends the hello and the KKT request until the response is complete, then
-// Handshake 1. Retransmissions of Handshake 1 include the hello, because the Ack may have
-// been lost.
+// send sends the hello and the KKT request until the response is complete, then Handshake 1.
+// Retransmissions of Handshake 1 include the hello, because the Ack may have been lost.
 func (a *attempt) send(withHello bool, out *Output) {
 	if a.handshake1 == nil {
 		a.sendHelloAndKKT(out)
@@ -399,8 +398,7 @@ func (a *attempt) wipe() {
 	}
 }
 
-// sealHandshake seals a Handshake of level 1: one part, sequence 0, each key used
-// once.
+// sealHandshake seals a Handshake of level 1: one part, sequence 0, each key used once.
 func sealHandshake(suite seal.Suite, key *[32]byte, index uint32, message []byte) []byte {
 	part := wire.Part{Index: 0, Count: 1, MessageID: parts.ID(message), Data: message}
 	p := unsealed(index, wire.LevelHandshake, wire.TypeHandshake, &part)

@@ -51,8 +51,7 @@ func (t *Terms) snapshot(c *snapshot.Codec) {
 		"terms of %v and %v", t.IdleTTL, t.RekeyAfter)
 }
 
-// SessionConfig is shared by all sessions of one end and immutable while they
-// live.
+// SessionConfig is shared by all sessions of one end and immutable while they live.
 type SessionConfig struct {
 	Rand   io.Reader
 	Static noise.KeyPair // this end's X25519 static key
@@ -64,8 +63,7 @@ type SessionConfig struct {
 	// DemotedTTL is how long a demoted key set is kept after the last packet
 	// that it opened. 0 means DefaultDemotedTTL.
 	DemotedTTL time.Duration
-	// Keepalive is a client's initial keepalive interval (see SetKeepalive); 0
-	// disables keepalives.
+	// Keepalive is a client's initial keepalive interval (see SetKeepalive); 0 disables keepalives.
 	Keepalive time.Duration
 	// NewIndex returns a free receiver index that is steered to the session's
 	// shard. The session reserves it by an IndexAdded event. Gateways only.
@@ -112,8 +110,7 @@ type GatewayConfig struct {
 	Trusted func(netip.Addr) bool
 	// IndexInUse reports whether a receiver index names a session or is reserved.
 	IndexInUse func(uint32) bool
-	// Full reports that no session can be added; hellos are then answered by
-	// Busy. May be nil.
+	// Full reports that no session can be added; hellos are then answered by Busy. May be nil.
 	Full func() bool
 	// QueueDelay returns the expected queueing delay of a handshake packet that
 	// arrives now, the least wait that a Busy asks for. May be nil.

@@ -2,8 +2,7 @@ package state
 
 import "errors"
 
-// Reasons for which a packet is dropped or an operation fails. None of them ends the
-// session.
+// Reasons for which a packet is dropped or an operation fails. None of them ends the session.
 var (
 	ErrMAC1              = errors.New("state: invalid MAC1")
 	ErrWrongLevel        = errors.New("state: wrong protection level")

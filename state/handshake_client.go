@@ -154,9 +154,8 @@ func (c *Client) handle(now time.Time, a *attempt, h wire.Header, packet []byte,
 	return errors.Join(err, c.followHint(now, a, hint, out))
 }
 
-// followHint starts the attempt that a hint suggests, in parallel to the others. If it
-// cannot be started, for example because the hinted clock is out of range, the others
-// continue.
+// followHint starts the attempt that a hint suggests, in parallel to the others. If it cannot be
+// started, for example because the hinted clock is out of range, the others continue.
 func (c *Client) followHint(now time.Time, a *attempt, h hint, out *Output) error {
 	switch {
 	case h.busy != nil:

@@ -12,8 +12,7 @@ import (
 	"lewes/state/snapshot"
 )
 
-// Lifetime of a gateway's KEM key, and the time for which it is accepted beyond
-// (section 3).
+// Lifetime of a gateway's KEM key, and the time for which it is accepted beyond (section 3).
 const (
 	kemRenewal  = 24 * time.Hour
 	kemAccepted = time.Hour
@@ -112,9 +111,8 @@ func (k *KEMKeys) Write(w *snapshot.Writer) error {
 	return k.set.Load().snapshot(snapshot.Encode(w))
 }
 
-// Read replaces the key pairs of an unused k by encoded ones. It keeps its own pairs of
-// KEMs that are missing, and drops pairs of other KEMs. After an error nothing has
-// changed.
+// Read replaces the key pairs of an unused k by encoded ones. It keeps its own pairs of KEMs that
+// are missing, and drops pairs of other KEMs. After an error nothing has changed.
 func (k *KEMKeys) Read(r *snapshot.Reader) error {
 	s := new(kemSet)
 	if err := s.snapshot(snapshot.Decode(r)); err != nil {

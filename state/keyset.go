@@ -21,9 +21,8 @@ const (
 	maxDemoted = 4
 )
 
-// KeySet holds the keys of one generation of a session and its receiver index:
-// generation 0 comes from the handshake, each later one from a rekey. Only the
-// session's owner uses it.
+// KeySet holds the keys of one generation of a session and its receiver index: generation 0 comes
+// from the handshake, each later one from a rekey. Only the session's owner uses it.
 type KeySet struct {
 	session *Session
 	number  uint32
@@ -54,8 +53,7 @@ func newKeySet(s *Session, number, index uint32, keys *transportKeys) *KeySet {
 	}
 }
 
-// Prefetch touches the fields that Open reads first, to pull them into cache.
-// Ignore the result.
+// Prefetch touches the fields that Open reads first, to pull them into cache. Ignore the result.
 func (k *KeySet) Prefetch() uint64 {
 	n := k.failed + uint64(k.session.suite) + uint64(k.session.compactAt.Nanosecond())
 	if k.receive.IsExpanded() {
@@ -73,15 +71,13 @@ func (k *KeySet) Number() uint32 { return k.number }
 // Index returns the receiver index that names the key set.
 func (k *KeySet) Index() uint32 { return k.index }
 
-// Open opens a level-0 packet for the key set's index in place. It checks the
-// replay window, decrypts, marks the sequence number, and updates the session (peer
-// path, proof of a child). It returns the message's type and its content, which
-// aliases packet. The caller passes all messages but those of flows and
-// registrations to Session.Control.
+// Open opens a level-0 packet for the key set's index in place. It checks the replay window,
+// decrypts, marks the sequence number, and updates the session (peer path, proof of a child). It
+// returns the message's type and its content, which aliases packet. The caller passes all messages
+// but those of flows and registrations to Session.Control.
 //
-// Errors are those of state/replay, seal.ErrOpen, those of wire.ParseBody,
-// ErrWrongLevel and ErrUnexpectedMessage. A packet that fails authentication
-// changes nothing but the failure count.
+// Errors are those of state/replay, seal.ErrOpen, those of wire.ParseBody, ErrWrongLevel and
+// ErrUnexpectedMessage. A packet that fails authentication changes nothing but the failure count.
 func (k *KeySet) Open(now time.Time, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
 	h, err := wire.ParseHeader(packet)
 	if err != nil {
@@ -142,8 +138,7 @@ func (k *KeySet) wipe() {
 // keySetMinSize is a lower bound of an encoded key set.
 const keySetMinSize = 100
 
-// snapshot writes or reads a gateway's key set. Decoding advances the sequence by
-// skipAhead.
+// snapshot writes or reads a gateway's key set. Decoding advances the sequence by skipAhead.
 func (k *KeySet) snapshot(c *snapshot.Codec, s *Session) {
 	var keys transportKeys
 	var next uint64

@@ -82,19 +82,17 @@ func (s *Session) Ping(now time.Time, size int, out *Output) (token [8]byte) {
 	return token
 }
 
-// livenessCheck is a series of Pings within the time that an answer may take
-// (section 11).
+// livenessCheck is a series of Pings within the time that an answer may take (section 11).
 type livenessCheck struct {
 	pingsLeft int
 	next      time.Time
 	step      time.Duration
 }
 
-// CheckLiveness makes a client verify that its session still exists, for example
-// after a Reset: it pings on the current keys, and on a child's that the gateway may
-// have switched to. Any authentic packet ends the check; without one within
-// max(300 ms, four round trips) the session emits PeerUnresponsive. A check in
-// progress continues.
+// CheckLiveness makes a client verify that its session still exists, for example after a Reset: it
+// pings on the current keys, and on a child's that the gateway may have switched to. Any authentic
+// packet ends the check; without one within max(300 ms, four round trips) the session emits
+// PeerUnresponsive. A check in progress continues.
 func (s *Session) CheckLiveness(now time.Time, out *Output) {
 	if s.closed || s.liveness.check != nil {
 		return

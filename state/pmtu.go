@@ -74,10 +74,9 @@ func (s *Session) Fits(n int) bool {
 // be relied on. It is safe for any goroutine.
 func (s *Session) NeedsMTUProbe(n int) bool { return n > basePacket && s.mtu.limit.Load() == 0 }
 
-// MaybeProbeMTU starts discovery if a large packet was asked for and the terms are
-// known. The session calls it for incoming packets; an owner that only sends has to
-// call it, because a path that drops large packets may return none. There is no
-// discovery over TCP.
+// MaybeProbeMTU starts discovery if a large packet was asked for and the terms are known. The
+// session calls it for incoming packets; an owner that only sends has to call it, because a path
+// that drops large packets may return none. There is no discovery over TCP.
 func (s *Session) MaybeProbeMTU(now time.Time, out *Output) {
 	if s.mtu.prober == nil && s.mtu.largeWanted.Load() && s.terms != (Terms{}) && s.Path().Transport == path.UDP {
 		s.ProbeMTU(now, s.config.MaxPacket, out)

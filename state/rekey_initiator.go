@@ -175,9 +175,8 @@ func (i *rekeyInitiator) accept(s *Session, index uint32, out *Output) {
 	out.event(Event{Kind: IndexAdded, Session: s, KeySet: i.child, Index: index})
 }
 
-// RejectIndex reports to a client's session that the index of its child is in use on
-// the way to the gateway (FlowClosed 6 from an entry). It returns false if there is no
-// child to reject.
+// RejectIndex reports to a client's session that the index of its child is in use on the way to the
+// gateway (FlowClosed 6 from an entry). It returns false if there is no child to reject.
 func (s *Session) RejectIndex(now time.Time, out *Output) bool {
 	i := s.rekey.initiator
 	if i == nil || i.child == nil || len(i.retiredIndexes) == maxRetiredIndexes {
@@ -192,9 +191,8 @@ func (s *Session) RejectIndex(now time.Time, out *Output) bool {
 	return true
 }
 
-// reject keeps the keys of a rejected child for a while, because its Ready may have
-// arrived. Its index is rejected for good: the keys have sealed Ready and must not
-// start again at sequence 0.
+// reject keeps the keys of a rejected child for a while, because its Ready may have arrived. Its
+// index is rejected for good: the keys have sealed Ready and must not start again at sequence 0.
 func (i *rekeyInitiator) reject(s *Session, child *KeySet, out *Output) {
 	if len(i.rejected) == maxRejected {
 		oldest := i.rejected[0]
@@ -234,10 +232,9 @@ func (s *Session) handleRekeyRequest(now time.Time, out *Output) error {
 	return nil
 }
 
-// resendReady sends Ready to a gateway that does not answer on the parent. If all
-// packets on the child were lost for as long as a demoted parent is kept, the child is
-// the gateway's only key set: the one proposed last, even if it was rejected too late,
-// because it replaced those before.
+// resendReady sends Ready to a gateway that does not answer on the parent. If all packets on the
+// child were lost for as long as a demoted parent is kept, the child is the gateway's only key set:
+// the one proposed last, even if it was rejected too late, because it replaced those before.
 func (i *rekeyInitiator) resendReady(s *Session, out *Output) {
 	if i == nil {
 		return

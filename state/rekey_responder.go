@@ -12,8 +12,7 @@ import (
 	"lewes/state/wire"
 )
 
-// requestRetry is the interval at which a gateway repeats a SubsessionRequest
-// (section 7).
+// requestRetry is the interval at which a gateway repeats a SubsessionRequest (section 7).
 const requestRetry = 5 * time.Second
 
 // rekey replaces the keys of a session.
@@ -156,8 +155,7 @@ func (s *Session) handleKK1(k *KeySet, content []byte, from path.Path, out *Outp
 	return nil
 }
 
-// answer reads KK1 and computes the Noise message of every KK2 for it. A failure
-// changes nothing.
+// answer reads KK1 and computes the Noise message of every KK2 for it. A failure changes nothing.
 func (r *rekeyResponder) answer(s *Session, message []byte) error {
 	number := s.keys.current.number + 1
 	psk := subsessionPSK(&s.rekey.seed, number)

@@ -263,12 +263,11 @@ func (t *ResponderTable) remove(r *responder) {
 // maxTableSize bounds the encoded responders, in bytes.
 const maxTableSize = 8 << 20
 
-// Write encodes the state that clients depend on: the cookie secrets, and the responders
-// that wait for Handshake 1. One whose Handshake 1 has opened is left out: its Noise state
-// cannot be encoded, and opening Handshake 1 again would seal another Handshake 2 with the
-// same nonce. Its client starts over after a Reset, within a round trip, and so does a
-// client whose final Ack was lost. After a flood only the newest responders are encoded,
-// which clients are still waiting for.
+// Write encodes the state that clients depend on: the cookie secrets, and the responders that wait
+// for Handshake 1. One whose Handshake 1 has opened is left out: its Noise state cannot be encoded,
+// and opening Handshake 1 again would seal another Handshake 2 with the same nonce. Its client
+// starts over after a Reset, within a round trip, and so does a client whose final Ack was lost.
+// After a flood only the newest responders are encoded, which clients are still waiting for.
 func (t *ResponderTable) Write(w *snapshot.Writer) {
 	secrets := t.jar.Secrets()
 	defer secrets.Wipe()

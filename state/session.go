@@ -46,8 +46,7 @@ const (
 	// compactAfter is the idle time after which a session drops its expanded keys
 	// and replay bitmaps.
 	compactAfter = 30 * time.Second
-	// ackInterval is the minimum interval between Acks that answer packets on a
-	// demoted key set.
+	// ackInterval is the minimum interval between Acks that answer packets on a demoted key set.
 	ackInterval = 500 * time.Millisecond
 )
 
@@ -71,8 +70,7 @@ type Session struct {
 	exporter   [32]byte
 	started    time.Time
 
-	// Components. The atomic fields in keys, migration and mtu are read by any
-	// goroutine.
+	// Components. The atomic fields in keys, migration and mtu are read by any goroutine.
 	terms     Terms // zero at a client until the final Ack
 	keys      keyRing
 	migration migration
@@ -111,8 +109,7 @@ func (s *Session) Handle() [16]byte { return s.handle }
 // Suite returns the AEAD of the session.
 func (s *Session) Suite() seal.Suite { return s.suite }
 
-// Terms returns the parameters in the gateway's final Ack; a client's are zero
-// until it arrives.
+// Terms returns the parameters in the gateway's final Ack; a client's are zero until it arrives.
 func (s *Session) Terms() Terms { return s.terms }
 
 // Exporter returns the secret from which both ends may derive keys for other
@@ -240,8 +237,7 @@ func (s *Session) Send(t wire.Type, m interface{ Append([]byte) []byte }, out *O
 	return nil
 }
 
-// Tick runs the timers that are due. The owner calls it at Deadline; an earlier
-// call has no effect.
+// Tick runs the timers that are due. The owner calls it at Deadline; an earlier call has no effect.
 func (s *Session) Tick(now time.Time, out *Output) {
 	if s.closed {
 		return
@@ -289,8 +285,7 @@ func (s *Session) tickDemoted(now time.Time, out *Output) {
 	}
 }
 
-// watchKeys schedules an immediate tick when the current keys need a rekey or are
-// exhausted.
+// watchKeys schedules an immediate tick when the current keys need a rekey or are exhausted.
 func (s *Session) watchKeys(now time.Time) {
 	k := s.keys.current
 	if k.exhausted() || s.rekey.idle() && k.needsRekey(s.config.rekeyPackets()) {

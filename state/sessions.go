@@ -2,8 +2,7 @@ package state
 
 import "time"
 
-// Sessions is a shard's table of sessions by receiver index. It is not safe for
-// concurrent use.
+// Sessions is a shard's table of sessions by receiver index. It is not safe for concurrent use.
 type Sessions struct {
 	table  map[uint32]*KeySet // by receiver index
 	timers Deadlines[*Session]

@@ -8,14 +8,12 @@ import (
 	"lewes/state/snapshot"
 )
 
-// sessionVersion is the version of an encoded session. A reader accepts its own and
-// earlier ones.
+// sessionVersion is the version of an encoded session. A reader accepts its own and earlier ones.
 const sessionVersion = 1
 
-// skipAhead is the number of sequence numbers that a decoded session leaves out.
-// Freeze alone prevents the reuse of a number; the gap is a second safeguard. It is
-// smaller than the replay window, so that packets in flight before the gap are still
-// accepted.
+// skipAhead is the number of sequence numbers that a decoded session leaves out. Freeze alone
+// prevents the reuse of a number; the gap is a second safeguard. It is smaller than the replay
+// window, so that packets in flight before the gap are still accepted.
 const skipAhead = 1024
 
 var (
@@ -44,8 +42,7 @@ func (s *Session) Wipe() {
 	s.closed = true
 }
 
-// eachKeySet calls f for the current key set, the demoted ones, and an unproved child
-// at a gateway.
+// eachKeySet calls f for the current key set, the demoted ones, and an unproved child at a gateway.
 func (s *Session) eachKeySet(f func(*KeySet)) {
 	f(s.keys.current)
 	for _, k := range s.keys.demoted {

@@ -1,10 +1,9 @@
 // Package transport defines how packets are sent and received: a Conn moves batches of
 // Packets, each a datagram or a train of datagrams with its path.
 //
-// The implementations are in the packages below: udp, with many datagrams per system call,
-// and tcp, with one connection per packet. Gateway and client use the interface, so that
-// tests can substitute a simulated network. A Conn knows nothing of sessions and does not
-// parse packets.
+// The implementations are in the packages below: udp, with many datagrams per system call, and tcp,
+// with one connection per packet. Gateway and client use the interface, so that tests can
+// substitute a simulated network. A Conn knows nothing of sessions and does not parse packets.
 //
 // # Reading
 //
@@ -31,9 +30,8 @@
 //
 // # Writing
 //
-// Any number of goroutines may write. Adjacent packets of the same path and length (the
-// last may be shorter) can be sent as one GSO train, so writers should keep such packets
-// adjacent.
+// Any number of goroutines may write. Adjacent packets of the same path and length (the last may be
+// shorter) can be sent as one GSO train, so writers should keep such packets adjacent.
 //
 // # Errors
 //

@@ -27,8 +27,7 @@ var (
 type SendError struct {
 	// Index is the first packet that was not sent.
 	Index int
-	// Failed is the number of packets that were not sent, including trains that were
-	// sent in part.
+	// Failed is the number of packets that were not sent, including trains that were sent in part.
 	Failed int
 	// Err joins the first error of each kind.
 	Err error
@@ -44,10 +43,9 @@ func (e *SendError) Error() string {
 
 func (e *SendError) Unwrap() error { return e.Err }
 
-// WriteEach implements WriteBatch for a Conn that sends packets one by one: it calls write
-// for each and returns the number that succeeded. The SendError contains the first error.
-// An error that wraps net.ErrClosed ends the batch and is returned unchanged. Only errors
-// allocate.
+// WriteEach implements WriteBatch for a Conn that sends packets one by one: it calls write for each
+// and returns the number that succeeded. The SendError contains the first error. An error that
+// wraps net.ErrClosed ends the batch and is returned unchanged. Only errors allocate.
 func WriteEach(p []Packet, write func(*Packet) error) (int, error) {
 	var failed *SendError
 	taken := 0

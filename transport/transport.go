@@ -48,9 +48,8 @@ func (p *Packet) Segments() iter.Seq[[]byte] {
 
 // Conn sends and receives packets in batches.
 type Conn interface {
-	// ReadBatch blocks until at least one packet is available, and fills p[:n]. The
-	// data is valid, for reading and writing, until the next ReadBatch. Only one
-	// goroutine may read at a time.
+	// ReadBatch blocks until at least one packet is available, and fills p[:n]. The data is valid,
+	// for reading and writing, until the next ReadBatch. Only one goroutine may read at a time.
 	//
 	// The error wraps net.ErrClosed after Close, and os.ErrDeadlineExceeded past the
 	// read deadline. Any other error is an event on the Conn, such as a peer that

@@ -1,9 +1,8 @@
 // Package cookie holds the two checks a gateway makes before it spends anything
 // on an unknown sender.
 //
-// MAC1 is the trailer of every clear packet (section 1 of PROTOCOL.md). Its key
-// is public: it filters out scanners and damaged packets at the cost of one
-// hash, and proves nothing.
+// MAC1 is the trailer of every clear packet (section 1 of PROTOCOL.md). Its key is public: it
+// filters out scanners and damaged packets at the cost of one hash, and proves nothing.
 //
 //	mac1 := cookie.NewMAC1Key(gateway)
 //	mac1.Sum(packet)
@@ -50,8 +49,7 @@ func (k *MAC1Key) Sum(packet []byte) {
 	copy(packet[n:], mac[:])
 }
 
-// Verify reports whether packet ends in the trailer that Sum would write. It
-// does not allocate.
+// Verify reports whether packet ends in the trailer that Sum would write. It does not allocate.
 func (k *MAC1Key) Verify(packet []byte) bool {
 	n := len(packet) - TrailerSize
 	if n < 0 {
@@ -73,10 +71,9 @@ const (
 // ErrSource means that a source is not a valid address.
 var ErrSource = errors.New("no source address to bind a cookie to")
 
-// Jar makes and checks cookies. It draws its secrets on demand and rotates them
-// by the times that its callers pass. A Jar is not safe for concurrent use. A
-// cookie is valid only in the jar that made it and in a jar restored from its
-// Secrets.
+// Jar makes and checks cookies. It draws its secrets on demand and rotates them by the times that
+// its callers pass. A Jar is not safe for concurrent use. A cookie is valid only in the jar that
+// made it and in a jar restored from its Secrets.
 type Jar struct {
 	rand  io.Reader
 	start time.Time // of the present secret's lifetime; zero until the first cookie
@@ -106,8 +103,7 @@ func (s *secret) copyKey() *[32]byte {
 	return &key
 }
 
-// Secrets are the contents of a jar. They suffice to make its cookies; the owner
-// wipes them.
+// Secrets are the contents of a jar. They suffice to make its cookies; the owner wipes them.
 type Secrets struct {
 	Start         time.Time // of the present secret's lifetime; zero if there was none
 	Present, Last *[32]byte // nil if no cookie was made in that lifetime
@@ -127,8 +123,7 @@ func (j *Jar) Secrets() Secrets {
 	return Secrets{Start: j.start, Present: j.present.copyKey(), Last: j.last.copyKey()}
 }
 
-// Restore makes the jar accept the cookies of the jar that these secrets are
-// from.
+// Restore makes the jar accept the cookies of the jar that these secrets are from.
 func (j *Jar) Restore(s *Secrets) {
 	if !s.Start.IsZero() {
 		j.start, j.present, j.last = s.Start, newSecret(s.Present), newSecret(s.Last)
@@ -138,9 +133,8 @@ func (j *Jar) Restore(s *Secrets) {
 // NewJar returns a jar that draws its secrets, 32 bytes each, from rand.
 func NewJar(rand io.Reader) *Jar { return &Jar{rand: rand} }
 
-// Make returns the cookie for a hello from source with this receiver_index and
-// salt. An IPv4-mapped address equals the IPv4 address. The errors are ErrSource
-// and those of the random source.
+// Make returns the cookie for a hello from source with this receiver_index and salt. An IPv4-mapped
+// address equals the IPv4 address. The errors are ErrSource and those of the random source.
 func (j *Jar) Make(now time.Time, source netip.AddrPort, idx uint32, salt *[32]byte) ([Size]byte, error) {
 	if !source.IsValid() {
 		return [Size]byte{}, fmt.Errorf("cookie: %w", ErrSource)

@@ -1,6 +1,5 @@
-// Package identity holds the long-term key pair of a Lewes peer: Ed25519 for
-// signatures, and the X25519 pair derived from it for Noise (section 3 of
-// PROTOCOL.md).
+// Package identity holds the long-term key pair of a Lewes peer: Ed25519 for signatures, and the
+// X25519 pair derived from it for Noise (section 3 of PROTOCOL.md).
 //
 //	key, err := identity.Load("/etc/lewes/identity.pem")
 //	fmt.Println(key.Public())        // base58, as in a directory

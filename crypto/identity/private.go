@@ -68,9 +68,8 @@ func (k *PrivateKey) Sign(msg []byte) []byte {
 	return ed25519.Sign(k.live().ed25519[:], msg)
 }
 
-// X25519 returns the static key pair for Noise: the first 32 bytes of the
-// seed's SHA-512, clamped, and the Montgomery form of the public key. The
-// caller wipes it.
+// X25519 returns the static key pair for Noise: the first 32 bytes of the seed's SHA-512, clamped,
+// and the Montgomery form of the public key. The caller wipes it.
 func (k *PrivateKey) X25519() (private, public [32]byte) {
 	s := k.live()
 	return s.x25519, s.xpublic

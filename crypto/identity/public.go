@@ -28,8 +28,7 @@ var (
 // bytes to a PublicKey checks nothing.
 type PublicKey [PublicKeySize]byte
 
-// ParsePublicKey parses the base58 text of a key, and rejects keys that X25519
-// would reject.
+// ParsePublicKey parses the base58 text of a key, and rejects keys that X25519 would reject.
 func ParsePublicKey(s string) (PublicKey, error) {
 	if len(s) > maxTextSize {
 		return PublicKey{}, fmt.Errorf("identity: %q… is %d characters long: %w; give the 43 or 44 characters that the peer's key has", s[:maxTextSize], len(s), ErrKeyText)

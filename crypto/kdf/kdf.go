@@ -1,6 +1,5 @@
-// Package kdf holds the three uses of BLAKE3 in the Lewes Protocol: key
-// derivation with a context string, a short keyed MAC, and a plain hash (the
-// notation at the head of PROTOCOL.md).
+// Package kdf holds the three uses of BLAKE3 in the Lewes Protocol: key derivation with a context
+// string, a short keyed MAC, and a plain hash (the notation at the head of PROTOCOL.md).
 //
 //	tk := kdf.DeriveKey("lewes/2 transport c2g", root[:])
 //	tag := kdf.NewMACKey(&key).MAC(header, body)
@@ -29,9 +28,8 @@ const (
 // the protocol, so the map stays small.
 var derivations sync.Map // string → *hasherPool
 
-// DeriveKey returns B3(context, parts...): 32 bytes in BLAKE3's derive_key mode.
-// The context must be one of the protocol's strings, never external input.
-// DeriveKey keeps no copy of the parts.
+// DeriveKey returns B3(context, parts...): 32 bytes in BLAKE3's derive_key mode. The context must
+// be one of the protocol's strings, never external input. DeriveKey keeps no copy of the parts.
 func DeriveKey(context string, parts ...[]byte) [HashSize]byte {
 	pool, ok := derivations.Load(context)
 	if !ok {

@@ -24,8 +24,7 @@ var (
 	ErrUnknownName = errors.New("unknown KEM")
 )
 
-// names is in the order in which messages list them. String returns the first
-// name of a row.
+// names is in the order in which messages list them. String returns the first name of a row.
 var names = []struct {
 	id    ID
 	names []string
@@ -46,9 +45,8 @@ func (id ID) String() string {
 	return fmt.Sprintf("KEM %d", uint8(id))
 }
 
-// ParseID parses a mechanism's name, in any case: ML-KEM-768, X-Wing, X25519, and
-// each without hyphens. The error wraps ErrUnknownName, or ErrUnsupported for
-// Classic McEliece.
+// ParseID parses a mechanism's name, in any case: ML-KEM-768, X-Wing, X25519, and each without
+// hyphens. The error wraps ErrUnknownName, or ErrUnsupported for Classic McEliece.
 func ParseID(name string) (ID, error) {
 	for _, row := range names {
 		for _, n := range row.names {
@@ -77,8 +75,7 @@ func supportedNames() string {
 // Supported reports whether this package implements the mechanism.
 func (id ID) Supported() bool { return schemeOf(id) != nil }
 
-// PublicKeySize returns the length of a public key in bytes, or 0 if the
-// mechanism is unsupported.
+// PublicKeySize returns the length of a public key in bytes, or 0 if the mechanism is unsupported.
 func (id ID) PublicKeySize() int {
 	if s := schemeOf(id); s != nil {
 		return s.publicKeySize
@@ -86,8 +83,7 @@ func (id ID) PublicKeySize() int {
 	return 0
 }
 
-// CiphertextSize returns the length of a ciphertext in bytes, or 0 if the
-// mechanism is unsupported.
+// CiphertextSize returns the length of a ciphertext in bytes, or 0 if the mechanism is unsupported.
 func (id ID) CiphertextSize() int {
 	if s := schemeOf(id); s != nil {
 		return s.ciphertextSize

@@ -16,13 +16,11 @@ import (
 const SecretSize = 32
 
 var (
-	// ErrPublicKey means that a public key has the wrong length or encodes no
-	// usable key.
+	// ErrPublicKey means that a public key has the wrong length or encodes no usable key.
 	ErrPublicKey = errors.New("unusable KEM public key")
 
-	// ErrCiphertext means that a ciphertext has the wrong length or encoding. A
-	// ciphertext for another key is no error with ML-KEM: it gives a secret that
-	// the peer does not have.
+	// ErrCiphertext means that a ciphertext has the wrong length or encoding. A ciphertext for
+	// another key is no error with ML-KEM: it gives a secret that the peer does not have.
 	ErrCiphertext = errors.New("unusable KEM ciphertext")
 
 	// ErrSeed means that a seed has the wrong length, or that its key id is 0.
@@ -32,8 +30,7 @@ var (
 	ErrWiped = errors.New("KEM key pair is wiped")
 )
 
-// KeyPair is a key pair of one mechanism. It is safe for concurrent use, Wipe
-// included.
+// KeyPair is a key pair of one mechanism. It is safe for concurrent use, Wipe included.
 type KeyPair struct {
 	id     ID
 	scheme *scheme
@@ -94,8 +91,7 @@ func newKeyPair(id ID, s *scheme, seed []byte, keyID func(pk []byte) uint32) *Ke
 // ID returns the mechanism.
 func (k *KeyPair) ID() ID { return k.id }
 
-// Public returns the raw public key. It belongs to the key pair and must not
-// be modified.
+// Public returns the raw public key. It belongs to the key pair and must not be modified.
 func (k *KeyPair) Public() []byte { return k.public }
 
 // KeyID returns the id of this key in a ClientHello, never 0.
@@ -147,9 +143,8 @@ func (k *KeyPair) Format(s fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(s, "kem.KeyPair(%v %08x, redacted)", k.id, k.keyID)
 }
 
-// Encapsulate returns a shared secret and its ciphertext for the public key pk.
-// The caller wipes the secret. The errors are ErrPublicKey, ErrUnsupported and
-// those of rand.
+// Encapsulate returns a shared secret and its ciphertext for the public key pk. The caller wipes
+// the secret. The errors are ErrPublicKey, ErrUnsupported and those of rand.
 func Encapsulate(id ID, pk []byte, rand io.Reader) (ct []byte, ss [SecretSize]byte, err error) {
 	s := schemeOf(id)
 	if s == nil {
@@ -169,8 +164,7 @@ func Encapsulate(id ID, pk []byte, rand io.Reader) (ct []byte, ss [SecretSize]by
 	return ct, ss, nil
 }
 
-// KeyID returns the id of a public key: the first four bytes of its BLAKE3,
-// little-endian.
+// KeyID returns the id of a public key: the first four bytes of its BLAKE3, little-endian.
 func KeyID(pk []byte) uint32 {
 	h := kdf.Hash(pk)
 	return binary.LittleEndian.Uint32(h[:])

@@ -44,8 +44,7 @@ func schemeOf(id ID) *scheme {
 	}
 }
 
-// ML-KEM-768 of FIPS 203. A seed is d ‖ z; the randomness of an encapsulation
-// is m.
+// ML-KEM-768 of FIPS 203. A seed is d ‖ z; the randomness of an encapsulation is m.
 var mlkem768Scheme = scheme{
 	seedSize:       mlkem768.KeySeedSize,
 	publicKeySize:  mlkem768.PublicKeySize,
@@ -194,11 +193,10 @@ var lowOrderU = [...][32]byte{
 	},
 }
 
-// usablePoint reports whether the 32 bytes are an X25519 public key below
-// p = 2^255 - 19 and not of low order. X25519 itself accepts both; honest peers
-// send neither, and refusing them here is cheaper than checking the secret,
-// which X-Wing does not expose. The bytes are public, so the time may depend on
-// them.
+// usablePoint reports whether the 32 bytes are an X25519 public key below p = 2^255 - 19 and not of
+// low order. X25519 itself accepts both; honest peers send neither, and refusing them here is
+// cheaper than checking the secret, which X-Wing does not expose. The bytes are public, so the time
+// may depend on them.
 func usablePoint(b []byte) bool {
 	u := [32]byte(b)
 	for _, low := range lowOrderU {

@@ -5,14 +5,12 @@ import (
 	"fmt"
 )
 
-// PSQ hashes and sends keys, ciphertexts and secrets in their TLS form (section 5
-// of PROTOCOL.md): one byte for the algorithm and, before an ML-KEM value, its
-// length as a QUIC variable-length integer. The lengths are fixed and only the
-// shortest encoding is accepted, so each form is a fixed prefix and the raw
-// bytes.
+// PSQ hashes and sends keys, ciphertexts and secrets in their TLS form (section 5 of PROTOCOL.md):
+// one byte for the algorithm and, before an ML-KEM value, its length as a QUIC variable-length
+// integer. The lengths are fixed and only the shortest encoding is accepted, so each form is a
+// fixed prefix and the raw bytes.
 
-// ErrTLSForm means that the bytes do not begin with the TLS form of this
-// mechanism's ciphertext.
+// ErrTLSForm means that the bytes do not begin with the TLS form of this mechanism's ciphertext.
 var ErrTLSForm = errors.New("not the TLS form of a KEM ciphertext")
 
 // AppendPublicKeyTLS appends the TLS form of a raw public key to dst, nothing for

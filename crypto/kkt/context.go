@@ -95,8 +95,7 @@ func (s Status) String() string {
 	return fmt.Sprintf("status %d", uint8(s))
 }
 
-// StatusError is a response with a valid signature and a failure status. It
-// matches ErrStatus.
+// StatusError is a response with a valid signature and a failure status. It matches ErrStatus.
 type StatusError struct{ Status Status }
 
 func (e *StatusError) Error() string { return "the gateway answered KKT with: " + e.Status.String() }
@@ -148,8 +147,7 @@ func (c context) append(dst []byte) []byte {
 		0)
 }
 
-// parseContext parses a context that KKT allows, including those that LP/2 does
-// not use.
+// parseContext parses a context that KKT allows, including those that LP/2 does not use.
 func parseContext(b []byte) (context, error) {
 	if len(b) < contextSize {
 		return context{}, fmt.Errorf("%d bytes: %w", len(b), ErrSize)

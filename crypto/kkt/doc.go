@@ -7,9 +7,8 @@
 //	response := kkt.AppendResponse(nil, id, pair.Public(), session, key) // gateway
 //	pk, err := kkt.VerifyResponse(response, id, session, gateway)       // client
 //
-// The session id is the first 16 bytes of BLAKE3(hello). The signature covers it
-// and the rest of the frame, which binds a response to one hello and its choice
-// of KEM.
+// The session id is the first 16 bytes of BLAKE3(hello). The signature covers it and the rest of
+// the frame, which binds a response to one hello and its choice of KEM.
 //
 // A frame is
 //
@@ -23,11 +22,9 @@
 //	bytes 2–5  KEM, hash, hash length (0 for 32), signature scheme
 //	byte 6   0
 //
-// KKT also defines signed and mutual requests, other hashes and other hash
-// lengths. This package parses them, for exact errors, but accepts only anonymous
-// one-way requests and the responses to them. It also rejects several frames that
-// the reference implementation accepts: version 0, a status in a request, a
-// reserved byte that is not zero, a second encoding of the hash length, a
-// response to another request, and a signature that does not cover the exact
-// bytes of the frame.
+// KKT also defines signed and mutual requests, other hashes and other hash lengths. This package
+// parses them, for exact errors, but accepts only anonymous one-way requests and the responses to
+// them. It also rejects several frames that the reference implementation accepts: version 0, a
+// status in a request, a reserved byte that is not zero, a second encoding of the hash length, a
+// response to another request, and a signature that does not cover the exact bytes of the frame.
 package kkt

@@ -10,8 +10,7 @@ import (
 	"lewes/crypto/kem"
 )
 
-// SessionID is the first 16 bytes of the BLAKE3 of the hello that a frame
-// belongs to.
+// SessionID is the first 16 bytes of the BLAKE3 of the hello that a frame belongs to.
 type SessionID [sessionSize]byte
 
 // AppendRequest appends the 23-byte request for the key of a KEM to dst.
@@ -19,10 +18,9 @@ func AppendRequest(dst []byte, id kem.ID, session SessionID) []byte {
 	return appendFrame(dst, requestContext(id), nil, session, nil)
 }
 
-// ParseRequest parses a request: exactly its 23 bytes, without padding. The
-// caller compares KEM and session id with the hello. Errors are ErrSize,
-// ErrVersion, ErrContext, ErrSuite and ErrStatus, and kem.ErrUnsupported for a
-// KEM that has a number but no implementation.
+// ParseRequest parses a request: exactly its 23 bytes, without padding. The caller compares KEM and
+// session id with the hello. Errors are ErrSize, ErrVersion, ErrContext, ErrSuite and ErrStatus,
+// and kem.ErrUnsupported for a KEM that has a number but no implementation.
 func ParseRequest(b []byte) (id kem.ID, session SessionID, err error) {
 	f, err := parseRequest(b)
 	if err != nil {
@@ -45,10 +43,9 @@ func parseRequest(b []byte) (frame, error) {
 	return parseFrame(b)
 }
 
-// AppendResponse appends the response to a request for the key of a KEM to dst.
-// pk is the raw public key; AppendResponse panics if it has the wrong length for
-// the KEM. The signature is one Ed25519 operation, which a gateway makes once
-// per handshake attempt.
+// AppendResponse appends the response to a request for the key of a KEM to dst. pk is the raw
+// public key; AppendResponse panics if it has the wrong length for the KEM. The signature is one
+// Ed25519 operation, which a gateway makes once per handshake attempt.
 func AppendResponse(dst []byte, id kem.ID, pk []byte, session SessionID, signer *identity.PrivateKey) []byte {
 	if !id.Supported() || len(pk) != id.PublicKeySize() {
 		panic(fmt.Sprintf("kkt: %d bytes are no public key of %v", len(pk), id))
@@ -56,10 +53,9 @@ func AppendResponse(dst []byte, id kem.ID, pk []byte, session SessionID, signer 
 	return appendFrame(dst, requestContext(id).answer(), pk, session, signer)
 }
 
-// VerifyResponse checks a response to AppendRequest and returns the raw key,
-// which aliases b and has the right length; kem.Encapsulate checks its encoding.
-// Errors are ErrSize, ErrVersion, ErrContext, ErrSuite, ErrSession, ErrSignature
-// and, only with a valid signature, a *StatusError.
+// VerifyResponse checks a response to AppendRequest and returns the raw key, which aliases b and
+// has the right length; kem.Encapsulate checks its encoding. Errors are ErrSize, ErrVersion,
+// ErrContext, ErrSuite, ErrSession, ErrSignature and, only with a valid signature, a *StatusError.
 func VerifyResponse(b []byte, id kem.ID, session SessionID, gateway identity.PublicKey) (pk []byte, err error) {
 	f, err := verifyResponse(b, requestContext(id).answer(), session, gateway)
 	if err != nil {

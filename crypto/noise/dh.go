@@ -9,16 +9,14 @@ import (
 	"github.com/cloudflare/circl/dh/x25519"
 )
 
-// KeySize is the length in bytes of an X25519 key, private or public, and of
-// a shared secret.
+// KeySize is the length in bytes of an X25519 key, private or public, and of a shared secret.
 const KeySize = x25519.Size
 
 // ErrLowOrder means that a peer's public key is a point of low order, for which
 // X25519 returns zeros with every private key.
 var ErrLowOrder = errors.New("X25519 public key is of low order, the shared secret would be all zero")
 
-// KeyPair is an X25519 key pair. Public must belong to Private; KeyPairFrom
-// computes it.
+// KeyPair is an X25519 key pair. Public must belong to Private; KeyPairFrom computes it.
 type KeyPair struct {
 	Private, Public [KeySize]byte
 }

@@ -97,8 +97,7 @@ func (x *exchange) at(n int) error {
 	return nil
 }
 
-// readFirst reads a message 1, which replaces the previous one. An error keeps
-// the previous one.
+// readFirst reads a message 1, which replaces the previous one. An error keeps the previous one.
 func (x *exchange) readFirst(msg []byte) ([]byte, error) {
 	before := x.done
 	if len(before) == 1 {

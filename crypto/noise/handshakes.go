@@ -7,8 +7,7 @@ import (
 	flynn "github.com/flynn/noise"
 )
 
-// message3Size is the length of message 3: the sealed static key and the tag of
-// an empty payload.
+// message3Size is the length of message 3: the sealed static key and the tag of an empty payload.
 const message3Size = KeySize + tagSize + tagSize
 
 // XKInitiator is the client's side of a handshake, Noise_XKpsk3 (section 5).
@@ -28,9 +27,8 @@ func (i *XKInitiator) WriteMessage1(payload []byte) ([]byte, error) {
 	return i.step(0, step{write: true, data: payload})
 }
 
-// ReadMessage2 opens the gateway's message and returns its payload, which the
-// caller owns. An error leaves the handshake unchanged, and another message 2
-// may be tried.
+// ReadMessage2 opens the gateway's message and returns its payload, which the caller owns. An error
+// leaves the handshake unchanged, and another message 2 may be tried.
 func (i *XKInitiator) ReadMessage2(msg []byte) ([]byte, error) {
 	return i.step(1, step{data: msg})
 }
@@ -68,10 +66,9 @@ func (r *XKResponder) WriteMessage2(ephemeral KeyPair, payload []byte) ([]byte, 
 	return r.step(1, step{write: true, data: payload})
 }
 
-// ReadMessage3 opens the client's last message, ends the handshake and returns
-// the client's static key, which the caller must check. r is then wiped. An
-// error leaves the handshake unchanged, and another message 3 may be tried. A
-// message 3 with a payload gives ErrSize.
+// ReadMessage3 opens the client's last message, ends the handshake and returns the client's static
+// key, which the caller must check. r is then wiped. An error leaves the handshake unchanged, and
+// another message 3 may be tried. A message 3 with a payload gives ErrSize.
 func (r *XKResponder) ReadMessage3(psk *[32]byte, msg []byte) (client [KeySize]byte, split *Split, err error) {
 	if err := r.at(2); err != nil {
 		return client, nil, err
@@ -87,10 +84,9 @@ func (r *XKResponder) ReadMessage3(psk *[32]byte, msg []byte) (client [KeySize]b
 	return [KeySize]byte(r.peer), split, nil
 }
 
-// EphemeralInMessage1 returns the ephemeral public key at the start of a message
-// 1 of either pattern, and false if the message is too short. The gateway
-// compares it with the commitment in the hello's salt before any public-key
-// operation (section 5).
+// EphemeralInMessage1 returns the ephemeral public key at the start of a message 1 of either
+// pattern, and false if the message is too short. The gateway compares it with the commitment in
+// the hello's salt before any public-key operation (section 5).
 func EphemeralInMessage1(msg []byte) (e [KeySize]byte, ok bool) {
 	if len(msg) < KeySize+tagSize {
 		return e, false
@@ -107,8 +103,7 @@ func NewKKInitiator(prologue []byte, static, ephemeral KeyPair, peer [KeySize]by
 	return &KKInitiator{newKK(true, prologue, static, ephemeral, peer, psk)}
 }
 
-// WriteMessage1 returns psk, e, es, ss and the sealed payload: 48 bytes and the
-// payload.
+// WriteMessage1 returns psk, e, es, ss and the sealed payload: 48 bytes and the payload.
 func (i *KKInitiator) WriteMessage1(payload []byte) ([]byte, error) {
 	return i.step(0, step{write: true, data: payload})
 }

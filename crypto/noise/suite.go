@@ -28,8 +28,7 @@ func (s *suite) DHLen() int         { return KeySize }
 func (s *suite) DHName() string     { return flynn.DH25519.DHName() }
 func (s *suite) CipherName() string { return flynn.CipherChaChaPoly.CipherName() }
 
-// GenerateKeypair returns the caller's ephemeral pair, the same one for every
-// state that is built.
+// GenerateKeypair returns the caller's ephemeral pair, the same one for every state that is built.
 func (s *suite) GenerateKeypair(io.Reader) (flynn.DHKey, error) {
 	return s.ephemeral.library(), nil
 }

@@ -7,8 +7,7 @@
 //	answer := opened.Secrets.AppendResponderMsg(nil)
 //	err = secrets.OpenResponderMsg(answer)                                       // client
 //
-// The client's message is the payload of Noise message 1, the gateway's that of
-// message 2.
+// The client's message is the payload of Noise message 1, the gateway's that of message 2.
 //
 // The initiator's message is, with the sizes in bytes,
 //

@@ -25,8 +25,7 @@ var (
 	// ErrOpen means that the sealed part does not authenticate.
 	ErrOpen = errors.New("PSQ message does not open")
 
-	// ErrSignature means that the client in the credential did not sign the
-	// message.
+	// ErrSignature means that the client in the credential did not sign the message.
 	ErrSignature = errors.New("PSQ credential's signature does not verify")
 
 	// ErrTime means that a credential's time is before 1970 or after the year
@@ -93,8 +92,7 @@ func parseCredential(b []byte) (credential, error) {
 // sealedSize returns the size of tag ‖ length ‖ size sealed bytes.
 func sealedSize(size int) int { return tagSize + len(appendLength(nil, size)) + size }
 
-// InitiatorMsgSize returns the size in bytes of an initiator's message, 0 for an
-// unsupported KEM.
+// InitiatorMsgSize returns the size in bytes of an initiator's message, 0 for an unsupported KEM.
 func InitiatorMsgSize(id kem.ID) int {
 	if !id.Supported() {
 		return 0

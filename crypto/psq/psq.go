@@ -11,10 +11,9 @@ import (
 	"lewes/crypto/kem"
 )
 
-// Initiate returns the client's message to the gateway with KEM public key pk,
-// InitiatorMsgSize bytes, and the resulting secrets. sctx is the transcript; now
-// goes into the credential with millisecond precision. rand serves one
-// encapsulation.
+// Initiate returns the client's message to the gateway with KEM public key pk, InitiatorMsgSize
+// bytes, and the resulting secrets. sctx is the transcript; now goes into the credential with
+// millisecond precision. rand serves one encapsulation.
 //
 // The errors are ErrTime for a clock outside the range of a credential, and those
 // of kem.Encapsulate.
@@ -60,10 +59,9 @@ type Opened struct {
 	Secrets *Secrets
 }
 
-// Respond opens a client's message for the key pair and the transcript sctx. It
-// checks all sizes first, then makes one decapsulation and, if mac and seal are
-// valid, one signature verification. It does not check the time, and keeps no
-// reference to msg.
+// Respond opens a client's message for the key pair and the transcript sctx. It checks all sizes
+// first, then makes one decapsulation and, if mac and seal are valid, one signature verification.
+// It does not check the time, and keeps no reference to msg.
 //
 // The errors are ErrSize, ErrMAC, ErrOpen, ErrTime, ErrSignature, and those of
 // kem: ErrTLSForm, ErrCiphertext, ErrWiped.

@@ -18,8 +18,7 @@ import (
 // HandleSize is the length in bytes of a session's handle.
 const HandleSize = 16
 
-// Secrets are the results of one exchange, equal at both ends. The owner wipes
-// them.
+// Secrets are the results of one exchange, equal at both ends. The owner wipes them.
 type Secrets struct {
 	// KPQ is k_pq, the source of the first subsession seed.
 	KPQ [32]byte
@@ -102,8 +101,7 @@ func (s *sealer) wipe() {
 	clear(s.nonce[:])
 }
 
-// append appends tag ‖ length ‖ sealed plaintext. The plaintext must be shorter
-// than 2^14 bytes.
+// append appends tag ‖ length ‖ sealed plaintext. The plaintext must be shorter than 2^14 bytes.
 func (s *sealer) append(dst, plaintext []byte) []byte {
 	sealed := s.aead.Seal(make([]byte, 0, len(plaintext)+tagSize), s.nonce[:], plaintext, nil)
 	dst = append(dst, sealed[len(plaintext):]...)

@@ -17,10 +17,9 @@
 //
 // # Memory
 //
-// A compacted Key takes 64 bytes: the 32 of the key and the fields that guard
-// them. The first packet expands it into a cipher, which takes about 50 bytes
-// more for ChaCha20-Poly1305 and about 800 for AES-256-GCM (round keys and a
-// table for GHASH), and one to three microseconds. Compact drops the cipher of
-// an idle session; the next packet expands it again. A dropped cipher is
+// A compacted Key takes 64 bytes: the 32 of the key and the fields that guard them. The first
+// packet expands it into a cipher, which takes about 50 bytes more for ChaCha20-Poly1305 and about
+// 800 for AES-256-GCM (round keys and a table for GHASH), and one to three microseconds. Compact
+// drops the cipher of an idle session; the next packet expands it again. A dropped cipher is
 // overwritten once the garbage collector finds it unreachable.
 package seal

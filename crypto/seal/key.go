@@ -23,8 +23,7 @@ const (
 	// TagSize is the length in bytes of the tag at the end of a packet.
 	TagSize = 16
 
-	// Overhead is the length of a packet with an empty body, the smallest that
-	// can be sealed.
+	// Overhead is the length of a packet with an empty body, the smallest that can be sealed.
 	Overhead = HeaderSize + TagSize
 
 	// KeySize is the length of a key in bytes.
@@ -55,10 +54,9 @@ func NewKey(s Suite, key *[KeySize]byte) *Key {
 	return &Key{secret: &secret, suite: s}
 }
 
-// Seal seals packet in place: a 12-byte header, the body, and 16 bytes of room
-// for the tag. It returns false, and the packet must not be sent, if the key is
-// wiped or the packet is shorter than Overhead. It does not allocate where the
-// cipher has assembly (see the package comment).
+// Seal seals packet in place: a 12-byte header, the body, and 16 bytes of room for the tag. It
+// returns false, and the packet must not be sent, if the key is wiped or the packet is shorter than
+// Overhead. It does not allocate where the cipher has assembly (see the package comment).
 func (k *Key) Seal(packet []byte) bool {
 	c := k.expanded()
 	if c == nil || len(packet) < Overhead {
@@ -72,9 +70,8 @@ func (k *Key) Seal(packet []byte) bool {
 	return true
 }
 
-// Open opens packet in place and returns its body, which aliases packet. After
-// ErrOpen the bytes between header and tag are undefined. It allocates as
-// little as Seal.
+// Open opens packet in place and returns its body, which aliases packet. After ErrOpen the bytes
+// between header and tag are undefined. It allocates as little as Seal.
 func (k *Key) Open(packet []byte) (body []byte, err error) {
 	c := k.expanded()
 	if c == nil || len(packet) < Overhead {
@@ -150,10 +147,9 @@ func (k *Key) expand() *expanded {
 // Format writes a fixed text for every verb, so that a key is never printed.
 func (k *Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "seal.Key(redacted)") }
 
-// expanded is a key ready for use. It is immutable, so goroutines may use it
-// while Compact or Wipe removes it from its Key. Only the garbage collector
-// knows when the last of them is done, so the collector erases it; users of
-// aead keep the expanded alive until they are done.
+// expanded is a key ready for use. It is immutable, so goroutines may use it while Compact or Wipe
+// removes it from its Key. Only the garbage collector knows when the last of them is done, so the
+// collector erases it; users of aead keep the expanded alive until they are done.
 type expanded struct{ aead cipher.AEAD }
 
 func expand(s Suite, key *[KeySize]byte) *expanded {

@@ -6,8 +6,7 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// Suite is an AEAD, or in an offer a set of them: the AEAD bits of section 3
-// of PROTOCOL.md.
+// Suite is an AEAD, or in an offer a set of them: the AEAD bits of section 3 of PROTOCOL.md.
 type Suite uint8
 
 const (

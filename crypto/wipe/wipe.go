@@ -1,10 +1,8 @@
-// Package wipe overwrites secrets that are no longer needed and that a library keeps
-// in a structure of its own without a way to erase them: the round keys of a cipher,
-// the polynomials of an ML-KEM key, the state of a Noise handshake. For secrets that
-// a package holds itself, clear suffices.
+// Package wipe overwrites secrets that are no longer needed and that a library keeps in a structure
+// of its own without a way to erase them: the round keys of a cipher, the polynomials of an ML-KEM
+// key, the state of a Noise handshake. For secrets that a package holds itself, clear suffices.
 //
-// The tests check for each of those libraries that Deep reaches
-// everything.
+// The tests check for each of those libraries that Deep reaches everything.
 //
 // Copies on a stack or in a register are out of reach in Go. Wiping removes the
 // copies that would otherwise live as long as the heap object.
@@ -16,11 +14,10 @@ import (
 	"unsafe"
 )
 
-// Deep sets every number reachable from ptr to zero, slices up to their
-// capacity. It follows pointers, slices and interfaces and keeps these
-// themselves, so that a later method call does not meet a nil pointer. It skips
-// strings, maps, channels, functions, non-pointer values inside an interface,
-// and values of the types in shared.
+// Deep sets every number reachable from ptr to zero, slices up to their capacity. It follows
+// pointers, slices and interfaces and keeps these themselves, so that a later method call does not
+// meet a nil pointer. It skips strings, maps, channels, functions, non-pointer values inside an
+// interface, and values of the types in shared.
 //
 // The value must own everything it points to, except for the types in shared:
 // Deep would zero a shared table for its other users too. Nothing else may use

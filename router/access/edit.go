@@ -63,9 +63,8 @@ func add(path string, e Entry, most int) error {
 	})
 }
 
-// Remove deletes the line of the client with this identity or name and returns the
-// client. The errors are those of Load, ErrUnknown and ErrAmbiguous. The file is
-// replaced as by Add.
+// Remove deletes the line of the client with this identity or name and returns the client. The
+// errors are those of Load, ErrUnknown and ErrAmbiguous. The file is replaced as by Add.
 func Remove(path, idOrName string) (Entry, error) {
 	var removed Entry
 	err := edit(path, MaxEntries, func(text []byte, l *List) ([]byte, error) {
@@ -180,8 +179,7 @@ func follow(path string) (string, error) {
 	return "", fmt.Errorf("access: list of clients %s: %w", path, err)
 }
 
-// replace replaces the file at path. before is its state when it was read, nil if
-// it did not exist.
+// replace replaces the file at path. before is its state when it was read, nil if it did not exist.
 func replace(path string, text []byte, before fs.FileInfo) (err error) {
 	defer func() {
 		if err != nil {

@@ -68,13 +68,11 @@ func (l *List) Contains(client identity.PublicKey) bool {
 	return found
 }
 
-// Entries returns all clients in the order of the file. The caller must not modify
-// the slice.
+// Entries returns all clients in the order of the file. The caller must not modify the slice.
 func (l *List) Entries() []Entry { return l.entries }
 
-// Load reads a file. A missing file is no error: the list is empty. An
-// invalid line gives a *LineError; other errors wrap ErrTooLarge, ErrPermissions,
-// ErrNotFile or a system error.
+// Load reads a file. A missing file is no error: the list is empty. An invalid line gives a
+// *LineError; other errors wrap ErrTooLarge, ErrPermissions, ErrNotFile or a system error.
 func Load(path string) (*List, error) {
 	text, _, err := read(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -12,13 +12,11 @@ import (
 // interval and calls apply again after a change, until ctx is done. It calls both
 // functions on its own goroutine.
 //
-// A change counts once two successive checks find the same file, so that Watch does
-// not load a file that is being written or replaced by an editor. A missing file is
-// an empty list.
+// A change counts once two successive checks find the same file, so that Watch does not load a file
+// that is being written or replaced by an editor. A missing file is an empty list.
 //
-// If the file cannot be loaded, Watch calls failed, once per change and per error,
-// and not apply: the last list stays in use. An interval of 0 or less means one
-// second.
+// If the file cannot be loaded, Watch calls failed, once per change and per error, and not apply:
+// the last list stays in use. An interval of 0 or less means one second.
 func Watch(ctx context.Context, path string, every time.Duration, apply func(*List), failed func(error)) {
 	if every <= 0 {
 		every = time.Second

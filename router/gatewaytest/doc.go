@@ -1,5 +1,4 @@
-// Package gatewaytest runs gateways on loopback, in the process of a test or an
-// example.
+// Package gatewaytest runs gateways on loopback, in the process of a test or an example.
 //
 //	exit := gatewaytest.Start(t, gatewaytest.Options{Target: gatewaytest.Echo})
 //	entry := gatewaytest.Start(t, gatewaytest.Options{Next: []*gatewaytest.Gateway{exit}})

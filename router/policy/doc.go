@@ -24,9 +24,8 @@
 // An IPv6 address that embeds an IPv4 address, for a translator or a tunnel, must
 // be allowed as both.
 //
-// The documentation ranges (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24,
-// 2001:db8::/32, 3fff::/20) are not denied: they have no hosts, and tests use them
-// as public addresses.
+// The documentation ranges (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24, 2001:db8::/32,
+// 3fff::/20) are not denied: they have no hosts, and tests use them as public addresses.
 //
 // A name is resolved first, and Check is called with the address that is used.
 package policy

@@ -17,8 +17,7 @@ type Config struct {
 	Own func() []netip.Addr
 }
 
-// Policy decides which targets clients may send to. It is safe for concurrent
-// use.
+// Policy decides which targets clients may send to. It is safe for concurrent use.
 type Policy struct {
 	rules atomic.Pointer[rules]
 	own   atomic.Pointer[ownSet]
@@ -30,8 +29,7 @@ type rules struct {
 	queryOwn    func() []netip.Addr
 }
 
-// New returns a Policy and calls Config.Own for the first time. It ignores an
-// error of Refresh.
+// New returns a Policy and calls Config.Own for the first time. It ignores an error of Refresh.
 func New(c Config) *Policy {
 	p := new(Policy)
 	_ = p.Replace(c)
@@ -124,8 +122,7 @@ func (p *Policy) denyRule(addr netip.Addr, port uint16) *Rule {
 	return nil
 }
 
-// allowRule returns the first allow rule that matches the target and lies inside
-// a range.
+// allowRule returns the first allow rule that matches the target and lies inside a range.
 func (p *Policy) allowRule(addr netip.Addr, port uint16, within netip.Prefix) *Rule {
 	allow := p.rules.Load().allow
 	for i := range allow {

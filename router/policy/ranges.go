@@ -70,8 +70,7 @@ var (
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-// narrowestFirst sorts ranges so that the first one that contains an address
-// applies.
+// narrowestFirst sorts ranges so that the first one that contains an address applies.
 func narrowestFirst(list []nonPublic) []nonPublic {
 	slices.SortStableFunc(list, func(a, b nonPublic) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
 	return list

@@ -171,8 +171,7 @@ func (r *Rule) UnmarshalText(text []byte) error {
 
 func (r *Rule) everyPort() bool { return r.First == 0 && r.Last == 0 }
 
-// matches reports whether the rule matches a target. addr is unmapped and has no
-// zone.
+// matches reports whether the rule matches a target. addr is unmapped and has no zone.
 func (r *Rule) matches(addr netip.Addr, port uint16) bool {
 	return (r.everyPort() || r.First <= port && port <= r.Last) &&
 		(!r.Prefix.IsValid() || r.Prefix.Contains(addr))

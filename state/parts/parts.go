@@ -64,10 +64,9 @@ var (
 	ErrHash = errors.New("parts: message does not match its id")
 )
 
-// Assembler reassembles messages of one type. Its zero value with a Limit is ready
-// to use. It keeps at most eight parts and evicts the oldest. A message is complete
-// as soon as one combination of kept parts matches their message_id, so forged
-// parts beside the authentic ones do no harm.
+// Assembler reassembles messages of one type. Its zero value with a Limit is ready to use. It keeps
+// at most eight parts and evicts the oldest. A message is complete as soon as one combination of
+// kept parts matches their message_id, so forged parts beside the authentic ones do no harm.
 type Assembler struct {
 	Limit int // the longest accepted message, in bytes
 
@@ -149,8 +148,7 @@ func (a *Assembler) try(newest wire.Part, choice *[wire.MaxParts]wire.Part, inde
 	return nil
 }
 
-// join returns the message of the parts, or nil if their lengths or its hash are
-// wrong.
+// join returns the message of the parts, or nil if their lengths or its hash are wrong.
 func (a *Assembler) join(parts []wire.Part) []byte {
 	size, total := len(parts[0].Data), 0
 	for i, p := range parts {

@@ -31,8 +31,7 @@ func (t Transport) String() string {
 	return "transport " + strconv.Itoa(int(t))
 }
 
-// Path is a path between a peer and this host. NewUDP and NewTCP make one in its
-// canonical form.
+// Path is a path between a peer and this host. NewUDP and NewTCP make one in its canonical form.
 type Path struct {
 	// Peer is the remote end, never IPv4-mapped.
 	Peer netip.AddrPort
@@ -43,8 +42,7 @@ type Path struct {
 	IfIndex uint32
 	// Transport is UDP or TCP.
 	Transport Transport
-	// Conn is the number of the TCP connection, unique within a process; 0 over
-	// UDP.
+	// Conn is the number of the TCP connection, unique within a process; 0 over UDP.
 	Conn uint64
 }
 
@@ -54,8 +52,7 @@ func NewUDP(peer netip.AddrPort, local netip.Addr, ifIndex uint32) Path {
 	return Path{Peer: unmap(peer), Local: local.Unmap(), IfIndex: ifIndex, Transport: UDP}
 }
 
-// NewTCP returns the path of a packet on connection number conn between peer and
-// local.
+// NewTCP returns the path of a packet on connection number conn between peer and local.
 func NewTCP(peer netip.AddrPort, local netip.Addr, conn uint64) Path {
 	return Path{Peer: unmap(peer), Local: local.Unmap(), Transport: TCP, Conn: conn}
 }
@@ -67,8 +64,7 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 // IsValid reports whether p has a peer.
 func (p Path) IsValid() bool { return p.Peer.IsValid() }
 
-// SamePeer reports whether p and q have the same remote address and port over the
-// same transport.
+// SamePeer reports whether p and q have the same remote address and port over the same transport.
 func (p Path) SamePeer(q Path) bool {
 	return p.Transport == q.Transport && p.Peer == q.Peer
 }
@@ -89,9 +85,8 @@ const (
 	maskIPv6 = 48
 )
 
-// MaskAddr returns the printable part of a client's address: the first 24 bits of
-// an IPv4 address as in "198.51.100.x", the first 48 of an IPv6 address as in
-// "2001:db8:1::x", without a zone.
+// MaskAddr returns the printable part of a client's address: the first 24 bits of an IPv4 address
+// as in "198.51.100.x", the first 48 of an IPv6 address as in "2001:db8:1::x", without a zone.
 func MaskAddr(a netip.Addr) string {
 	a = a.Unmap().WithZone("")
 	bits := maskIPv6
@@ -109,8 +104,7 @@ func MaskAddr(a netip.Addr) string {
 	return s + "x" // an IPv6 prefix ends in "::"
 }
 
-// MaskAddrPort returns MaskAddr and the port: "198.51.100.x:51820",
-// "[2001:db8:1::x]:51820".
+// MaskAddrPort returns MaskAddr and the port: "198.51.100.x:51820", "[2001:db8:1::x]:51820".
 func MaskAddrPort(a netip.AddrPort) string {
 	addr := MaskAddr(a.Addr())
 	if a.Addr().Unmap().Is6() {

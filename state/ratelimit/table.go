@@ -44,8 +44,7 @@ func (t *Table) Take(now time.Time, source netip.Addr) (wait time.Duration, ok b
 	return 0, true
 }
 
-// Wait returns the time until source has a token, 0 if it has one now. It takes
-// none.
+// Wait returns the time until source has a token, 0 if it has one now. It takes none.
 func (t *Table) Wait(now time.Time, source netip.Addr) time.Duration {
 	at := int64(now.Sub(t.start))
 	over := max(t.full[t.hash(source)%slots], at) + int64(t.interval) - at - int64(t.depth)

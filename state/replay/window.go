@@ -1,5 +1,4 @@
-// Package replay keeps the sliding window that rejects replayed packets (section 6
-// of PROTOCOL.md).
+// Package replay keeps the sliding window that rejects replayed packets (section 6 of PROTOCOL.md).
 //
 // A receiver has one Window per key. It calls Check before opening a packet and
 // Mark after, so that a forged packet never moves the window:
@@ -17,9 +16,8 @@ import (
 	"lewes/state/snapshot"
 )
 
-// Size is the number of sequence numbers in a Window: a packet is accepted if it
-// is newer than all others, or one of the last Size and not seen before (section
-// 6).
+// Size is the number of sequence numbers in a Window: a packet is accepted if it is newer than all
+// others, or one of the last Size and not seen before (section 6).
 const Size = 4096
 
 const (
@@ -71,9 +69,8 @@ func (w *Window) Mark(seq uint64) {
 	w.ring[seq/wordBits%words] |= 1 << (seq % wordBits)
 }
 
-// Compact frees the bitmap. From then on every number up to the highest is
-// rejected, so the caller compacts a window only after a silence longer than any
-// packet is under way.
+// Compact frees the bitmap. From then on every number up to the highest is rejected, so the caller
+// compacts a window only after a silence longer than any packet is under way.
 func (w *Window) Compact() {
 	w.floor, w.ring = w.next, nil
 }
@@ -81,8 +78,7 @@ func (w *Window) Compact() {
 // Highest returns the highest marked number, or false if there is none.
 func (w *Window) Highest() (seq uint64, ok bool) { return w.next - 1, w.next != 0 }
 
-// forget clears the bits of the numbers from w.next to seq, which older numbers
-// used.
+// forget clears the bits of the numbers from w.next to seq, which older numbers used.
 func (w *Window) forget(seq uint64) {
 	if seq-w.next >= Size {
 		*w.ring = [words]uint64{}

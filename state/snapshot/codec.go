@@ -18,8 +18,7 @@ import (
 //		c.Check(t.id != 0, "timer without an id")
 //	}
 //
-// Encoding leaves the values alone. Decoding is as safe on arbitrary bytes as the
-// Reader below it.
+// Encoding leaves the values alone. Decoding is as safe on arbitrary bytes as the Reader below it.
 type Codec struct {
 	w *Writer
 	r *Reader
@@ -121,8 +120,7 @@ func (c *Codec) Time(v *time.Time) {
 	}
 }
 
-// Path codes a path without its connection number, which is meaningless in another
-// process.
+// Path codes a path without its connection number, which is meaningless in another process.
 func (c *Codec) Path(v *path.Path) {
 	if c.r != nil {
 		*v = path.Path{}
@@ -214,8 +212,7 @@ func Optional[T any](c *Codec, v **T) *T {
 	return *v
 }
 
-// Count codes the length n of a list of at most limit elements, each of at least
-// size bytes.
+// Count codes the length n of a list of at most limit elements, each of at least size bytes.
 func (c *Codec) Count(n, limit, size int) int {
 	if c.w != nil {
 		c.w.Uint32(uint32(n))

@@ -1,5 +1,4 @@
-// Package snapshot encodes the state that a gateway hands over to its successor
-// (package router).
+// Package snapshot encodes the state that a gateway hands over to its successor (package router).
 //
 // A Codec moves values to a Writer, or in the same order from a Reader, behind one
 // description for both. Numbers are little-endian, values of variable length are

@@ -53,8 +53,7 @@ func (w *Writer) room(n int) []byte {
 	return w.b
 }
 
-// Part writes the output of f preceded by its length in four bytes, so that a
-// reader can skip it.
+// Part writes the output of f preceded by its length in four bytes, so that a reader can skip it.
 func (w *Writer) Part(f func()) {
 	w.Uint32(0)
 	start := len(w.b)

@@ -151,8 +151,7 @@ func (m *FinalAck) Append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint16(dst, uint16(m.Flags))
 }
 
-// ParseFinalAck parses the content of an Ack at LevelTransport.
-// Errors: ErrShort, ErrTrailing.
+// ParseFinalAck parses the content of an Ack at LevelTransport. Errors: ErrShort, ErrTrailing.
 func ParseFinalAck(content []byte) (FinalAck, error) {
 	if err := fixed(content, FinalAckSize); err != nil {
 		return FinalAck{}, err

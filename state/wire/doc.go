@@ -13,8 +13,7 @@
 //	p = wire.Finish(p)
 //	key.Seal(p)
 //
-// Pad, between Append and Finish, pads a ClientHello, a KKTRequest or a Ping with
-// zeros.
+// Pad, between Append and Finish, pads a ClientHello, a KKTRequest or a Ping with zeros.
 //
 // # Receiving
 //

@@ -2,8 +2,7 @@ package wire
 
 import "encoding/binary"
 
-// FlowHeaderSize is the size of flow_id and flags at the start of every packet of a
-// flow.
+// FlowHeaderSize is the size of flow_id and flags at the start of every packet of a flow.
 const FlowHeaderSize = 3
 
 // FlowFlags are the flags of EncryptedData and ForwardPacket, section 8.
@@ -13,8 +12,7 @@ type FlowFlags uint8
 const (
 	// FlagTarget: an EncryptedData contains a target.
 	FlagTarget FlowFlags = 1 << 0
-	// FlagEndpointIndependent: one public port, many targets. With FlagTarget
-	// only.
+	// FlagEndpointIndependent: one public port, many targets. With FlagTarget only.
 	FlagEndpointIndependent FlowFlags = 1 << 1
 	// FlagReverse: the target is the port to listen on. With FlagTarget only, not
 	// with FlagEndpointIndependent.

@@ -49,8 +49,7 @@ const sequenceBits = 62
 // before it (section 6).
 const MaxSequence = 1<<sequenceBits - 1
 
-// Counter combines a level and a sequence number of at most MaxSequence into the
-// header's counter.
+// Counter combines a level and a sequence number of at most MaxSequence into the header's counter.
 func Counter(l Level, seq uint64) uint64 {
 	return uint64(l)<<sequenceBits | seq&MaxSequence
 }
@@ -95,14 +94,12 @@ func (h Header) Allows(t Type, d Direction) bool {
 	return t.Allowed(h.Level, d) && (h.ReceiverIdx == 0) == (t == TypeClientHello)
 }
 
-// helloIdxOffset is the offset of a ClientHello's receiver_index, the first field of
-// its content.
+// helloIdxOffset is the offset of a ClientHello's receiver_index, the first field of its content.
 const helloIdxOffset = HeaderSize + PrefixSize
 
-// ReceiverIdx returns the index that packet p is routed by: that of the header, or
-// if it is 0 (a ClientHello) the one requested in the hello. It reads nothing else,
-// so that it always agrees with a steering program in the kernel. It returns false
-// for a packet shorter than MinPacket.
+// ReceiverIdx returns the index that packet p is routed by: that of the header, or if it is 0 (a
+// ClientHello) the one requested in the hello. It reads nothing else, so that it always agrees with
+// a steering program in the kernel. It returns false for a packet shorter than MinPacket.
 func ReceiverIdx(p []byte) (uint32, bool) {
 	if len(p) < MinPacket {
 		return 0, false
@@ -114,9 +111,8 @@ func ReceiverIdx(p []byte) (uint32, bool) {
 	return idx, true
 }
 
-// Begin appends a packet's header and its body's prefix, 18 bytes, to dst. The
-// content follows, then Finish. seq is at most MaxSequence, and 0 at LevelHandshake
-// and LevelClear.
+// Begin appends a packet's header and its body's prefix, 18 bytes, to dst. The content follows,
+// then Finish. seq is at most MaxSequence, and 0 at LevelHandshake and LevelClear.
 func Begin(dst []byte, idx uint32, l Level, seq uint64, t Type) []byte {
 	dst = binary.LittleEndian.AppendUint32(dst, idx)
 	dst = binary.LittleEndian.AppendUint64(dst, Counter(l, seq))
@@ -251,10 +247,9 @@ func ParsePart(content []byte) (Part, error) {
 	return Part{index, count, [4]byte(content[1:]), rest(content, PartHeaderSize)}, nil
 }
 
-// ParseInner parses the fields of the packet inside a ForwardPacket that an entry
-// gateway checks, section 8. It returns the packet's index and whether it is a
-// ClientHello. A sealed packet shows only its header; a ClientHello its type and
-// index, which every version has at the same offset.
+// ParseInner parses the fields of the packet inside a ForwardPacket that an entry gateway checks,
+// section 8. It returns the packet's index and whether it is a ClientHello. A sealed packet shows
+// only its header; a ClientHello its type and index, which every version has at the same offset.
 //
 // Errors: those of ParseHeader; ErrShort for a ClientHello that ends before its
 // index; ErrBootstrap for a packet with index 0 that is not a clear ClientHello;

@@ -17,8 +17,7 @@ const (
 	KKTRequestSize = 23
 )
 
-// ClientHello opens a handshake, section 4. Over UDP it is padded (Pad) to
-// MinHelloDatagram.
+// ClientHello opens a handshake, section 4. Over UDP it is padded (Pad) to MinHelloDatagram.
 //
 //	receiver_index u32 · salt 32 · aead_offer u8 · kem u8 · kem_key_id u32 ·
 //	cookie_len u8 (0 or 16) · cookie · zero padding
@@ -139,8 +138,7 @@ func (m *Ack) Append(dst []byte) []byte {
 	return append(dst, m.Nonce[:]...)
 }
 
-// ParseAck parses the content of a clear Ack. Errors: ErrShort, ErrTrailing,
-// ErrReserved.
+// ParseAck parses the content of a clear Ack. Errors: ErrShort, ErrTrailing, ErrReserved.
 func ParseAck(content []byte) (Ack, error) {
 	if err := fixed(content, AckSize); err != nil {
 		return Ack{}, err
@@ -166,8 +164,7 @@ func (m *Busy) Append(dst []byte) []byte {
 	return appendCookie(dst, m.HasCookie, &m.Cookie)
 }
 
-// ParseBusy parses the content of a Busy. Errors: ErrShort, ErrTrailing,
-// ErrCookieLength.
+// ParseBusy parses the content of a Busy. Errors: ErrShort, ErrTrailing, ErrCookieLength.
 func ParseBusy(content []byte) (Busy, error) {
 	if len(content) < 5 {
 		return Busy{}, ErrShort

@@ -2,9 +2,8 @@ package wire
 
 import "encoding/binary"
 
-// Sizes in bytes of the reassembled messages of a subsession, section 7. The Noise
-// messages contain an ephemeral key, the payload (an ML-KEM-768 public key or
-// ciphertext) and a tag.
+// Sizes in bytes of the reassembled messages of a subsession, section 7. The Noise messages contain
+// an ephemeral key, the payload (an ML-KEM-768 public key or ciphertext) and a tag.
 const (
 	SubsessionKK1Size = 4 + 32 + 1184 + 16
 	SubsessionKK2Size = 8 + 32 + 1088 + 16
@@ -25,8 +24,7 @@ func (m *SubsessionKK1) Append(dst []byte) []byte {
 	return append(dst, m.Noise...)
 }
 
-// ParseSubsessionKK1 parses a reassembled message; Noise aliases it. Errors: ErrShort,
-// ErrTrailing.
+// ParseSubsessionKK1 parses a reassembled message; Noise aliases it. Errors: ErrShort, ErrTrailing.
 func ParseSubsessionKK1(message []byte) (SubsessionKK1, error) {
 	if err := fixed(message, SubsessionKK1Size); err != nil {
 		return SubsessionKK1{}, err
@@ -80,8 +78,7 @@ func (m *SubsessionReady) Append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, m.Generation)
 }
 
-// ParseSubsessionReady parses the content of a SubsessionReady. Errors: ErrShort,
-// ErrTrailing.
+// ParseSubsessionReady parses the content of a SubsessionReady. Errors: ErrShort, ErrTrailing.
 func ParseSubsessionReady(content []byte) (SubsessionReady, error) {
 	if err := fixed(content, 4); err != nil {
 		return SubsessionReady{}, err

@@ -45,8 +45,7 @@ func NameTarget(name string, port uint16) (Target, error) {
 	return t, t.Check()
 }
 
-// Kind returns the target's kind, or 0 for a target with neither name nor
-// address.
+// Kind returns the target's kind, or 0 for a target with neither name nor address.
 func (t *Target) Kind() TargetKind {
 	switch {
 	case len(t.Name) > 0:
@@ -84,12 +83,10 @@ func (t *Target) Check() error {
 	return nil
 }
 
-// AddrPort returns address and port; the address is the zero netip.Addr for a
-// target with a name.
+// AddrPort returns address and port; the address is the zero netip.Addr for a target with a name.
 func (t *Target) AddrPort() netip.AddrPort { return netip.AddrPortFrom(t.Addr, t.Port) }
 
-// Equal reports whether t and u are the same target. Names are compared byte by
-// byte.
+// Equal reports whether t and u are the same target. Names are compared byte by byte.
 func (t *Target) Equal(u *Target) bool {
 	return t.Port == u.Port && t.Addr == u.Addr && bytes.Equal(t.Name, u.Name)
 }
@@ -124,9 +121,8 @@ func (t *Target) Append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint16(dst, t.Port)
 }
 
-// CutTarget parses a target at the front of b. Name and rest, the remaining bytes,
-// alias b. Errors: ErrShort, ErrTargetKind, ErrMapped, ErrName,
-// ErrPort.
+// CutTarget parses a target at the front of b. Name and rest, the remaining bytes, alias b. Errors:
+// ErrShort, ErrTargetKind, ErrMapped, ErrName, ErrPort.
 func CutTarget(b []byte) (t Target, rest []byte, err error) {
 	if len(b) < 1 {
 		return Target{}, nil, ErrShort
@@ -164,11 +160,10 @@ func CutTarget(b []byte) (t Target, rest []byte, err error) {
 	return t, b[size+2:], nil
 }
 
-// IsHostName reports whether name is a host name that may be resolved: at most
-// MaxName bytes, dot-separated labels of 1 to 63 ASCII letters, digits, hyphens (not
-// first) and underscores, with an optional final dot. Other alphabets use their
-// ASCII form (xn--…). The last label must not be a number, since resolvers read
-// "127.1" or "0x7f000001" as an address.
+// IsHostName reports whether name is a host name that may be resolved: at most MaxName bytes,
+// dot-separated labels of 1 to 63 ASCII letters, digits, hyphens (not first) and underscores, with
+// an optional final dot. Other alphabets use their ASCII form (xn--…). The last label must not be a
+// number, since resolvers read "127.1" or "0x7f000001" as an address.
 func IsHostName(name []byte) bool {
 	if len(name) == 0 || len(name) > MaxName {
 		return false
@@ -195,8 +190,7 @@ func IsHostName(name []byte) bool {
 	return !isNumber(bytes.TrimSuffix(name[start:], []byte(".")))
 }
 
-// isNumber reports whether label is a decimal number, or 0x and hexadecimal
-// digits.
+// isNumber reports whether label is a decimal number, or 0x and hexadecimal digits.
 func isNumber(label []byte) bool {
 	hex := len(label) > 1 && label[0] == '0' && label[1]|0x20 == 'x'
 	if hex {

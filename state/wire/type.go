@@ -109,10 +109,9 @@ func (t Type) Known() bool {
 	return int(t) < len(types) && types[t].name != ""
 }
 
-// Allowed reports whether a message of type t is allowed at level l in direction d,
-// by the table of section 2 and, for the handshake messages, section 5. It is false
-// for an unknown type. Header.Allows also checks the index; the caller checks that
-// a Poll is received over TCP.
+// Allowed reports whether a message of type t is allowed at level l in direction d, by the table of
+// section 2 and, for the handshake messages, section 5. It is false for an unknown type.
+// Header.Allows also checks the index; the caller checks that a Poll is received over TCP.
 func (t Type) Allowed(l Level, d Direction) bool {
 	if int(t) >= len(types) || l > LevelClear || d > ToClient {
 		return false
@@ -129,8 +128,7 @@ func (t Type) MaxMessage() int {
 	return types[t].parts
 }
 
-// Errors of the parsers. They are returned unwrapped. The caller counts the packet
-// and drops it.
+// Errors of the parsers. They are returned unwrapped. The caller counts the packet and drops it.
 var (
 	ErrShort        = errors.New("wire: too short for its type")
 	ErrLong         = errors.New("wire: longer than the protocol allows")

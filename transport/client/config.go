@@ -34,9 +34,8 @@ const sendWait = 100 * time.Millisecond
 type Config struct {
 	// Gateway is the exit: the gateway that sends datagrams to their targets.
 	Gateway Gateway
-	// Via lists the entry gateways, the nearest first. The first is reached at its
-	// host and port; each later one, and Gateway, at the address that the one before
-	// it has in its directory.
+	// Via lists the entry gateways, the nearest first. The first is reached at its host and port;
+	// each later one, and Gateway, at the address that the one before it has in its directory.
 	Via []Gateway
 	// Identity is the client's key. The caller keeps it until the session has ended.
 	Identity *PrivateKey
@@ -66,8 +65,7 @@ type Config struct {
 
 	// Transport selects what carries packets to the first gateway.
 	Transport Transport
-	// Resolver resolves the first gateway's name for each handshake; nil means
-	// net.DefaultResolver.
+	// Resolver resolves the first gateway's name for each handshake; nil means net.DefaultResolver.
 	Resolver Resolver
 	// Underlay opens a Conn to the first gateway; nil means a UDP socket. UnderlayTCP
 	// opens one for where UDP is blocked; nil means TCP, or none if Underlay is set.

@@ -10,19 +10,17 @@ import (
 	"time"
 )
 
-// DialContext opens a flow to a target. The network is udp, udp4 or udp6, the address
-// host:port. The gateway resolves a host name, to an address of whichever family it has;
-// for IP addresses the network decides as in net.Dial. Nothing is sent before the first
-// Write.
+// DialContext opens a flow to a target. The network is udp, udp4 or udp6, the address host:port.
+// The gateway resolves a host name, to an address of whichever family it has; for IP addresses the
+// network decides as in net.Dial. Nothing is sent before the first Write.
 //
-// The net.Conn behaves like a connected *net.UDPConn, and is a net.PacketConn too; its
-// WriteTo refuses other addresses with net.ErrWriteToConnected. A Read returns one
-// datagram, truncated to the buffer. A full receive queue drops the oldest datagram;
-// SetReadBuffer sets its size. A Write that exceeds the limit returns a *SizeError; the
-// method MaxPayload returns the limit. When the gateway closes the flow, Read returns a
-// *FlowError: once if the target is unreachable, and for good, as Write does, if the
-// gateway refuses the target. A flow that was idle for too long opens again with the next
-// Write.
+// The net.Conn behaves like a connected *net.UDPConn, and is a net.PacketConn too; its WriteTo
+// refuses other addresses with net.ErrWriteToConnected. A Read returns one datagram, truncated to
+// the buffer. A full receive queue drops the oldest datagram; SetReadBuffer sets its size. A Write
+// that exceeds the limit returns a *SizeError; the method MaxPayload returns the limit. When the
+// gateway closes the flow, Read returns a *FlowError: once if the target is unreachable, and for
+// good, as Write does, if the gateway refuses the target. A flow that was idle for too long opens
+// again with the next Write.
 //
 // LocalAddr is an unspecified address whose port identifies the flow; only the gateway
 // knows the address that the target sees. All errors are a *net.OpError.
@@ -51,20 +49,17 @@ func (s *Session) dial(ctx context.Context, network, address string) (*flowConn,
 	return c, nil
 }
 
-// ListenPacket returns a socket that sends to any target and receives from the targets
-// that it has sent to. It opens a flow per target. If the session has MaxFlows, it evicts
-// the least recently used flow of a ListenPacket; datagrams of that target are lost until
-// the next WriteTo it.
+// ListenPacket returns a socket that sends to any target and receives from the targets that it has
+// sent to. It opens a flow per target. If the session has MaxFlows, it evicts the least recently
+// used flow of a ListenPacket; datagrams of that target are lost until the next WriteTo it.
 //
-// WriteTo accepts a *net.UDPAddr, any other net.Addr with a method AddrPort()
-// netip.AddrPort, and a NameAddr. ReadFrom returns the address of the WriteTo: a
-// *net.UDPAddr, which must not be changed, or a NameAddr. The methods ReadFromUDPAddrPort
-// and WriteToUDPAddrPort are those of *net.UDPConn; the former returns the zero
-// netip.AddrPort for a NameAddr.
+// WriteTo accepts a *net.UDPAddr, any other net.Addr with a method AddrPort() netip.AddrPort, and a
+// NameAddr. ReadFrom returns the address of the WriteTo: a *net.UDPAddr, which must not be changed,
+// or a NameAddr. The methods ReadFromUDPAddrPort and WriteToUDPAddrPort are those of *net.UDPConn;
+// the former returns the zero netip.AddrPort for a NameAddr.
 //
-// A *FlowError of the gateway is returned by the next WriteTo that target only: one target
-// doesn't disturb the others. In all else the net.PacketConn is like the net.Conn of
-// DialContext.
+// A *FlowError of the gateway is returned by the next WriteTo that target only: one target doesn't
+// disturb the others. In all else the net.PacketConn is like the net.Conn of DialContext.
 func (s *Session) ListenPacket() (net.PacketConn, error) {
 	c := &packetConn{socket: socket{s: s, local: localAddr(0)}, targets: make(map[destination]*flow)}
 	c.inbox.init()
@@ -238,8 +233,7 @@ func (c *flowConn) Close() error {
 	return nil
 }
 
-// packetConn is an unconnected UDP socket: a flow for each target, opened by the first
-// write to it.
+// packetConn is an unconnected UDP socket: a flow for each target, opened by the first write to it.
 type packetConn struct {
 	socket
 	targets map[destination]*flow // guarded by the flow table's lock
@@ -272,8 +266,7 @@ func (c *packetConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, err
 	return len(b), nil
 }
 
-// writeTries bounds how often a datagram looks for a flow that is evicted before it is
-// sent.
+// writeTries bounds how often a datagram looks for a flow that is evicted before it is sent.
 const writeTries = 3
 
 func (c *packetConn) write(b []byte, to destination) error {

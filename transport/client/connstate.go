@@ -169,8 +169,7 @@ func (st *connState) setReadDeadline(now time.Time) {
 	}
 }
 
-// setTimer sets the timer to the next deadline of the policy, the poller and the
-// keepalive.
+// setTimer sets the timer to the next deadline of the policy, the poller and the keepalive.
 func (st *connState) setTimer(now time.Time) {
 	if st.timer == nil {
 		return

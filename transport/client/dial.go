@@ -13,19 +13,16 @@ import (
 )
 
 const (
-	// addressHeadStart is how long an address is tried before the next one is tried
-	// beside it.
+	// addressHeadStart is how long an address is tried before the next one is tried beside it.
 	addressHeadStart = 300 * time.Millisecond
-	// tcpHeadStart is how long UDP is tried alone (section 10 of PROTOCOL.md), or a
-	// quarter of Config.Timeout if that is less, unless the network refuses UDP
-	// earlier. If UDP has answered without a session, TCP starts after half of
-	// Config.Timeout and gets the other half: the gateway may just not admit the
-	// client.
+	// tcpHeadStart is how long UDP is tried alone (section 10 of PROTOCOL.md), or a quarter of
+	// Config.Timeout if that is less, unless the network refuses UDP earlier. If UDP has answered
+	// without a session, TCP starts after half of Config.Timeout and gets the other half: the
+	// gateway may just not admit the client.
 	tcpHeadStart = 2500 * time.Millisecond
 	// maxAddresses is how many of a gateway's addresses are tried.
 	maxAddresses = 4
-	// indexTries is how often a handshake restarts because an entry has its receiver
-	// index in use.
+	// indexTries is how often a handshake restarts because an entry has its receiver index in use.
 	indexTries = 4
 )
 
@@ -158,9 +155,8 @@ type dialRace struct {
 	won      *sessionConn
 }
 
-// newDialRace prepares UDP, to start at once, and TCP, to start later, or at once if TCP
-// carried the session before. UDP, if it works by then, takes half the round trips and
-// wins.
+// newDialRace prepares UDP, to start at once, and TCP, to start later, or at once if TCP carried
+// the session before. UDP, if it works by then, takes half the round trips and wins.
 func newDialRace(s *Session, now time.Time, addrs []netip.Addr) *dialRace {
 	wake := make(chan struct{}, 1)
 	udp := &dialQueue{transport: path.UDP, wake: wake, next: now}

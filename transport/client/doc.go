@@ -19,9 +19,8 @@
 //	resolver := net.Resolver{PreferGo: true, Dial: session.DialContext}
 //	quicTransport := quic.Transport{Conn: socket}
 //
-// The gateway resolves host names; this machine looks up nothing about a target. This
-// package is the only one to import: it has names of its own for identities, URIs, KEMs
-// and reasons.
+// The gateway resolves host names; this machine looks up nothing about a target. This package is
+// the only one to import: it has names of its own for identities, URIs, KEMs and reasons.
 //
 // # Flows
 //
@@ -32,10 +31,9 @@
 //
 // # Reconnecting
 //
-// A session renews its keys, notices when the gateway has lost its state, and makes a new
-// handshake beside or after the old session; its flows open again by themselves. The
-// application sees loss and, with Config.OnEvent, Events. Config.NoReconnect ends the
-// session instead.
+// A session renews its keys, notices when the gateway has lost its state, and makes a new handshake
+// beside or after the old session; its flows open again by themselves. The application sees loss
+// and, with Config.OnEvent, Events. Config.NoReconnect ends the session instead.
 //
 // # Paths
 //

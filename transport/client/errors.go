@@ -15,8 +15,7 @@ import (
 )
 
 var (
-	// ErrClosed is the error of a session that the application has closed. It wraps
-	// net.ErrClosed.
+	// ErrClosed is the error of a session that the application has closed. It wraps net.ErrClosed.
 	ErrClosed = fmt.Errorf("client: session: %w", net.ErrClosed)
 
 	// ErrSilent is the error of a session whose gateway stopped responding.

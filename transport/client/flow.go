@@ -84,8 +84,7 @@ func (f *flow) send(payload []byte) error {
 	return nil
 }
 
-// header returns the id of a datagram on c, and the opening if the datagram has to open
-// the flow.
+// header returns the id of a datagram on c, and the opening if the datagram has to open the flow.
 func (f *flow) header(c *sessionConn) (id uint16, opening []byte, err error) {
 	now := time.Now()
 	f.lastUse.Store(int64(f.s.at(now)))

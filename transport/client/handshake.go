@@ -110,8 +110,7 @@ func (c *sessionConn) exchange(ctx context.Context, p *gatewayPath) error {
 	}
 }
 
-// handshakeFailed is activePathFailed for a handshake: a collision at the entry ends the
-// attempt.
+// handshakeFailed is activePathFailed for a handshake: a collision at the entry ends the attempt.
 func (st *connState) handshakeFailed(now time.Time, err error) {
 	var refused *FlowError
 	if st.c.session == nil && errors.As(err, &refused) && refused.Reason == ReasonIndexCollision {
@@ -163,8 +162,7 @@ type kemKey struct {
 	at     time.Time
 }
 
-// find returns the gateway's key if it is fresh and matches pin, unless pin is nil; else
-// nil.
+// find returns the gateway's key if it is fresh and matches pin, unless pin is nil; else nil.
 func (c *KeyCache) find(now time.Time, gateway identity.PublicKey, id kem.ID, pin *[32]byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()

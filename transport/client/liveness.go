@@ -46,11 +46,9 @@ func (c *sessionConn) checkActivity() {
 }
 
 const (
-	// minKeepalive bounds the keepalive interval from below: no NAT in use times out
-	// sooner.
+	// minKeepalive bounds the keepalive interval from below: no NAT in use times out sooner.
 	minKeepalive = 5 * time.Second
-	// growAfter is how many intervals in a row have to succeed before a longer one is
-	// tried.
+	// growAfter is how many intervals in a row have to succeed before a longer one is tried.
 	growAfter = 8
 	// retryFailedAfter is how long an interval that was too long is not tried again.
 	retryFailedAfter = 30 * time.Minute

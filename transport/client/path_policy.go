@@ -243,8 +243,7 @@ func (p *pathPolicy) responded(now time.Time) (actions []action) {
 	return actions
 }
 
-// migrated is called when a probe has answered and become the active path. It returns the
-// reason.
+// migrated is called when a probe has answered and become the active path. It returns the reason.
 func (p *pathPolicy) migrated(now time.Time, to path.Transport) (reason string, actions []action) {
 	switch {
 	case p.upgrading():

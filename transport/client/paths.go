@@ -13,8 +13,7 @@ import (
 	"lewes/transport/tcp"
 )
 
-// linger is how long a path stays open after the session has left it, for packets in
-// flight.
+// linger is how long a path stays open after the session has left it, for packets in flight.
 const linger = 3 * time.Second
 
 // Exchanger is a Conn over TCP that uses one connection per packet. *tcp.Conn is one.
@@ -116,9 +115,8 @@ func (st *connState) apply(now time.Time, actions []action) {
 	}
 }
 
-// openProbes opens probes over a transport to each address of the gateway: first to the
-// known ones, since a name may not resolve while the network is down, then to those that
-// it resolves to now.
+// openProbes opens probes over a transport to each address of the gateway: first to the known ones,
+// since a name may not resolve while the network is down, then to those that it resolves to now.
 func (st *connState) openProbes(t path.Transport) {
 	c, search := st.c, st.paths.searches
 	st.paths.opening[t]++

@@ -237,8 +237,7 @@ func (s *Session) awaitResponse(c *sessionConn) {
 	}
 }
 
-// roundTrip returns the round trip as measured by Pings, else by the gateway's first
-// answer.
+// roundTrip returns the round trip as measured by Pings, else by the gateway's first answer.
 func roundTrip(session *state.Session, p state.Progress) time.Duration {
 	if rtt := session.RTT(); rtt > 0 {
 		return rtt

@@ -23,9 +23,8 @@ var errReconnecting = errors.New("client: reconnecting")
 // at a time, and two for a moment while it reconnects. Packets take one path at a time;
 // each open path has a goroutine that reads it.
 //
-// Methods of sessionConn take the lock. Those of connState and of its parts don't: their
-// caller holds it. Writers use neither: they seal with the session's Sender and write to
-// the active path.
+// Methods of sessionConn take the lock. Those of connState and of its parts don't: their caller
+// holds it. Writers use neither: they seal with the session's Sender and write to the active path.
 type sessionConn struct {
 	// Immutable once the handshake has succeeded.
 	s       *Session

@@ -178,9 +178,8 @@ func (c *Conn) LocalAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(unknown, 0))
 }
 
-// Close waits briefly for queued packets to be sent, then closes all connections and
-// waits for their goroutines. Only the first call of Close or Abort has an effect; later
-// calls wait for it.
+// Close waits briefly for queued packets to be sent, then closes all connections and waits for
+// their goroutines. Only the first call of Close or Abort has an effect; later calls wait for it.
 func (c *Conn) Close() error {
 	c.once.Do(func() { c.close(drainTime) })
 	return nil

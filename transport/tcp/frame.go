@@ -87,8 +87,7 @@ func (b *buffer) grow(n int) *buffer {
 // errBudget means Config.MaxReceiving is reached.
 var errBudget = errors.New("tcp: receive memory exhausted")
 
-// bufferBudget bounds the memory of all packets that are being received or wait for
-// ReadBatch.
+// bufferBudget bounds the memory of all packets that are being received or wait for ReadBatch.
 type bufferBudget struct {
 	limit int64
 	used  atomic.Int64

@@ -29,16 +29,13 @@ const closeGrace = 250 * time.Millisecond
 
 // Config configures Listen. A bound of zero means its default.
 type Config struct {
-	// Addrs are the addresses to bind; empty means every address of both families,
-	// as does an entry without an address (netip.AddrPort{}). Entries with port 0
-	// use Port.
+	// Addrs are the addresses to bind; empty means every address of both families, as does an entry
+	// without an address (netip.AddrPort{}). Entries with port 0 use Port.
 	Addrs []netip.AddrPort
-	// Port is the default port of Addrs. With 0 the system chooses one, the same for
-	// both families.
+	// Port is the default port of Addrs. With 0 the system chooses one, the same for both families.
 	Port uint16
-	// Inherited are listeners bound by another process. The Listener owns them,
-	// including those whose address is not in Addrs, and does not bind their
-	// addresses again.
+	// Inherited are listeners bound by another process. The Listener owns them, including those
+	// whose address is not in Addrs, and does not bind their addresses again.
 	Inherited []*net.TCPListener
 
 	// Shards is the number of ShardListeners, at least 1. On Linux each address has as
@@ -84,12 +81,10 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Listener accepts connections on all bound addresses. Close also closes its
-// connections.
+// Listener accepts connections on all bound addresses. Close also closes its connections.
 type Listener struct {
 	Shards []*ShardListener
-	// Groups has one entry per bound address, Failed one per address that could not be
-	// bound.
+	// Groups has one entry per bound address, Failed one per address that could not be bound.
 	Groups []Group
 	Failed []*transport.BindError
 

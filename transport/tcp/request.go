@@ -37,8 +37,7 @@ type requestQueue struct {
 	count int
 }
 
-// push appends r. If limit requests are queued already, it removes and returns the
-// oldest.
+// push appends r. If limit requests are queued already, it removes and returns the oldest.
 func (q *requestQueue) push(r request, limit int) (oldest request, full bool) {
 	if q.count == limit {
 		oldest, full = q.pop()
@@ -212,8 +211,7 @@ func (c *Conn) deliver(data []byte) (n, used, missing int, err error) {
 	}
 }
 
-// reportError converts an error and makes it available to ReadBatch, unless another is
-// pending.
+// reportError converts an error and makes it available to ReadBatch, unless another is pending.
 func (c *Conn) reportError(err error) error {
 	if c.ctx.Err() != nil {
 		return net.ErrClosed

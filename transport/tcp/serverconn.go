@@ -145,8 +145,7 @@ func (c *serverConn) writeLoop(timer *time.Timer) {
 	}
 }
 
-// next takes the queued output, and returns whether it is the last and when the
-// connection expires.
+// next takes the queued output, and returns whether it is the last and when the connection expires.
 func (c *serverConn) next() (output *buffer, finished bool, deadline time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -247,8 +246,7 @@ func (c *serverConn) enqueue(packets []transport.Packet) (int, error) {
 	return len(packets), nil
 }
 
-// enqueueOne queues a packet, as one frame per datagram if it is a GSO train. The caller
-// holds mu.
+// enqueueOne queues a packet, as one frame per datagram if it is a GSO train. The caller holds mu.
 func (c *serverConn) enqueueOne(p *transport.Packet) error {
 	for packet := range p.Segments() {
 		if !validLength(len(packet)) {

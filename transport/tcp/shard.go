@@ -148,8 +148,7 @@ func (s *ShardListener) LocalAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(s.listener.Groups[0].Addr)
 }
 
-// Close unblocks ReadBatch. Later packets for the shard are dropped; the other shards
-// continue.
+// Close unblocks ReadBatch. Later packets for the shard are dropped; the other shards continue.
 func (s *ShardListener) Close() error {
 	s.once.Do(func() { close(s.closed) })
 	return nil

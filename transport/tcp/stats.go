@@ -39,8 +39,7 @@ type Traffic struct {
 	Bytes   uint64 `metric:"tcp_bytes_total" help:"Bytes of packets over TCP."`
 }
 
-// counters are shared by the shards: next to the cost of a connection, contention does
-// not matter.
+// counters are shared by the shards: next to the cost of a connection, contention does not matter.
 type counters struct {
 	open                                               atomic.Int64
 	accepted, refusedFull, refusedSource, acceptErrors atomic.Uint64

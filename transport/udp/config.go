@@ -22,12 +22,10 @@ const (
 	maxBatch = 1024
 )
 
-// Options apply to listening and connected sockets. The zero value suits a gateway's
-// port.
+// Options apply to listening and connected sockets. The zero value suits a gateway's port.
 type Options struct {
-	// Batch is the maximum of messages per ReadBatch, 0 for DefaultBatch. The Conn owns
-	// a buffer of 64 KiB for each. The maximum of a Pooled Conn is 8, adapted to the
-	// traffic.
+	// Batch is the maximum of messages per ReadBatch, 0 for DefaultBatch. The Conn owns a buffer of
+	// 64 KiB for each. The maximum of a Pooled Conn is 8, adapted to the traffic.
 	Batch int
 	// Pooled takes receive buffers from a pool while there is something to read, instead
 	// of holding them while ReadBatch waits: for many sockets that are mostly idle.
@@ -49,19 +47,16 @@ type Options struct {
 
 	// Counters may be shared by several Conns; nil means the Conn's own.
 	Counters *Counters
-	// Notify receives events for the operator, each once. It must not block, and may be
-	// nil.
+	// Notify receives events for the operator, each once. It must not block, and may be nil.
 	Notify func(Event)
 }
 
 // Config configures Listen.
 type Config struct {
-	// Addrs are the addresses to bind; empty means every address of both families,
-	// as does an entry without an address (netip.AddrPort{}). Entries with port 0
-	// use Port.
+	// Addrs are the addresses to bind; empty means every address of both families, as does an entry
+	// without an address (netip.AddrPort{}). Entries with port 0 use Port.
 	Addrs []netip.AddrPort
-	// Port is the default port of Addrs. With 0 the system chooses one, the same for
-	// both families.
+	// Port is the default port of Addrs. With 0 the system chooses one, the same for both families.
 	Port uint16
 	// Steer distributes datagrams over Steer.Shards sockets per address, or one socket
 	// if that is below 2.

@@ -1,5 +1,4 @@
-// Package udp sends and receives UDP datagrams in batches, with many datagrams per
-// system call.
+// Package udp sends and receives UDP datagrams in batches, with many datagrams per system call.
 //
 // Listen binds the gateway's port, in both address families and with one socket per
 // shard; Dial connects a socket to one peer, for a client or an egress flow. Both return
@@ -28,15 +27,13 @@
 // (Options.NoGSO, Options.NoGRO). If a device refuses a train later, its datagrams are
 // sent one by one and GSO is disabled on the socket, which Options.Notify and Stats report.
 //
-// The reader of a listening socket blocks in the kernel instead of in Go's network poller,
-// which would cost several microseconds per wakeup. A Poller (Linux) reads any number of
-// sockets with one goroutine and one set of buffers. It registers them for reading only:
-// package net registers sockets for writing too, and then each sent datagram wakes a
-// thread, at half the cost of sending.
+// The reader of a listening socket blocks in the kernel instead of in Go's network poller, which
+// would cost several microseconds per wakeup. A Poller (Linux) reads any number of sockets with one
+// goroutine and one set of buffers. It registers them for reading only: package net registers
+// sockets for writing too, and then each sent datagram wakes a thread, at half the cost of sending.
 //
-// With Options.Portable and on other systems, the ReadBatch and WriteBatch of
-// golang.org/x/net are used, or single datagrams on Windows. They are slower and allocate
-// addresses.
+// With Options.Portable and on other systems, the ReadBatch and WriteBatch of golang.org/x/net are
+// used, or single datagrams on Windows. They are slower and allocate addresses.
 //
 // # Source addresses
 //

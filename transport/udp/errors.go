@@ -144,8 +144,7 @@ type writeResult struct {
 
 	failed      int // packets not sent
 	first, last int // indexes of the first and the latest of them
-	// The first error of each kind: of packets that were not sent, and of earlier
-	// datagrams.
+	// The first error of each kind: of packets that were not sent, and of earlier datagrams.
 	sendErrors, asyncErrors [numKinds]syscall.Errno
 	anyAsync                bool
 }

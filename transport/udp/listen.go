@@ -101,9 +101,8 @@ func listen(ctx context.Context, cfg *Config) *Listener {
 	return l
 }
 
-// bindGroup binds one socket per shard to an address. The first is bound without
-// SO_REUSEPORT, so that a second gateway on the same port fails instead of taking half
-// of the datagrams.
+// bindGroup binds one socket per shard to an address. The first is bound without SO_REUSEPORT, so
+// that a second gateway on the same port fails instead of taking half of the datagrams.
 func bindGroup(ctx context.Context, addr netip.AddrPort, cfg *Config) (Group, error) {
 	first, err := bind(ctx, addr, cfg, false)
 	if err != nil {

@@ -102,9 +102,8 @@ func (c *control) bytes() []byte {
 // sockaddr holds a socket address of either family.
 type sockaddr unix.RawSockaddrInet6
 
-// set stores a peer's address for a socket of the given family and returns its length, or
-// 0 if the address is invalid or of the other family. ifIndex is the zone of a link-local
-// peer without one.
+// set stores a peer's address for a socket of the given family and returns its length, or 0 if the
+// address is invalid or of the other family. ifIndex is the zone of a link-local peer without one.
 func (s *sockaddr) set(peer netip.AddrPort, ifIndex uint32, v6 bool) (length uint32) {
 	addr := peer.Addr().Unmap()
 	switch {

@@ -52,8 +52,7 @@ func (d *descriptor) release() {
 	}
 }
 
-// beginClose rejects further calls of acquire. If it returns true, the caller must call
-// release.
+// beginClose rejects further calls of acquire. If it returns true, the caller must call release.
 func (d *descriptor) beginClose() bool {
 	for {
 		n := d.users.Load()

@@ -287,8 +287,7 @@ func (b *portable) flush(s *portableSender, n int) error {
 	return nil
 }
 
-// try sends messages i to j-1. e is the error of the first; err means that the socket is
-// closed.
+// try sends messages i to j-1. e is the error of the first; err means that the socket is closed.
 func (b *portable) try(s *portableSender, i, j int) (n int, e syscall.Errno, err error) {
 	for {
 		s.calls++

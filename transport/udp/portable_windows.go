@@ -12,9 +12,8 @@ import (
 	"lewes/transport"
 )
 
-// portable is the batcher for Windows, where golang.org/x/net has no batches: one datagram
-// per call. The system chooses the source address on a wildcard socket, and
-// Options.Pooled is ignored.
+// portable is the batcher for Windows, where golang.org/x/net has no batches: one datagram per
+// call. The system chooses the source address on a wildcard socket, and Options.Pooled is ignored.
 type portable struct {
 	c             *Conn
 	buf           []byte

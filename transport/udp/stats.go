@@ -66,8 +66,7 @@ type Stats struct {
 	// GSOFallbacks counts sockets on which GSO was disabled after a failure, GSOResent
 	// trains that were refused and sent again one by one.
 	GSOFallbacks, GSOResent uint64
-	// SourceDropped counts datagrams sent without Path.Local because the system refused
-	// it.
+	// SourceDropped counts datagrams sent without Path.Local because the system refused it.
 	SourceDropped uint64
 
 	// From Conn.Stats only.

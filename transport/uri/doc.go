@@ -11,6 +11,5 @@
 //	g, err := uri.Parse("lewes://9qA…@gw.example.com")
 //	conn, err := net.Dial("udp", g.Address())
 //
-// Gateway implements encoding.TextMarshaler and TextUnmarshaler, for JSON, TOML and
-// flag.TextVar.
+// Gateway implements encoding.TextMarshaler and TextUnmarshaler, for JSON, TOML and flag.TextVar.
 package uri

@@ -1,6 +1,5 @@
-// Package vectors reads the reference vectors for tests: each package's own
-// selection in its testdata, and the whole set in shared/vectors beside the
-// module's root, if that directory exists.
+// Package vectors reads the reference vectors for tests: each package's own selection in its
+// testdata, and the whole set in shared/vectors beside the module's root, if that directory exists.
 package vectors
 
 import (

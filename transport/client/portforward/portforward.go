@@ -117,8 +117,7 @@ func (f *Forwarder) Run(ctx context.Context, d Dialer) error {
 	return last
 }
 
-// evict drops the least recently active peer of all ports. It reports whether there was
-// one.
+// evict drops the least recently active peer of all ports. It reports whether there was one.
 func (f *Forwarder) evict() bool {
 	var of *port
 	var least *peer
