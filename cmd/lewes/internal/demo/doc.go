@@ -3,7 +3,6 @@
 //
 //   - report.go: [Run] and its [Report]
 //   - parties.go: the parties
-//   - witness.go: what passes through a party's sockets
+//   - witness.go: the observations at their sockets, and the claims
 //   - traffic.go: the datagrams
-//   - judge.go: the claims
 package demo

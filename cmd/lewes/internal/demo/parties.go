@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -75,7 +74,9 @@ func start() (_ *demo, err error) {
 	if d.target, err = startTarget(); err != nil {
 		return nil, err
 	}
-	secrets := d.secrets()
+	// The encoded target and the payload marker must not be readable before the exit.
+	at := wire.AddrTarget(d.target.addr)
+	secrets := [][]byte{at.Append(nil), d.marker[:]}
 	d.sender.secrets = secrets
 
 	// The exit may send to the target and nothing else on this machine.
@@ -88,13 +89,6 @@ func start() (_ *demo, err error) {
 		return nil, fmt.Errorf("the entry: %w", err)
 	}
 	return d, nil
-}
-
-// secrets are byte strings that must not be readable before the exit: the encoded target and the
-// payload marker.
-func (d *demo) secrets() [][]byte {
-	target := wire.AddrTarget(d.target.addr)
-	return [][]byte{target.Append(nil), d.marker[:]}
 }
 
 func startTarget() (*target, error) {
@@ -113,24 +107,12 @@ func (t *target) serve() {
 		n, from, err := t.conn.ReadFromUDPAddrPort(buffer)
 		if errors.Is(err, net.ErrClosed) {
 			return
-		}
-		if err != nil {
+		} else if err != nil {
 			continue
 		}
-		t.mu.Lock()
-		if !slices.Contains(t.from, from) {
-			t.from = append(t.from, from)
-		}
-		t.mu.Unlock()
+		addOnce(&t.mu, &t.from, from)
 		_, _ = t.conn.WriteToUDPAddrPort(buffer[:n], from) // the client detects a loss
 	}
-}
-
-// senders returns the sources of the datagrams received.
-func (t *target) senders() []netip.AddrPort {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Clone(t.from)
 }
 
 // startGateway starts a gateway that admits one client.
@@ -146,9 +128,12 @@ func startGateway(admitted identity.PublicKey, rules policy.Config, directory []
 		Listen:   udp.Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}},
 		Shards:   1,
 		KEMs:     []kem.ID{kem.MLKEM768},
-		Admit:    func(id identity.PublicKey) bool { return g.admit(id, admitted) },
-		Policy:   policy.New(rules),
-		Egress:   &watchedEgress{&router.UDPEgress{}, &g.out},
+		Admit: func(id identity.PublicKey) bool {
+			addOnce(&g.mu, &g.seen, id)
+			return id == admitted
+		},
+		Policy: policy.New(rules),
+		Egress: &watchedEgress{&router.UDPEgress{}, &g.out},
 	}
 	if directory != nil {
 		config.Directory = router.NewDirectory(directory, net.DefaultResolver)
@@ -162,22 +147,6 @@ func startGateway(admitted identity.PublicKey, rules policy.Config, directory []
 	at := g.Addrs()[0]
 	g.uri = uri.Gateway{Identity: key.Public(), Host: at.Addr().String(), Port: at.Port()}
 	return g, nil
-}
-
-func (g *gateway) admit(id, admitted identity.PublicKey) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !slices.Contains(g.seen, id) {
-		g.seen = append(g.seen, id)
-	}
-	return id == admitted
-}
-
-// clients returns the identities of authenticated clients.
-func (g *gateway) clients() []identity.PublicKey {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return slices.Clone(g.seen)
 }
 
 // received returns the number of datagrams received on the listening socket.

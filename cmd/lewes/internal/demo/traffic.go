@@ -70,11 +70,7 @@ func (d *demo) exchange(ctx context.Context, r *Report, datagrams int) error {
 		return fmt.Errorf("rekey: %w", err)
 	}
 	r.Keys = d.session.Info().Generation
-	for _, back := range t.back {
-		if back {
-			r.Back++
-		}
-	}
+	r.Back = len(t.rtts)
 	r.RTT = quantiles(t.rtts)
 	r.check(r.Back == datagrams && t.wrong == 0, fmt.Sprintf("all %d datagrams came back, byte for byte", datagrams),
 		"%d are missing, %d echoes differ or are duplicates", datagrams-r.Back, t.wrong)
@@ -108,24 +104,18 @@ func (t *traffic) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	number, ok := t.match(buffer[:n])
-	if !ok || t.back[number] {
+	const head = 16 // length of the marker
+	number := len(t.payloads)
+	if n >= head+4 {
+		number = int(binary.BigEndian.Uint32(buffer[head:n]))
+	}
+	if number >= len(t.payloads) || t.sent[number].IsZero() || t.back[number] || !bytes.Equal(buffer[:n], t.payloads[number]) {
 		t.wrong++
 		return nil
 	}
 	t.back[number] = true
 	t.rtts = append(t.rtts, time.Since(t.sent[number]))
 	return nil
-}
-
-// match returns the number of the datagram that an echo equals.
-func (t *traffic) match(echo []byte) (number int, ok bool) {
-	const at = 16
-	if len(echo) < at+4 {
-		return 0, false
-	}
-	number = int(binary.BigEndian.Uint32(echo[at:]))
-	return number, number < len(t.payloads) && !t.sent[number].IsZero() && bytes.Equal(echo, t.payloads[number])
 }
 
 func quantiles(d []time.Duration) RoundTrips {
