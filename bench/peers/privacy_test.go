@@ -44,7 +44,7 @@ func TestWhoKnowsWhat(t *testing.T) {
 	way := relay(t, "127.14.25.36", entry.uri)
 	forward, local := startForward(t, key, "--gateway", exit.uri.String(), "--via", way.uri.String(), "127.0.0.1:0="+hidden+":4711")
 	whisper(t, local[0])
-	forward.await(t, "found no address for the name")
+	forward.await(t, "found no address for")
 	names = append(names, words("the name "+hidden, hidden))
 
 	entryLog, exitLog := []byte(entry.log()), []byte(exit.log())
