@@ -251,9 +251,9 @@ func normal(c *Config) *Config {
 func TestParseRejects(t *testing.T) {
 	self := gatewayURI(1).String()
 	for _, c := range []struct {
-		text string
-		line int
-		key  string
+		text     string
+		line     int
+		key      string
 		contains []string
 	}{
 		// Syntax errors.
