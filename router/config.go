@@ -25,8 +25,28 @@ import (
 	"lewes/transport/udp"
 )
 
-// defaultMaxPacket fits an MTU of 1500 with IPv6 and UDP headers.
-const defaultMaxPacket = 1452
+// Bounds that no key of the configuration file changes. deploy/README.md names the metric that shows
+// each being reached.
+const (
+	DefaultTolerance        = 30 * time.Second // offset of a client's clock
+	DefaultTrustedRate      = 1000             // hellos per second from the address of a gateway of the directory
+	DefaultHandshakeQueue   = 1024             // queued handshake packets of a shard
+	DefaultMaxEarly         = 64 << 20         // bytes buffered before Handshake 3
+	DefaultLookups          = 1000             // concurrent name lookups
+	DefaultLookupDatagrams  = 16               // datagrams buffered per flow during its lookup
+	DefaultHelloRate        = 2                // inner hellos per second and session
+	DefaultHelloBurst       = 10
+	DefaultPollWait         = 10 * time.Second // longest wait of a Poll
+	DefaultSessionQueue     = 128 << 10        // bytes queued for one session on TCP
+	DefaultSessionQueues    = 256 << 20        // bytes queued for all sessions on TCP
+	DefaultSessionQueueTime = 5 * time.Second  // age at which queued packets are dropped
+
+	LookupTimeout   = 5 * time.Second   // of a name lookup
+	IndexBindingTTL = 300 * time.Second // idle time of an index binding
+
+	// maxPacket is the largest packet sent over UDP. It fits an MTU of 1500 with IPv6 and UDP headers.
+	maxPacket = 1452
+)
 
 // Config is the configuration of a Gateway. Zero limits select the defaults of section 12 of
 // PROTOCOL.md.
@@ -57,11 +77,7 @@ type Config struct {
 	Burst        int
 	TrustedRate  float64
 
-	Terms        state.Terms
-	RekeyPackets uint64
-	MaxPacket    int // largest packet sent over UDP, in bytes; 0 means 1452
-	DemotedTTL   time.Duration
-
+	Terms state.Terms
 	Limits
 	TCP TCP
 
@@ -80,14 +96,12 @@ type Limits struct {
 	MaxFlowsPerSession int           // 0 means 256
 	MaxFlows           int           // of all sessions; 0 means 100,000
 	FlowIdle           time.Duration // 0 means 120 s
-	ResolveTimeout     time.Duration // 0 means 5 s
 	MaxWaiting         int           // datagrams buffered per flow while its name resolves; 0 means 16
 	MaxLookups         int           // concurrent name lookups; 0 means 1,000
 
-	MaxClaims  int           // index bindings of a session; 0 means 16
-	ClaimTTL   time.Duration // 0 means 300 s
-	HelloRate  float64       // inner hellos per second and session; 0 means 2
-	HelloBurst int           // 0 means 10
+	MaxClaims  int     // index bindings of a session; 0 means 16
+	HelloRate  float64 // inner hellos per second and session; 0 means 2
+	HelloBurst int     // 0 means 10
 }
 
 // withDefaults returns l with every zero replaced by its default.
@@ -97,13 +111,11 @@ func (l Limits) withDefaults() *Limits {
 		MaxFlowsPerSession: cmp.Or(l.MaxFlowsPerSession, 256),
 		MaxFlows:           cmp.Or(l.MaxFlows, 100_000),
 		FlowIdle:           cmp.Or(l.FlowIdle, 120*time.Second),
-		ResolveTimeout:     cmp.Or(l.ResolveTimeout, 5*time.Second),
-		MaxWaiting:         cmp.Or(l.MaxWaiting, 16),
-		MaxLookups:         cmp.Or(l.MaxLookups, 1000),
+		MaxWaiting:         cmp.Or(l.MaxWaiting, DefaultLookupDatagrams),
+		MaxLookups:         cmp.Or(l.MaxLookups, DefaultLookups),
 		MaxClaims:          cmp.Or(l.MaxClaims, 16),
-		ClaimTTL:           cmp.Or(l.ClaimTTL, 300*time.Second),
-		HelloRate:          cmp.Or(l.HelloRate, 2),
-		HelloBurst:         cmp.Or(l.HelloBurst, 10),
+		HelloRate:          cmp.Or(l.HelloRate, DefaultHelloRate),
+		HelloBurst:         cmp.Or(l.HelloBurst, DefaultHelloBurst),
 	}
 }
 
@@ -119,10 +131,10 @@ type TCP struct {
 }
 
 func (t *TCP) fill() {
-	t.PollWait = cmp.Or(t.PollWait, 10*time.Second)
-	t.MaxHeld = cmp.Or(t.MaxHeld, 128<<10)
-	t.MaxHeldInAll = cmp.Or(t.MaxHeldInAll, 256<<20)
-	t.HeldAge = cmp.Or(t.HeldAge, 5*time.Second)
+	t.PollWait = cmp.Or(t.PollWait, DefaultPollWait)
+	t.MaxHeld = cmp.Or(t.MaxHeld, DefaultSessionQueue)
+	t.MaxHeldInAll = cmp.Or(t.MaxHeldInAll, DefaultSessionQueues)
+	t.HeldAge = cmp.Or(t.HeldAge, DefaultSessionQueueTime)
 }
 
 // Egress opens the sockets of flows and upstreams.
@@ -164,17 +176,17 @@ func (c *Config) fill() error {
 	if c.Resolver == nil {
 		c.Resolver = net.DefaultResolver
 	}
+	c.Tolerance = cmp.Or(c.Tolerance, DefaultTolerance)
 	c.MaxRecords = cmp.Or(c.MaxRecords, 1<<16)
-	c.MaxEarly = cmp.Or(c.MaxEarly, 64<<20)
+	c.MaxEarly = cmp.Or(c.MaxEarly, DefaultMaxEarly)
 	c.TriesASecond = cmp.Or(c.TriesASecond, 500)
-	c.MaxBacklog = cmp.Or(c.MaxBacklog, 1024)
+	c.MaxBacklog = cmp.Or(c.MaxBacklog, DefaultHandshakeQueue)
 	c.Rate = cmp.Or(c.Rate, 20)
 	c.Burst = cmp.Or(c.Burst, 40)
-	c.TrustedRate = cmp.Or(c.TrustedRate, 1000)
+	c.TrustedRate = cmp.Or(c.TrustedRate, DefaultTrustedRate)
 	c.Terms.IdleTTL = cmp.Or(c.Terms.IdleTTL, 24*time.Hour)
 	c.Terms.RekeyAfter = cmp.Or(c.Terms.RekeyAfter, 15*time.Minute)
 	c.Terms.MaxDatagram = min(cmp.Or(c.Terms.MaxDatagram, wire.MaxUDPPacket), wire.MaxUDPPacket)
-	c.MaxPacket = cmp.Or(c.MaxPacket, defaultMaxPacket)
 	c.Suites = cmp.Or(c.Suites, seal.Offer())
 	c.Shards = cmp.Or(c.Shards, runtime.GOMAXPROCS(0))
 	c.TCP.fill()

@@ -147,7 +147,7 @@ func denialReason(err error) string {
 
 // startLookup resolves the flow's name in a goroutine, which ends with a batch of its own.
 func (st *shardState) startLookup(f *flow) {
-	ctx, cancel := context.WithTimeout(context.Background(), st.limits.Load().ResolveTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), LookupTimeout)
 	f.resolving, f.cancel = true, cancel
 	st.flows.lookups++
 	env := st.shardEnv

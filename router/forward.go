@@ -170,7 +170,7 @@ func (st *shardState) bindIndex(now time.Time, c *client, f *forward, m *wire.Fo
 		f.upstream.bindings[index] = b
 		f.upstream.mu.Unlock()
 		c.bindings = append(c.bindings, b)
-		st.forwarder.timers.Set(&b.timer, now.Add(limits.ClaimTTL))
+		st.forwarder.timers.Set(&b.timer, now.Add(IndexBindingTTL))
 	}
 	b.last = now
 	return true
@@ -221,7 +221,7 @@ func (st *shardState) expireBinding(now time.Time) bool {
 	if !ok {
 		return false
 	}
-	if idleAt := b.last.Add(st.limits.Load().ClaimTTL); now.Before(idleAt) {
+	if idleAt := b.last.Add(IndexBindingTTL); now.Before(idleAt) {
 		st.forwarder.timers.Set(&b.timer, idleAt)
 	} else {
 		st.unbind(b)

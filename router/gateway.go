@@ -162,11 +162,9 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 		Burst:           max(1, (c.Burst+c.Shards-1)/c.Shards),
 		TrustedRate:     c.TrustedRate / shards,
 		Session: state.SessionConfig{
-			Rand:         c.Rand,
-			Terms:        c.Terms,
-			RekeyPackets: c.RekeyPackets,
-			DemotedTTL:   c.DemotedTTL,
-			MaxPacket:    c.MaxPacket,
+			Rand:      c.Rand,
+			Terms:     c.Terms,
+			MaxPacket: maxPacket,
 		},
 	}
 }

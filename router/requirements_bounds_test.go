@@ -385,7 +385,7 @@ func openFlows(t *testing.T, p *peer, most int) {
 func TestDefaultBounds(t *testing.T) {
 	c := Limits{}.withDefaults()
 	if c.MaxFlowsPerSession != 256 || c.FlowIdle != 120*time.Second || c.MaxSessions != 1_000_000 ||
-		c.MaxClaims != 16 || c.ClaimTTL != 300*time.Second || c.HelloRate != 2 || c.HelloBurst != 10 {
+		c.MaxClaims != 16 || IndexBindingTTL != 300*time.Second || c.HelloRate != 2 || c.HelloBurst != 10 {
 		t.Errorf("default limits are %+v, which differs from section 12", c)
 	}
 	r := newRig(t, nil)

@@ -181,7 +181,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 			b.timer.Value = b
 			b.upstream.bindings[b.index] = b
 			owner.bindings = append(owner.bindings, b)
-			st.forwarder.timers.Set(&b.timer, b.last.Add(st.limits.Load().ClaimTTL))
+			st.forwarder.timers.Set(&b.timer, b.last.Add(IndexBindingTTL))
 		}
 	})
 	owner.codeQueue(c)

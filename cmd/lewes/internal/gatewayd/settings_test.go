@@ -86,7 +86,7 @@ func TestRouterConfigSetsEveryField(t *testing.T) {
 	s := routerConfig(c, identity.FromSeed(&[32]byte{1}), g, zap.NewNop())
 
 	own := map[string]bool{ // the router's defaults apply
-		"Suites": true, "Tolerance": true, "MaxEarly": true, "MaxBacklog": true, "TrustedRate": true, "RekeyPackets": true, "DemotedTTL": true, "Egress": true, "Resolver": true, "MaxPacket": true, "Rand": true, "Clock": true, "Wall": true,
+		"Suites": true, "Tolerance": true, "MaxEarly": true, "MaxBacklog": true, "TrustedRate": true, "Egress": true, "Resolver": true, "Rand": true, "Clock": true, "Wall": true,
 	}
 	v := reflect.ValueOf(s)
 	for i := range v.NumField() {

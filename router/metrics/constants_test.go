@@ -1,0 +1,94 @@
+package metrics
+
+import (
+	"fmt"
+	"math/bits"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lewes/router"
+	"lewes/state"
+	"lewes/transport/tcp"
+)
+
+// TestConstantsInREADME compares the table of constants in deploy/README.md with the code and with the
+// exported metrics.
+func TestConstantsInREADME(t *testing.T) {
+	seconds := func(d time.Duration) string { return fmt.Sprintf("%g s", d.Seconds()) }
+	mebibytes := func(n int) string { return fmt.Sprintf("%d MiB", n>>20) }
+	want := map[string]string{
+		"offset of a client's clock":                                       seconds(router.DefaultTolerance),
+		"hellos per second from the address of a gateway in the directory": fmt.Sprint(router.DefaultTrustedRate),
+		"queued handshake packets per shard":                               fmt.Sprint(router.DefaultHandshakeQueue),
+		"data buffered before the end of handshakes":                       mebibytes(router.DefaultMaxEarly),
+		"packets under one key before a rekey":                             fmt.Sprintf("2^%d", bits.Len64(state.DefaultRekeyPackets)-1),
+		"time for which replaced keys still open packets":                  seconds(state.DefaultDemotedTTL),
+		"memory of incoming TCP packets":                                   mebibytes(tcp.DefaultMaxReceiving),
+		"time to receive a packet over TCP":                                seconds(tcp.DefaultReceiveTimeout),
+		"time to send an answer over TCP":                                  seconds(tcp.DefaultWriteTimeout),
+		"wait of a TCP poll":                                               seconds(router.DefaultPollWait),
+		"data queued for one session on TCP":                               fmt.Sprintf("%d KiB", router.DefaultSessionQueue>>10),
+		"data queued for all sessions on TCP":                              mebibytes(router.DefaultSessionQueues),
+		"age of data queued for a session on TCP":                          seconds(router.DefaultSessionQueueTime),
+		"time for a name lookup":                                           seconds(router.LookupTimeout),
+		"concurrent name lookups":                                          fmt.Sprint(router.DefaultLookups),
+		"datagrams buffered per flow during its lookup":                    fmt.Sprint(router.DefaultLookupDatagrams),
+		"idle time of an index binding":                                    seconds(router.IndexBindingTTL),
+		"hellos per second of a session to other gateways":                 fmt.Sprint(router.DefaultHelloRate),
+		"burst of hellos of a session to other gateways":                   fmt.Sprint(router.DefaultHelloBurst),
+	}
+	exported := exportedSeries(t)
+	text, err := os.ReadFile("../../deploy/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "## Constants\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	_, table, found := strings.Cut(section, "| --- | --- | --- |\n")
+	if !found {
+		t.Fatal("deploy/README.md has no table of constants")
+	}
+	for row := range strings.Lines(strings.TrimSpace(table)) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(row), "|"), "|")
+		if len(cells) != 3 {
+			t.Errorf("row %q has %d cells, want 3", row, len(cells))
+			continue
+		}
+		bound, value := strings.TrimSpace(cells[0]), strings.TrimSpace(cells[1])
+		if v, known := want[bound]; !known || v != value {
+			t.Errorf("%s is %q in the table and %q in the code", bound, value, v)
+		}
+		delete(want, bound)
+		if metric := strings.Trim(cells[2], " `"); !exported[metric] {
+			t.Errorf("%s: metric %s is not exported", bound, metric)
+		}
+	}
+	for bound := range want {
+		t.Errorf("%s is not in the table", bound)
+	}
+}
+
+// exportedSeries returns the names of all metrics, without labels and with each single label.
+func exportedSeries(t *testing.T) map[string]bool {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(New(newNumbered()))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := make(map[string]bool)
+	for _, f := range families {
+		exported[f.GetName()] = true
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				exported[fmt.Sprintf("%s{%s=%q}", f.GetName(), l.GetName(), l.GetValue())] = true
+			}
+		}
+	}
+	return exported
+}
