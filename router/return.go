@@ -270,11 +270,27 @@ func fits(session *state.Session, t wire.Type, size int) bool {
 
 // flush sends the sealed packets, each run of them by the socket of its path.
 func (w *writer) flush(env *shardEnv) {
-	env.returned.failed.Add(writeRuns(env.out, w.packets))
 	for _, q := range w.queues {
 		q.deliver()
+		w.followToUDP(env, q)
 	}
+	env.returned.failed.Add(writeRuns(env.out, w.packets))
 	clear(w.packets)
 	clear(w.queues)
 	w.buffer, w.packets, w.queues = w.buffer[:0], w.packets[:0], w.queues[:0]
+}
+
+// followToUDP takes the packets of a session that has left TCP since they were queued: the batch that
+// redirects a queue may have found it empty.
+func (w *writer) followToUDP(env *shardEnv, q *pollQueue) {
+	if q.client == nil || q.client.session.PathFor(wire.MaxTCPPacket).Transport == path.TCP {
+		return
+	}
+	q.redirect(func(packet []byte, to path.Path) {
+		if q.client.session.Fits(len(packet)) {
+			w.packets = append(w.packets, transport.Packet{Data: packet, Path: to})
+		} else {
+			env.returned.tooLarge.Add(1)
+		}
+	})
 }
