@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// tcpSources is the number of source addresses: few, so that each reaches its bound.
-	tcpSources = 5
+	// tcpSources is the number of source addresses: one, so that it reaches its bound on a busy machine too.
+	tcpSources = 1
 	// mostConnections bounds the attacker's open connections.
 	mostConnections = 2000
 )
