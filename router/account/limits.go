@@ -1,0 +1,10 @@
+// Package account bounds what one client holds of a gateway's shared resources, whatever the number
+// of its sessions (section 12 of PROTOCOL.md).
+package account
+
+// Limits are the bounds of one account beside those of every account. Zero is no bound.
+type Limits struct {
+	Sessions int
+	Flows    int
+	Rate     uint64 // payload bytes per second, of both directions together
+}
