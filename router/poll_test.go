@@ -493,3 +493,53 @@ func TestLostAnswerDoesNotBlockQueue(t *testing.T) {
 		t.Errorf("came %q", got)
 	}
 }
+
+// TestCopyOfHandshake3GetsAckAlone sends a copy of a client's Handshake 3 over TCP from the same
+// address while packets wait for the session: the copy is answered by an Ack, and the packets stay
+// for the client.
+//
+// Shows R5.22.
+func TestCopyOfHandshake3GetsAckAlone(t *testing.T) {
+	leakless(t)
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	k := &talker{t: t, conn: conn}
+	at := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	g, _ := started(t, func(c *Config) {
+		withTCP(c)
+		c.Policy = allowing(t, at)
+	})
+	to := g.TCPAddrs()[0]
+	l := dialStream(t, 2, to)
+	for l.session == nil {
+		packets := l.out.Packets
+		l.out.Packets = nil
+		for _, p := range packets {
+			for _, answer := range l.answers(l.visit(to, p.Data)) {
+				l.handle(answer)
+			}
+		}
+	}
+	handshake3 := bytes.Clone(l.out.Packets[0].Data)
+	if n := l.exchange(to); n != 1 {
+		t.Fatalf("%d answers to Handshake 3", n)
+	}
+	l.answers(l.visit(to, l.datagram(at, "hello")))
+	k.hear("hello")
+	k.say(g, "one", "two", "three")
+	for range 2 {
+		answers := l.answers(l.visit(to, handshake3))
+		if len(answers) != 1 {
+			t.Fatalf("a copy of Handshake 3 got %d packets", len(answers))
+		}
+		if kind, _, err := l.session.Current().Open(time.Now(), answers[0], path.Path{}, &l.out); err != nil || kind != wire.TypeAck {
+			t.Errorf("a copy of Handshake 3 got a packet of type %v: %v", kind, err)
+		}
+	}
+	if got := fmt.Sprint(l.fetch(to, 0)); got != "[one two three]" {
+		t.Errorf("the client got %s", got)
+	}
+}

@@ -179,19 +179,20 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 		st.handleUnknownIndex(rx)
 		return
 	}
+	answers := len(st.output.Packets)
 	session, early, err := st.handshakes.HandleHandshake3(rx.now, rx.header, rx.packet, &st.output)
 	st.count(err)
 	if session == nil {
 		keys := st.sessions.Find(rx.header.ReceiverIdx)
 		if err == nil && keys != nil && rx.from.SameSource(keys.Session().Path()) {
-			st.noteTCPConn(keys.Session(), rx.from, 0) // a copy, which repeats the Ack
+			st.acknowledge(answers, rx.from) // a copy, which repeats the Ack
 		}
 		return
 	}
 	session.User = &client{env: st.shardEnv, session: session}
 	st.sessions.Add(session)
 	st.tableVersion++
-	st.noteTCPConn(session, rx.from, 0)
+	st.acknowledge(answers, rx.from)
 	for _, p := range early {
 		next := rxContext{now: rx.now, packet: p.Data, from: p.Path}
 		if next.header, err = wire.ParseHeader(p.Data); err == nil {

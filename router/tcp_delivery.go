@@ -2,6 +2,7 @@ package router
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,6 +138,21 @@ func isTransport(packet []byte) bool {
 func (st *shardState) noteTCPConn(session *state.Session, from path.Path, wait time.Duration) {
 	if from.Transport == path.TCP && st.queues.out != nil {
 		st.delivery.packetArrived(session.User.(*client), from, wait)
+	}
+}
+
+// acknowledge sends the Ack of a Handshake 3, which is the output's packet i, on the connection that
+// the Handshake 3 came on, and ends that. Anyone may have copied a Handshake 3, so the connection
+// carries nothing else.
+func (st *shardState) acknowledge(i int, on path.Path) {
+	if i == len(st.output.Packets) || on.Transport != path.TCP || st.output.Packets[i].Path.Transport != path.TCP || st.queues.out == nil {
+		return
+	}
+	ack := st.output.Packets[i]
+	st.output.Packets = slices.Delete(st.output.Packets, i, i+1)
+	ack.Path = on
+	if !st.delivery.answerReady(nil, &ack) {
+		st.counters.ClientFailed++
 	}
 }
 
