@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"syscall"
@@ -348,6 +349,11 @@ func (b *portable) refused(s *portableSender, k int, e syscall.Errno) error {
 		s.sourceDropped++
 	}
 	return nil
+}
+
+// denyBroadcast clears SO_BROADCAST, which package net sets: a datagram to a broadcast address fails.
+func denyBroadcast(fd uintptr) error {
+	return os.NewSyscallError("setsockopt SO_BROADCAST", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0))
 }
 
 // readable reports whether fd has a datagram or an error queued.

@@ -111,6 +111,11 @@ func (b *portable) send(q *transport.Packet, data []byte) error {
 	return err
 }
 
+// denyBroadcast clears SO_BROADCAST, which package net sets: a datagram to a broadcast address fails.
+func denyBroadcast(fd uintptr) error {
+	return os.NewSyscallError("setsockopt SO_BROADCAST", windows.SetsockoptInt(windows.Handle(fd), windows.SOL_SOCKET, windows.SO_BROADCAST, 0))
+}
+
 // From ws2ipdef.h; both families have the same number.
 const optDontFragment = 14
 

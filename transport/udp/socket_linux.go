@@ -28,6 +28,9 @@ func prepareFD(fd int, v6 bool, o *Options, connected bool) (s setup, err error)
 	s.receiveBuffer = setBuffer(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, bufferRequest(o.ReceiveBuffer))
 	s.sendBuffer = setBuffer(fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, bufferRequest(o.SendBuffer))
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
+	if err := denyBroadcast(uintptr(fd)); err != nil {
+		return s, err
+	}
 	if !connected {
 		level, opt := unix.SOL_IP, unix.IP_PKTINFO
 		if v6 {

@@ -37,11 +37,13 @@ func grant(set func(int) error, size int) int {
 
 // prepare sets the options of a socket before it is bound.
 func prepare(network string, raw syscall.RawConn, o *Options, _ bool) (s setup, err error) {
-	if o.Fragment {
-		return s, nil
-	}
-	e := raw.Control(func(fd uintptr) { s.mayFragment = dontFragment(fd, network == "udp6") })
-	return s, e
+	e := raw.Control(func(fd uintptr) {
+		err = denyBroadcast(fd)
+		if !o.Fragment {
+			s.mayFragment = dontFragment(fd, network == "udp6")
+		}
+	})
+	return s, errors.Join(e, err)
 }
 
 func share(syscall.RawConn) error            { return errLinuxOnly }
