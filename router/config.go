@@ -190,5 +190,6 @@ func (c *Config) fill() error {
 	c.Suites = cmp.Or(c.Suites, seal.Offer())
 	c.Shards = cmp.Or(c.Shards, runtime.GOMAXPROCS(0))
 	c.TCP.fill()
+	c.Policy.DenyGateways(c.Directory.Serves)
 	return nil
 }

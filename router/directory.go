@@ -23,9 +23,17 @@ type Directory struct {
 	known    atomic.Pointer[known]
 }
 
+// known is immutable.
 type known struct {
-	byIdentity map[identityKey]netip.AddrPort
-	addrs      map[netip.Addr]bool
+	byIdentity map[identityKey]resolved
+	trusted    map[netip.Addr]bool
+	targets    map[netip.AddrPort]bool
+}
+
+// resolved is a gateway's addresses, the one in use first, and its UDP port.
+type resolved struct {
+	addrs []netip.Addr
+	port  uint16
 }
 
 // NewDirectory returns a directory of gateways. Refresh resolves their names.
@@ -47,37 +55,43 @@ func (d *Directory) Replace(gateways []uri.Gateway) {
 // error names all of these.
 func (d *Directory) Refresh(ctx context.Context) error {
 	before := d.known.Load()
-	now := &known{byIdentity: make(map[identityKey]netip.AddrPort), addrs: make(map[netip.Addr]bool)}
+	now := &known{byIdentity: make(map[identityKey]resolved), trusted: make(map[netip.Addr]bool), targets: make(map[netip.AddrPort]bool)}
 	var errs []error
 	for _, g := range *d.gateways.Load() {
-		addr, err := d.resolve(ctx, g.Host)
+		addrs, err := d.resolve(ctx, g.Host)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("gateway %s: %w", g.Host, err))
-			if last, ok := before.byIdentity[g.Identity]; ok {
-				addr = last.Addr()
-			} else {
+			if addrs = before.byIdentity[g.Identity].addrs; len(addrs) == 0 {
 				continue
 			}
 		}
-		now.byIdentity[g.Identity] = netip.AddrPortFrom(addr, g.Port)
-		now.addrs[addr] = true
+		now.byIdentity[g.Identity] = resolved{addrs, g.Port}
+		now.trusted[addrs[0]] = true
+		for _, addr := range addrs {
+			now.targets[netip.AddrPortFrom(addr, g.Port)] = true
+		}
 	}
 	d.known.Store(now)
 	return errors.Join(errs...)
 }
 
-func (d *Directory) resolve(ctx context.Context, host string) (netip.Addr, error) {
+// resolve returns at least one address without an error.
+func (d *Directory) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
-		return addr.Unmap(), nil
+		return []netip.Addr{addr.Unmap()}, nil
 	}
-	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host)
+	found, err := d.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return netip.Addr{}, err
+		return nil, err
 	}
-	if len(addrs) == 0 {
-		return netip.Addr{}, fmt.Errorf("%s has no address", host)
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s has no address", host)
 	}
-	return addrs[0].Unmap(), nil
+	addrs := make([]netip.Addr, len(found))
+	for i, addr := range found {
+		addrs[i] = addr.Unmap()
+	}
+	return addrs, nil
 }
 
 // Find returns the address of a gateway.
@@ -85,12 +99,21 @@ func (d *Directory) Find(id identity.PublicKey) (netip.AddrPort, bool) {
 	if d == nil {
 		return netip.AddrPort{}, false
 	}
-	addr, ok := d.known.Load().byIdentity[id]
-	return addr, ok
+	g, ok := d.known.Load().byIdentity[id]
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(g.addrs[0], g.port), true
+}
+
+// Serves reports whether a gateway of the directory receives packets at an address and UDP port. A
+// name's further addresses count as well.
+func (d *Directory) Serves(target netip.AddrPort) bool {
+	return d != nil && d.known.Load().targets[target]
 }
 
 // Trusts reports whether an address belongs to a gateway of the directory. Handshakes from there have
 // a budget of their own.
 func (d *Directory) Trusts(addr netip.Addr) bool {
-	return d != nil && d.known.Load().addrs[addr.Unmap()]
+	return d != nil && d.known.Load().trusted[addr.Unmap()]
 }

@@ -40,10 +40,17 @@ func (g *Gateway) refreshPolicy(ctx context.Context) {
 
 func (g *Gateway) refreshDirectory(ctx context.Context) {
 	for sleep(ctx, resolveInterval) {
-		if err := g.config.Directory.Refresh(ctx); err != nil {
-			g.log.Warn("cannot resolve a gateway of the directory; using its last address", zap.Error(err))
-		}
+		g.resolveDirectory(ctx)
 	}
+}
+
+// resolveDirectory resolves the directory's names, and judges open flows again: the policy denies plain
+// flows to the directory's addresses.
+func (g *Gateway) resolveDirectory(ctx context.Context) {
+	if err := g.config.Directory.Refresh(ctx); err != nil {
+		g.log.Warn("cannot resolve a gateway of the directory; using its last address", zap.Error(err))
+	}
+	g.ReapplyPolicy()
 }
 
 // sleep waits for d, and returns false when ctx is done.

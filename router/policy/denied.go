@@ -14,6 +14,7 @@ type Source uint8
 
 const (
 	NoTarget   Source = iota // no address, or port 0: denied
+	Gateway                  // a gateway of the directory: denied
 	DenyRule                 // a deny rule: denied
 	AllowRule                // an allow rule inside a non-public range: allowed
 	OwnAddress               // an address of the gateway: denied
@@ -34,7 +35,7 @@ func (s Source) allows() bool { return s == AllowRule || s == Public }
 
 // String returns a name such as "deny rule".
 func (s Source) String() string {
-	names := [...]string{"no target", "deny rule", "allow rule", "own address", "non-public range", "public network"}
+	names := [...]string{"no target", "gateway of the directory", "deny rule", "allow rule", "own address", "non-public range", "public network"}
 	if int(s) >= len(names) {
 		return fmt.Sprintf("source %d", uint8(s))
 	}
@@ -74,6 +75,8 @@ func (d *decision) why(target netip.AddrPort) string {
 			return "it has no port"
 		}
 		return "it has no address"
+	case Gateway:
+		return subject + " is a gateway that this one forwards to"
 	case DenyRule:
 		return fmt.Sprintf("%s matches the deny rule %q", subject, d.rule)
 	case AllowRule:
@@ -93,6 +96,8 @@ func (d *decision) remedy(target netip.AddrPort) string {
 		exact.Prefix = netip.PrefixFrom(d.addr, d.addr.BitLen())
 	}
 	switch d.source {
+	case Gateway:
+		return "no rule allows it: clients reach that gateway by --via with this one"
 	case DenyRule:
 		return fmt.Sprintf("to allow it, remove %q from deny in [egress] or narrow it", d.rule)
 	case OwnAddress:

@@ -11,7 +11,8 @@
 //
 // The first of these that applies decides:
 //
-//  1. A deny rule that matches the target denies it.
+//  1. A gateway of the directory is denied, see Policy.DenyGateways, and a target that
+//     matches a deny rule.
 //  2. A non-public address is denied: private, loopback, link-local, multicast,
 //     cloud metadata and so on, and the gateway's own addresses, each a range of
 //     one address. Of nested ranges the narrowest applies.

@@ -21,6 +21,8 @@ type Config struct {
 type Policy struct {
 	rules atomic.Pointer[rules]
 	own   atomic.Pointer[ownSet]
+
+	gateways atomic.Pointer[func(netip.AddrPort) bool]
 }
 
 // rules is immutable.
@@ -42,6 +44,12 @@ func (p *Policy) Replace(c Config) error {
 	p.rules.Store(&rules{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), queryOwn: c.Own})
 	return p.Refresh()
 }
+
+// DenyGateways denies the targets for which serves returns true, whatever the rules: the addresses at
+// which the gateways of the directory receive packets. A client that sent its handshakes there on a
+// plain flow would avoid the limit on inner ClientHellos (section 8). The target's address is in its
+// canonical form. serves must be safe for concurrent use.
+func (p *Policy) DenyGateways(serves func(netip.AddrPort) bool) { p.gateways.Store(&serves) }
 
 // Allowed reports whether clients may send to target. It does not allocate.
 func (p *Policy) Allowed(target netip.AddrPort) bool {
@@ -69,12 +77,12 @@ func (p *Policy) decide(target netip.AddrPort) decision {
 		inner, n = embedding.addrs(addr)
 	}
 
-	if r := p.denyRule(addr, port); r != nil {
-		return decision{source: DenyRule, addr: addr, rule: r}
+	if d := p.deny(addr, port); d.source != Public {
+		return d
 	}
 	for _, a := range inner[:n] {
-		if r := p.denyRule(a, port); r != nil {
-			return decision{source: DenyRule, addr: a, rule: r}
+		if d := p.deny(a, port); d.source != Public {
+			return d
 		}
 	}
 
@@ -110,6 +118,17 @@ func (p *Policy) decideRange(addr netip.Addr, port uint16) decision {
 		d.source, d.rule = AllowRule, r
 	}
 	return d
+}
+
+// deny decides about one address by what no allow rule overrides; Public means nothing of that applies.
+func (p *Policy) deny(addr netip.Addr, port uint16) decision {
+	if serves := p.gateways.Load(); serves != nil && (*serves)(netip.AddrPortFrom(addr, port)) {
+		return decision{source: Gateway, addr: addr}
+	}
+	if r := p.denyRule(addr, port); r != nil {
+		return decision{source: DenyRule, addr: addr, rule: r}
+	}
+	return decision{source: Public, addr: addr}
 }
 
 func (p *Policy) denyRule(addr netip.Addr, port uint16) *Rule {
