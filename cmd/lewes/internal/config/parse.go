@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"cmp"
 	_ "embed"
 	"errors"
@@ -13,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"lewes/router/textfile"
 )
 
 // maxFile limits the length of a configuration file, in bytes.
@@ -132,7 +133,7 @@ func Parse(text []byte) (*Config, error) {
 		return nil, invalid([]Problem{{Reason: fmt.Sprintf("the text is longer than %d bytes; is this the right file?", maxFile)}})
 	}
 	c := Default()
-	if err := c.read(bytes.TrimPrefix(text, []byte("\ufeff"))); err != nil {
+	if err := c.read(textfile.TrimBOM(text)); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"lewes/router/textfile"
 )
 
 // key is a key of the file with the type of its value.
@@ -39,7 +41,7 @@ func suggest(table, unknown string) string {
 	name := lastPart(unknown)
 	best, distance := "", 0
 	for _, k := range keys {
-		d := editDistance(strings.ToLower(unknown), k.path)
+		d := textfile.EditDistance(strings.ToLower(unknown), k.path)
 		if lastPart(k.path) == name && !k.isTable() {
 			d = min(d, 2) // the right name in the wrong table
 		}
@@ -64,27 +66,3 @@ func suggest(table, unknown string) string {
 }
 
 func lastPart(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
-
-// editDistance returns the number of bytes to insert, delete, replace or swap with their neighbour to turn a
-// into b.
-func editDistance(a, b string) int {
-	before, previous, current := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range previous {
-		previous[j] = j
-	}
-	for i := range len(a) {
-		current[0] = i + 1
-		for j := range len(b) {
-			replaced := previous[j]
-			if a[i] != b[j] {
-				replaced++
-			}
-			current[j+1] = min(replaced, previous[j+1]+1, current[j]+1)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				current[j+1] = min(current[j+1], before[j-1]+1)
-			}
-		}
-		before, previous, current = previous, current, before
-	}
-	return previous[len(b)]
-}

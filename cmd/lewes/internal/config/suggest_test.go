@@ -6,21 +6,9 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-)
 
-func TestEditDistance(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0}, {"port", "port", 0}, {"port", "", 4}, {"", "port", 4}, {"prot", "port", 1}, {"por", "port", 1},
-		{"pport", "port", 1}, {"pirt", "port", 1}, {"ab", "ba", 1}, {"abc", "ca", 3}, {"kitten", "sitting", 3},
-	} {
-		if got := editDistance(c.a, c.b); got != c.want {
-			t.Errorf("from %q to %q: %d, want %d", c.a, c.b, got, c.want)
-		}
-	}
-}
+	"lewes/router/textfile"
+)
 
 // Property: for any key with one typing error, the suggested key is one edit away.
 func TestSuggestCorrectsOneTypingError(t *testing.T) {
@@ -54,7 +42,7 @@ func TestSuggestCorrectsOneTypingError(t *testing.T) {
 		}
 		_, after, found := strings.Cut(suggest("", path), "did you mean ")
 		got := strings.TrimSuffix(after, "?")
-		if !found || editDistance(path, got) > 1 && lastPart(path) != lastPart(got) {
+		if !found || textfile.EditDistance(path, got) > 1 && lastPart(path) != lastPart(got) {
 			t.Fatalf("for %q it suggests %q, not %q", path, suggest("", path), key)
 		}
 	})

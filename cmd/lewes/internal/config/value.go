@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/netip"
 	"strconv"
@@ -11,13 +10,13 @@ import (
 	"time"
 
 	"lewes/crypto/kem"
+	"lewes/router/textfile"
 	"lewes/state/wire"
 )
 
 // Errors of values, to follow "is".
 var (
 	errDuration = errors.New(`not a duration: write a number and a unit, such as "500ms", "30s", "15m" or "24h"`)
-	errSize     = errors.New(`not a size: write a number of bytes, or a number and KiB, MiB or GiB, such as "64MiB"`)
 	errAddress  = errors.New(`not an address to listen on: write an IP address, with an optional port, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
 	errHost     = errors.New(`not a host: write a host name or an IP address, with an optional port, such as "gw.example.com" or "203.0.113.7:443"`)
 )
@@ -53,38 +52,24 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // Size is a number of bytes.
 type Size int64
 
-var sizeUnits = []struct {
-	name  string
-	shift uint
-}{{"GiB", 30}, {"MiB", 20}, {"KiB", 10}}
-
 // String formats s for UnmarshalText, in the largest unit that needs no fraction.
 func (s Size) String() string {
-	for _, u := range sizeUnits {
-		if n := s >> u.shift; s > 0 && n<<u.shift == s {
-			return strconv.FormatInt(int64(n), 10) + u.name
-		}
+	if s < 0 {
+		return strconv.FormatInt(int64(s), 10)
 	}
-	return strconv.FormatInt(int64(s), 10)
+	return textfile.FormatSize(uint64(s))
 }
 
 // MarshalText implements encoding.TextMarshaler.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText parses a number of bytes, such as "65536", or a number with a unit, such as "64MiB".
+// UnmarshalText parses a size as textfile.ParseSize does.
 func (s *Size) UnmarshalText(text []byte) error {
-	digits, shift := string(text), uint(0)
-	for _, u := range sizeUnits {
-		if n, found := strings.CutSuffix(digits, u.name); found {
-			digits, shift = n, u.shift
-			break
-		}
+	n, err := textfile.ParseSize(string(text))
+	if err != nil {
+		return err
 	}
-	n, err := strconv.ParseUint(digits, 10, 63)
-	if err != nil || n > math.MaxInt64>>shift {
-		return fmt.Errorf("%q is %w", text, errSize)
-	}
-	*s = Size(n << shift)
+	*s = Size(n)
 	return nil
 }
 
