@@ -126,9 +126,9 @@ func (k *PrivateKey) marshalPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), nil
 }
 
-// parsePEM parses exactly one PEM block with an Ed25519 key.
+// parsePEM parses exactly one PEM block with an Ed25519 key, after an optional byte order mark.
 func parsePEM(text []byte) (*PrivateKey, error) {
-	block, rest := pem.Decode(text)
+	block, rest := pem.Decode(bytes.TrimPrefix(text, []byte("\ufeff")))
 	if block == nil {
 		return nil, fmt.Errorf("no PEM block: %w", ErrFormat)
 	}

@@ -58,6 +58,20 @@ func TestLoadOpenSSLKey(t *testing.T) {
 	}
 }
 
+// Editors on Windows write a byte order mark and CR LF.
+func TestLoadByteOrderMarkAndCRLF(t *testing.T) {
+	want, err := Load(write(t, opensslKey, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	crlf := strings.ReplaceAll(opensslKey, "\n", "\r\n")
+	for _, text := range []string{"\ufeff" + opensslKey, crlf, "\ufeff" + crlf, "\ufeff\r\n" + crlf} {
+		if key, err := Load(write(t, text, 0o600)); err != nil || key.Public() != want.Public() {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestSaveDoesNotOverwrite(t *testing.T) {
 	path := write(t, "what was here", 0o644)
 	err := FromSeed(&[32]byte{3}).Save(path)
