@@ -1,23 +1,31 @@
 // Package access keeps the list of clients that may use a gateway, in a text file
 // similar to SSH's authorized_keys with one client per line.
 //
-//	# identity         name       # comment
-//	9qAx…3kF           anna-phone # the new one
+//	# identity         name        limits                  # comment
+//	9qAx…3kF           anna-phone  sessions=2 rate=10MiB   # the new one
 //	4mZt…Q8h           build-7
 //
-// The identity is the client's Ed25519 public key in base58. The name, one word, and the comment
-// are for the operator and optional. Blank lines and lines that begin with # are ignored.
+// The identity is the client's Ed25519 public key in base58. Everything else is optional. The name,
+// one word, and the comment are for the operator. Limits bound all sessions of the client together:
+//
+//	sessions=N  sessions at a time
+//	flows=N     flows at a time
+//	rate=SIZE   payload bytes per second, of both directions together, such as 500KiB or 10MiB
+//
+// Blank lines and lines that begin with # are ignored. A byte order mark and lines that end in CR LF
+// are accepted.
 //
 //	list, err := access.Load(path)
-//	if list.Contains(client) { … }
+//	if limits, found := list.Find(client); found { … }
 //
 //	err = access.Add(path, access.Entry{Identity: key, Name: "anna-phone"})
 //	removed, err := access.Remove(path, "anna-phone")
 //
-//	access.Watch(ctx, path, time.Second, current.Store, report)
+//	access.Watch(ctx, list, time.Second, current.Store, report)
 //
-// A file with an invalid line is rejected as a whole, with an error that contains file and line,
-// because the line may be an important one. A gateway that watches the file keeps its current list.
+// An invalid line admits no client. When a gateway starts, the other lines count. When the file
+// changes later and has an invalid line, the gateway keeps its list as a whole, because the line may
+// be an important one.
 //
 // A List is immutable and safe for concurrent use.
 package access

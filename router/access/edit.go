@@ -7,10 +7,19 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"lewes/crypto/identity"
+	"lewes/router/textfile"
+)
+
+const (
+	// lockTimeout bounds the wait for another editor, who needs milliseconds.
+	lockTimeout = 5 * time.Second
+	lockRetry   = 20 * time.Millisecond
 )
 
 var (
@@ -26,12 +35,19 @@ var (
 	// ErrEntry means that the entry to add cannot be written as a line.
 	ErrEntry = errors.New("not a usable entry")
 
+	// ErrValid means that the line to remove is valid or holds no client.
+	ErrValid = errors.New("not an invalid line")
+
+	// ErrLocked means that another program keeps the directory of the file locked.
+	ErrLocked = errors.New("locked by another program")
+
 	// ErrChanged means that another program changed the file during the edit.
 	ErrChanged = errors.New("another program changed it meanwhile")
 )
 
 // Add appends a client to the file, and ignores e.Line. It creates a missing file
-// with mode 0600. The errors are those of Load, ErrDuplicate and ErrEntry.
+// with mode 0600. The errors are those of Load, ErrDuplicate, ErrEntry, ErrLocked and ErrChanged.
+// Invalid lines stay as they are.
 //
 // The file is replaced atomically: readers, and the disk after a crash, have the
 // old or the new one. Mode, owner and all other lines stay as they are.
@@ -52,6 +68,11 @@ func add(path string, e Entry, most int) error {
 				return nil, fmt.Errorf("access: add %v to %s: the name %q: %w, line %d: %v; choose another name", e.Identity, path, e.Name, ErrDuplicate, old.Line, old)
 			}
 		}
+		for _, bad := range l.invalidLines(text) {
+			if bad.Identity == e.Identity {
+				return nil, fmt.Errorf("access: add %v to %s: %w, in line %d, which is invalid; remove it first", e.Identity, path, ErrDuplicate, bad.Line)
+			}
+		}
 		if len(text) > 0 && text[len(text)-1] != '\n' {
 			text = append(text, '\n')
 		}
@@ -63,18 +84,24 @@ func add(path string, e Entry, most int) error {
 	})
 }
 
-// Remove deletes the line of the client with this identity or name and returns the client. The
-// errors are those of Load, ErrUnknown and ErrAmbiguous. The file is replaced as by Add.
+// Remove deletes the line of the client with this identity or name, and invalid lines with the same
+// identity, which would count once that line is gone. If there is no such client, it deletes the
+// invalid line that begins with the identity, or with an identity and the name. It returns the client,
+// of an invalid line the legible part. The errors are those of Load, ErrUnknown, ErrAmbiguous,
+// ErrLocked and ErrChanged. The file is replaced as by Add.
 func Remove(path, idOrName string) (Entry, error) {
 	var removed Entry
 	err := edit(path, MaxEntries, func(text []byte, l *List) ([]byte, error) {
-		e, err := l.find(idOrName)
+		found, err := l.find(text, idOrName)
 		if err != nil {
 			return nil, fmt.Errorf("access: remove %q from %s: %w", shorten(idOrName), path, err)
 		}
-		removed = e
-		start, end := lineBounds(text, e.Line)
-		return append(text[:start], text[end:]...), nil
+		removed = found[0]
+		slices.SortFunc(found, func(a, b Entry) int { return b.Line - a.Line })
+		for _, e := range found {
+			text = deleteLine(text, e.Line)
+		}
+		return text, nil
 	})
 	if err != nil {
 		return Entry{}, err
@@ -82,26 +109,104 @@ func Remove(path, idOrName string) (Entry, error) {
 	return removed, nil
 }
 
-// find returns the only client with an identity or a name.
-func (l *List) find(idOrName string) (Entry, error) {
-	if id, err := identity.ParsePublicKey(idOrName); err == nil {
-		if i, found := l.index[id]; found {
-			return l.entries[i], nil
+// RemoveInvalid deletes an invalid line, numbered from 1, and returns it. The errors are those of Load,
+// ErrValid, ErrLocked and ErrChanged. The file is replaced as by Add.
+func RemoveInvalid(path string, line int) (removed string, err error) {
+	err = edit(path, MaxEntries, func(text []byte, l *List) ([]byte, error) {
+		for _, bad := range l.invalidLines(text) {
+			if bad.Line == line {
+				start, end := lineBounds(text, line)
+				removed = strings.TrimRight(string(text[start:end]), "\r\n")
+				return deleteLine(text, line), nil
+			}
 		}
-		return Entry{}, ErrUnknown
+		return nil, fmt.Errorf("access: remove line %d from %s: %w; remove a client by its identity or name", line, path, ErrValid)
+	})
+	return removed, err
+}
+
+// invalidLine is a line that admits no client.
+type invalidLine struct {
+	Entry        // the legible part
+	word  string // the first
+}
+
+// invalidLines returns all invalid lines of the text of l.
+func (l *List) invalidLines(text []byte) (found []invalidLine) {
+	if l.wrong == 0 {
+		return nil
 	}
-	var found []Entry
-	for _, e := range l.entries {
-		if e.Name == idOrName && idOrName != "" {
-			found = append(found, e)
+	valid := l.entries
+	n := 0
+	for line := range strings.Lines(string(textfile.TrimBOM(text))) {
+		n++
+		line = strings.TrimSuffix(line, "\n")
+		if len(valid) > 0 && valid[0].Line == n {
+			valid = valid[1:]
+			continue
+		}
+		if _, client, _, err := parseLine(line); err == nil && !client {
+			continue
+		}
+		bad := invalidLine{Entry: Entry{Line: n}}
+		var rest string
+		bad.word, rest = cutWord(line)
+		bad.Identity, _ = identity.ParsePublicKey(bad.word) // zero if it is none
+		if name, _ := cutWord(rest); checkName(name) == nil {
+			bad.Name = name
+		}
+		found = append(found, bad)
+	}
+	return found
+}
+
+// find returns the lines of the only client with an identity or a name, a valid one first.
+func (l *List) find(text []byte, idOrName string) (found []Entry, err error) {
+	if idOrName == "" {
+		return nil, ErrUnknown
+	}
+	id, err := identity.ParsePublicKey(idOrName)
+	byName := err != nil
+	invalid := l.invalidLines(text)
+	if byName {
+		for _, e := range l.entries {
+			if e.Name == idOrName {
+				found = append(found, e)
+			}
+		}
+		for _, bad := range invalid {
+			if bad.Name == idOrName || bad.word == idOrName {
+				found = append(found, bad.Entry)
+			}
+		}
+		if len(found) == 0 {
+			return nil, fmt.Errorf("%w; give the identity or name of a client in it", ErrUnknown)
+		}
+		id = found[0].Identity
+		if slices.ContainsFunc(found[1:], func(e Entry) bool { return e.Identity != id || id == identity.PublicKey{} }) {
+			return nil, ambiguous(found)
+		}
+		if id == (identity.PublicKey{}) {
+			return found, nil
+		}
+		found = nil
+	}
+	if i, listed := l.index[id]; listed {
+		found = append(found, l.entries[i])
+	}
+	for _, bad := range invalid {
+		if bad.Identity == id {
+			found = append(found, bad.Entry)
 		}
 	}
-	switch len(found) {
-	case 0:
-		return Entry{}, fmt.Errorf("%w; give the identity or name of a client in it", ErrUnknown)
-	case 1:
-		return found[0], nil
+	if len(found) == 0 {
+		return nil, ErrUnknown
 	}
+	return found, nil
+}
+
+// ambiguous returns the error for several lines with one name.
+func ambiguous(found []Entry) error {
 	const most = 10
 	var lines []string
 	for _, e := range found[:min(len(found), most)] {
@@ -110,7 +215,7 @@ func (l *List) find(idOrName string) (Entry, error) {
 	if len(found) > most {
 		lines = append(lines, "…")
 	}
-	return Entry{}, fmt.Errorf("%w, lines %s; give the identity instead", ErrAmbiguous, strings.Join(lines, ", "))
+	return fmt.Errorf("%w, lines %s; give the identity instead", ErrAmbiguous, strings.Join(lines, ", "))
 }
 
 // render returns an entry's line, after checking that it parses to the same entry.
@@ -141,6 +246,15 @@ func lineBounds(text []byte, line int) (start, end int) {
 	return start, len(text)
 }
 
+// deleteLine deletes a line from text, in place. A byte order mark before the first line stays.
+func deleteLine(text []byte, line int) []byte {
+	start, end := lineBounds(text, line)
+	if line == 1 {
+		start = len(text) - len(textfile.TrimBOM(text))
+	}
+	return append(text[:start], text[end:]...)
+}
+
 // edit replaces a file of at most most clients by the result of change.
 func edit(path string, most int, change func(text []byte, l *List) ([]byte, error)) error {
 	path, err := follow(path)
@@ -149,7 +263,7 @@ func edit(path string, most int, change func(text []byte, l *List) ([]byte, erro
 	}
 	unlock, err := lock(filepath.Dir(path))
 	if err != nil {
-		return fmt.Errorf("access: list of clients %s: %w", path, err)
+		return fmt.Errorf("access: list of clients %s cannot be edited: %w", path, err)
 	}
 	defer unlock()
 

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"lewes/crypto/identity"
+	"lewes/router/account"
 )
 
 // file creates a file of clients.
@@ -62,7 +63,7 @@ func TestAddCreatesFile(t *testing.T) {
 		t.Errorf("mode %04o, want 0600", info.Mode().Perm())
 	}
 	l, err := Load(path)
-	if err != nil || !l.Contains(client(1)) || l.missing {
+	if err != nil || !contains(l, client(1)) || l.state == nil {
 		t.Errorf("%v, %v", l, err)
 	}
 }
@@ -79,7 +80,7 @@ func TestAddAndRemove(t *testing.T) {
 		t.Errorf("after Add %q, want %q", got, want)
 	}
 	gone, err := Remove(path, "anna")
-	if want := (Entry{a, "anna", "x", 3}); err != nil || gone != want {
+	if want := (Entry{Identity: a, Name: "anna", Comment: "x", Line: 3}); err != nil || gone != want {
 		t.Errorf("removed %+v, %v, want %+v", gone, err, want)
 	}
 	if got, want := content(t, path), "# clients\r\n\n  # "+b.String()+"\n\n"+b.String()+"  berta\n"+c.String()+"  carl\n"; got != want {
@@ -133,19 +134,53 @@ func TestFailedEditChangesNothing(t *testing.T) {
 	}
 }
 
-func TestEditRejectsInvalidFile(t *testing.T) {
-	text := client(1).String() + " anna\nwhat is this\n"
-	path := file(t, text)
-	var bad *LineError
-	if err := Add(path, Entry{Identity: client(2)}); !errors.As(err, &bad) || bad.Line != 2 {
-		t.Errorf("Add: %v, want a LineError about line 2", err)
+func TestInvalidLinesDoNotBlockEdits(t *testing.T) {
+	a, b, c, d := client(1), client(2), client(3), client(4)
+	path := file(t, a.String()+" anna\n"+b.String()+" berta sesions=2\nwhat is this\n"+a.String()+" anna-again\n")
+	if err := Add(path, Entry{Identity: c, Name: "carl", Limits: account.Limits{Sessions: 2}}); err != nil {
+		t.Errorf("Add beside invalid lines: %v", err)
 	}
-	if _, err := Remove(path, "anna"); !errors.As(err, &bad) || bad.Line != 2 {
-		t.Errorf("Remove: %v, want a LineError about line 2", err)
+	// The identity is in an invalid line already.
+	if err := Add(path, Entry{Identity: b}); !errors.Is(err, ErrDuplicate) || !strings.Contains(err.Error(), "line 2, which is invalid") {
+		t.Errorf("Add: %v, want ErrDuplicate with the invalid line", err)
 	}
-	if got := content(t, path); got != text {
-		t.Errorf("the file now holds %q", got)
+	// A client goes with all its lines.
+	if gone, err := Remove(path, "anna"); err != nil || gone.Identity != a || gone.Line != 1 {
+		t.Errorf("removed %+v, %v", gone, err)
 	}
+	want := b.String() + " berta sesions=2\nwhat is this\n" + c.String() + "  carl  sessions=2\n"
+	if got := content(t, path); got != want {
+		t.Errorf("the file holds %q, want %q", got, want)
+	}
+	// The invalid lines go by the name, and by the number.
+	if gone, err := Remove(path, "berta"); err != nil || gone.Identity != b || gone.Name != "berta" {
+		t.Errorf("removed %+v, %v", gone, err)
+	}
+	if _, err := RemoveInvalid(path, 2); !errors.Is(err, ErrValid) {
+		t.Errorf("a valid line by its number: %v, want ErrValid", err)
+	}
+	for _, line := range []int{-1, 0, 3, 4} {
+		if _, err := RemoveInvalid(path, line); !errors.Is(err, ErrValid) {
+			t.Errorf("line %d: %v, want ErrValid", line, err)
+		}
+	}
+	if gone, err := RemoveInvalid(path, 1); err != nil || gone != "what is this" {
+		t.Errorf("removed %q, %v", gone, err)
+	}
+	if got, want := content(t, path), c.String()+"  carl  sessions=2\n"; got != want {
+		t.Errorf("the file holds %q, want %q", got, want)
+	}
+	// A name of a valid and an invalid line of different clients, and a mistyped identity.
+	path = file(t, c.String()+" twin\n"+d.String()+" twin phone\n0"+d.String()[1:]+" dora\n")
+	if _, err := Remove(path, "twin"); !errors.Is(err, ErrAmbiguous) || !strings.Contains(err.Error(), "lines 1, 2") {
+		t.Errorf("Remove: %v, want ErrAmbiguous", err)
+	}
+	if gone, err := Remove(path, "0"+d.String()[1:]); err != nil || gone.Line != 3 {
+		t.Errorf("removed %+v, %v", gone, err)
+	}
+}
+
+func TestEditOfNoFile(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "none")
 	if _, err := Remove(missing, "anna"); !errors.Is(err, ErrUnknown) {
 		t.Errorf("Remove from no file: %v, want ErrUnknown", err)
@@ -228,7 +263,7 @@ func TestAddThenRemoveRestoresFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		l, err := Load(path)
-		if err != nil || !l.Contains(e.Identity) || len(l.Entries()) != len(used)+1 {
+		if err != nil || !contains(l, e.Identity) || len(l.Entries()) != len(used)+1 {
 			t.Fatalf("after Add: %v, %v", l, err)
 		}
 		by := e.Identity.String()

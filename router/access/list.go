@@ -1,18 +1,20 @@
 package access
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"lewes/crypto/identity"
+	"lewes/router/account"
+	"lewes/router/textfile"
 )
 
 // Limits of a file.
@@ -39,6 +41,7 @@ var (
 type Entry struct {
 	Identity identity.PublicKey
 	Name     string // one word, may be empty
+	Limits   account.Limits
 	Comment  string // may be empty
 	Line     int    // number in the file, from 1
 }
@@ -49,6 +52,9 @@ func (e Entry) String() string {
 	if e.Name != "" {
 		line += "  " + e.Name
 	}
+	if limits := FormatLimits(e.Limits); limits != "" {
+		line += "  " + limits
+	}
 	if e.Comment != "" {
 		line += "  # " + e.Comment
 	}
@@ -57,31 +63,74 @@ func (e Entry) String() string {
 
 // List is the content of a file.
 type List struct {
+	path    string
+	state   fs.FileInfo // of the file before it was read; nil if it did not exist
 	entries []Entry
 	index   map[identity.PublicKey]int32 // into entries
-	missing bool                         // the file did not exist
+
+	invalid []*LineError // the first maxInvalid
+	wrong   int          // number of invalid lines
 }
 
-// Contains reports whether a client is in the list.
-func (l *List) Contains(client identity.PublicKey) bool {
-	_, found := l.index[client]
-	return found
+// maxInvalid limits the invalid lines that a List holds and an error names.
+const maxInvalid = 5
+
+// Find returns the limits of a client, and false if the client is not in the list.
+func (l *List) Find(client identity.PublicKey) (account.Limits, bool) {
+	i, found := l.index[client]
+	if !found {
+		return account.Limits{}, false
+	}
+	return l.entries[i].Limits, true
 }
 
 // Entries returns all clients in the order of the file. The caller must not modify the slice.
 func (l *List) Entries() []Entry { return l.entries }
 
-// Load reads a file. A missing file is no error: the list is empty. An invalid line gives a
-// *LineError; other errors wrap ErrTooLarge, ErrPermissions, ErrNotFile or a system error.
-func Load(path string) (*List, error) {
-	text, _, err := read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &List{missing: true}, nil
+// Invalid returns the first five invalid lines of the file, which admit no client. The caller must not
+// modify the slice.
+func (l *List) Invalid() []*LineError { return l.invalid }
+
+// Err returns nil if every line is valid, else an *InvalidError.
+func (l *List) Err() error {
+	if l.wrong == 0 {
+		return nil
 	}
+	return &InvalidError{Lines: l.invalid, Count: l.wrong}
+}
+
+// Diff compares two lists. It returns the clients that only after has, those that only before has, and
+// those whose limits differ.
+func Diff(before, after *List) (added, removed, changed []identity.PublicKey) {
+	for _, e := range after.entries {
+		switch limits, found := before.Find(e.Identity); {
+		case !found:
+			added = append(added, e.Identity)
+		case limits != e.Limits:
+			changed = append(changed, e.Identity)
+		}
+	}
+	for _, e := range before.entries {
+		if _, found := after.index[e.Identity]; !found {
+			removed = append(removed, e.Identity)
+		}
+	}
+	return added, removed, changed
+}
+
+// Load reads a file. A missing file is no error: the list is empty. Nor is an invalid line: it admits
+// no client, and Err reports it. Errors wrap ErrTooLarge, ErrPermissions, ErrNotFile or a system error.
+func Load(path string) (*List, error) {
+	text, state, err := read(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := parse(path, text, MaxEntries)
 	if err != nil {
 		return nil, err
 	}
-	return parse(path, text, MaxEntries)
+	l.state = state
+	return l, nil
 }
 
 // read returns a file's content and its state before it was read.
@@ -112,7 +161,7 @@ func read(path string) ([]byte, fs.FileInfo, error) {
 }
 
 // lineForm is the end of every error about a line.
-const lineForm = `a line is an identity, a name of one word and "# " with a comment, such as: 9qAx…3kF  anna-phone  # since May`
+const lineForm = `a line is an identity, then a name of one word, limits and "# " with a comment, such as: 9qAx…3kF  anna-phone  sessions=2 rate=10MiB  # since May`
 
 // minIdentity is the length of the shortest identity in base58.
 const minIdentity = identity.PublicKeySize
@@ -122,7 +171,7 @@ var (
 	errUnprintable = errors.New("unprintable character")
 	errLong        = fmt.Errorf("longer than %d bytes", MaxLine)
 	errName        = errors.New("not a name")
-	errWords       = errors.New(`only a comment, after "# ", may follow the name`)
+	errWords       = errors.New(`only limits and a comment, after "# ", may follow the name`)
 	errTwice       = errors.New("the identity is in the file twice")
 )
 
@@ -141,24 +190,57 @@ func (e *LineError) Error() string {
 // Unwrap returns Err.
 func (e *LineError) Unwrap() error { return e.Err }
 
+// InvalidError lists the invalid lines of a file.
+type InvalidError struct {
+	Lines []*LineError // the first five
+	Count int          // of all
+}
+
+func (e *InvalidError) Error() string {
+	if e.Count == 1 {
+		return e.Lines[0].Error()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "access: list of clients %s has %d invalid lines:", e.Lines[0].Path, e.Count)
+	for _, l := range e.Lines {
+		fmt.Fprintf(&b, "\n  line %d: %q: %v", l.Line, l.Value, l.Err)
+	}
+	if more := e.Count - len(e.Lines); more > 0 {
+		fmt.Fprintf(&b, "\n  and %d more", more)
+	}
+	fmt.Fprintf(&b, "\n%s", lineForm)
+	return b.String()
+}
+
+// Unwrap returns the listed lines.
+func (e *InvalidError) Unwrap() (lines []error) {
+	for _, l := range e.Lines {
+		lines = append(lines, l)
+	}
+	return lines
+}
+
 // parse parses a file of at most most clients. path is for errors.
 func parse(path string, text []byte, most int) (*List, error) {
 	// Names and comments are substrings of all.
-	all := string(text)
-	room := min(bytes.Count(text, []byte("\n"))+1, len(text)/minIdentity, most)
-	l := &List{entries: make([]Entry, 0, room), index: make(map[identity.PublicKey]int32, room)}
+	all := string(textfile.TrimBOM(text))
+	room := min(strings.Count(all, "\n")+1, len(all)/minIdentity, most)
+	l := &List{path: path, entries: make([]Entry, 0, room), index: make(map[identity.PublicKey]int32, room)}
 	for n := 1; all != ""; n++ {
 		var line string
 		line, all, _ = strings.Cut(all, "\n")
 		e, found, value, err := parseLine(line)
+		if i, twice := l.index[e.Identity]; err == nil && found && twice {
+			value, err = e.Identity.String(), fmt.Errorf("%w, also in line %d; remove one of them", errTwice, l.entries[i].Line)
+		}
 		if err != nil {
-			return nil, &LineError{Path: path, Line: n, Value: shorten(value), Err: err}
+			if l.wrong++; l.wrong <= maxInvalid {
+				l.invalid = append(l.invalid, &LineError{Path: path, Line: n, Value: shorten(value), Err: err})
+			}
+			continue
 		}
 		if !found {
 			continue
-		}
-		if i, twice := l.index[e.Identity]; twice {
-			return nil, &LineError{Path: path, Line: n, Value: e.Identity.String(), Err: fmt.Errorf("%w, also in line %d; remove one of them", errTwice, l.entries[i].Line)}
 		}
 		if len(l.entries) == most {
 			return nil, fmt.Errorf("access: list of clients %s has more than %d clients: %w; split them among gateways", path, most, ErrTooLarge)
@@ -187,16 +269,30 @@ func parseLine(line string) (e Entry, found bool, wrong string, err error) {
 	if e.Identity, err = identity.ParsePublicKey(id); err != nil {
 		return Entry{}, false, id, err
 	}
-	if !strings.HasPrefix(rest, "#") {
-		e.Name, rest = cutWord(rest)
-		if err := checkName(e.Name); err != nil && e.Name != "" {
-			return Entry{}, false, e.Name, err
+	set := make([]string, 0, len(limitKeys))
+	for first := true; rest != "" && rest[0] != '#'; first = false {
+		var word string
+		before := rest
+		word, rest = cutWord(rest)
+		key, value, isLimit := strings.Cut(word, "=")
+		switch {
+		case isLimit && slices.Contains(set, key):
+			return Entry{}, false, word, errors.New("the line has this key twice")
+		case isLimit:
+			if err := setLimit(&e.Limits, key, value); err != nil {
+				return Entry{}, false, word, err
+			}
+			set = append(set, key)
+		case first:
+			if err := checkName(word); err != nil {
+				return Entry{}, false, word, err
+			}
+			e.Name = word
+		default:
+			return Entry{}, false, before, errWords
 		}
 	}
-	comment, isComment := strings.CutPrefix(rest, "#")
-	if rest != "" && !isComment {
-		return Entry{}, false, rest, errWords
-	}
+	comment, _ := strings.CutPrefix(rest, "#")
 	e.Comment = strings.Trim(comment, " \t")
 	return e, true, "", nil
 }
@@ -217,6 +313,8 @@ func checkName(name string) error {
 		return fmt.Errorf("%w: longer than %d bytes", errName, MaxName)
 	case strings.ContainsAny(name, " \t"):
 		return fmt.Errorf("%w: more than one word", errName)
+	case strings.Contains(name, "="):
+		return fmt.Errorf("%w: it contains =, which belongs to limits, such as sessions=2", errName)
 	case strings.Contains(name, "#"):
 		return fmt.Errorf("%w: it contains #; put a space before the # of a comment", errName)
 	}

@@ -5,33 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"lewes/crypto/identity"
+	"lewes/router/account"
 )
 
 func TestLoadMissingFile(t *testing.T) {
 	l, err := Load(filepath.Join(t.TempDir(), "none"))
-	if err != nil || !l.missing || len(l.Entries()) != 0 || l.Contains(client(1)) {
+	if err != nil || l.state != nil || len(l.Entries()) != 0 || contains(l, client(1)) {
 		t.Errorf("%+v, %v, want an empty list that is missing", l, err)
 	}
 	l, err = Load(file(t, ""))
-	if err != nil || l.missing || len(l.Entries()) != 0 || l.Contains(client(1)) {
+	if err != nil || l.state == nil || len(l.Entries()) != 0 || contains(l, client(1)) {
 		t.Errorf("%+v, %v, want an empty list that is not missing", l, err)
 	}
 }
 
 func TestLoadErrorContainsFileAndLine(t *testing.T) {
 	path := file(t, "# x\nanna\n")
-	_, err := Load(path)
+	l, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var bad *LineError
-	if !errors.As(err, &bad) || bad.Path != path || bad.Line != 2 || bad.Value != "anna" {
+	if err := l.Err(); !errors.As(err, &bad) || bad.Path != path || bad.Line != 2 || bad.Value != "anna" {
 		t.Errorf("error %v", err)
 	}
 }
@@ -83,6 +89,12 @@ func TestParseLimitsEntries(t *testing.T) {
 	}
 }
 
+// contains reports whether a client is in a list.
+func contains(l *List, client identity.PublicKey) bool {
+	_, found := l.Find(client)
+	return found
+}
+
 // client returns the identity number n.
 func client(n byte) identity.PublicKey {
 	return identity.FromSeed(&[32]byte{n}).Public()
@@ -93,24 +105,24 @@ func TestParse(t *testing.T) {
 	text := strings.Join([]string{
 		"# the clients",
 		"",
-		a.String() + "  anna-phone  # since May",
+		a.String() + "  anna-phone  sessions=2 rate=10MiB  # since May",
 		"   \t",
 		"\t" + b.String() + "\tbuild.7",
 		"  # " + e.String() + " is not meant",
-		c.String() + " # nobody's # really ",
+		c.String() + " flows=100 # nobody's # really ",
 		d.String() + "\r",
-		e.String() + " имя #",
+		e.String() + " имя rate=1\tflows=1  sessions=2147483647 #",
 	}, "\n")
 	l, err := parse("clients", []byte(text), MaxEntries)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []Entry{
-		{a, "anna-phone", "since May", 3},
-		{b, "build.7", "", 5},
-		{c, "", "nobody's # really", 7},
-		{d, "", "", 8},
-		{e, "имя", "", 9},
+		{a, "anna-phone", account.Limits{Sessions: 2, Rate: 10 << 20}, "since May", 3},
+		{b, "build.7", account.Limits{}, "", 5},
+		{c, "", account.Limits{Flows: 100}, "nobody's # really", 7},
+		{d, "", account.Limits{}, "", 8},
+		{e, "имя", account.Limits{Sessions: math.MaxInt32, Flows: 1, Rate: 1}, "", 9},
 	}
 	if fmt.Sprint(l.Entries()) != fmt.Sprint(want) || len(l.Entries()) != len(want) {
 		t.Fatalf("read %+v, want %+v", l.Entries(), want)
@@ -119,15 +131,12 @@ func TestParse(t *testing.T) {
 		if l.Entries()[i] != e {
 			t.Errorf("entry %d is %+v, want %+v", i, l.Entries()[i], e)
 		}
-		if !l.Contains(e.Identity) {
+		if !contains(l, e.Identity) {
 			t.Errorf("%v is not in the list", e)
 		}
 	}
-	if l.Contains(client(6)) || l.Contains(identity.PublicKey{}) {
+	if contains(l, client(6)) || contains(l, identity.PublicKey{}) {
 		t.Error("somebody else is in the list")
-	}
-	if l.missing {
-		t.Error("missing, though it was read")
 	}
 }
 
@@ -142,6 +151,22 @@ func TestParseRejectsInvalidLines(t *testing.T) {
 		{"the name first", "anna " + key, "anna", "not a public key"},
 		{"two names", key + " anna phone", "phone", "follow the name"},
 		{"a comment without its sign", key + " anna since May", "since May", "follow the name"},
+		{"a name behind limits", key + " sessions=2 anna", "anna", "follow the name"},
+		{"an unknown key", key + " anna speed=2", "speed=2", "unknown key; the keys are sessions, flows, rate"},
+		{"a mistyped key", key + " anna sesions=2", "sesions=2", "did you mean sessions?"},
+		{"a key in capitals", key + " Rate=2", "Rate=2", "did you mean rate?"},
+		{"a key twice", key + " anna flows=2 flows=3", "flows=3", "twice"},
+		{"no sessions", key + " sessions=0", "sessions=0", "from 1 to"},
+		{"half a session", key + " sessions=0.5", "sessions=0.5", "whole number"},
+		{"fewer than no flows", key + " flows=-1", "flows=-1", "from 1 to"},
+		{"too many flows", key + " flows=2147483648", "flows=2147483648", "from 1 to"},
+		{"a value with its sign", key + " flows=+1", "flows=+1", "whole number"},
+		{"a key without a value", key + " anna sessions=", "sessions=", "whole number"},
+		{"a value without a key", key + " anna =2", "=2", "unknown key"},
+		{"spaces around =", key + " anna sessions = 2", "sessions = 2", "follow the name"},
+		{"a rate of nothing", key + " rate=0MiB", "rate=0MiB", "positive"},
+		{"a rate in decimal units", key + " rate=10MB", "rate=10MB", "not a size"},
+		{"a comment at the value", key + " sessions=2#x", "sessions=2#x", "whole number"},
 		{"two identities", key + " " + client(2).String(), client(2).String(), "one client"},
 		{"a # in the name", key + " anna#phone", "anna#phone", "space before"},
 		{"a # behind the identity", key + "#anna", key + "#anna", "public key"},
@@ -151,16 +176,23 @@ func TestParseRejectsInvalidLines(t *testing.T) {
 		{"not UTF-8", key + " # \xff", key, "UTF-8"},
 		{"an escape for terminals", key + " # \x1b[31m", key, "U+001B"},
 		{"a turn of direction", key + " # \u202e", key, "U+202E"},
-		{"a byte order mark", "\ufeff" + key, key, "U+FEFF"},
+		{"a byte order mark inside", "\ufeff" + key, key, "U+FEFF"},
 		{"a NUL", key + "\x00", key, "U+0000"},
 		{"a carriage return inside", key + "\r anna", key, "U+000D"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := "# first\n" + client(9).String() + "  nine\n" + c.line + "\n" + client(8).String() + "\n"
 			l, err := parse("/etc/lewes/clients", []byte(text), MaxEntries)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(l.Entries()) != 2 || !contains(l, client(9)) || !contains(l, client(8)) {
+				t.Errorf("the list is %v, want the other two lines", l.Entries())
+			}
+			err = l.Err()
 			var bad *LineError
-			if l != nil || !errors.As(err, &bad) {
-				t.Fatalf("list %v, error %v; want no list and a LineError", l, err)
+			if !errors.As(err, &bad) || len(l.Invalid()) != 1 || l.Invalid()[0] != bad {
+				t.Fatalf("error %v, invalid lines %v; want one LineError", err, l.Invalid())
 			}
 			if bad.Line != 3 || bad.Path != "/etc/lewes/clients" || !strings.Contains(bad.Value, c.value) || len(bad.Value) > 64 {
 				t.Errorf("error about %s, line %d, value %q; want line 3 with %q", bad.Path, bad.Line, bad.Value, c.value)
@@ -176,15 +208,82 @@ func TestParseRejectsInvalidLines(t *testing.T) {
 
 func TestParseRejectsDuplicates(t *testing.T) {
 	key := client(1).String()
-	_, err := parse("clients", []byte("\n"+key+" anna\n\n"+key+" berta\n"), MaxEntries)
+	l, err := parse("clients", []byte("\n"+key+" anna sessions=1\n\n"+key+" berta sessions=9\n"), MaxEntries)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var bad *LineError
-	if !errors.As(err, &bad) || bad.Line != 4 || bad.Value != key || !strings.Contains(err.Error(), "line 2") {
+	if err := l.Err(); !errors.As(err, &bad) || bad.Line != 4 || bad.Value != key || !strings.Contains(err.Error(), "line 2") {
 		t.Errorf("error %v, want one that names lines 4 and 2", err)
 	}
-	// Two devices may have one name.
-	if _, err := parse("clients", []byte(key+" anna\n"+client(2).String()+" anna\n"), MaxEntries); err != nil {
-		t.Error(err)
+	if limits, found := l.Find(client(1)); !found || limits.Sessions != 1 || len(l.Entries()) != 1 {
+		t.Errorf("%+v, %v; want the first line to count", limits, found)
 	}
+	// Two devices may have one name.
+	if l, err := parse("clients", []byte(key+" anna\n"+client(2).String()+" anna\n"), MaxEntries); err != nil || l.Err() != nil {
+		t.Error(err, l.Err())
+	}
+}
+
+func TestInvalidErrorIsBounded(t *testing.T) {
+	l, err := parse("clients", bytes.Repeat([]byte("anna\n"), 1000), MaxEntries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := l.Err().Error()
+	for _, want := range []string{"clients has 1000 invalid lines", "line 1: \"anna\"", "line 5: ", "and 995 more", "a line is"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q lacks %q", text, want)
+		}
+	}
+	if len(l.Invalid()) != 5 || strings.Contains(text, "line 6:") {
+		t.Errorf("%d lines are kept; %s", len(l.Invalid()), text)
+	}
+}
+
+func TestByteOrderMarkAndCRLF(t *testing.T) {
+	a, b := client(1), client(2)
+	path := file(t, "\ufeff"+a.String()+"  anna  sessions=2\r\n\r\n# x\r\n"+b.String()+"  berta\r\n")
+	l, err := Load(path)
+	if err != nil || l.Err() != nil {
+		t.Fatal(err, l.Err())
+	}
+	if limits, found := l.Find(a); !found || limits.Sessions != 2 || !contains(l, b) {
+		t.Errorf("the list is %v", l.Entries())
+	}
+	if _, err := Remove(path, "anna"); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := content(t, path), "\ufeff\r\n# x\r\n"+b.String()+"  berta\r\n"; got != want {
+		t.Errorf("the file holds %q, want %q", got, want)
+	}
+}
+
+func TestDiff(t *testing.T) {
+	list := func(text string) *List {
+		l, err := parse("clients", []byte(text), MaxEntries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	a, b, c, d := client(1), client(2), client(3), client(4)
+	before := list(a.String() + "\n" + b.String() + " berta flows=1\n" + c.String() + " sessions=1\n")
+	after := list(d.String() + "\n" + c.String() + " sessions=2\n" + b.String() + " other flows=1\n")
+	added, removed, changed := Diff(before, after)
+	want := func(what string, got []identity.PublicKey, want ...identity.PublicKey) {
+		t.Helper()
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	want("added", added, d)
+	want("removed", removed, a)
+	want("changed", changed, c)
+	added, removed, changed = Diff(new(List), after)
+	want("added to nothing", added, d, c, b)
+	want("removed from nothing", removed)
+	want("changed in nothing", changed)
 }
 
 func TestLineLengthLimit(t *testing.T) {
@@ -192,12 +291,12 @@ func TestLineLengthLimit(t *testing.T) {
 	line += strings.Repeat("c", MaxLine-len(line))
 	for _, end := range []string{"", "\n", "\r\n"} {
 		l, err := parse("clients", []byte(line+end), MaxEntries)
-		if err != nil || len(l.Entries()) != 1 || len(l.Entries()[0].Name) != MaxName {
+		if err != nil || l.Err() != nil || len(l.Entries()) != 1 || len(l.Entries()[0].Name) != MaxName {
 			t.Errorf("a line of %d bytes and %q: %v", len(line), end, err)
 		}
 	}
-	if _, err := parse("clients", []byte(line+"c"), MaxEntries); !errors.Is(err, errLong) {
-		t.Errorf("one byte more: %v", err)
+	if l, _ := parse("clients", []byte(line+"c"), MaxEntries); !errors.Is(l.Err(), errLong) {
+		t.Errorf("one byte more: %v", l.Err())
 	}
 }
 
@@ -206,6 +305,11 @@ func entries() *rapid.Generator[Entry] {
 	return rapid.Custom(func(t *rapid.T) Entry {
 		e := Entry{Identity: client(rapid.Byte().Draw(t, "client"))}
 		e.Name = rapid.OneOf(rapid.Just(""), rapid.StringMatching(`[a-zä-ü0-9._@+-]{1,20}`)).Draw(t, "name")
+		e.Limits = account.Limits{
+			Sessions: rapid.OneOf(rapid.Just(0), rapid.IntRange(1, math.MaxInt32)).Draw(t, "sessions"),
+			Flows:    rapid.OneOf(rapid.Just(0), rapid.IntRange(1, math.MaxInt32)).Draw(t, "flows"),
+			Rate:     rapid.OneOf(rapid.Just(uint64(0)), rapid.Uint64Max(math.MaxInt64), rapid.Just(uint64(10<<20))).Draw(t, "rate"),
+		}
 		e.Comment = strings.Trim(rapid.OneOf(rapid.Just(""), rapid.StringMatching(`[a-z #0-9<>é]{0,30}`)).Draw(t, "comment"), " ")
 		return e
 	})
@@ -235,33 +339,56 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(a + " anna\n" + a + " berta"))
 	f.Add([]byte("\t" + a + "\t#\t#\n\n\n" + b + " # x"))
 	f.Add([]byte(a + " anna phone\n"))
+	f.Add([]byte("\ufeff" + a + " anna sessions=2 flows=10 rate=10MiB # x\r\n" + b + " rate=1"))
+	f.Add([]byte(a + " anna sesions=2\n" + b + " anna\nanna"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		l, err := parse("clients", bytes.Clone(text), MaxEntries)
 		if err != nil {
-			var bad *LineError
-			if !errors.As(err, &bad) {
-				t.Fatalf("error %v is not a LineError", err)
-			}
-			if lines := bytes.Count(text, []byte("\n")) + 1; bad.Line < 1 || bad.Line > lines || len(bad.Value) > 64 {
+			t.Fatalf("error %v", err)
+		}
+		lines := bytes.Count(text, []byte("\n")) + 1
+		invalid := l.invalidLines(text)
+		if len(invalid) != l.wrong || (l.Err() != nil) != (l.wrong > 0) || len(l.Invalid()) != min(l.wrong, maxInvalid) {
+			t.Fatalf("%d invalid lines, %d found, %d kept, error %v", l.wrong, len(invalid), len(l.Invalid()), l.Err())
+		}
+		for i, bad := range l.Invalid() {
+			if bad.Line < 1 || bad.Line > lines || bad.Line != invalid[i].Line || len(bad.Value) > 64 {
 				t.Fatalf("line %d of %d, value %q", bad.Line, lines, bad.Value)
 			}
-			return
+		}
+		// The file without an invalid line has one less, and the same clients.
+		for _, bad := range invalid {
+			rest, err := parse("clients", deleteLine(bytes.Clone(text), bad.Line), MaxEntries)
+			if err != nil || rest.wrong != l.wrong-1 || len(rest.Entries()) != len(l.Entries()) {
+				t.Fatalf("without line %d: %v, %v", bad.Line, rest, err)
+			}
 		}
 		for i, e := range l.Entries() {
-			if !l.Contains(e.Identity) {
+			if limits, found := l.Find(e.Identity); !found || limits != e.Limits {
 				t.Fatalf("%v is not in the list", e)
 			}
 			line, err := render(e)
+			if errors.Is(err, errLong) {
+				continue // tabs and single spaces are shorter than the form of render
+			}
 			if err != nil {
 				t.Fatalf("%+v cannot be written: %v", e, err)
 			}
-			if back, _, _, err := parseLine(line); err != nil || back.Identity != e.Identity || back.Name != e.Name || back.Comment != e.Comment {
+			back, _, _, err := parseLine(line)
+			back.Line = e.Line
+			if err != nil || back != e {
 				t.Fatalf("%+v was written %q and read as %+v, %v", e, line, back, err)
 			}
-			// The file without this line must be valid.
-			start, end := lineBounds(text, e.Line)
-			rest, err := parse("clients", append(bytes.Clone(text[:start]), text[end:]...), MaxEntries)
-			if err != nil || len(rest.Entries()) != len(l.Entries())-1 || rest.Contains(e.Identity) {
+			// The file without the client must not have it, nor another one less.
+			found, err := l.find(text, e.Identity.String())
+			if err != nil || found[0] != e {
+				t.Fatalf("entry %d is found as %v, %v", i, found, err)
+			}
+			if len(found) > 1 {
+				continue
+			}
+			rest, err := parse("clients", deleteLine(bytes.Clone(text), e.Line), MaxEntries)
+			if err != nil || len(rest.Entries()) != len(l.Entries())-1 || contains(rest, e.Identity) {
 				t.Fatalf("without line %d, entry %d: %v, %v", e.Line, i, rest, err)
 			}
 		}
@@ -300,7 +427,7 @@ func BenchmarkContains(b *testing.B) {
 	known, other := l.Entries()[5_000].Identity, identity.PublicKey{1}
 	b.ReportAllocs()
 	for b.Loop() {
-		if !l.Contains(known) || l.Contains(other) {
+		if !contains(l, known) || contains(l, other) {
 			b.Fatal("wrong answer")
 		}
 	}

@@ -8,25 +8,23 @@ import (
 	"time"
 )
 
-// Watch loads the file and calls apply with the list, then checks the file at every
-// interval and calls apply again after a change, until ctx is done. It calls both
-// functions on its own goroutine.
+// Watch checks the file of a list at every interval and calls apply with the new list after a change,
+// until ctx is done. It calls both functions on its own goroutine.
 //
 // A change counts once two successive checks find the same file, so that Watch does not load a file
 // that is being written or replaced by an editor. A missing file is an empty list.
 //
-// If the file cannot be loaded, Watch calls failed, once per change and per error, and not apply:
-// the last list stays in use. An interval of 0 or less means one second.
-func Watch(ctx context.Context, path string, every time.Duration, apply func(*List), failed func(error)) {
+// If the file cannot be loaded or has an invalid line, Watch calls failed, once per change and per
+// error, and not apply: the last list stays in use as a whole. An interval of 0 or less means one
+// second.
+func Watch(ctx context.Context, l *List, every time.Duration, apply func(*List), failed func(error)) {
 	if every <= 0 {
 		every = time.Second
 	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 
-	w := watcher{path: path, apply: apply, failed: failed}
-	w.seen = stat(path)
-	w.load()
+	w := watcher{path: l.path, apply: apply, failed: failed, seen: l.state, loaded: l.state}
 	for {
 		select {
 		case <-ctx.Done():
@@ -62,12 +60,15 @@ func (w *watcher) load() {
 	w.loaded = w.seen
 	l, err := Load(w.path)
 	if err == nil {
+		err = l.Err()
+	}
+	if err == nil {
 		w.retry, w.lastErr = false, ""
 		w.apply(l)
 		return
 	}
-	var line *LineError
-	w.retry = !errors.As(err, &line)
+	var invalid *InvalidError
+	w.retry = !errors.As(err, &invalid)
 	if changed || err.Error() != w.lastErr {
 		w.lastErr = err.Error()
 		w.failed(err)

@@ -14,6 +14,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/access"
+	"lewes/router/account"
 )
 
 // clientsInterval is how often the list of clients is checked for changes.
@@ -34,13 +35,24 @@ type accessRule struct {
 	list atomic.Pointer[access.List] // nil if open
 }
 
-func newAccessControl(c *config.Config, log *zap.Logger) (*accessControl, error) {
+// newAccessControl returns the access control of a starting gateway. Invalid lines of its list are
+// logged and admit no client; strict makes them an error.
+func newAccessControl(c *config.Config, strict bool, log *zap.Logger) (*accessControl, error) {
 	a := &accessControl{log: log}
-	return a, a.apply(c)
+	if err := a.apply(c, strict); err != nil {
+		return nil, err
+	}
+	if list := a.rule.Load().list.Load(); list != nil {
+		for _, l := range list.Invalid() {
+			log.Error("a line of the list of clients is invalid and admits no client", zap.String("file", l.Path), zap.Int("line", l.Line), zap.String("value", l.Value), zap.Error(l.Err))
+		}
+	}
+	return a, nil
 }
 
-// apply switches to another configuration. After an error the previous one is still in effect.
-func (a *accessControl) apply(c *config.Config) error {
+// apply switches to another configuration. strict makes an invalid line in the list an error. After an
+// error the previous configuration is still in effect.
+func (a *accessControl) apply(c *config.Config, strict bool) error {
 	rule := &accessRule{open: c.Access.Mode == config.AccessOpen, path: c.ClientsFile()}
 	if rule.open {
 		a.log.Warn("access is open: anyone with the gateway's URI may use it")
@@ -49,6 +61,9 @@ func (a *accessControl) apply(c *config.Config) error {
 	}
 	list, err := access.Load(rule.path)
 	if err != nil {
+		return err
+	}
+	if err := list.Err(); err != nil && strict {
 		return err
 	}
 	rule.list.Store(list)
@@ -63,10 +78,19 @@ func (a *accessControl) warnIfEmpty(rule *accessRule, list *access.List) {
 	}
 }
 
+// find returns a client's limits, and false if the client may not use the gateway.
+func (a *accessControl) find(client identity.PublicKey) (account.Limits, bool) {
+	rule := a.rule.Load()
+	if rule.open {
+		return account.Limits{}, true
+	}
+	return rule.list.Load().Find(client)
+}
+
 // admit reports whether a client may use the gateway.
 func (a *accessControl) admit(client identity.PublicKey) bool {
-	rule := a.rule.Load()
-	return rule.open || rule.list.Load().Contains(client)
+	_, admitted := a.find(client)
+	return admitted
 }
 
 // watch reloads the list when its file changes, until ctx is done or watch is called again.
@@ -80,15 +104,11 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 		return
 	}
 	start(func() {
-		first := true
-		access.Watch(ctx, rule.path, clientsInterval, func(list *access.List) {
-			before := len(rule.list.Swap(list).Entries())
+		access.Watch(ctx, rule.list.Load(), clientsInterval, func(list *access.List) {
+			rule.list.Store(list)
 			closed := gateway.ReapplyAccess()
-			if now := len(list.Entries()); !first || now != before {
-				a.log.Info("reloaded the list of clients", zap.Int("clients", now), zap.Int("sessions_closed", closed))
-				a.warnIfEmpty(rule, list)
-			}
-			first = false
+			a.log.Info("reloaded the list of clients", zap.Int("clients", len(list.Entries())), zap.Int("sessions_closed", closed))
+			a.warnIfEmpty(rule, list)
 		}, func(err error) {
 			a.log.Error("cannot reload the list of clients; keeping the previous one", zap.Error(err))
 		})

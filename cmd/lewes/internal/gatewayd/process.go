@@ -67,7 +67,8 @@ func (p *Process) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer key.Wipe()
-	if p.access, err = newAccessControl(c, p.log); err != nil {
+	// A predecessor goes on with the last valid list if this one has an invalid line.
+	if p.access, err = newAccessControl(c, p.predecessor != nil, p.log); err != nil {
 		return err
 	}
 	if err := checkOffloads(&c.Listen, udp.Probe()); err != nil {
@@ -109,6 +110,9 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 	p.start = running.Go
 	err := p.announceReady(ctx, g, inherited)
 	if err == nil {
+		if p.predecessor != nil { // which may have had another list
+			g.ReapplyAccess()
+		}
 		p.access.watch(ctx, g, p.start)
 		var handedOver bool
 		if handedOver, err = p.serveSignals(ctx, g); handedOver {

@@ -93,7 +93,7 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 	}
 	closed := 0
 	if next.Access != p.config.Access {
-		if err := p.access.apply(next); err != nil { // the only step that can fail comes first
+		if err := p.access.apply(next, true); err != nil { // the only step that can fail comes first
 			return err
 		}
 		closed = g.ReapplyAccess()
