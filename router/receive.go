@@ -100,7 +100,11 @@ func (st *shardState) handlePacket(rx *rxContext) {
 		st.handleUnknownIndex(rx)
 	case len(rx.packet) > maxHandshakePacket:
 		st.counters.Malformed++
-	default:
+	case rx.header.Level == wire.LevelHandshake && !st.handshakes.Has(rx.header.ReceiverIdx):
+		st.handleUnknownIndex(rx)
+	case rx.header.Level == wire.LevelClear && !st.handshakes.Verify(rx.packet):
+		st.counters.Forged++
+	default: // only packets that can belong to a handshake are queued
 		if st.scheduler.push(rx) {
 			st.counters.HandshakeStale++
 		}
@@ -227,7 +231,7 @@ func (st *shardState) count(err error) {
 	case err == nil:
 	case state.IsReplay(err):
 		st.counters.Replayed++
-	case errors.Is(err, seal.ErrOpen), errors.Is(err, state.ErrMAC1):
+	case errors.Is(err, seal.ErrOpen):
 		st.counters.Forged++
 	case errors.Is(err, state.ErrUnexpectedMessage), errors.Is(err, state.ErrWrongLevel), errors.Is(err, state.ErrStale):
 		st.counters.Misplaced++

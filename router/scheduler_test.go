@@ -186,3 +186,40 @@ func TestHandshakeQueueIsFIFO(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyHandshakePacketsAreQueued sends a shard whose handshakes have had their share of the time
+// packets that cannot belong to a handshake: none takes a place in the queue, and the honest packet
+// that waits there stays.
+//
+// Shows R1.11, R12.8.
+func TestOnlyHandshakePacketsAreQueued(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxBacklog = 1 })
+	r.connect(2, clientAt).data(1, target, "busy with datagrams")
+	r.shard.st.scheduler.credit, r.shard.st.scheduler.creditedAt = -time.Hour, r.now()
+	r.receive(hello(t, 1, r.now()), secondAt)
+	before := r.shard.Stats()
+	if before.HandshakeQueue != 1 {
+		t.Fatalf("%d packets wait", before.HandshakeQueue)
+	}
+	forged := hello(t, 2, r.now())
+	forged[len(forged)-1] ^= 1
+	unknown := wire.Finish(wire.Begin(nil, 0x1234_5678, wire.LevelHandshake, 0, wire.TypeHandshake))
+	for range 10 {
+		if got := r.receive(forged, secondAt); len(got) != 0 {
+			t.Fatalf("%d answers to a hello with a wrong MAC1", len(got))
+		}
+		if got := r.receive(unknown, secondAt); len(got) != 0 {
+			t.Fatalf("%d answers to a short packet of an unknown index", len(got))
+		}
+	}
+	s := r.shard.Stats()
+	if s.HandshakeQueue != 1 || s.HandshakeStale != 0 || s.Forged != before.Forged+10 || s.Unknown != before.Unknown+10 {
+		t.Errorf("%d wait, %d stale, %d forged, %d unknown", s.HandshakeQueue, s.HandshakeStale, s.Forged-before.Forged, s.Unknown-before.Unknown)
+	}
+	r.advance(staleAfter / 2)
+	r.shard.st.scheduler.credit = maxCredit
+	r.shard.Do(func(time.Time, *shardState) {})
+	if s := r.shard.Stats(); s.Handshakes.Hellos != before.Handshakes.Hellos+1 {
+		t.Error("the honest hello was displaced")
+	}
+}

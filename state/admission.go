@@ -40,8 +40,12 @@ func (l *limits) roll(now time.Time) {
 	}
 }
 
-// HandleClear processes a level-2 packet whose size the caller has checked. MAC1 is
-// verified first. A non-nil error means that the packet was dropped.
+// Verify reports whether a level-2 packet has a valid MAC1. It is safe for concurrent use. The
+// caller drops other packets before it spends anything on them (section 1).
+func (t *ResponderTable) Verify(packet []byte) bool { return t.mac.Verify(packet) }
+
+// HandleClear processes a level-2 packet whose size and MAC1 the caller has checked. A non-nil
+// error means that the packet was dropped.
 func (t *ResponderTable) HandleClear(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) error {
 	kind, content, err := t.readClear(now, header, packet, from, out)
 	switch {
@@ -56,7 +60,7 @@ func (t *ResponderTable) HandleClear(now time.Time, header wire.Header, packet [
 }
 
 // RejectShutdown processes a level-2 packet while the gateway shuts down: valid hellos are
-// answered by a Reject, all other packets are dropped.
+// answered by a Reject, all other packets are dropped. The caller has checked MAC1.
 func (t *ResponderTable) RejectShutdown(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) error {
 	kind, content, err := t.readClear(now, header, packet, from, out)
 	if err != nil {
@@ -76,9 +80,6 @@ func (t *ResponderTable) RejectShutdown(now time.Time, header wire.Header, packe
 // readClear returns the type and content of a level-2 packet. A hello of another version
 // is answered and returns an error.
 func (t *ResponderTable) readClear(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
-	if !t.mac.Verify(packet) {
-		return 0, nil, ErrMAC1
-	}
 	kind, content, err := wire.ParseBody(wire.Body(packet))
 	if errors.Is(err, wire.ErrVersion) && header.ReceiverIdx == 0 && !isShort(packet, from) {
 		// Every version has the receiver_index in the same place.

@@ -172,7 +172,7 @@ func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 func TestShutdownRejectsHellos(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	packet := g.helloPacket(goodHello(epoch, 7))
-	g.responders.RejectShutdown(epoch, headerOf(packet), packet, clientAt, &g.out)
+	g.rejectShutdown(packet)
 	sent := g.take()
 	if len(sent) != 1 {
 		t.Fatalf("%d answers", len(sent))
@@ -184,7 +184,7 @@ func TestShutdownRejectsHellos(t *testing.T) {
 	damaged := bytes.Clone(packet)
 	damaged[500] ^= 1
 	for _, p := range [][]byte{damaged, packet[:900], g.kktPacket(goodHello(epoch, 7)), nil} {
-		g.responders.RejectShutdown(epoch, headerOf(p), p, clientAt, &g.out)
+		g.rejectShutdown(p)
 	}
 	if n := len(g.take()); n != 0 || g.responders.Len() != 0 {
 		t.Errorf("%d answers to malformed hellos, %d responders", n, g.responders.Len())

@@ -182,7 +182,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 		"key id":                   {changed(func(m *wire.ClientHello) { m.KEMKeyID = 99 }), wire.RejectShuttingDown},
 		"all that a hello may say": {changed(func(m *wire.ClientHello) { m.Salt[0], m.KEM, m.AEADOffer = 0xFF, 2, 0 }), wire.RejectShuttingDown},
 	} {
-		_ = g.responders.RejectShutdown(epoch, headerOf(c.packet), c.packet, clientAt, &g.out)
+		g.rejectShutdown(c.packet)
 		got := wire.RejectCode(0)
 		for _, p := range g.take() {
 			_, body, err := wire.ParseBody(wire.Body(p.Data))

@@ -91,6 +91,10 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 	}
 	switch h.Level {
 	case wire.LevelClear:
+		if !g.responders.Verify(packet) {
+			g.drop(ErrMAC1)
+			return
+		}
 		g.drop(g.responders.HandleClear(now, h, packet, from, &g.out))
 	case wire.LevelHandshake:
 		s, early, err := g.responders.HandleHandshake3(now, h, packet, &g.out)
@@ -117,6 +121,13 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 		}
 		g.settle()
 		g.sessions.Touch(generation.Session())
+	}
+}
+
+// rejectShutdown handles a clear packet while the gateway shuts down.
+func (g *gatewayEnd) rejectShutdown(packet []byte) {
+	if g.responders.Verify(packet) {
+		g.drop(g.responders.RejectShutdown(epoch, headerOf(packet), packet, clientAt, &g.out))
 	}
 }
 

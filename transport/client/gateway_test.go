@@ -225,7 +225,9 @@ func (g *gateway) packet(now time.Time, p []byte, from path.Path) {
 	switch h.Level {
 	case wire.LevelClear:
 		g.countHello(p)
-		_ = g.hands.HandleClear(now, h, p, from, &g.out)
+		if g.hands.Verify(p) {
+			_ = g.hands.HandleClear(now, h, p, from, &g.out)
+		}
 	case wire.LevelHandshake:
 		s, early, _ := g.hands.HandleHandshake3(now, h, p, &g.out)
 		if s != nil {
