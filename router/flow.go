@@ -12,7 +12,6 @@ import (
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/wire"
-	"lewes/transport"
 )
 
 // flow connects one client to one target (section 8 of PROTOCOL.md) by a connected socket.
@@ -20,12 +19,11 @@ type flow struct {
 	id     uint16
 	client *client
 	target wire.Target // owns its name
-	conn   transport.Conn
+	outlet
 
 	resolving bool
 	cancel    context.CancelFunc // of the name lookup
 	waiting   [][]byte           // datagrams buffered during the lookup
-	batch     []transport.Packet // to the target, in this batch
 
 	timer    state.Timer[*flow]
 	lastUp   time.Time
@@ -35,15 +33,11 @@ type flow struct {
 	errorQueued atomic.Bool // it is in shardEnv.errors
 }
 
-// maxFlowBatch bounds the datagrams that a flow collects before it sends them.
-const maxFlowBatch = 128
-
 // flowTable holds the counts and timers of a shard's flows.
 type flowTable struct {
 	open    int
 	lookups int // names being resolved
 	timers  state.Deadlines[*flow]
-	pending []*flow // flows with datagrams to send in this batch
 }
 
 // handleData handles an EncryptedData.
@@ -73,13 +67,7 @@ func (st *shardState) handleData(now time.Time, c *client, content []byte) {
 		}
 		return
 	}
-	if len(f.batch) == maxFlowBatch {
-		st.flushFlow(f)
-	}
-	if len(f.batch) == 0 {
-		st.flows.pending = append(st.flows.pending, f)
-	}
-	f.batch = append(f.batch, transport.Packet{Data: d.Payload})
+	st.outbound.add(&f.outlet, d.Payload)
 }
 
 // openFlow opens the flow that d names, or answers with the reason why not.
@@ -186,30 +174,9 @@ func (st *shardState) finishLookup(f *flow, addrs []netip.Addr, err error) {
 	}
 	f.resolving = false
 	for _, payload := range f.waiting {
-		f.batch = append(f.batch, transport.Packet{Data: payload})
+		st.outbound.add(&f.outlet, payload)
 	}
 	f.waiting = nil
-	if len(f.batch) > 0 {
-		st.flows.pending = append(st.flows.pending, f)
-	}
-}
-
-// flushFlows sends the batch's datagrams to their targets.
-func (st *shardState) flushFlows() {
-	for _, f := range st.flows.pending {
-		st.flushFlow(f)
-	}
-	st.flows.pending = st.flows.pending[:0]
-}
-
-func (st *shardState) flushFlow(f *flow) {
-	if f.conn != nil && len(f.batch) > 0 {
-		if n, err := f.conn.WriteBatch(f.batch); err != nil {
-			st.counters.EgressFailed += uint64(len(f.batch) - n)
-		}
-	}
-	clear(f.batch)
-	f.batch = f.batch[:0]
 }
 
 // returnedAt returns when the latest datagram arrived from the target; zero means never.
@@ -276,7 +243,7 @@ func (st *shardState) dropFlow(f *flow) {
 	}
 	st.counters.EgressFailed += uint64(len(f.waiting))
 	f.waiting = nil
-	st.flushFlow(f)
+	st.outbound.flushOutlet(&f.outlet)
 	if f.conn != nil {
 		st.discard(f.conn)
 	}

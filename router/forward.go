@@ -19,8 +19,7 @@ type upstream struct {
 	env      *shardEnv
 	identity identity.PublicKey
 	addr     netip.AddrPort
-	conn     transport.Conn
-	batch    []transport.Packet // to the gateway, in this batch
+	outlet
 
 	// bindings is written under the shard's lock as well, so batches read it without mu. The
 	// return path holds mu for a lookup, never while it seals or sends.
@@ -49,7 +48,6 @@ type indexBinding struct {
 type forwarder struct {
 	upstreams map[identityKey]*upstream
 	timers    state.Deadlines[*indexBinding]
-	pending   []*upstream // upstreams with packets to send in this batch
 }
 
 // handleForward handles a ForwardPacket.
@@ -72,11 +70,7 @@ func (st *shardState) handleForward(now time.Time, c *client, content []byte) {
 		return
 	}
 	st.counters.Forwarded++
-	u := f.upstream
-	if len(u.batch) == 0 {
-		st.forwarder.pending = append(st.forwarder.pending, u)
-	}
-	u.batch = append(u.batch, transport.Packet{Data: m.Inner})
+	st.outbound.add(&f.upstream.outlet, m.Inner)
 }
 
 // openForward opens the flow that m names, or answers with the reason why not.
@@ -227,18 +221,6 @@ func (st *shardState) expireBinding(now time.Time) bool {
 		st.unbind(b)
 	}
 	return true
-}
-
-// flushUpstreams sends the batch's packets to other gateways.
-func (st *shardState) flushUpstreams() {
-	for _, u := range st.forwarder.pending {
-		if sent, err := u.conn.WriteBatch(u.batch); err != nil {
-			st.counters.EgressFailed += uint64(len(u.batch) - sent)
-		}
-		clear(u.batch)
-		u.batch = u.batch[:0]
-	}
-	st.forwarder.pending = st.forwarder.pending[:0]
 }
 
 // handleReturn implements returnPath: an inner packet goes to the session that owns its index.

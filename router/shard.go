@@ -70,6 +70,7 @@ type shardState struct {
 	timer     shardTimer
 
 	// Scratch of a batch.
+	outbound   outbound
 	output     state.Output
 	datagrams  []transport.Packet // of output, over UDP
 	discarded  []transport.Conn   // sockets to close when there is time
@@ -96,6 +97,7 @@ func newShard(id int, steer udp.Steer, config *Config, limits *atomic.Pointer[Li
 	env.do = s.Do
 	st := &s.st
 	st.scheduler.limit = config.MaxBacklog
+	st.outbound.failed = &st.counters.EgressFailed
 	st.forwarder.upstreams = make(map[identityKey]*upstream)
 	st.delivery.queues = &env.queues
 	own := *handshake
@@ -177,8 +179,7 @@ func (s *Shard) Do(f batch) {
 func (st *shardState) endBatch(now time.Time) {
 	st.handleSocketErrors()
 	st.runHandshakes()
-	st.flushFlows()
-	st.flushUpstreams()
+	st.outbound.flush()
 	st.sendAnswers()
 	st.delivery.endBatch()
 	st.setTimer(now)
