@@ -20,8 +20,12 @@ func newClients() *cobra.Command {
 		Use:   "clients",
 		Short: "manage the clients of this machine's gateway",
 		Long: `Clients edits the list of clients that may use this machine's gateway: a text file with one
-client per line, as an identity, a name and a comment. A running gateway reloads the list
-when it changes: it admits added clients and closes the sessions of removed ones.
+client per line, as an identity, a name, limits and a comment. A running gateway reloads the
+list when it changes: it admits added clients and closes the sessions of removed ones.
+
+An invalid line admits no client. A gateway that starts uses the other lines; a running one
+keeps its previous list until the line is mended. The commands name such lines and exit with
+code 1, after they have done their work.
 
 The list is the file "clients" in the state directory, unless --file or the configuration
 given with --config names another.`,
@@ -54,24 +58,27 @@ func (l *clientList) path() (string, error) {
 
 func newClientsAdd(list *clientList) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "add IDENTITY [NAME]",
+		Use:   "add IDENTITY [NAME] [LIMIT]...",
 		Short: "add a client",
 		Long: `Add lets a client use the gateway. The client's user finds the identity with
-lewes keygen --show; forward and probe print it when they create one.`,
+lewes keygen --show; forward and probe print it when they create one.
+
+Limits bound all sessions of the client together: sessions=N, flows=N, and rate=SIZE, the
+payload bytes per second of both directions together, such as rate=10MiB.`,
 		Example: `  lewes clients add 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd anna-phone
+  lewes clients add 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd anna-phone sessions=2 rate=10MiB
   lewes clients add --file /srv/lewes/clients 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd`,
-		Args: arguments(1, 2, "IDENTITY"),
+		Args: arguments(1, -1, "IDENTITY"),
 	}
 	comment := cmd.Flags().String("comment", "", "a `text` for readers of the list")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		key, err := identity.ParsePublicKey(args[0])
+		entry, err := access.ParseEntry(strings.Join(args, " "))
 		if err != nil {
 			return &usageError{err}
 		}
-		entry := access.Entry{Identity: key, Comment: *comment}
-		if len(args) > 1 {
-			entry.Name = args[1]
+		if *comment != "" {
+			entry.Comment = *comment
 		}
 		path, err := list.path()
 		if err != nil {
@@ -85,7 +92,10 @@ lewes keygen --show; forward and probe print it when they create one.`,
 		if err := access.Add(path, entry); err != nil {
 			return err
 		}
-		return outputChange(cmd, *asJSON, "added", "to", path, entry)
+		if err := outputChange(cmd, *asJSON, "added", "to", path, entry); err != nil {
+			return err
+		}
+		return invalidLines(path)
 	}
 	return cmd
 }
@@ -95,33 +105,84 @@ func newClientsRemove(list *clientList) *cobra.Command {
 		Use:   "remove IDENTITY|NAME",
 		Short: "remove a client; a running gateway closes its sessions",
 		Example: `  lewes clients remove anna-phone
-  lewes clients remove 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd`,
-		Args: arguments(1, 1, "IDENTITY or NAME"),
+  lewes clients remove 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd
+  lewes clients remove --line 7                            # an invalid line`,
+		Args: arguments(0, 1, ""),
 	}
+	line := cmd.Flags().Int("line", 0, "remove the invalid line with this `number` instead of a client")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		byLine := cmd.Flags().Changed("line")
+		if len(args) == 0 && !byLine {
+			return usagef("missing argument: IDENTITY or NAME")
+		}
+		if len(args) > 0 && byLine {
+			return usagef("unexpected argument %q beside --line", args[0])
+		}
 		path, err := list.path()
 		if err != nil {
 			return err
+		}
+		if byLine {
+			text, err := access.RemoveInvalid(path, *line)
+			if err != nil {
+				return err
+			}
+			err = output(cmd, *asJSON, struct {
+				Done string `json:"done"`
+				File string `json:"file"`
+				Line int    `json:"line"`
+				Text string `json:"text"`
+			}{"removed", path, *line, text}, fmt.Sprintf("removed line %d from %s: %q", *line, path, text))
+			if err != nil {
+				return err
+			}
+			return invalidLines(path)
 		}
 		removed, err := access.Remove(path, args[0])
 		if err != nil {
 			return err
 		}
-		return outputChange(cmd, *asJSON, "removed", "from", path, removed)
+		if err := outputChange(cmd, *asJSON, "removed", "from", path, removed); err != nil {
+			return err
+		}
+		return invalidLines(path)
 	}
 	return cmd
 }
 
+// invalidLines returns an error with the invalid lines of a list, and how to mend the first.
+func invalidLines(path string) error {
+	list, err := access.Load(path)
+	if err != nil {
+		return err
+	}
+	if err := list.Err(); err != nil {
+		return fmt.Errorf("%w\na running gateway keeps its previous list until this is mended; edit the file, or remove the line: %s",
+			err, gatewayd.ClientsCommand("remove", path, fmt.Sprintf("--line %d", list.Invalid()[0].Line)))
+	}
+	return nil
+}
+
 // listedClient is a line of the list, as printed by --json.
 type listedClient struct {
-	Identity identity.PublicKey `json:"identity"`
+	Identity identity.PublicKey `json:"identity,omitzero"` // zero if an invalid line was removed that has none
 	Name     string             `json:"name,omitempty"`
+	Sessions int                `json:"sessions,omitempty"`
+	Flows    int                `json:"flows,omitempty"`
+	Rate     uint64             `json:"rate,omitempty"` // bytes per second
 	Comment  string             `json:"comment,omitempty"`
+}
+
+func listed(e access.Entry) listedClient {
+	return listedClient{e.Identity, e.Name, e.Limits.Sessions, e.Limits.Flows, e.Limits.Rate, e.Comment}
 }
 
 func outputChange(cmd *cobra.Command, asJSON bool, done, preposition, path string, e access.Entry) error {
 	client := e.Identity.String()
+	if e.Identity == (identity.PublicKey{}) {
+		client = fmt.Sprintf("line %d", e.Line)
+	}
 	if e.Name != "" {
 		client += " (" + e.Name + ")"
 	}
@@ -129,7 +190,14 @@ func outputChange(cmd *cobra.Command, asJSON bool, done, preposition, path strin
 		Done string `json:"done"`
 		File string `json:"file"`
 		listedClient
-	}{done, path, listedClient{e.Identity, e.Name, e.Comment}}, fmt.Sprintf("%s %s %s %s", done, client, preposition, path))
+	}{done, path, listed(e)}, fmt.Sprintf("%s %s %s %s", done, client, preposition, path))
+}
+
+// listedError is an invalid line of the list, as printed by --json.
+type listedError struct {
+	Line  int    `json:"line"`
+	Value string `json:"value"`
+	Error string `json:"error"`
 }
 
 func newClientsList(list *clientList) *cobra.Command {
@@ -150,22 +218,32 @@ func newClientsList(list *clientList) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		clients := []listedClient{}
+		clients, invalid := []listedClient{}, []listedError(nil)
 		var table strings.Builder
 		w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 		for _, e := range loaded.Entries() {
-			clients = append(clients, listedClient{e.Identity, e.Name, e.Comment})
-			fmt.Fprintf(w, "%s\t%s\t%s\n", e.Identity, e.Name, e.Comment)
+			clients = append(clients, listed(e))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", e.Identity, e.Name, access.FormatLimits(e.Limits), e.Comment)
 		}
-		if len(clients) == 0 && !*asJSON {
+		for _, l := range loaded.Invalid() {
+			invalid = append(invalid, listedError{l.Line, l.Value, l.Err.Error()})
+		}
+		if len(clients) == 0 && len(invalid) == 0 && !*asJSON {
 			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s is empty; add a client with: %s\n", path, gatewayd.AddClientCommand(path))
 			return err
 		}
 		_ = w.Flush() // to memory
-		return output(cmd, *asJSON, struct {
-			File    string         `json:"file"`
-			Clients []listedClient `json:"clients"`
-		}{path, clients}, strings.TrimSuffix(table.String(), "\n"))
+		if len(clients) > 0 || *asJSON {
+			err = output(cmd, *asJSON, struct {
+				File    string         `json:"file"`
+				Clients []listedClient `json:"clients"`
+				Invalid []listedError  `json:"invalid,omitempty"`
+			}{path, clients, invalid}, strings.TrimSuffix(table.String(), "\n"))
+			if err != nil {
+				return err
+			}
+		}
+		return invalidLines(path)
 	}
 	return cmd
 }

@@ -70,6 +70,11 @@ func TestWrongCommandLine(t *testing.T) {
 		{"probe --target 9.9.9.9 " + uri, `--target: target "9.9.9.9" is not host:port`},
 		{"clients add", "missing argument: IDENTITY"},
 		{"clients add anna", `identity: "anna"`},
+		{"clients add " + key.String() + " anna sesions=2", `"sesions=2": unknown key; did you mean sessions?`},
+		{"clients add " + key.String() + " anna rate=fast", `"rate=fast": "fast" is not a size`},
+		{"clients remove", "missing argument: IDENTITY or NAME"},
+		{"clients remove anna ben", `unexpected argument "ben"`},
+		{"clients remove --line 2 anna", `unexpected argument "anna" beside --line`},
 		{"config check", "missing argument: FILE"},
 	} {
 		_, stderr, code := lewes(t, env, strings.Fields(row.args)...)
@@ -157,9 +162,9 @@ func TestClients(t *testing.T) {
 	has(t, mustLewes(t, env, "clients", "add", anna, "anna-phone", "--comment", "since May"), "added "+anna+" (anna-phone) to "+list)
 	mustLewes(t, env, "clients", "add", ben)
 	shown := mustLewes(t, env, "clients", "list")
-	has(t, shown, anna+"  anna-phone  since May\n", ben)
+	has(t, shown, anna+"  anna-phone    since May\n", ben)
 	has(t, fails(t, env, exitFailed, "clients", "add", anna), anna, "already in the list", "line 1")
-	has(t, fails(t, env, exitFailed, "clients", "add", identity.FromSeed(&[32]byte{3}).Public().String(), "two words"), `"two words"`, "more than one word")
+	has(t, fails(t, env, exitUsage, "clients", "add", identity.FromSeed(&[32]byte{3}).Public().String(), "two words"), `"words"`, "follow the name")
 	has(t, fails(t, env, exitFailed, "clients", "remove", "carla"), `"carla"`, "no such client in the list")
 
 	var facts struct {
@@ -229,4 +234,54 @@ func TestConfigCommands(t *testing.T) {
 		t.Errorf("exit code %d, JSON says %+v", code, facts)
 	}
 	has(t, fails(t, env, exitFailed, "config", "check", filepath.Join(dir, "none.toml")), "cannot read the configuration")
+}
+
+func TestClientsWithLimits(t *testing.T) {
+	dir := t.TempDir()
+	env := environment(dir)
+	file := filepath.Join(dir, "clients")
+	anna := identity.FromSeed(&[32]byte{1}).Public().String()
+	mustLewes(t, env, "clients", "add", "--file", file, anna, "anna", "rate=10MiB", "sessions=2", "--comment", "since May")
+	if text, _ := os.ReadFile(file); string(text) != anna+"  anna  sessions=2 rate=10MiB  # since May\n" {
+		t.Errorf("the file holds %q", text)
+	}
+	has(t, mustLewes(t, env, "clients", "list", "--file", file), anna+"  anna  sessions=2 rate=10MiB  since May\n")
+	var list struct {
+		Clients []struct {
+			Sessions, Flows int
+			Rate            uint64
+		}
+	}
+	parseJSON(t, mustLewes(t, env, "clients", "list", "--file", file, "--json"), &list)
+	if len(list.Clients) != 1 || list.Clients[0].Sessions != 2 || list.Clients[0].Flows != 0 || list.Clients[0].Rate != 10<<20 {
+		t.Errorf("%+v", list)
+	}
+}
+
+// TestClientsMendInvalidLines: an invalid line stops no command, each names it, and remove mends the file.
+func TestClientsMendInvalidLines(t *testing.T) {
+	dir := t.TempDir()
+	env := environment(dir)
+	file := filepath.Join(dir, "clients")
+	anna, ben, carla := identity.FromSeed(&[32]byte{1}).Public().String(), identity.FromSeed(&[32]byte{2}).Public().String(), identity.FromSeed(&[32]byte{3}).Public().String()
+	writeFile(t, file, anna+" anna sesions=2\nnonsense\n"+ben+" ben\n", 0o600)
+	invalid := func(lines []string, args ...string) (stdout string) {
+		t.Helper()
+		stdout, stderr, code := lewes(t, env, append([]string{"clients", args[0], "--file", file}, args[1:]...)...)
+		if code != exitFailed {
+			t.Errorf("%v: exit code %d", args, code)
+		}
+		has(t, stderr, append(lines, file, "keeps its previous list until this is mended")...)
+		return stdout
+	}
+	both := []string{"2 invalid lines", `line 1: "sesions=2": unknown key; did you mean sessions?`, `line 2: "nonsense"`, "lewes clients remove --file " + file + " --line 1"}
+	has(t, invalid(both, "list"), ben)
+	has(t, invalid(both, "list", "--json"), `"value": "sesions=2"`)
+	has(t, invalid(both, "add", carla, "carla"), "added "+carla)
+	has(t, invalid([]string{`line 1: "nonsense"`, "--line 1"}, "remove", "anna"), "removed "+anna+" (anna)")
+	has(t, fails(t, env, exitFailed, "clients", "remove", "--file", file, "--line", "2"), "line 2", "not an invalid line")
+	has(t, mustLewes(t, env, "clients", "remove", "--file", file, "--line", "1"), `removed line 1 from `+file+`: "nonsense"`)
+	if text, _ := os.ReadFile(file); string(text) != ben+" ben\n"+carla+"  carla\n" {
+		t.Errorf("the file holds %q", text)
+	}
 }

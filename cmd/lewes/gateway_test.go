@@ -297,6 +297,35 @@ func TestGatewayFollowsItsList(t *testing.T) {
 	}
 }
 
+// TestGatewayIgnoresInvalidLines: at its start a gateway uses the valid lines and names the others. A reload
+// with an invalid line changes nothing, until the line is mended.
+func TestGatewayIgnoresInvalidLines(t *testing.T) {
+	t.Parallel()
+	_, anna := newClient(t)
+	_, ben := newClient(t)
+	dir := t.TempDir()
+	clients := filepath.Join(dir, "clients")
+	writeFile(t, clients, "\ufeff"+anna.Public().String()+"  anna  sessions=2 rate=10MiB\r\n"+ben.Public().String()+"  ben  rate=10MB\r\n", 0o600)
+	g := launchGatewayIn(t, dir, "")
+	g.awaitLog(fmt.Sprintf(`a line of the list of clients is invalid and admits no client  {"file": %q, "line": 2, "value": "rate=10MB"`, clients))
+	first := dial(t, g.uri, anna)
+
+	// Anna is removed, but the list still has its invalid line.
+	lewes(t, environment(dir), "clients", "remove", "--file", clients, "anna")
+	g.awaitLog("cannot reload the list of clients; keeping the previous one")
+	if _, err := first.Ping(t.Context()); err != nil {
+		t.Errorf("a list with an invalid line was used: %v", err)
+	}
+	mustLewes(t, environment(dir), "clients", "remove", "--file", clients, "--line", "1")
+	g.awaitLog(`{"clients": 0, "sessions_closed": 1}`)
+	<-first.Done()
+	mustLewes(t, environment(dir), "clients", "add", "--file", clients, ben.Public().String(), "ben", "rate=10MiB")
+	g.awaitLog(`{"clients": 1, "sessions_closed": 0}`)
+	if _, err := dial(t, g.uri, ben).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestGatewayLogsNobody: no whole address of a client, no target, no identity of a
 // client, no key.
 func TestGatewayLogsNobody(t *testing.T) {

@@ -62,7 +62,7 @@ func add(path string, e Entry, most int) error {
 	return edit(path, most, func(text []byte, l *List) ([]byte, error) {
 		for _, old := range l.entries {
 			if old.Identity == e.Identity {
-				return nil, fmt.Errorf("access: add %v to %s: %w, line %d: %v", e.Identity, path, ErrDuplicate, old.Line, old)
+				return nil, fmt.Errorf("access: add %v to %s: %w, line %d: %v; edit that line to change it", e.Identity, path, ErrDuplicate, old.Line, old)
 			}
 			if old.Name == e.Name && e.Name != "" {
 				return nil, fmt.Errorf("access: add %v to %s: the name %q: %w, line %d: %v; choose another name", e.Identity, path, e.Name, ErrDuplicate, old.Line, old)

@@ -16,19 +16,6 @@ var limitKeys = []string{"sessions", "flows", "rate"}
 
 var errCount = errors.New("not a whole number from 1 to 2147483647")
 
-// ParseLimit sets the limit in a word such as "sessions=2". It returns false, and no error, if the word
-// has not that form.
-func ParseLimit(l *account.Limits, word string) (bool, error) {
-	key, value, found := strings.Cut(word, "=")
-	if !found {
-		return false, nil
-	}
-	if err := setLimit(l, key, value); err != nil {
-		return true, fmt.Errorf("%q: %w", shorten(word), err)
-	}
-	return true, nil
-}
-
 // FormatLimits returns the limits as in a line, "" if there are none.
 func FormatLimits(l account.Limits) string {
 	var words []string

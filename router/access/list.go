@@ -297,6 +297,18 @@ func parseLine(line string) (e Entry, found bool, wrong string, err error) {
 	return e, true, "", nil
 }
 
+// ParseEntry parses a line that has a client.
+func ParseEntry(line string) (Entry, error) {
+	e, found, wrong, err := parseLine(line)
+	if err == nil && !found {
+		wrong, err = line, ErrEntry
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("access: %q: %w; %s", shorten(wrong), err, lineForm)
+	}
+	return e, nil
+}
+
 // cutWord returns the first word of s, and the rest from the next word on.
 func cutWord(s string) (word, rest string) {
 	s = strings.TrimLeft(s, " \t")

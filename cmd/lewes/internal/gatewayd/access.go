@@ -116,15 +116,17 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 }
 
 // AddClientCommand returns the command that adds a client to the list at path.
-func AddClientCommand(path string) string {
-	const rest = "IDENTITY NAME"
+func AddClientCommand(path string) string { return ClientsCommand("add", path, "IDENTITY NAME") }
+
+// ClientsCommand returns a command of "lewes clients" for the list at path.
+func ClientsCommand(command, path, arguments string) string {
 	if c, err := config.LoadOrDefault("", ""); err == nil && c.ClientsFile() == path && os.Getenv("STATE_DIRECTORY") == "" {
-		return "lewes clients add " + rest
+		return "lewes clients " + command + " " + arguments
 	}
 	if absolute, err := filepath.Abs(path); err == nil {
 		path = absolute
 	}
-	return "lewes clients add --file " + shellQuote(path) + " " + rest
+	return "lewes clients " + command + " --file " + shellQuote(path) + " " + arguments
 }
 
 // shellQuote returns s as one word of a POSIX shell.
