@@ -38,6 +38,7 @@ type responder struct {
 	source  path.Path
 	created time.Time
 	timer   Timer[*responder]
+	ofPeer  peerLinks[*responder]
 	queue   *list.List // for eviction
 	place   *list.Element
 	next    *responder // with the same index
@@ -69,6 +70,8 @@ type responder struct {
 	handshake3 []byte // sealed
 	session    *Session
 }
+
+func (r *responder) links() *peerLinks[*responder] { return &r.ofPeer }
 
 // isSource reports whether a packet comes from the hello's source: address and port over
 // UDP, address alone over TCP.
@@ -155,7 +158,7 @@ func (r *responder) handleHandshake1(now time.Time, content []byte, from path.Pa
 		return err
 	}
 	r.handshake1 = &sum
-	r.table.requeue(r, r.table.opened)
+	r.table.addReady(r)
 	return r.answer(from, out, bytes.Clone(r.handshake2))
 }
 
@@ -204,7 +207,7 @@ func (r *responder) accept(now time.Time, payload []byte) error {
 	if off := opened.Time.Sub(config.wall(now)).Abs(); off > config.tolerance() {
 		return ErrClockSkew
 	}
-	if config.Admit != nil && !config.Admit(opened.Client) {
+	if !r.table.admits(opened.Client) {
 		return fmt.Errorf("%w: %s", ErrNotListed, opened.Client)
 	}
 	static, err := opened.Client.X25519()
@@ -254,9 +257,14 @@ func (r *responder) handleHandshake3(now time.Time, packet []byte, out *Output) 
 	if err != nil {
 		return nil, err
 	}
+	if !r.table.admits(r.client) { // since Handshake 1
+		r.table.remove(r)
+		return nil, fmt.Errorf("%w: %s", ErrNotListed, r.client)
+	}
 	if err := r.finish(now, body); err != nil {
 		return nil, err
 	}
+	r.table.removeReady(r)
 	r.handshake3 = bytes.Clone(packet)
 	r.session.send(wire.TypeAck, r.session.terms.ack(), out)
 	r.table.requeue(r, r.table.done)

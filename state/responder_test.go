@@ -621,3 +621,88 @@ func TestHandshakeSecretsAreOverwritten(t *testing.T) {
 		t.Error("a handshake came to nothing, and hk_c2g is left")
 	}
 }
+
+// TestHandshake3OfRemovedClient removes a client from the list between Handshake 1 and Handshake 3:
+// nothing is answered and no session is established, also with copies and early packets.
+//
+// Shows R5.34.
+func TestHandshake3OfRemovedClient(t *testing.T) {
+	listed := true
+	config := gatewayConfig(t, 1)
+	config.Admit = func(identity.PublicKey) bool { return listed }
+	c, g, i := atFirst(t, config)
+	c.take() // Handshake 1, which the next line sends
+	for _, p := range g.sendFirst(epoch, i.index, i.handshake1, clientAt) {
+		c.handle(epoch, p.Data, gatewayAt)
+	}
+	handshake3 := c.take()
+	if c.session == nil || len(handshake3) == 0 {
+		t.Fatalf("no Handshake 2: client %v, gateway %v", c.drops, g.drops)
+	}
+	if err := c.session.Send(wire.TypePing, &wire.Ping{}, &c.out); err != nil {
+		t.Fatal(err)
+	}
+	g.handle(epoch, c.out.Packets[0].Data, clientAt) // kept for the session
+	if g.responders.earlyBytes == 0 {
+		t.Fatalf("no early packet is kept: drops %v", g.drops)
+	}
+	listed = false
+	for range 2 {
+		for _, p := range handshake3 {
+			g.handle(epoch, p.Data, clientAt)
+		}
+	}
+	if got := g.take(); len(got) != 0 || g.sessions.Len() != 0 {
+		t.Errorf("%d answers, %d sessions for a client that is no longer listed", len(got), g.sessions.Len())
+	}
+	if r := g.responders; r.Stats.Unlisted != 1 || r.Len() != 0 || r.earlyBytes != 0 || r.ready.Len() != 0 || len(r.peers) != 0 {
+		t.Errorf("counted %d times; %d records, %d early bytes, %d and %d in the indexes", r.Stats.Unlisted, r.Len(), r.earlyBytes, r.ready.Len(), len(r.peers))
+	}
+}
+
+// TestRecordsOfRemovedClients removes the records of one client, then those of all that are not
+// admitted. A record that has its session, or waits for Handshake 1, stays.
+//
+// Shows R5.34.
+func TestRecordsOfRemovedClients(t *testing.T) {
+	listed := func(identity.PublicKey) bool { return true }
+	config := gatewayConfig(t, 1)
+	config.Admit = func(who identity.PublicKey) bool { return listed(who) }
+	g := newGatewayEnd(t, config)
+	start := func(who byte, steps int) {
+		config := clientConfig(uint64(who))
+		config.Identity = testIdentity(who)
+		c := newClientEnd(t, epoch, config)
+		for range steps {
+			for _, p := range c.take() {
+				g.handle(epoch, p.Data, clientAt)
+			}
+			for _, p := range g.take() {
+				c.handle(epoch, p.Data, gatewayAt)
+			}
+		}
+	}
+	for _, who := range []byte{2, 3, 4} {
+		start(who, 2) // Handshake 2 has been sent
+	}
+	start(5, 1) // waits for Handshake 1
+	start(6, 3) // has its session
+	if r := g.responders; r.Len() != 5 || r.ready.Len() != 3 || g.sessions.Len() != 1 {
+		t.Fatalf("%d records, %d of them ready, %d sessions; drops %v", r.Len(), r.ready.Len(), g.sessions.Len(), g.drops)
+	}
+	id := func(who byte) identity.PublicKey { return testIdentity(who).Public() }
+	for who, want := range map[byte]bool{2: true, 5: false, 6: false, 7: false} {
+		if got := g.responders.RemoveOf(id(who)); got != want {
+			t.Errorf("client %d: removed %v", who, got)
+		}
+	}
+	if g.responders.RemoveOf(id(2)) {
+		t.Error("the record was removed twice")
+	}
+	listed = func(who identity.PublicKey) bool { return who == id(4) }
+	for c := Start; g.responders.Reapply(&c); {
+	}
+	if r := g.responders; r.Len() != 3 || r.ready.Len() != 1 || r.peers[id(4)] == nil || g.sessions.OfPeer(id(6)) == nil {
+		t.Errorf("%d records, %d of them ready", r.Len(), r.ready.Len())
+	}
+}

@@ -3,10 +3,12 @@ package state
 import (
 	"cmp"
 	"container/list"
+	"errors"
 	"slices"
 	"time"
 
 	"lewes/crypto/cookie"
+	"lewes/crypto/identity"
 	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/snapshot"
@@ -45,6 +47,9 @@ type ResponderTable struct {
 	responders map[uint32]*responder // by index, linked by next
 	count      int
 	timers     Deadlines[*responder]
+	// peers and ready hold the responders that wait for Handshake 3, by client and all.
+	peers peerIndex[*responder]
+	ready Bag[*responder]
 	// Queues in the order of eviction: responders that failed, that only answer
 	// copies, that wait for Handshake 1, and that wait for Handshake 3.
 	failed, done, waiting, opened *list.List
@@ -68,6 +73,7 @@ func NewResponderTable(now time.Time, config *GatewayConfig) (*ResponderTable, e
 		mac:        cookie.NewMAC1Key(config.Identity.Public()),
 		jar:        cookie.NewJar(config.Session.Rand),
 		responders: make(map[uint32]*responder),
+		peers:      make(peerIndex[*responder]),
 		failed:     list.New(),
 		done:       list.New(),
 		waiting:    list.New(),
@@ -125,7 +131,12 @@ func (t *ResponderTable) HandleHandshake3(now time.Time, header wire.Header, pac
 	err := error(ErrStale)
 	for r := t.responders[header.ReceiverIdx]; r != nil; r = r.next {
 		var s *Session
-		if s, err = r.handleHandshake3(now, packet, out); s != nil {
+		s, err = r.handleHandshake3(now, packet, out)
+		if errors.Is(err, ErrNotListed) {
+			t.Stats.Unlisted++
+			break
+		}
+		if s != nil {
 			t.Stats.Established++
 			early := r.takeEarlyData()
 			t.removeCollisions(r)
@@ -136,6 +147,32 @@ func (t *ResponderTable) HandleHandshake3(now time.Time, header wire.Header, pac
 		}
 	}
 	return nil, nil, err
+}
+
+// admits reports whether a client may have a session now.
+func (t *ResponderTable) admits(client identity.PublicKey) bool {
+	return t.config.Admit == nil || t.config.Admit(client)
+}
+
+// RemoveOf removes a responder of a client that waits for Handshake 3, and reports whether there
+// was one.
+func (t *ResponderTable) RemoveOf(client identity.PublicKey) bool {
+	r := t.peers[client]
+	if r == nil {
+		return false
+	}
+	t.remove(r)
+	return true
+}
+
+// Reapply takes the next step of a walk through the responders that wait for Handshake 3: it
+// removes one whose client is no longer admitted. It reports whether the walk goes on.
+func (t *ResponderTable) Reapply(c *Cursor) (more bool) {
+	r, more := t.ready.Next(c)
+	if more && !t.admits(r.client) {
+		t.remove(r)
+	}
+	return more
 }
 
 // BufferEarly keeps a transport packet for a session whose Handshake 3 is expected.
@@ -223,6 +260,19 @@ func (t *ResponderTable) add(r *responder, until time.Time) {
 	t.requeue(r, t.waiting)
 }
 
+// addReady adds a responder whose Handshake 1 has opened.
+func (t *ResponderTable) addReady(r *responder) {
+	t.ready.Add(&r.timer.Slot)
+	t.peers.add(r.client, r)
+	t.requeue(r, t.opened)
+}
+
+// removeReady removes a responder that no longer waits for Handshake 3.
+func (t *ResponderTable) removeReady(r *responder) {
+	t.ready.Remove(&r.timer.Slot)
+	t.peers.remove(r.client, r)
+}
+
 // requeue moves a responder to the end of another queue.
 func (t *ResponderTable) requeue(r *responder, to *list.List) {
 	if r.place != nil {
@@ -244,6 +294,7 @@ func (t *ResponderTable) evict() {
 
 func (t *ResponderTable) remove(r *responder) {
 	t.timers.Set(&r.timer, time.Time{})
+	t.removeReady(r)
 	r.queue.Remove(r.place)
 	r.takeEarlyData()
 	r.wipeSecrets()

@@ -57,7 +57,8 @@ type Session struct {
 	User any
 
 	// Owned by Sessions.
-	timer Timer[*Session]
+	timer  Timer[*Session]
+	ofPeer peerLinks[*Session]
 
 	// Immutable.
 	config     *SessionConfig
@@ -151,6 +152,8 @@ func (s *Session) Started() time.Time { return s.started }
 
 // LastOpened returns when the last authentic packet arrived.
 func (s *Session) LastOpened() time.Time { return s.lastOpened }
+
+func (s *Session) links() *peerLinks[*Session] { return &s.ofPeer }
 
 // Phase returns the session's state.
 func (s *Session) Phase() Phase {

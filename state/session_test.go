@@ -503,23 +503,23 @@ func TestProtocolConstants(t *testing.T) {
 // Deadlines grows and shrinks by whole blocks that never move, so that no insertion
 // costs more than one allocation and one path through the heap.
 func TestDeadlinesGrowWithoutCopying(t *testing.T) {
-	const timerCount = 20 * timersPerBlock
+	const timerCount = 20 * perBlock
 	var d Deadlines[int]
 	timers := make([]Timer[int], timerCount)
-	var made []*timerBlock[int]
+	var made []*[perBlock]*Timer[int]
 	for i := range timers {
 		d.Set(&timers[i], epoch.Add(time.Duration(mathrand.Int64N(int64(time.Hour)))))
-		if len(d.heap.blocks) > len(made)+1 {
-			t.Fatalf("timer %d: %d blocks made at once", i, len(d.heap.blocks)-len(made))
+		if len(d.heap.blocks.blocks) > len(made)+1 {
+			t.Fatalf("timer %d: %d blocks made at once", i, len(d.heap.blocks.blocks)-len(made))
 		}
-		if len(d.heap.blocks) > len(made) {
-			made = append(made, d.heap.blocks[len(made)])
+		if len(d.heap.blocks.blocks) > len(made) {
+			made = append(made, d.heap.blocks.blocks[len(made)])
 		}
 	}
-	if want := timerCount / timersPerBlock; len(made) != want {
+	if want := timerCount / perBlock; len(made) != want {
 		t.Fatalf("%d blocks for %d timers, want %d", len(made), timerCount, want)
 	}
-	for i, b := range d.heap.blocks {
+	for i, b := range d.heap.blocks.blocks {
 		if b != made[i] {
 			t.Errorf("block %d has moved", i)
 		}
@@ -528,7 +528,7 @@ func TestDeadlinesGrowWithoutCopying(t *testing.T) {
 		if _, ok := d.Pop(epoch.Add(time.Hour)); !ok {
 			t.Fatal("a timer is missing")
 		}
-		if spare := len(d.heap.blocks)*timersPerBlock - d.heap.n; spare >= 2*timersPerBlock {
+		if spare := len(d.heap.blocks.blocks)*perBlock - d.heap.n; spare >= 2*perBlock {
 			t.Fatalf("%d places stay allocated for %d timers", spare+d.heap.n, d.heap.n)
 		}
 	}

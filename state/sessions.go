@@ -1,19 +1,27 @@
 package state
 
-import "time"
+import (
+	"time"
 
-// Sessions is a shard's table of sessions by receiver index. It is not safe for concurrent use.
+	"lewes/crypto/identity"
+)
+
+// Sessions is a shard's table of sessions by receiver index and by client. It is not safe for
+// concurrent use.
 type Sessions struct {
 	table  map[uint32]*KeySet // by receiver index
+	peers  peerIndex[*Session]
+	all    Bag[*Session]
 	timers Deadlines[*Session]
-	count  int
 }
 
 // NewSessions returns an empty table.
-func NewSessions() *Sessions { return &Sessions{table: make(map[uint32]*KeySet)} }
+func NewSessions() *Sessions {
+	return &Sessions{table: make(map[uint32]*KeySet), peers: make(peerIndex[*Session])}
+}
 
 // Len returns the number of sessions.
-func (t *Sessions) Len() int { return t.count }
+func (t *Sessions) Len() int { return t.all.Len() }
 
 // Find returns the key set that an index names, or nil.
 func (t *Sessions) Find(index uint32) *KeySet { return t.table[index] }
@@ -21,9 +29,10 @@ func (t *Sessions) Find(index uint32) *KeySet { return t.table[index] }
 // Add inserts a new session under its first index.
 func (t *Sessions) Add(s *Session) {
 	t.table[s.keys.current.index] = s.keys.current
-	t.count++
 	s.timer.Value = s
 	t.timers.Set(&s.timer, s.deadline)
+	t.all.Add(&s.timer.Slot)
+	t.peers.add(s.peer, s)
 }
 
 // Restore inserts a decoded session under all its indexes. If one of them is in use, it
@@ -60,8 +69,10 @@ func (t *Sessions) Apply(e Event) {
 			delete(t.table, e.Index)
 		}
 	case Closed:
-		t.timers.Set(&e.Session.timer, time.Time{})
-		t.count--
+		s := e.Session
+		t.timers.Set(&s.timer, time.Time{})
+		t.all.Remove(&s.timer.Slot)
+		t.peers.remove(s.peer, s)
 	}
 }
 
@@ -75,11 +86,11 @@ func (t *Sessions) Due(now time.Time) *Session {
 // Next returns the earliest deadline of all sessions; zero means never.
 func (t *Sessions) Next() time.Time { return t.timers.Next() }
 
-// All calls f for every session. f must not change the table.
-func (t *Sessions) All(f func(*Session)) {
-	for index, k := range t.table {
-		if s := k.session; s.keys.current == k && k.index == index {
-			f(s)
-		}
-	}
-}
+// OfPeer returns the latest session of a client, or nil.
+func (t *Sessions) OfPeer(client identity.PublicKey) *Session { return t.peers[client] }
+
+// Walk returns the next session of a walk through all sessions, as Bag.Next does.
+func (t *Sessions) Walk(c *Cursor) (*Session, bool) { return t.all.Next(c) }
+
+// All calls f for every session. f may end the session that it is called with.
+func (t *Sessions) All(f func(*Session)) { t.all.All(f) }

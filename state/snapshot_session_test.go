@@ -203,7 +203,7 @@ func shiftValue(v reflect.Value, by time.Duration) {
 // brackets do not.
 func TestSnapshotCoversAllFields(t *testing.T) {
 	for of, want := range map[reflect.Type][]string{
-		reflect.TypeFor[Session](): {"[User]", "[timer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "terms",
+		reflect.TypeFor[Session](): {"[User]", "[timer]", "[ofPeer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "terms",
 			"keys", "migration", "rekey", "liveness", "mtu", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
 		reflect.TypeFor[keyRing]():        {"current", "demoted", "[sender]"},
 		reflect.TypeFor[rekey]():          {"[initiator]", "responder", "requestAt", "seed"},
@@ -221,7 +221,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[Terms]():          {"IdleTTL", "RekeyAfter", "MaxDatagram", "Flags"},
 		reflect.TypeFor[replay.Window]():  {"next", "floor", "ring"},
 		reflect.TypeFor[path.Path]():      {"Peer", "Local", "IfIndex", "Transport", "[Conn]"},
-		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[queue]", "[place]", "[next]", "suite", "kem", "keyID",
+		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[ofPeer]", "[queue]", "[place]", "[next]", "suite", "kem", "keyID",
 			"ack", "bytesIn", "bytesOut", "request", "response", "[assembler]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
 			"[static]", "[psq]", "[psk]", "[receive]", "[handshake2]", "[earlyData]", "[handshake3]", "[session]"},
 	} {

@@ -9,26 +9,26 @@ import (
 // Deadlines is a priority queue of timers. The zero value is ready to use.
 type Deadlines[T any] struct{ heap timers[T] }
 
-// Timer is an entry of a Deadlines. It belongs to one value and one Deadlines.
+// Timer is an entry of a Deadlines, and its Slot one of a Bag. It belongs to one value, one
+// Deadlines and at most one Bag.
 type Timer[T any] struct {
-	Value T
-	at    time.Time
-	place int // in the heap, from 1; 0: not queued
+	Slot[T]
+	at time.Time
 }
 
 // Set moves the timer to at; a zero time removes it.
 func (d *Deadlines[T]) Set(t *Timer[T], at time.Time) {
 	switch {
-	case t.place == 0 && at.IsZero():
-	case t.place == 0:
+	case t.heap == 0 && at.IsZero():
+	case t.heap == 0:
 		t.at = at
 		heap.Push(&d.heap, t)
 	case at.IsZero():
-		heap.Remove(&d.heap, t.place-1)
+		heap.Remove(&d.heap, int(t.heap)-1)
 		t.at = at
 	case !at.Equal(t.at):
 		t.at = at
-		heap.Fix(&d.heap, t.place-1)
+		heap.Fix(&d.heap, int(t.heap)-1)
 	}
 }
 
@@ -53,50 +53,28 @@ func (d *Deadlines[T]) Pop(now time.Time) (value T, ok bool) {
 // Len returns the number of timers set.
 func (d *Deadlines[T]) Len() int { return d.heap.n }
 
-// timers is a heap in blocks. A slice would be copied as a whole when it grows and
-// stall its owner for milliseconds.
-type timers[T any] struct {
-	blocks []*timerBlock[T]
-	n      int
-}
+// timers implements heap.Interface.
+type timers[T any] struct{ blocks[*Timer[T]] }
 
-type timerBlock[T any] [timersPerBlock]*Timer[T]
-
-const timersPerBlock = 1024
-
-func (h *timers[T]) at(i int) **Timer[T] { return &h.blocks[i/timersPerBlock][i%timersPerBlock] }
-
-func (h *timers[T]) first() *Timer[T] { return h.blocks[0][0] }
+func (h *timers[T]) first() *Timer[T] { return *h.at(0) }
 
 func (h *timers[T]) Len() int           { return h.n }
 func (h *timers[T]) Less(i, j int) bool { return (*h.at(i)).at.Before((*h.at(j)).at) }
 func (h *timers[T]) Swap(i, j int) {
 	a, b := h.at(i), h.at(j)
 	*a, *b = *b, *a
-	(*a).place, (*b).place = i+1, j+1
+	(*a).heap, (*b).heap = int32(i+1), int32(j+1)
 }
 
 func (h *timers[T]) Push(x any) {
 	t := x.(*Timer[T])
-	if h.n == len(h.blocks)*timersPerBlock {
-		h.blocks = append(h.blocks, new(timerBlock[T]))
-	}
-	*h.at(h.n) = t
-	h.n++
-	t.place = h.n
+	h.push(t)
+	t.heap = int32(h.n)
 }
 
 func (h *timers[T]) Pop() any {
-	h.n--
-	at := h.at(h.n)
-	t := *at
-	*at = nil
-	t.place = 0
-	// Keep one spare block, so that blocks are not freed and allocated in turns.
-	if empty := len(h.blocks) - 2; empty >= 0 && h.n <= empty*timersPerBlock {
-		h.blocks[empty+1] = nil
-		h.blocks = h.blocks[:empty+1]
-	}
+	t := h.pop()
+	t.heap = 0
 	return t
 }
 
