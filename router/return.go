@@ -240,7 +240,11 @@ func (w *writer) flowPacket(env *shardEnv, session *state.Session, t wire.Type, 
 		env.returned.failed.Add(1)
 		return false
 	}
-	to := session.PathFor(size)
+	to, ok := session.PathFor(size)
+	if !ok {
+		env.returned.unvalidated.Add(1)
+		return false
+	}
 	if to.Transport == path.TCP {
 		if env.queues.out == nil { // a predecessor served TCP
 			env.returned.failed.Add(1)
@@ -283,7 +287,10 @@ func (w *writer) flush(env *shardEnv) {
 // followToUDP takes the packets of a session that has left TCP since they were queued: the batch that
 // redirects a queue may have found it empty.
 func (w *writer) followToUDP(env *shardEnv, q *pollQueue) {
-	if q.client == nil || q.client.session.PathFor(wire.MaxTCPPacket).Transport == path.TCP {
+	if q.client == nil {
+		return
+	}
+	if to, ok := q.client.session.PathFor(wire.MaxTCPPacket); !ok || to.Transport == path.TCP {
 		return
 	}
 	q.redirect(func(packet []byte, to path.Path) {

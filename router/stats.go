@@ -36,6 +36,7 @@ type Stats struct {
 	TooLarge     uint64 `metric:"dropped_packets_total" label:"reason=too_large"`
 	EgressFailed uint64 `metric:"dropped_packets_total" label:"reason=egress_failed"`
 	ClientFailed uint64 `metric:"dropped_packets_total" label:"reason=client_failed"`
+	Unvalidated  uint64 `metric:"dropped_packets_total" label:"reason=unvalidated_path"`
 	UnboundIndex uint64 `metric:"dropped_packets_total" label:"reason=unbound_index"`
 	QueueFull    uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_full"`
 	QueueExpired uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_expired"`
@@ -98,7 +99,7 @@ func sum(to, from reflect.Value, how string) {
 
 // returnCounters are the counters of the return path.
 type returnCounters struct {
-	datagrams, bytes, forwarded, unbound, tooLarge, failed atomic.Uint64
+	datagrams, bytes, forwarded, unbound, tooLarge, failed, unvalidated atomic.Uint64
 }
 
 // stats returns the shard's counters and gauges.
@@ -114,6 +115,7 @@ func (st *shardState) stats() Stats {
 	s.Down = Traffic{r.datagrams.Load(), r.bytes.Load()}
 	s.Returned = r.forwarded.Load()
 	s.UnboundIndex = r.unbound.Load()
+	s.Unvalidated = r.unvalidated.Load()
 	s.TooLarge += r.tooLarge.Load()
 	s.ClientFailed += r.failed.Load()
 	s.QueuedBytes = uint64(max(0, q.held.Load()))

@@ -354,8 +354,8 @@ func (q *pollQueue) redirect(send func(packet []byte, to path.Path)) bool {
 	defer q.mu.Unlock()
 	for len(q.packets) > 0 {
 		if packet := q.packets[0].Data; q.notes[0].flow {
-			to := q.client.session.PathFor(len(packet))
-			if to.Transport == path.TCP {
+			to, ok := q.client.session.PathFor(len(packet))
+			if !ok || to.Transport == path.TCP {
 				return false
 			}
 			send(packet, to)

@@ -179,7 +179,7 @@ func TestSessionStaysAcrossTransports(t *testing.T) {
 	s := g.sessionOf(l)
 	for round := range 3 {
 		l.echo(target, fmt.Sprint("over UDP ", round))
-		if !l.until(func() bool { return s.PathFor(10_000).Transport == path.UDP }) {
+		if !l.until(func() bool { p, ok := s.PathFor(10_000); return ok && p.Transport == path.UDP }) {
 			t.Fatal("the session is not wholly on UDP")
 		}
 		l.echoStream(at, target, fmt.Sprint("over TCP ", round))

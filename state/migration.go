@@ -33,17 +33,20 @@ type activePath struct{ state atomic.Pointer[pathState] }
 type pathState struct {
 	path      path.Path
 	validated bool
-	fallback  *path.Path   // until path is validated: for packets beyond the budget
+	fallback  *path.Path   // a validated one, for packets beyond the budget; nil: there is none
 	budget    atomic.Int64 // bytes that may be sent until path is validated
 }
 
-// pathFor returns the path for a packet of n bytes.
-func (a *activePath) pathFor(n int) path.Path {
+// pathFor returns the path for a packet of n bytes, or false if it must be dropped.
+func (a *activePath) pathFor(n int) (path.Path, bool) {
 	at := a.state.Load()
-	if at.validated || at.spend(n, wire.MinPingPacket) {
-		return at.path
+	switch {
+	case at.validated || at.spend(n, wire.MinPingPacket):
+		return at.path, true
+	case at.fallback != nil:
+		return *at.fallback, true
 	}
-	return *at.fallback
+	return path.Path{}, false
 }
 
 // spend takes n bytes off the budget if at least reserve remain. pathFor reserves
@@ -82,14 +85,17 @@ type migration struct {
 }
 
 // pathValidation is a migration whose new address has not answered yet, or which the
-// previous address may still revert.
+// previous address may still revert. It reverts on a packet from there while that is the
+// active path's fallback, and on its Pong at any time.
 type pathValidation struct {
 	previous      path.Path
 	tokens        [2][8]byte // by challengeNew and challengePrevious
-	validated     bool       // the new address has answered; only a Pong reverts it now
 	nextChallenge time.Time
-	deadline      time.Time
+	deadline      time.Time // zero: neither address has answered in time
 }
+
+// unanswered reports whether the next packet has to begin another validation.
+func (v *pathValidation) unanswered() bool { return v != nil && v.deadline.IsZero() }
 
 const (
 	challengeNew = iota
@@ -107,11 +113,16 @@ func (m *migration) packetOpened(now time.Time, s *Session, k *KeySet, seq uint6
 		return
 	}
 	m.newestKeySet, m.newestSequence, m.anyPacket = k.number, seq, true
-	switch v := m.validation; {
-	case from == at.path:
-	case same:
+	if same && from != at.path {
 		m.active.setLocal(from)
-	case v != nil && !v.validated && from.SameSource(v.previous):
+	}
+	switch v := m.validation; {
+	case same && v.unanswered():
+		v.deadline = now.Add(validationTimeout)
+		m.sendChallenges(now, s, out)
+		s.scheduleAt(v.nextChallenge)
+	case same:
+	case v != nil && at.fallback != nil && from.SameSource(v.previous):
 		m.revertMigration(now, s, from, out)
 	case now.Before(m.holdUntil):
 	default:
@@ -125,15 +136,19 @@ func (m *migration) packetOpened(now time.Time, s *Session, k *KeySet, seq uint6
 // address inherits the deadline and the challenge to the original one.
 func (m *migration) migrate(now time.Time, s *Session, from path.Path, size int, out *Output) {
 	at, v := m.active.state.Load(), m.validation
-	if at.validated || v == nil {
+	fallback := at.fallback
+	switch {
+	case at.validated:
 		v = &pathValidation{previous: at.path, deadline: now.Add(validationTimeout)}
 		s.config.random(v.tokens[challengePrevious][:])
-		m.validation = v
+		previous := at.path
+		m.validation, fallback = v, &previous
+	case v.unanswered():
+		v.deadline = now.Add(validationTimeout)
 	}
 	s.config.random(v.tokens[challengeNew][:])
 	// A TCP connection has already proved its address.
-	fallback := v.previous
-	next := &pathState{path: from, fallback: &fallback, validated: from.Transport == path.TCP}
+	next := &pathState{path: from, fallback: fallback, validated: from.Transport == path.TCP}
 	next.budget.Store(int64(amplificationFactor * size))
 	m.active.state.Store(next)
 	m.sendChallenges(now, s, out)
@@ -141,14 +156,17 @@ func (m *migration) migrate(now time.Time, s *Session, from path.Path, size int,
 	s.scheduleAt(v.nextChallenge)
 }
 
-// sendChallenges sends the two Pings of a validation.
+// sendChallenges sends the two Pings of a validation. The one to a previous address that has not
+// answered either counts against the budget too.
 func (m *migration) sendChallenges(now time.Time, s *Session, out *Output) {
 	v, at := m.validation, m.active.state.Load()
 	v.nextChallenge = now.Add(challengeRetry)
 	if at.validated || at.spend(wire.MinPingPacket, 0) {
 		s.sendTo(at.path, wire.TypePing, &wire.Ping{Data: v.tokens[challengeNew]}, out)
 	}
-	s.sendTo(v.previous, wire.TypePing, &wire.Ping{Data: v.tokens[challengePrevious]}, out)
+	if at.fallback != nil || !v.previous.SameSource(at.path) && at.spend(wire.MinPingPacket, 0) {
+		s.sendTo(v.previous, wire.TypePing, &wire.Ping{Data: v.tokens[challengePrevious]}, out)
+	}
 }
 
 // revertMigration ends a validation in favour of the previous address.
@@ -167,38 +185,42 @@ func (m *migration) handlePong(now time.Time, s *Session, token *[8]byte, from p
 	case subtle.ConstantTimeCompare(token[:], v.tokens[challengePrevious][:]) == 1:
 		m.revertMigration(now, s, v.previous, out)
 	case subtle.ConstantTimeCompare(token[:], v.tokens[challengeNew][:]) == 1 && from.SameSource(m.active.state.Load().path):
-		v.validated = true
 		m.active.set(from)
+		if v.unanswered() { // late
+			v.deadline = now.Add(validationTimeout)
+			s.scheduleAt(v.deadline)
+		}
 	}
 }
 
-// tick repeats challenges and ends an overdue validation: an address that has not
-// answered loses the session to the previous one.
+// tick repeats challenges and ends an overdue validation. If neither address has answered, neither
+// is validated, and little is sent until one is.
 func (m *migration) tick(now time.Time, s *Session, out *Output) {
 	v := m.validation
-	if v == nil {
+	if v == nil || v.unanswered() {
 		return
 	}
-	validated := m.active.state.Load().validated
-	if now.Before(v.deadline) {
-		if !validated && !now.Before(v.nextChallenge) {
+	at := m.active.state.Load()
+	switch {
+	case now.Before(v.deadline):
+		if !at.validated && !now.Before(v.nextChallenge) {
 			m.sendChallenges(now, s, out)
 		}
-		return
-	}
-	m.validation = nil
-	if validated {
+	case at.validated:
+		m.validation = nil
 		s.mtu.restart(now, s, out)
-		return
+	default:
+		v.deadline, v.nextChallenge = time.Time{}, time.Time{}
+		next := &pathState{path: at.path}
+		next.budget.Store(at.budget.Load())
+		m.active.state.Store(next)
 	}
-	m.active.set(v.previous)
-	out.event(Event{Kind: Moved, Session: s})
 }
 
 func (m *migration) deadline() time.Time {
 	v := m.validation
 	switch {
-	case v == nil:
+	case v == nil || v.unanswered():
 		return time.Time{}
 	case m.active.state.Load().validated:
 		return v.deadline
@@ -215,8 +237,6 @@ func (a *activePath) snapshot(c *snapshot.Codec) {
 	c.Bool(&at.validated)
 	if fallback := snapshot.Optional(c, &at.fallback); fallback != nil {
 		c.Path(fallback)
-	} else {
-		c.Check(at.validated, "unvalidated path without a fallback")
 	}
 	budget := uint64(at.budget.Load())
 	c.Uint64(&budget)
@@ -232,14 +252,17 @@ func (m *migration) snapshot(c *snapshot.Codec) {
 	c.Bool(&m.anyPacket)
 	c.Uint64(&m.newestSequence)
 	c.Time(&m.holdUntil)
+	at := m.active.state.Load()
 	v := snapshot.Optional(c, &m.validation)
 	if v == nil {
+		c.Check(at.validated, "unvalidated path without a validation")
 		return
 	}
 	c.Path(&v.previous)
 	c.Fixed(v.tokens[challengeNew][:])
 	c.Fixed(v.tokens[challengePrevious][:])
-	c.Bool(&v.validated)
+	answered := at.fallback == nil // redundant, but part of the format
+	c.Bool(&answered)
 	c.Time(&v.nextChallenge)
 	c.Time(&v.deadline)
 }

@@ -165,8 +165,8 @@ func TestLatePacketDoesNotMigrate(t *testing.T) {
 
 // TestUnvalidatedAddressIsLimited copies a client's packets to the gateway from an
 // address that never answers, while the gateway has much to send: at most three
-// times what came from there goes there, the rest to the address that is known,
-// and three seconds later everything does.
+// times what came from there goes there, the rest to the address that is known. Three
+// seconds later, and before, that one's Pong brings everything back to it.
 //
 // Shows R6.9, R6.11.
 func TestUnvalidatedAddressIsLimited(t *testing.T) {
@@ -192,7 +192,10 @@ func TestUnvalidatedAddressIsLimited(t *testing.T) {
 			in += pass(epoch, c, g, stranger)
 			count()
 			for range 10 {
-				to := s.PathFor(size)
+				to, ok := s.PathFor(size)
+				if !ok {
+					t.Fatal("a packet is dropped while an address is validated")
+				}
 				sendData(t, s, &g.out, strings.Repeat("y", size))
 				out[to] += size // a datagram that another goroutine has sealed
 				count()
@@ -211,9 +214,139 @@ func TestUnvalidatedAddressIsLimited(t *testing.T) {
 		if s.Path() != stranger {
 			t.Error("the trial ended early")
 		}
-		g.tick(epoch.Add(validationTimeout))
+		end := epoch.Add(validationTimeout)
+		sentTo(end, c, g, clientAt) // the last Pings are answered late
+		g.tick(end)
+		c.session.Ping(end, wire.MinPingPacket, &c.out)
+		pass(end, c, g, stranger)
+		for range 3 {
+			sentTo(end, c, g, clientAt)
+			pass(end, c, g, clientAt)
+		}
 		if s.Path() != clientAt || s.migration.validation != nil || !s.migration.active.state.Load().validated {
 			t.Errorf("after %v the session is at %v", validationTimeout, s.Path())
+		}
+	}
+}
+
+// TestUnansweredAddressesGetLittle has a client that left its address keep its session by packets
+// from sources that answer no Ping, while its target sends much: after the first validation, what
+// the gateway sends is three times what the client sent at most, wherever it goes. The first packet
+// from an address that answers has the session there.
+//
+// Shows R6.11, R6.17.
+func TestUnansweredAddressesGetLittle(t *testing.T) {
+	for name, source := range map[string]func(round int) path.Path{
+		"one address":      func(int) path.Path { return stranger },
+		"many":             func(round int) path.Path { return addr(fmt.Sprintf("203.0.113.%d:7", round)) },
+		"that and another": func(round int) path.Path { return []path.Path{clientAt, stranger}[round%2] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, g := established(t)
+			s := g.only()
+			now, in, out, dropped := epoch, 0, map[path.Path]int{}, 0
+			flood := func() {
+				for range 100 {
+					if to, ok := s.PathFor(1100); ok {
+						out[to] += 1100
+					} else {
+						dropped++
+					}
+				}
+			}
+			sendData(t, c.session, &c.out, "begin")
+			in += pass(now, c, g, stranger)
+			flood()
+			if dropped > 0 || out[clientAt] < 99*1100 {
+				t.Errorf("of 100 packets during the first validation %d were dropped", dropped)
+			}
+			for range 6 {
+				now = now.Add(challengeRetry)
+				g.tick(now)
+			}
+			g.take()
+			clear(out)
+			flood()
+			if dropped != 100 {
+				t.Errorf("after it %d were", dropped)
+			}
+			for round := range 240 { // an hour
+				now = now.Add(15 * time.Second)
+				sendData(t, c.session, &c.out, "go on")
+				in += pass(now, c, g, source(round))
+				for range 10 {
+					flood()
+					for to, n := range sentTo(now, c, g) {
+						out[to] += n
+					}
+					now = now.Add(challengeRetry)
+					g.tick(now)
+				}
+			}
+			all := 0
+			for _, n := range out {
+				all += n
+			}
+			if all > 3*in {
+				t.Errorf("%d bytes were sent for %d, %d of them to the address that was left", all, in, out[clientAt])
+			}
+			sendData(t, c.session, &c.out, "here")
+			for range 3 {
+				pass(now, c, g, moved)
+				sentTo(now, c, g, moved)
+			}
+			if at := s.migration.active.state.Load(); at.path != moved || !at.validated {
+				t.Errorf("in the end the session is at %v, validated %v", at.path, at.validated)
+			}
+			if to, ok := s.PathFor(100_000); !ok || to != moved {
+				t.Errorf("packets go to %v, %v", to, ok)
+			}
+		})
+	}
+}
+
+// TestUnansweredValidationContinues has both addresses silent for the time of a validation. Then the
+// Pong of either, even to a Ping from before, validates its address; a packet from the previous
+// address alone does not.
+//
+// Shows R6.11, R6.17.
+func TestUnansweredValidationContinues(t *testing.T) {
+	late := epoch.Add(2 * validationTimeout)
+	for _, which := range []path.Path{moved, clientAt} {
+		c, g := established(t)
+		s := g.only()
+		sendData(t, c.session, &c.out, "moving")
+		pass(epoch, c, g, moved)
+		delayed := g.take()
+		g.tick(epoch.Add(validationTimeout))
+		if at := s.migration.active.state.Load(); at.validated || at.path != moved || !s.migration.deadline().IsZero() {
+			t.Fatalf("nobody answered, and the session is at %v, validated %v", at.path, at.validated)
+		}
+		sendData(t, c.session, &c.out, "from where it was")
+		pass(late, c, g, clientAt)
+		if at := s.migration.active.state.Load(); at.validated || at.path != clientAt {
+			t.Fatalf("a packet from the previous address has the session at %v, validated %v", at.path, at.validated)
+		}
+		g.take()
+		sendData(t, c.session, &c.out, "and from the new one")
+		pass(late, c, g, moved)
+		if which == clientAt {
+			for _, p := range delayed {
+				if p.Path == clientAt {
+					c.handle(late, p.Data, gatewayAt)
+				}
+			}
+			pass(late, c, g, clientAt)
+		} else {
+			sentTo(late, c, g, moved)
+			pass(late, c, g, moved)
+		}
+		if at := s.migration.active.state.Load(); !at.validated || at.path != which {
+			t.Errorf("after the Pong from %v the session is at %v, validated %v", which, at.path, at.validated)
+		}
+		g.tick(late.Add(validationTimeout))
+		if s.migration.validation != nil || s.Path() != which {
+			t.Errorf("in the end the session is at %v", s.Path())
 		}
 	}
 }

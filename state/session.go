@@ -125,8 +125,9 @@ func (s *Session) Current() *KeySet { return s.keys.current }
 func (s *Session) Sender() *Sender { return s.keys.sender.Load() }
 
 // PathFor returns the path for a packet of n bytes to the peer and charges them to
-// the budget of an unvalidated address. It is safe for any goroutine.
-func (s *Session) PathFor(n int) path.Path { return s.migration.active.pathFor(n) }
+// the budget of an unvalidated address. It returns false if no address is validated and
+// the budget is used up: the packet must be dropped. It is safe for any goroutine.
+func (s *Session) PathFor(n int) (path.Path, bool) { return s.migration.active.pathFor(n) }
 
 // Path returns the peer's latest path. It is safe for any goroutine.
 func (s *Session) Path() path.Path { return s.migration.active.state.Load().path }
@@ -212,8 +213,8 @@ func (s *Session) send(t wire.Type, m message, out *Output) {
 
 func (s *Session) sendOn(k *KeySet, t wire.Type, m message, out *Output) {
 	p := unsealed(k.index, wire.LevelTransport, t, m)
-	if k.sender.Seal(p) == nil {
-		out.send(s.PathFor(len(p)), p)
+	if to, ok := s.PathFor(len(p)); ok && k.sender.Seal(p) == nil {
+		out.send(to, p)
 	}
 }
 

@@ -214,7 +214,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[Sender]():         {"[index]", "key", "next"},
 		reflect.TypeFor[pathState]():      {"path", "validated", "fallback", "budget"},
 		reflect.TypeFor[migration]():      {"active", "newestKeySet", "anyPacket", "newestSequence", "validation", "holdUntil"},
-		reflect.TypeFor[pathValidation](): {"previous", "tokens", "validated", "nextChallenge", "deadline"},
+		reflect.TypeFor[pathValidation](): {"previous", "tokens", "nextChallenge", "deadline"},
 		reflect.TypeFor[rekeyResponder](): {"[kk1Parts]", "answered", "kk1Hash", "kk2Noise", "secrets", "child"},
 		reflect.TypeFor[rekeySecrets]():   {"split", "psk", "ss"},
 		reflect.TypeFor[mtuProber]():      {"largest", "fits", "fails", "raiseAt", "probing", "token", "size", "tries", "since", "next", "sealed"},
