@@ -35,11 +35,18 @@ absolute figures depend on the machine.
 wireguard-go and masque-go are built from bench/peers. WireGuard needs root: it runs
 between two network namespaces. Anything that cannot run is left out and listed.
 
+The scenario costs measures every kind of packet that a stranger, a client or an entry can
+send, beside a data packet, and names the bound that covers it. The kinds are a table in
+router/costs, where measured.txt has the figures that tests use; renew them with
+
+  go run ./bench --scenario costs --rounds 5 | grep ^BenchmarkCosts >router/costs/measured.txt
+
 A full run takes about half an hour, --quick a few minutes. Ctrl-C ends it and prints the
 figures measured so far.
 
   go run ./bench --scenario bulk-out,sparse --duration 5s
   go run ./bench --scenario idle --sessions 1000000
+  go run ./bench --scenario costs --peers none             # each kind of packet beside a data packet
   go run ./bench --json bench.json --markdown RESULTS.md
   go run ./bench --scenario bulk-out --profile profiles    # for go tool pprof
   go run ./bench --scenario bulk-out,exit --gateway-binary old/lewes,new/lewes

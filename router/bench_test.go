@@ -133,7 +133,7 @@ func BenchmarkMisrouted(b *testing.B) {
 			own.steer = udp.Steer{Secret: 1, Shards: 2}
 			own.id = own.steer.Shard(p.session.Current().Index())
 			g := &Gateway{config: *own.config}
-			other, err := newShard(1-own.id, own.steer, own.config, own.limits, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.loops)
+			other, err := newShard(1-own.id, own.steer, own.config, own.limits, g.handshakeConfig(), oneSocket{r.socket}, r.now, &r.loops)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -149,10 +149,6 @@ func (r memResolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Add
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-type oneConn struct{ c transport.Conn }
-
-func (o oneConn) For(path.Path) transport.Conn { return o.c }
-
 // rig is a shard without sockets, with a virtual clock.
 type rig struct {
 	t      testing.TB
@@ -197,7 +193,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	g := &Gateway{config: config, kems: kems}
 	g.limits.Store(config.Limits.withDefaults())
 	r.whole = g
-	r.shard, err = newShard(0, udp.Steer{Shards: 1}, &g.config, &g.limits, g.handshakeConfig(), oneConn{r.socket}, r.now, &r.loops)
+	r.shard, err = newShard(0, udp.Steer{Shards: 1}, &g.config, &g.limits, g.handshakeConfig(), oneSocket{r.socket}, r.now, &r.loops)
 	if err != nil {
 		t.Fatal(err)
 	}

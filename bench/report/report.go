@@ -56,6 +56,8 @@ const (
 	Peer       Kind = "peer"       // another program for a similar purpose
 	Direct     Kind = "direct"     // no relay
 	Operations Kind = "operations" // the public-key operations alone
+	Packet     Kind = "packet"     // a kind of packet
+	Baseline   Kind = "baseline"   // the kind of packet that the others are compared with
 )
 
 // Metric is the name of a measured quantity: its unit in the benchmark format.
@@ -87,12 +89,14 @@ var metrics = []Metric{Max, MaxCPU, Rate, Loss, CPU, LoadCPU, SinkCPU, OtherCPU,
 
 // Row is a subject with its samples, one for each trial.
 type Row struct {
-	Subject string               `json:"subject"`
-	Kind    Kind                 `json:"kind"`
-	AEAD    string               `json:"aead,omitempty"`
-	Bound   string               `json:"bound,omitempty"` // set if Max was not the subject's own limit
-	Notes   []string             `json:"notes,omitempty"`
-	Samples map[Metric][]float64 `json:"samples"`
+	Subject string `json:"subject"`
+	Kind    Kind   `json:"kind"`
+	AEAD    string `json:"aead,omitempty"`
+	Bound   string `json:"bound,omitempty"` // set if Max was not the subject's own limit
+	// CoveredBy is the bound of the protocol that covers the cost of a kind of packet.
+	CoveredBy string               `json:"covered_by,omitempty"`
+	Notes     []string             `json:"notes,omitempty"`
+	Samples   map[Metric][]float64 `json:"samples"`
 }
 
 // Add adds a sample.

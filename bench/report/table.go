@@ -50,6 +50,9 @@ func (g *Group) columns() []column {
 		g.ratio("× loop", func(base, _ *Row) bool { return base.Kind == Loop && base.AEAD == "" }, false),
 		g.ratio("× operations", func(base, _ *Row) bool { return base.Kind == Operations }, false),
 	}
+	all = append(all,
+		g.ratio("× data", func(base, _ *Row) bool { return base.Kind == Baseline }, false),
+		column{"bound", func(r *Row) string { return r.CoveredBy }})
 	for i := range g.Rows {
 		if peer := &g.Rows[i]; peer.Kind == Peer {
 			all = append(all, g.ratio(peer.Subject+" ×", func(base, _ *Row) bool { return base == peer }, true))

@@ -45,6 +45,7 @@ func All() []Scenario {
 		{"handshakes", "new sessions", handshakes},
 		{"subsessions", "new keys for established sessions", subsessions},
 		{"idle", "memory of idle sessions", idle},
+		{"costs", "every kind of packet that a gateway can receive, beside a data packet", costTable},
 	}
 }
 

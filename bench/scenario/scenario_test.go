@@ -15,6 +15,7 @@ import (
 
 	"lewes/bench/report"
 	"lewes/bench/worker"
+	"lewes/router/costs"
 )
 
 const testVar = "LEWES_TEST_SCENARIO"
@@ -94,6 +95,19 @@ func TestTopologies(t *testing.T) {
 	}
 	if len(r.LeftOut) != 1 || r.LeftOut[0].What != "test, broken" {
 		t.Errorf("left out: %+v", r.LeftOut)
+	}
+}
+
+// TestCostTable measures every kind of packet.
+func TestCostTable(t *testing.T) {
+	r, err := Run(t.Context(), settings(t, costTable))
+	if err != nil || len(r.LeftOut) > 0 || len(r.Groups) != 1 || len(r.Groups[0].Rows) != len(costs.Kinds) {
+		t.Fatalf("%v, %+v, left out %+v", err, r.Groups, r.LeftOut)
+	}
+	for _, row := range r.Groups[0].Rows {
+		if len(row.Samples[report.CPU]) != 2 || !(row.Median(report.CPU) > 0) {
+			t.Errorf("%s: %v", row.Subject, row.Samples)
+		}
 	}
 }
 

@@ -1,0 +1,132 @@
+package costs
+
+import (
+	"time"
+
+	"lewes/transport"
+)
+
+// Sender is who can send a kind of packet.
+type Sender string
+
+// The senders.
+const (
+	Stranger Sender = "stranger" // anyone who knows the gateway's identity
+	Client   Sender = "client"   // one with a session
+	Entry    Sender = "entry"    // a gateway of the directory
+)
+
+// Cheap is the cost up to which a kind of packet needs no bound.
+const Cheap = 5 * time.Microsecond
+
+// Kind is a kind of packet: one entry of the table of costs.
+type Kind struct {
+	Name string
+	From Sender
+	// Bound is the row of section 12 of PROTOCOL.md that covers the cost; "" for none.
+	Bound string
+	// Counter is the metric, with its label, that counts the packets for which the cost arose; "" if
+	// none does.
+	Counter string
+
+	start func(*Env) maker
+}
+
+// String returns the sender and the name.
+func (k *Kind) String() string { return string(k.From) + ": " + k.Name }
+
+// Find returns the kind with a name, or nil.
+func Find(name string) *Kind {
+	for i := range Kinds {
+		if Kinds[i].Name == name {
+			return &Kinds[i]
+		}
+	}
+	return nil
+}
+
+// maker returns the next packet of a kind, or ok false if the gateway refuses what has to come
+// before it.
+type maker func() (p transport.Packet, ok bool)
+
+// Start prepares the senders and returns a function that makes the next packet of the kind. It
+// returns false if the gateway refuses what has to come before the packet.
+func (k *Kind) Start(e *Env) func() (transport.Packet, bool) { return k.start(e) }
+
+// Baseline is the name of the kind that the others are compared with.
+const Baseline = "data"
+
+// Rows of section 12 of PROTOCOL.md.
+const (
+	newHellos     = "new ClientHellos without a cookie"
+	provedHellos  = "new ClientHellos with a valid cookie"
+	trustedHellos = "new ClientHellos of a gateway in the directory"
+	tries         = "Handshake 1 tries"
+	queue         = "queued handshake packets"
+	keptParts     = "incomplete parts"
+	collisions    = "records of one index"
+	earlyPackets  = "early transport packets"
+	resets        = "Resets"
+	sessions      = "sessions"
+	flows         = "flows"
+	lookups       = "concurrent name lookups"
+	claims        = "claims"
+	innerHellos   = "inner ClientHellos"
+	polls         = "wait of a Poll"
+)
+
+// Kinds is the table of costs.
+var Kinds = []Kind{
+	{"junk", Stranger, "", "dropped_packets_total{reason=malformed}", junk},
+	{"wrong MAC1", Stranger, "", "dropped_packets_total{reason=forged}", wrongMAC1},
+	{"hello of another version", Stranger, "", "", otherVersion},
+	{"hello", Stranger, newHellos, "handshakes_total{step=hello}", newHello},
+	{"hello, repeated", Stranger, queue, "handshakes_total{step=repeated}", repeatedHello},
+	{"hello beyond the budget", Stranger, queue, "handshakes_total{step=cookie}", busyHello},
+	{"hello with a cookie", Stranger, provedHellos, "handshakes_total{step=hello}", cookieHello},
+	{"hello with the index of a session", Stranger, collisions, "handshakes_total{step=collision}", takenHello},
+	{"KKT request", Stranger, newHellos, "", kktRequest(false)},
+	{"KKT request, repeated", Stranger, queue, "", kktRequest(true)},
+	{"part of Handshake 1, of four", Stranger, keptParts, "", looseParts(4)},
+	{"part of Handshake 1, of two", Stranger, keptParts, "", looseParts(2)},
+	{"Handshake 1 with another ephemeral", Stranger, queue, "handshakes_total{step=failed}", handshake1(otherEphemeral)},
+	{"Handshake 1 that does not open", Stranger, queue, "handshakes_total{step=failed}", handshake1(wrongTag)},
+	{"Handshake 1 with a wrong ciphertext", Stranger, tries, "handshakes_total{step=failed}", handshake1(wrongCiphertext)},
+	{"Handshake 1", Stranger, tries, "handshakes_total{step=opened}", goodHandshake1(false)},
+	{"Handshake 1, repeated", Stranger, queue, "", goodHandshake1(true)},
+	{"Handshake 3", Stranger, newHellos, "handshakes_total{step=established}", handshake3(goodHandshake)},
+	{"Handshake 3, repeated", Stranger, queue, "", handshake3(repeatedHandshake)},
+	{"Handshake 3, forged", Stranger, queue, "dropped_packets_total{reason=forged}", handshake3(forgedHandshake)},
+	{"data before Handshake 3", Stranger, earlyPackets, "", earlyData},
+	{"unknown index", Stranger, resets, "resets_total", unknownIndex},
+	{"forged data", Stranger, "", "dropped_packets_total{reason=forged}", forgedData},
+	{"replayed data", Stranger, "", "dropped_packets_total{reason=replayed}", replayedData},
+
+	{"hello from an address of the directory", Entry, trustedHellos, "handshakes_total{step=hello}", trustedHello},
+
+	{Baseline, Client, "", "", data},
+	{"data from another address", Client, "", "", roamingData},
+	{"data of an unknown flow", Client, "", "flows_refused_total", unknownFlow},
+	{"data to a new target", Client, flows, "flows_opened_total", openFlow},
+	{"data to a denied target", Client, "", "flows_refused_total", deniedFlow},
+	{"data beyond the bound of flows", Client, flows, "flows_refused_total", tooManyFlows},
+	{"data to a name", Client, lookups, "", lookUp},
+	{"FlowClosed", Client, flows, "", closeFlow},
+	{"ForwardPacket", Client, "", "forwarded_packets_total{direction=up}", forward},
+	{"ForwardPacket with a new index", Client, claims, "", claim},
+	{"ForwardPacket to an unknown gateway", Client, "", "flows_refused_total", unknownGateway},
+	{"inner hello", Client, innerHellos, "", innerHello},
+	{"part of KK1", Client, keptParts, "", looseKK1},
+	{"KK1 that fails", Client, "", "dropped_packets_total{reason=refused}", badKK1},
+	{"KK1", Client, "", "", goodKK1},
+	{"KK1, repeated", Client, "", "", repeatedKK1},
+	{"SubsessionReady, repeated", Client, "", "", ready},
+	{"SubsessionAbort", Client, "", "", abort},
+	{"SubsessionAbort, stale", Client, "", "dropped_packets_total{reason=unexpected}", staleAbort},
+	{"Ping", Client, "", "", ping},
+	{"Pong", Client, "", "", pong},
+	{"Poll", Client, polls, "polls_total", poll},
+	{"Register", Client, "", "dropped_packets_total{reason=unexpected}", register},
+	{"message of a gateway", Client, "", "dropped_packets_total{reason=unexpected}", misplaced},
+	{"Close", Client, sessions, "", closeSession},
+}
