@@ -68,7 +68,7 @@ func TestMassExpiryIsSliced(t *testing.T) {
 	r.shard.Do(func(_ time.Time, st *shardState) {
 		for n := range uint32(sessions) {
 			if s := another(n<<1 | 1); st.sessions.Find(s.Current().Index()) == nil {
-				s.User = &client{env: st.shardEnv, session: s}
+				st.newClient(epoch, s, st.accountKey(s))
 				st.sessions.Add(s)
 			}
 		}

@@ -132,8 +132,8 @@ func BenchmarkMisrouted(b *testing.B) {
 			own := r.shard
 			own.steer = udp.Steer{Secret: 1, Shards: 2}
 			own.id = own.steer.Shard(p.session.Current().Index())
-			g := &Gateway{config: *own.config}
-			other, err := newShard(1-own.id, own.steer, own.config, own.limits, g.handshakeConfig(), oneSocket{r.socket}, r.now, &r.loops)
+			g := r.whole
+			other, err := newShard(g, 1-own.id, own.steer, g.handshakeConfig(), oneSocket{r.socket})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -173,7 +173,7 @@ func BenchmarkManySessions(b *testing.B) {
 			for i := range indexes {
 				indexes[i] = rand.Uint32() | 1
 				if s := another(indexes[i]); r.shard.st.sessions.Find(indexes[i]) == nil {
-					s.User = &client{env: r.shard.shardEnv, session: s}
+					r.shard.st.newClient(epoch, s, r.shard.accountKey(s))
 					r.shard.st.sessions.Add(s)
 				}
 			}

@@ -17,6 +17,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
+	"lewes/router/account"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/wire"
@@ -34,7 +35,7 @@ const (
 	DefaultMaxEarly         = 64 << 20         // bytes buffered before Handshake 3
 	DefaultLookups          = 1000             // concurrent name lookups
 	DefaultLookupDatagrams  = 16               // datagrams buffered per flow during its lookup
-	DefaultHelloRate        = 2                // inner hellos per second and session
+	DefaultHelloRate        = 2                // inner hellos per second and account
 	DefaultHelloBurst       = 10
 	DefaultPollWait         = 10 * time.Second // longest wait of a Poll
 	DefaultSessionQueue     = 128 << 10        // bytes queued for one session on TCP
@@ -43,6 +44,7 @@ const (
 
 	LookupTimeout   = 5 * time.Second   // of a name lookup
 	IndexBindingTTL = 300 * time.Second // idle time of an index binding
+	MaxBindings     = 1 << 18           // index bindings of all accounts
 
 	// maxPacket is the largest packet sent over UDP. It fits an MTU of 1500 with IPv6 and UDP headers.
 	maxPacket = 1452
@@ -60,8 +62,9 @@ type Config struct {
 	KEMs   []kem.ID
 	Suites seal.Suite // 0 means the suites that this CPU computes fast
 
-	// Admit reports whether a client may have a session; nil admits every client.
-	Admit     func(identity.PublicKey) bool
+	// Access returns what the list of clients says of an identity; nil admits every client, and
+	// lists none.
+	Access    func(identity.PublicKey) account.Standing
 	Policy    *policy.Policy
 	Directory *Directory // nil: this gateway forwards to no other
 	Egress    Egress     // nil means UDP sockets
@@ -99,8 +102,8 @@ type Limits struct {
 	MaxWaiting         int           // datagrams buffered per flow while its name resolves; 0 means 16
 	MaxLookups         int           // concurrent name lookups; 0 means 1,000
 
-	MaxClaims  int     // index bindings of a session; 0 means 16
-	HelloRate  float64 // inner hellos per second and session; 0 means 2
+	MaxClaims  int     // index bindings of an account; 0 means 64
+	HelloRate  float64 // inner hellos per second and account; 0 means 2
 	HelloBurst int     // 0 means 10
 }
 
@@ -113,10 +116,22 @@ func (l Limits) withDefaults() *Limits {
 		FlowIdle:           cmp.Or(l.FlowIdle, 120*time.Second),
 		MaxWaiting:         cmp.Or(l.MaxWaiting, DefaultLookupDatagrams),
 		MaxLookups:         cmp.Or(l.MaxLookups, DefaultLookups),
-		MaxClaims:          cmp.Or(l.MaxClaims, 16),
+		MaxClaims:          cmp.Or(l.MaxClaims, 64),
 		HelloRate:          cmp.Or(l.HelloRate, DefaultHelloRate),
 		HelloBurst:         cmp.Or(l.HelloBurst, DefaultHelloBurst),
 	}
+}
+
+// accountBounds returns the bounds of the gateway, and of every account beside its share.
+func (l *Limits) accountBounds() (gateway, each account.Bounds) {
+	gateway = account.Bounds{
+		account.Sessions: l.MaxSessions,
+		account.Flows:    l.MaxFlows,
+		account.Lookups:  l.MaxLookups,
+		account.Claims:   MaxBindings,
+	}
+	each[account.Claims] = l.MaxClaims
+	return gateway, each
 }
 
 // TCP is the configuration of a gateway's TCP port.
@@ -135,6 +150,14 @@ func (t *TCP) fill() {
 	t.MaxHeld = cmp.Or(t.MaxHeld, DefaultSessionQueue)
 	t.MaxHeldInAll = cmp.Or(t.MaxHeldInAll, DefaultSessionQueues)
 	t.HeldAge = cmp.Or(t.HeldAge, DefaultSessionQueueTime)
+}
+
+// standing returns what the list of clients says of an identity.
+func (c *Config) standing(id identity.PublicKey) account.Standing {
+	if c.Access == nil {
+		return account.Standing{Admitted: true}
+	}
+	return c.Access(id)
 }
 
 // Egress opens the sockets of flows and upstreams.

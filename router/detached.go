@@ -15,7 +15,7 @@ func NewDetached(config Config, out transport.Conn) (s *Shard, detach func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err = newShard(0, udp.Steer{Shards: 1}, &g.config, &g.limits, g.handshakeConfig(), oneSocket{out}, g.config.Clock, &g.returnLoops)
+	s, err = newShard(g, 0, udp.Steer{Shards: 1}, g.handshakeConfig(), oneSocket{out})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/router/account"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/wire"
@@ -21,9 +22,11 @@ type flow struct {
 	target wire.Target // owns its name
 	outlet
 
-	resolving bool
-	cancel    context.CancelFunc // of the name lookup
-	waiting   [][]byte           // datagrams buffered during the lookup
+	step    flowStep
+	cancel  context.CancelFunc // of the name lookup
+	found   []netip.Addr       // by the lookup
+	failure string             // why it found none
+	waiting [][]byte           // datagrams buffered until the flow is open
 
 	timer    state.Timer[*flow]
 	lastUp   time.Time
@@ -33,11 +36,23 @@ type flow struct {
 	errorQueued atomic.Bool // it is in shardEnv.errors
 }
 
+// flowStep is how far a flow is.
+type flowStep uint8
+
+const (
+	flowQueued    flowStep = iota // its task waits
+	flowResolving                 // its name is being looked up
+	flowOpen
+	flowSteps
+)
+
+// maxAddresses bounds the addresses of a name that a flow tries.
+const maxAddresses = 4
+
 // flowTable holds the counts and timers of a shard's flows.
 type flowTable struct {
-	open    int
-	lookups int // names being resolved
-	timers  state.Deadlines[*flow]
+	open   int
+	timers state.Deadlines[*flow]
 }
 
 // handleData handles an EncryptedData.
@@ -45,6 +60,10 @@ func (st *shardState) handleData(now time.Time, c *client, content []byte) {
 	d, err := wire.ParseEncryptedData(content)
 	if err != nil {
 		st.counters.Malformed++
+		return
+	}
+	if !c.account.Pass(now, len(d.Payload)) {
+		st.counters.OverRate++
 		return
 	}
 	f := c.flows[d.FlowID]
@@ -59,7 +78,7 @@ func (st *shardState) handleData(now time.Time, c *client, content []byte) {
 	f.lastUp = now
 	st.counters.Up.Packets++
 	st.counters.Up.Bytes += uint64(len(d.Payload))
-	if f.resolving {
+	if f.step != flowOpen {
 		if len(f.waiting) < st.limits.Load().MaxWaiting {
 			f.waiting = append(f.waiting, bytes.Clone(d.Payload))
 		} else {
@@ -70,14 +89,19 @@ func (st *shardState) handleData(now time.Time, c *client, content []byte) {
 	st.outbound.add(&f.outlet, d.Payload)
 }
 
-// openFlow opens the flow that d names, or answers with the reason why not.
+// openFlow adds the flow that d names and opens it when it is its account's turn, or answers with
+// the reason why not. It returns nil if the flow does not stand.
 func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) *flow {
 	refuse := func(reason wire.FlowReason, detail string) *flow {
 		st.counters.FlowsRefused++
 		st.rejectFlow(now, c, d.FlowID, reason, detail)
 		return nil
 	}
-	limits, shards := st.limits.Load(), max(1, st.steer.Shards)
+	limits, named := st.limits.Load(), d.Target.Kind() == wire.TargetName
+	cost := costFlow
+	if named {
+		cost = costLookup
+	}
 	switch {
 	case d.Flags == 0:
 		return refuse(wire.FlowIdle, "no flow with this id is open: send with the target")
@@ -85,29 +109,70 @@ func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) 
 		return refuse(wire.FlowPolicy, "this gateway opens flows to one target only")
 	case c.forwards[d.FlowID] != nil:
 		return refuse(wire.FlowOtherTarget, "this flow goes to a gateway")
-	case c.flowCount() >= limits.MaxFlowsPerSession || st.flows.open >= max(1, limits.MaxFlows/shards):
+	case c.flowCount() >= limits.MaxFlowsPerSession:
 		return refuse(wire.FlowBound, "")
+	case !st.charge(now, c, cost):
+		return refuse(wire.FlowBound, "too many flows were opened at once: try again in a second")
+	case !c.account.Take(account.Flows):
+		return refuse(wire.FlowBound, "")
+	case named && !c.account.Take(account.Lookups):
+		c.account.Release(account.Flows)
+		return refuse(wire.FlowBound, "too many names are being looked up")
 	}
 	f := &flow{id: d.FlowID, client: c, target: d.Target, lastUp: now}
 	f.target.Name = bytes.Clone(f.target.Name)
-	if f.target.Kind() == wire.TargetName {
-		if st.flows.lookups >= max(1, limits.MaxLookups/shards) {
-			return refuse(wire.FlowBound, "too many names are being looked up")
-		}
-		st.startLookup(f)
-	} else if reason, detail := st.connectFlow(f, f.target.AddrPort()); reason != 0 {
-		return refuse(reason, detail)
-	}
 	if c.flows == nil {
 		c.flows = make(map[uint16]*flow)
 	}
 	c.flows[f.id] = f
-	delete(c.flowClosed, f.id)
 	st.flows.open++
-	st.counters.FlowsOpened++
 	f.timer.Value = f
 	st.flows.timers.Set(&f.timer, now.Add(limits.FlowIdle))
+	st.work.push(c.account, task{flow: f})
+	st.runQueued()
+	if c.flows[f.id] != f {
+		return nil
+	}
 	return f
+}
+
+// runFlow is the task that opens a flow: it connects, or starts the name lookup.
+func (st *shardState) runFlow(now time.Time, f *flow) {
+	switch {
+	case f.client.flows[f.id] != f: // closed while it was queued
+	case f.target.Kind() == wire.TargetName && f.step == flowQueued:
+		st.startLookup(f)
+	default:
+		st.finishOpening(now, f)
+	}
+}
+
+// finishOpening connects a flow to the first address that the policy allows, and sends what waits.
+// The policy applies to resolved addresses, never to names.
+func (st *shardState) finishOpening(now time.Time, f *flow) {
+	reason, detail := wire.FlowNameNotFound, f.failure
+	if f.target.Kind() != wire.TargetName {
+		f.found = []netip.Addr{f.target.Addr}
+	}
+	for _, addr := range f.found[:min(len(f.found), maxAddresses)] {
+		if reason, detail = st.connectFlow(f, netip.AddrPortFrom(addr.Unmap(), f.target.Port)); reason == 0 {
+			break
+		}
+	}
+	f.found = nil
+	if reason != 0 {
+		st.counters.FlowsRefused++
+		st.dropFlow(f)
+		st.rejectFlow(now, f.client, f.id, reason, detail)
+		return
+	}
+	st.counters.FlowsOpened++
+	delete(f.client.flowClosed, f.id)
+	f.step = flowOpen
+	for _, payload := range f.waiting {
+		st.outbound.add(&f.outlet, payload)
+	}
+	f.waiting = nil
 }
 
 // connectFlow opens the flow's socket if the egress policy allows the target.
@@ -133,50 +198,30 @@ func denialReason(err error) string {
 	return err.Error()
 }
 
-// startLookup resolves the flow's name in a goroutine, which ends with a batch of its own.
+// startLookup resolves the flow's name in a goroutine, which ends with a batch of its own. The flow
+// waits for its account's turn once more before it connects.
 func (st *shardState) startLookup(f *flow) {
 	ctx, cancel := context.WithTimeout(context.Background(), LookupTimeout)
-	f.resolving, f.cancel = true, cancel
-	st.flows.lookups++
+	f.step, f.cancel = flowResolving, cancel
 	env := st.shardEnv
 	go func() {
 		addrs, err := env.config.Resolver.LookupNetIP(ctx, "ip", string(f.target.Name))
 		env.do(func(_ time.Time, st *shardState) {
-			f.cancel()
-			st.flows.lookups--
-			st.finishLookup(f, addrs, err)
+			cancel()
+			f.client.account.Release(account.Lookups)
+			f.found, f.failure = addrs, lookupFailure(err)
+			st.work.push(f.client.account, task{flow: f})
 		})
 	}()
 }
 
-// finishLookup connects to the first address that the policy allows: the policy applies to
-// resolved addresses, never to names.
-func (st *shardState) finishLookup(f *flow, addrs []netip.Addr, err error) {
-	if f.client.flows[f.id] != f {
-		return // closed during the lookup
+// lookupFailure returns the reason of a name without addresses, for the client.
+func lookupFailure(err error) string {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && !dns.IsNotFound {
+		return wire.DetailResolverTimeout
 	}
-	reason, detail := wire.FlowNameNotFound, "the gateway cannot resolve the name"
-	if err != nil {
-		var dns *net.DNSError
-		if errors.As(err, &dns) && !dns.IsNotFound {
-			detail = wire.DetailResolverTimeout
-		}
-	}
-	for _, addr := range addrs {
-		if reason, detail = st.connectFlow(f, netip.AddrPortFrom(addr.Unmap(), f.target.Port)); reason == 0 {
-			break
-		}
-	}
-	if reason != 0 {
-		st.counters.FlowsRefused++
-		st.closeFlow(f, reason, detail)
-		return
-	}
-	f.resolving = false
-	for _, payload := range f.waiting {
-		st.outbound.add(&f.outlet, payload)
-	}
-	f.waiting = nil
+	return "the gateway cannot resolve the name"
 }
 
 // returnedAt returns when the latest datagram arrived from the target; zero means never.
@@ -237,6 +282,10 @@ func (st *shardState) dropFlow(f *flow) {
 	delete(f.client.flows, f.id)
 	f.dropped.Store(true)
 	st.flows.open--
+	f.client.account.Release(account.Flows)
+	if f.step == flowQueued && f.target.Kind() == wire.TargetName {
+		f.client.account.Release(account.Lookups)
+	}
 	st.flows.timers.Set(&f.timer, time.Time{})
 	if f.cancel != nil {
 		f.cancel()

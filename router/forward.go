@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport"
@@ -55,6 +56,10 @@ func (st *shardState) handleForward(now time.Time, c *client, content []byte) {
 	m, err := wire.ParseForwardPacket(content)
 	if err != nil {
 		st.counters.Malformed++
+		return
+	}
+	if !c.account.Pass(now, len(m.Inner)) {
+		st.counters.OverRate++
 		return
 	}
 	f := c.forwards[m.FlowID]
@@ -138,7 +143,7 @@ func (st *shardState) bindIndex(now time.Time, c *client, f *forward, m *wire.Fo
 		st.counters.Malformed++
 		return false
 	}
-	if hello && !st.takeHello(now, c) {
+	if hello && !st.takeHello(now, c.account) {
 		st.counters.Refused++
 		return false
 	}
@@ -152,8 +157,7 @@ func (st *shardState) bindIndex(now time.Time, c *client, f *forward, m *wire.Fo
 		b = nil
 	}
 	if b == nil {
-		limits := st.limits.Load()
-		if len(c.bindings) >= limits.MaxClaims {
+		if !c.account.Take(account.Claims) {
 			st.counters.FlowsRefused++
 			st.rejectFlow(now, c, m.FlowID, wire.FlowBound, "too many sessions through this gateway")
 			return false
@@ -170,20 +174,11 @@ func (st *shardState) bindIndex(now time.Time, c *client, f *forward, m *wire.Fo
 	return true
 }
 
-// takeHello takes a token from the session's budget of inner hellos.
-func (st *shardState) takeHello(now time.Time, c *client) bool {
+// takeHello takes a token from the account's budget of inner hellos.
+func (st *shardState) takeHello(now time.Time, a *account.Account) bool {
 	limits := st.limits.Load()
 	interval := time.Duration(float64(time.Second) / limits.HelloRate)
-	full := now
-	if c.hellos.After(now) {
-		full = c.hellos
-	}
-	full = full.Add(interval)
-	if full.Sub(now) > interval*time.Duration(limits.HelloBurst) {
-		return false
-	}
-	c.hellos = full
-	return true
+	return a.Hellos.Take(now, interval, interval*time.Duration(limits.HelloBurst))
 }
 
 // unbind releases a binding.
@@ -195,6 +190,7 @@ func (st *shardState) unbind(b *indexBinding) {
 	b.upstream.mu.Unlock()
 	if at := slices.Index(b.client.bindings, b); at >= 0 {
 		b.client.bindings = slices.Delete(b.client.bindings, at, at+1)
+		b.client.account.Release(account.Claims)
 	}
 	st.forwarder.timers.Set(&b.timer, time.Time{})
 }
@@ -224,7 +220,7 @@ func (st *shardState) expireBinding(now time.Time) bool {
 }
 
 // handleReturn implements returnPath: an inner packet goes to the session that owns its index.
-func (u *upstream) handleReturn(_ time.Time, w *writer, batch []transport.Packet) {
+func (u *upstream) handleReturn(now time.Time, w *writer, batch []transport.Packet) {
 	for i := range batch {
 		u.findOwners(w, &batch[i])
 		n := 0
@@ -233,6 +229,8 @@ func (u *upstream) handleReturn(_ time.Time, w *writer, batch []transport.Packet
 			n++
 			if b == nil {
 				u.env.returned.unbound.Add(1)
+			} else if !b.client.account.Pass(now, len(inner)) {
+				u.env.returned.overRate.Add(1)
 			} else if w.flowPacket(u.env, b.client.session, wire.TypeForwardPacket, b.flowID, inner) {
 				u.env.returned.forwarded.Add(1)
 			}

@@ -134,10 +134,10 @@ func TestIndexBoundToAnotherSession(t *testing.T) {
 func TestBindingsAreBoundedAndExpire(t *testing.T) {
 	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
-	for i := range uint32(17) {
+	for i := range uint32(65) {
 		p.forward(1, &exitID, inner(100+i, false))
 	}
-	if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Bindings != 16 {
+	if got := p.closedWith(); got != "1:4 " || r.shard.Stats().Bindings != 64 {
 		t.Errorf("closed with %q, %d bindings", got, r.shard.Stats().Bindings)
 	}
 	r.advance(301 * time.Second)

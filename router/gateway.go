@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"lewes/crypto/identity"
+	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport/tcp"
@@ -23,6 +24,7 @@ import (
 type Gateway struct {
 	config   Config
 	limits   atomic.Pointer[Limits]
+	accounts *account.Book
 	log      *zap.Logger
 	listener *udp.Listener
 	tcp      *tcp.Listener // nil: TCP is not served
@@ -68,6 +70,7 @@ func newGateway(config Config) (*Gateway, error) {
 	}
 	g := &Gateway{config: config, log: config.Logger, kems: kems, memory: memory{read: readMemory, collect: runtime.GC}}
 	g.limits.Store(config.Limits.withDefaults())
+	g.accounts = g.newAccounts()
 	if g.config.Egress == nil {
 		g.config.Egress = &UDPEgress{Options: udp.Options{
 			NoGSO:    config.Listen.NoGSO,
@@ -77,6 +80,14 @@ func newGateway(config Config) (*Gateway, error) {
 		}}
 	}
 	return g, nil
+}
+
+// newAccounts returns the gateway's accounts, which follow its limits and its list of clients.
+func (g *Gateway) newAccounts() *account.Book {
+	return account.NewBook(
+		func() (gateway, each account.Bounds) { return g.limits.Load().accountBounds() },
+		func(id identity.PublicKey) account.Limits { return g.config.standing(id).Limits },
+	)
 }
 
 // open creates the shards with newly bound sockets, or with those of a predecessor.
@@ -101,7 +112,7 @@ func (g *Gateway) open(ctx context.Context, from *takeoverHello) error {
 	handshake := g.handshakeConfig()
 	for i := range g.config.Shards {
 		out, conns := socketsOf(listener, i)
-		s, err := newShard(i, listen.Steer, &g.config, &g.limits, handshake, out, g.config.Clock, &g.returnLoops)
+		s, err := newShard(g, i, listen.Steer, handshake, out)
 		if err != nil {
 			_ = listener.Close()
 			return err
@@ -150,7 +161,7 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 		KEMs:            g.kems,
 		Suites:          c.Suites,
 		Tolerance:       c.Tolerance,
-		Admit:           c.Admit,
+		Admit:           func(id identity.PublicKey) bool { return c.standing(id).Admitted },
 		Trusted:         c.Directory.Trusts,
 		Full:            g.memory.short.Load,
 		WallClock:       g.wall.corrected,

@@ -13,6 +13,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
+	"lewes/router/account"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/path"
@@ -234,10 +235,10 @@ func TestOnlyListedClientsAreAdmitted(t *testing.T) {
 	var mu sync.Mutex
 	listed := map[identity.PublicKey]bool{testIdentity(2).Public(): true}
 	g, target := started(t, func(c *Config) {
-		c.Admit = func(id identity.PublicKey) bool {
+		c.Access = func(id identity.PublicKey) account.Standing {
 			mu.Lock()
 			defer mu.Unlock()
-			return listed[id]
+			return account.Standing{Admitted: listed[id], Listed: listed[id]}
 		}
 	})
 	l := dialLive(t, 2, loopback(g))

@@ -159,7 +159,6 @@ type rig struct {
 	mu     sync.Mutex
 	time   time.Time
 	clock  func() time.Time // nil: time stands still until advance
-	loops  sync.WaitGroup
 }
 
 func newRig(t testing.TB, change func(*Config)) *rig {
@@ -193,13 +192,14 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	g := &Gateway{config: config, kems: kems}
 	g.limits.Store(config.Limits.withDefaults())
 	r.whole = g
-	r.shard, err = newShard(0, udp.Steer{Shards: 1}, &g.config, &g.limits, g.handshakeConfig(), oneSocket{r.socket}, r.now, &r.loops)
+	g.accounts = g.newAccounts()
+	r.shard, err = newShard(g, 0, udp.Steer{Shards: 1}, g.handshakeConfig(), oneSocket{r.socket})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		r.shard.close()
-		r.loops.Wait()
+		g.returnLoops.Wait()
 	})
 	return r
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lewes/crypto/seal"
+	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -108,7 +109,7 @@ func (st *shardState) handlePacket(rx *rxContext) {
 		if st.scheduler.push(rx) {
 			st.counters.HandshakeStale++
 		}
-		st.runHandshakes() // at once if there is time: the next packets may need the session
+		st.runQueued() // at once if there is time: the next packets may need the session
 	}
 }
 
@@ -155,6 +156,8 @@ func (st *shardState) handleMessage(rx *rxContext, session *state.Session, t wir
 		st.handleForward(rx.now, session.User.(*client), content)
 	case wire.TypeFlowClosed:
 		st.handleFlowClosed(session.User.(*client), content)
+	case wire.TypeSubsessionKK1, wire.TypeSubsessionAbort:
+		st.queueRekey(rx, session.User.(*client), t, content)
 	case wire.TypeRegister:
 		st.counters.Misplaced++
 	default:
@@ -193,10 +196,20 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 		}
 		return
 	}
-	session.User = &client{env: st.shardEnv, session: session}
+	c := st.newClient(rx.now, session, st.accountKey(session))
+	fits := c.account.Take(account.Sessions)
+	if !fits {
+		c.account.Force(account.Sessions) // until it is closed
+	}
 	st.sessions.Add(session)
 	st.tableVersion++
 	st.acknowledge(answers, rx.from)
+	if !fits {
+		st.counters.SessionsRefused++
+		session.Close(wire.CloseBound, "too many sessions of this client or of its network", &st.output)
+		st.applyEvents(session)
+		return
+	}
 	for _, p := range early {
 		next := rxContext{now: rx.now, packet: p.Data, from: p.Path}
 		if next.header, err = wire.ParseHeader(p.Data); err == nil {

@@ -38,11 +38,11 @@ func (st *shardState) reapplyPolicy() (closed int) {
 // ReapplyAccess closes the sessions of clients that are no longer admitted, and returns their
 // number. The owner calls it when the set of admitted clients has changed.
 func (g *Gateway) ReapplyAccess() (closed int) {
-	if g.config.Admit == nil {
+	if g.config.Access == nil {
 		return 0
 	}
 	for _, s := range g.shards {
-		closed += s.CloseUnless(func(t *state.Session) bool { return g.config.Admit(t.Peer()) })
+		closed += s.CloseUnless(func(t *state.Session) bool { return g.config.Access(t.Peer()).Admitted })
 	}
 	return closed
 }

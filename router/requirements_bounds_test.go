@@ -12,6 +12,7 @@ import (
 	"lewes/crypto/kdf"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
+	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -245,7 +246,7 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
 		},
 		{
-			"flows of all sessions", func(c *Config) { c.MaxFlows = 3 },
+			"flows of all sessions", func(c *Config) { c.MaxFlows = 8 },
 			func(t *testing.T, r *rig) {
 				r.connect(3, secondAt).data(9, target, "x")
 				openFlows(t, r.connect(2, clientAt), 2)
@@ -253,7 +254,7 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 			func(s *Stats) uint64 { return s.FlowsRefused }, 1,
 		},
 		{
-			"names that are looked up", func(c *Config) { c.MaxLookups, c.Resolver = 2, slowResolver{} },
+			"names that are looked up", func(c *Config) { c.MaxLookups, c.Resolver = 6, slowResolver{} },
 			func(t *testing.T, r *rig) {
 				p := r.connect(2, clientAt)
 				for id := range uint16(3) {
@@ -361,7 +362,7 @@ func (slowResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr,
 func (r *rig) lookups() int {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	return r.shard.st.flows.lookups
+	return r.whole.accounts.InUse(account.Lookups)
 }
 
 // openFlows opens as many flows as allowed, and one more.
@@ -385,7 +386,7 @@ func openFlows(t *testing.T, p *peer, most int) {
 func TestDefaultBounds(t *testing.T) {
 	c := Limits{}.withDefaults()
 	if c.MaxFlowsPerSession != 256 || c.FlowIdle != 120*time.Second || c.MaxSessions != 1_000_000 ||
-		c.MaxClaims != 16 || IndexBindingTTL != 300*time.Second || c.HelloRate != 2 || c.HelloBurst != 10 {
+		c.MaxClaims != 64 || IndexBindingTTL != 300*time.Second || c.HelloRate != 2 || c.HelloBurst != 10 {
 		t.Errorf("default limits are %+v, which differs from section 12", c)
 	}
 	r := newRig(t, nil)

@@ -130,7 +130,9 @@ func (f *flow) handleReturn(now time.Time, w *writer, batch []transport.Packet) 
 	f.lastDown.Store(now.UnixNano())
 	for i := range batch {
 		for payload := range batch[i].Segments() {
-			if w.flowPacket(env, f.client.session, wire.TypeEncryptedData, f.id, payload) {
+			if !f.client.account.Pass(now, len(payload)) {
+				env.returned.overRate.Add(1)
+			} else if w.flowPacket(env, f.client.session, wire.TypeEncryptedData, f.id, payload) {
 				env.returned.datagrams.Add(1)
 				env.returned.bytes.Add(uint64(len(payload)))
 			}

@@ -36,6 +36,9 @@ type scheduler struct {
 	otherTime    time.Duration // spent on everything else since creditedAt
 	lastDatagram time.Time     // arrival of the latest datagram of a session
 	queueRate    time.Duration // recent wait per position in the queue
+
+	tasks, handshakes time.Duration // spent on each kind since both wait
+	running           bool          // a packet that overtook its Handshake 3 may queue another
 }
 
 type queuedPacket struct {
@@ -111,30 +114,46 @@ func (q *scheduler) endBatch(took time.Duration) {
 	q.spent = 0
 }
 
-// runHandshakes processes queued handshake packets within their share of the time. The rest waits
-// for the next batch, at the latest for the timer. It reads the clock itself, because it may run
-// several times in one batch.
-func (st *shardState) runHandshakes() {
+// runQueued processes queued handshake packets and tasks within their share of the time, half of it
+// for each kind while both wait. The rest waits for the next batch, at the latest for the timer. It
+// reads the clock itself, because it may run several times in one batch.
+func (st *shardState) runQueued() {
 	q := &st.scheduler
-	if q.len() == 0 {
+	if q.len() == 0 && st.work.len() == 0 || q.running {
 		return
 	}
+	q.running = true
+	defer func() { q.running = false }()
 	start := st.now()
 	now, allowed := start, q.allowance(start)
-	for q.len() > 0 && now.Sub(start) < allowed {
-		p := q.pop()
-		q.observe(&p, now)
-		if now.Sub(p.arrived) > staleAfter {
-			st.counters.HandshakeStale++
-			continue
+	for (q.len() > 0 || st.work.len() > 0) && now.Sub(start) < allowed {
+		began := now
+		if st.work.len() > 0 && (q.len() == 0 || q.tasks < q.handshakes) {
+			t := st.work.pop()
+			st.runTask(now, &t)
+			now = st.now()
+			st.counters.RequestTime += now.Sub(began)
+			q.tasks += now.Sub(began)
+		} else {
+			st.runHandshake(now)
+			now = st.now()
+			st.counters.HandshakeTime += now.Sub(began)
+			q.handshakes += now.Sub(began)
 		}
-		st.handleHandshakePacket(&rxContext{now: now, packet: p.data, from: p.from, header: p.header})
-		now = st.now()
+		if q.len() == 0 || st.work.len() == 0 {
+			q.tasks, q.handshakes = 0, 0
+		}
 	}
-	st.chargeHandshakes(now.Sub(start))
+	q.charge(now.Sub(start))
 }
 
-func (st *shardState) chargeHandshakes(took time.Duration) {
-	st.scheduler.charge(took)
-	st.counters.HandshakeTime += took
+// runHandshake processes the oldest queued handshake packet.
+func (st *shardState) runHandshake(now time.Time) {
+	p := st.scheduler.pop()
+	st.scheduler.observe(&p, now)
+	if now.Sub(p.arrived) > staleAfter {
+		st.counters.HandshakeStale++
+		return
+	}
+	st.handleHandshakePacket(&rxContext{now: now, packet: p.data, from: p.from, header: p.header})
 }

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/ratelimit"
@@ -36,6 +37,7 @@ type shardEnv struct {
 	steer       udp.Steer
 	config      *Config
 	limits      *atomic.Pointer[Limits]
+	accounts    *account.Book
 	now         func() time.Time
 	out         clientSockets
 	maxDatagram int         // largest packet accepted over UDP, in bytes
@@ -64,6 +66,7 @@ type shardState struct {
 	resets       *ratelimit.Table
 
 	scheduler scheduler
+	work      workQueue
 	flows     flowTable
 	forwarder forwarder
 	delivery  tcpDelivery
@@ -88,10 +91,11 @@ type shardTimer struct {
 }
 
 // newShard returns a shard that receives no packets yet.
-func newShard(id int, steer udp.Steer, config *Config, limits *atomic.Pointer[Limits], handshake *state.GatewayConfig, out clientSockets, now func() time.Time, returnLoops *sync.WaitGroup) (*Shard, error) {
+func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfig, out clientSockets) (*Shard, error) {
+	config, now := &g.config, g.config.Clock
 	env := &shardEnv{
-		id: id, steer: steer, config: config, limits: limits, now: now, out: out,
-		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: returnLoops,
+		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, now: now, out: out,
+		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops,
 	}
 	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: state.NewSessions()}}
 	env.do = s.Do
@@ -116,9 +120,9 @@ func newShard(id int, steer udp.Steer, config *Config, limits *atomic.Pointer[Li
 	return s, nil
 }
 
-// full reports whether the shard holds its share of the gateway's sessions.
+// full reports whether the gateway has all the sessions that it may have.
 func (st *shardState) full() bool {
-	return st.sessions.Len() >= max(1, st.limits.Load().MaxSessions/max(1, st.steer.Shards))
+	return st.accounts.InUse(account.Sessions) >= st.limits.Load().MaxSessions
 }
 
 // shortOfMemory counts the hellos that are refused because memory is short.
@@ -178,7 +182,7 @@ func (s *Shard) Do(f batch) {
 // endBatch sends the results of the batch and sets the timer for the next deadline.
 func (st *shardState) endBatch(now time.Time) {
 	st.handleSocketErrors()
-	st.runHandshakes()
+	st.runQueued()
 	st.outbound.flush()
 	st.sendAnswers()
 	st.delivery.endBatch()
@@ -196,7 +200,11 @@ func (st *shardState) sendAnswers() {
 	}
 	if st.scheduler.spent > 0 {
 		start := st.now()
-		defer func() { st.chargeHandshakes(st.now().Sub(start)) }()
+		defer func() {
+			took := st.now().Sub(start)
+			st.scheduler.charge(took)
+			st.counters.HandshakeTime += took
+		}()
 	}
 	for _, p := range st.output.Packets {
 		if p.Path.Transport == path.TCP {
@@ -214,7 +222,7 @@ func (st *shardState) sendAnswers() {
 // setTimer sets the timer for the earliest deadline.
 func (st *shardState) setTimer(now time.Time) {
 	next := time.Time{}
-	if st.scheduler.len() > 0 || len(st.discarded) > 0 {
+	if st.scheduler.len() > 0 || st.work.len() > 0 || len(st.discarded) > 0 {
 		next = now.Add(slice)
 	}
 	for _, at := range [...]time.Time{st.sessions.Next(), st.handshakes.Next(), st.flows.timers.Next(), st.forwarder.timers.Next()} {
@@ -332,10 +340,30 @@ type client struct {
 
 	flows    map[uint16]*flow
 	forwards map[uint16]*forward
-	bindings []*indexBinding // at other gateways, at most Limits.MaxClaims
+	bindings []*indexBinding // at other gateways
 
-	hellos     time.Time            // when the budget of inner hellos is full again
+	account    *account.Account
+	dropped    bool                 // it has left its account
+	rekeyTasks uint8                // queued
+	work       account.Budget       // time of the shard
 	flowClosed map[uint16]time.Time // time of the last FlowClosed for an unknown flow
+}
+
+// newClient gives a session its client and a place in the account of key.
+func (st *shardState) newClient(now time.Time, session *state.Session, key account.Key) *client {
+	c := &client{env: st.shardEnv, session: session, account: st.accounts.Join(now, key)}
+	session.User = c
+	return c
+}
+
+// accountKey returns the key of a new session's account: the client's identity if it is listed,
+// else the source that the session is established from (section 12).
+func (env *shardEnv) accountKey(session *state.Session) account.Key {
+	if env.config.standing(session.Peer()).Listed {
+		return account.Listed(session.Peer())
+	}
+	source := session.Path().Peer.Addr()
+	return account.Source(source, env.config.Directory.Trusts(source))
 }
 
 // maxFlowClosed bounds the flow ids in client.flowClosed.
@@ -365,15 +393,18 @@ func (st *shardState) sendFlowClosed(c *client, id uint16, reason wire.FlowReaso
 // dropClient releases everything that a closed session holds.
 func (st *shardState) dropClient(session *state.Session) {
 	c, ok := session.User.(*client)
-	if !ok {
+	if !ok || c.dropped {
 		return
 	}
+	c.dropped = true
 	for _, f := range c.flows {
 		st.dropFlow(f)
 	}
 	st.unbindAll(c, func(*indexBinding) bool { return true })
 	c.forwards = nil
 	st.delivery.flushOnClose(c, &st.output)
+	c.account.Release(account.Sessions)
+	c.account.Leave(st.now())
 }
 
 // Shutdown closes every session, notifies its client, and rejects hellos from then on.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"lewes/router/account"
 	"lewes/router/handover"
 	"lewes/state"
 	"lewes/state/snapshot"
@@ -57,6 +58,8 @@ func (st *shardState) writeState(now time.Time, sockets cookies, send sendFrame)
 		c.session.Freeze()
 		w.Part(func() {
 			if failed = c.session.Write(w); failed == nil {
+				key := c.account.Key()
+				key.Snapshot(snapshot.Encode(w))
 				st.codeClient(snapshot.Encode(w), c, codecSockets{sent: sockets})
 			}
 		})
@@ -90,8 +93,10 @@ func (st *shardState) readSessions(r *snapshot.Reader, sockets *inheritedSockets
 		if err != nil {
 			return fmt.Errorf("shard %d: %w", st.id, err)
 		}
-		c := &client{env: st.shardEnv, session: session}
-		session.User = c
+		var key account.Key
+		key.Snapshot(snapshot.Decode(one))
+		c := st.newClient(st.now(), session, key)
+		c.account.Force(account.Sessions)
 		st.codeClient(snapshot.Decode(one), c, codecSockets{inherited: sockets})
 		if err := one.End(); err != nil {
 			return fmt.Errorf("shard %d: %w", st.id, err)
@@ -155,7 +160,6 @@ func (st *shardState) codeUpstream(c *snapshot.Codec, u **upstream) {
 
 // codeClient codes a client without flowClosed.
 func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSockets) {
-	c.Time(&owner.hellos)
 	room := maxClientBuffered
 	codeList(c, len(owner.flows), maps.Values(owner.flows), func(f *flow) {
 		f.client = owner
@@ -181,6 +185,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 			b.timer.Value = b
 			b.upstream.bindings[b.index] = b
 			owner.bindings = append(owner.bindings, b)
+			owner.account.Force(account.Claims)
 			st.forwarder.timers.Set(&b.timer, b.last.Add(IndexBindingTTL))
 		}
 	})
@@ -203,7 +208,8 @@ func (st *shardState) codeFlow(c *snapshot.Codec, f *flow, s codecSockets, room 
 	}
 	c.Uint16(&f.id)
 	c.Blob(&target, maxTarget)
-	c.Bool(&f.resolving)
+	snapshot.Byte(c, &f.step)
+	c.Check(f.step < flowSteps, "flow at step %d", f.step)
 	c.Uint64(&cookie)
 	c.Time(&f.lastUp)
 	c.Time(&down)
@@ -235,7 +241,7 @@ func (st *shardState) restoreFlow(c *snapshot.Codec, f *flow, sockets *inherited
 		f.lastDown.Store(down.UnixNano())
 	}
 	f.cancel = func() {}
-	if !f.resolving {
+	if f.step == flowOpen {
 		if f.conn = sockets.take(cookie, f); f.conn == nil {
 			return
 		}
@@ -246,6 +252,7 @@ func (st *shardState) restoreFlow(c *snapshot.Codec, f *flow, sockets *inherited
 	}
 	flows[f.id] = f
 	st.flows.open++
+	f.client.account.Force(account.Flows)
 	f.timer.Value = f
 	st.flows.timers.Set(&f.timer, f.lastUp.Add(st.limits.Load().FlowIdle))
 }
@@ -272,11 +279,15 @@ func (c *client) codeQueue(codec *snapshot.Codec) {
 	}
 }
 
-// resumeLookups starts the name lookups of flows again.
-func (st *shardState) resumeLookups() {
+// resumeOpening opens the flows that a predecessor did not get to, and starts their lookups again.
+func (st *shardState) resumeOpening() {
 	st.eachFlow(func(f *flow) {
-		if f.resolving {
-			st.startLookup(f)
+		if f.step != flowOpen {
+			f.step = flowQueued
+			if f.target.Kind() == wire.TargetName {
+				f.client.account.Force(account.Lookups)
+			}
+			st.work.push(f.client.account, task{flow: f})
 		}
 	})
 }

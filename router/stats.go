@@ -40,6 +40,12 @@ type Stats struct {
 	UnboundIndex uint64 `metric:"dropped_packets_total" label:"reason=unbound_index"`
 	QueueFull    uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_full"`
 	QueueExpired uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_expired"`
+	OverRate     uint64 `metric:"dropped_packets_total" label:"reason=account_rate"`
+
+	SessionsRefused uint64 `metric:"sessions_refused_total" help:"New sessions closed because an account was at its bound."`
+
+	OverBudget  uint64        `metric:"requests_over_budget_total" help:"Expensive requests refused because the session or its account has used its share of time."`
+	RequestTime time.Duration `metric:"request_milliseconds_total" help:"Time that shards spent on expensive requests of clients."`
 
 	FlowsOpened  uint64 `metric:"flows_opened_total" help:"Flows opened."`
 	FlowsRefused uint64 `metric:"flows_refused_total" help:"Flows refused."`
@@ -99,7 +105,7 @@ func sum(to, from reflect.Value, how string) {
 
 // returnCounters are the counters of the return path.
 type returnCounters struct {
-	datagrams, bytes, forwarded, unbound, tooLarge, failed, unvalidated atomic.Uint64
+	datagrams, bytes, forwarded, unbound, tooLarge, overRate, failed, unvalidated atomic.Uint64
 }
 
 // stats returns the shard's counters and gauges.
@@ -117,6 +123,7 @@ func (st *shardState) stats() Stats {
 	s.UnboundIndex = r.unbound.Load()
 	s.Unvalidated = r.unvalidated.Load()
 	s.TooLarge += r.tooLarge.Load()
+	s.OverRate += r.overRate.Load()
 	s.ClientFailed += r.failed.Load()
 	s.QueuedBytes = uint64(max(0, q.held.Load()))
 	s.QueueFull, s.QueueExpired, s.PollsReplaced = q.full.Load(), q.expired.Load(), q.renewed.Load()

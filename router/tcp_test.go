@@ -147,17 +147,18 @@ func TestSessionOverTCP(t *testing.T) {
 	leakless(t)
 	g, target := started(t, withTCP)
 	at := g.TCPAddrs()[0]
-	for i := range byte(8) {
+	empty := func() bool {
+		return slices.ContainsFunc(g.shards, func(s *Shard) bool { return s.Stats().Sessions == 0 })
+	}
+	for i := byte(0); empty() && i < 64; i++ {
 		l := dialStream(t, 2+i, at)
 		l.connectStream(at)
 		for _, size := range []int{1, 1400, 2000, 20_000} {
-			l.echoStream(at, target, string(bytes.Repeat([]byte{'a' + i}, size)))
+			l.echoStream(at, target, string(bytes.Repeat([]byte{'a' + i%26}, size)))
 		}
 	}
-	for i, s := range g.shards {
-		if s.Stats().Sessions == 0 {
-			t.Errorf("shard %d has no session", i)
-		}
+	if empty() {
+		t.Error("a shard has no session")
 	}
 	if s := g.Stats(); s.Misrouted != 0 || s.Malformed != 0 || s.Misplaced != 0 || s.QueueFull != 0 || s.QueueExpired != 0 {
 		t.Errorf("counted %+v", s)

@@ -8,6 +8,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/state/ratelimit"
+	"lewes/state/snapshot"
 )
 
 // Resource is what a gateway has a limited number of.
@@ -58,6 +59,13 @@ func Source(addr netip.Addr, gateway bool) Key {
 	return k
 }
 
+// Snapshot codes a key.
+func (k *Key) Snapshot(c *snapshot.Codec) {
+	snapshot.Byte(c, &k.kind)
+	c.Fixed(k.id[:])
+	c.Check(k.kind <= entry, "account of kind %d", k.kind)
+}
+
 // Book holds a gateway's accounts. It is safe for concurrent use.
 type Book struct {
 	bounds func() (gateway, account Bounds)
@@ -87,18 +95,6 @@ func NewBook(bounds func() (gateway, account Bounds), limits func(identity.Publi
 
 // InUse returns how much of a resource all accounts hold.
 func (b *Book) InUse(r Resource) int { return int(b.inUse[r].Load()) }
-
-// Full reports whether the account of a key can hold no more of a resource now.
-func (b *Book) Full(r Resource, key Key) bool {
-	b.mu.Lock()
-	a := b.accounts[key]
-	b.mu.Unlock()
-	held := 0
-	if a != nil {
-		held = a.Held(r)
-	}
-	return !b.allows(r, key, held+1, b.InUse(r)+1)
-}
 
 // allows reports whether an account may hold this much of a resource while this much of it is in
 // use: no more than its own bound, and no more than half of what is left. One account alone thus

@@ -8,3 +8,10 @@ type Limits struct {
 	Flows    int
 	Rate     uint64 // payload bytes per second, of both directions together
 }
+
+// Standing is what the list of clients says of an identity.
+type Standing struct {
+	Admitted bool
+	Listed   bool // it has an account of its own
+	Limits   Limits
+}

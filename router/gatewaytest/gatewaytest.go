@@ -13,6 +13,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/router"
+	"lewes/router/account"
 	"lewes/router/policy"
 	"lewes/transport"
 	"lewes/transport/tcp"
@@ -86,7 +87,7 @@ func New(o Options) (*Gateway, error) {
 		TCP:      router.TCP{On: o.TCP, Listen: tcp.Config{Addrs: listen}},
 		Shards:   1,
 		KEMs:     []kem.ID{kem.MLKEM768, kem.XWing},
-		Admit:    g.admits,
+		Access:   g.standing,
 		Policy: policy.New(policy.Config{Allow: []policy.Rule{
 			{Prefix: netip.MustParsePrefix("127.0.0.0/8")},
 			{Prefix: netip.MustParsePrefix("::1/128")},
@@ -163,10 +164,10 @@ func (g *Gateway) Expel(id identity.PublicKey) {
 	g.ReapplyAccess()
 }
 
-func (g *Gateway) admits(id identity.PublicKey) bool {
+func (g *Gateway) standing(id identity.PublicKey) account.Standing {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.all || g.admitted[id]
+	return account.Standing{Admitted: g.all || g.admitted[id], Listed: g.admitted[id]}
 }
 
 // EchoServer returns the address of a UDP socket on loopback that returns each datagram

@@ -38,8 +38,11 @@ func TestConstantsInREADME(t *testing.T) {
 		"concurrent name lookups":                                          fmt.Sprint(router.DefaultLookups),
 		"datagrams buffered per flow during its lookup":                    fmt.Sprint(router.DefaultLookupDatagrams),
 		"idle time of an index binding":                                    seconds(router.IndexBindingTTL),
-		"hellos per second of a session to other gateways":                 fmt.Sprint(router.DefaultHelloRate),
-		"burst of hellos of a session to other gateways":                   fmt.Sprint(router.DefaultHelloBurst),
+		"hellos per second of an account to other gateways":                fmt.Sprint(router.DefaultHelloRate),
+		"burst of hellos of an account to other gateways":                  fmt.Sprint(router.DefaultHelloBurst),
+		"receiver indexes bound at other gateways":                         fmt.Sprint(router.MaxBindings),
+		"share of a shard's time for one session's expensive requests":     fmt.Sprintf("%d %%", 100/router.SessionShare),
+		"share of a shard's time for one account's expensive requests":     fmt.Sprintf("%d %%", 100/router.AccountShare),
 	}
 	exported := exportedSeries(t)
 	text, err := os.ReadFile("../../deploy/README.md")

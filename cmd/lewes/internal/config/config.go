@@ -110,7 +110,7 @@ type Egress struct {
 
 // Forward limits forwarding to other gateways.
 type Forward struct {
-	MaxClaims int `toml:"max_claims"` // per session
+	MaxClaims int `toml:"max_claims"` // per account
 }
 
 // Gateway is another gateway that clients may continue to.

@@ -28,7 +28,7 @@ func TestDefaultsMatchProtocol(t *testing.T) {
 		{"session", "ttl", func(c *Config) any { return seconds(c.Session.TTL) }, int64(86_400), `"7s"`, int64(7)},
 		{"session", "rekey_after", func(c *Config) any { return seconds(c.Session.RekeyAfter) }, int64(900), `"7s"`, int64(7)},
 		{"flows", "max_per_session", func(c *Config) any { return c.Flows.MaxPerSession }, 256, "7", 7},
-		{"forward", "max_claims", func(c *Config) any { return c.Forward.MaxClaims }, 16, "7", 7},
+		{"forward", "max_claims", func(c *Config) any { return c.Forward.MaxClaims }, 64, "7", 7},
 		{"tcp", "max_connections", func(c *Config) any { return c.TCP.MaxConnections }, 10_000, "70", 70},
 		{"tcp", "max_per_source", func(c *Config) any { return c.TCP.MaxPerSource }, 64, "7", 7},
 	} {

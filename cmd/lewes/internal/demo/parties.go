@@ -13,6 +13,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/router"
+	"lewes/router/account"
 	"lewes/router/policy"
 	"lewes/state/wire"
 	"lewes/transport"
@@ -128,9 +129,9 @@ func startGateway(admitted identity.PublicKey, rules policy.Config, directory []
 		Listen:   udp.Config{Addrs: []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}},
 		Shards:   1,
 		KEMs:     []kem.ID{kem.MLKEM768},
-		Admit: func(id identity.PublicKey) bool {
+		Access: func(id identity.PublicKey) account.Standing {
 			addOnce(&g.mu, &g.seen, id)
-			return id == admitted
+			return account.Standing{Admitted: id == admitted, Listed: id == admitted}
 		},
 		Policy: policy.New(rules),
 		Egress: &watchedEgress{&router.UDPEgress{}, &g.out},

@@ -20,7 +20,7 @@ import (
 // clientsInterval is how often the list of clients is checked for changes.
 const clientsInterval = time.Second
 
-// accessControl decides which clients may use the gateway. admit is safe for concurrent use; the other
+// accessControl decides which clients may use the gateway. standing is safe for concurrent use; the other
 // methods belong to the process's main goroutine.
 type accessControl struct {
 	rule      atomic.Pointer[accessRule]
@@ -78,19 +78,14 @@ func (a *accessControl) warnIfEmpty(rule *accessRule, list *access.List) {
 	}
 }
 
-// find returns a client's limits, and false if the client may not use the gateway.
-func (a *accessControl) find(client identity.PublicKey) (account.Limits, bool) {
+// standing returns what the list of clients says of a client.
+func (a *accessControl) standing(client identity.PublicKey) account.Standing {
 	rule := a.rule.Load()
 	if rule.open {
-		return account.Limits{}, true
+		return account.Standing{Admitted: true}
 	}
-	return rule.list.Load().Find(client)
-}
-
-// admit reports whether a client may use the gateway.
-func (a *accessControl) admit(client identity.PublicKey) bool {
-	_, admitted := a.find(client)
-	return admitted
+	limits, listed := rule.list.Load().Find(client)
+	return account.Standing{Admitted: listed, Listed: listed, Limits: limits}
 }
 
 // watch reloads the list when its file changes, until ctx is done or watch is called again.

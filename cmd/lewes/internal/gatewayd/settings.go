@@ -68,7 +68,7 @@ func routerConfig(c *config.Config, key *identity.PrivateKey, access *accessCont
 		Pin:       c.Listen.Pin,
 		Logger:    log,
 		KEMs:      kems,
-		Admit:     access.admit,
+		Access:    access.standing,
 		Policy:    policy.New(policyConfig(c)),
 		Directory: directory,
 

@@ -114,11 +114,11 @@ func TestRouterConfigSetsEveryField(t *testing.T) {
 	if at, ok := s.Directory.Find(exit.Identity); !ok || at != netip.MustParseAddrPort("192.0.2.9:5") {
 		t.Errorf("the exit is at %v, %v", at, ok)
 	}
-	if s.Admit(exit.Identity) {
+	if s.Access(exit.Identity).Admitted {
 		t.Error("an empty list admits a client")
 	}
 	c.Access.Mode, c.Gateways = config.AccessOpen, nil
-	if s := routerConfig(c, identity.FromSeed(&[32]byte{1}), openAccess(), zap.NewNop()); !s.Admit(exit.Identity) || s.Directory != nil {
+	if s := routerConfig(c, identity.FromSeed(&[32]byte{1}), openAccess(), zap.NewNop()); !s.Access(exit.Identity).Admitted || s.Directory != nil {
 		t.Error("an open gateway refuses a client, or has a directory that is not configured")
 	}
 }

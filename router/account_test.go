@@ -1,0 +1,123 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"lewes/crypto/identity"
+	"lewes/router/account"
+	"lewes/state/path"
+	"lewes/transport"
+)
+
+// udpFrom returns the path of a client at an address.
+func udpFrom(addr string, port int) path.Path {
+	return path.Path{Peer: netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port))}
+}
+
+// TestOnePrefixLeavesRoom: on an open gateway the clients of one /56, and those behind one gateway of
+// the directory, get a third of the sessions however many identities they have, and a client elsewhere
+// gets in.
+//
+// Shows R12.7.
+func TestOnePrefixLeavesRoom(t *testing.T) {
+	for name, crowd := range map[string]func(i int) path.Path{
+		"one /56":     func(i int) path.Path { return udpFrom(fmt.Sprintf("2001:db8:0:%x::%x", i%4, i+1), 4000) },
+		"one address": func(i int) path.Path { return udpFrom("192.0.2.77", 4000+i) },
+		"an entry":    func(i int) path.Path { return udpFrom(exitAddr.Addr().String(), 4000+i) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *Config) { withDirectory(t)(c); c.MaxSessions, c.MaxFlows = 30, 30 })
+			var peers []*peer
+			for i := range 24 {
+				r.advance(time.Second)
+				peers = append(peers, r.connect(byte(10+i), crowd(i)))
+			}
+			if s := r.shard.Stats(); s.Sessions != 10 || s.SessionsRefused != 14 {
+				t.Errorf("%d sessions stand and %d were refused, want 10 of 30 and 14", s.Sessions, s.SessionsRefused)
+			}
+			for _, p := range peers[:10] {
+				for id := range uint16(5) {
+					p.data(id, target, "x")
+				}
+			}
+			if got := r.shard.Stats().Flows; got != 10 {
+				t.Errorf("%d flows stand, want 10 of 30", got)
+			}
+			p := r.connect(2, clientAt)
+			r.egress.at(target).take()
+			p.data(1, target, "from elsewhere")
+			if got := r.egress.at(target).take(); len(got) != 1 {
+				t.Errorf("the client elsewhere reached its target with %d datagrams", len(got))
+			}
+		})
+	}
+}
+
+// TestListedClientsHaveAccounts: clients of the list have accounts of their own behind one address,
+// with the limits of the list, and keep them wherever they migrate to.
+func TestListedClientsHaveAccounts(t *testing.T) {
+	limits := map[identity.PublicKey]account.Limits{
+		testIdentity(2).Public(): {Sessions: 1, Flows: 2, Rate: 100},
+		testIdentity(3).Public(): {},
+	}
+	r := newRig(t, func(c *Config) {
+		c.Access = func(id identity.PublicKey) account.Standing {
+			own, ok := limits[id]
+			return account.Standing{Admitted: ok, Listed: ok, Limits: own}
+		}
+	})
+	limited, other := r.connect(2, clientAt), r.connect(3, udpFrom(clientAt.Peer.Addr().String(), 9))
+	r.connect(2, secondAt)
+	if s := r.shard.Stats(); s.Sessions != 2 || s.SessionsRefused != 1 {
+		t.Errorf("%d sessions stand and %d were refused, want 2 and 1", s.Sessions, s.SessionsRefused)
+	}
+	for id := range uint16(4) {
+		limited.data(id, target, "x")
+		other.data(id, target, "x")
+	}
+	if got := [2]int{limited.clientOf().flowCount(), other.clientOf().flowCount()}; got != [2]int{2, 4} {
+		t.Errorf("the clients have %v flows, want 2 and 4", got)
+	}
+	before := r.shard.Stats().Up.Packets
+	payload := string(make([]byte, 60))
+	for range 3 {
+		limited.data(1, target, payload)
+		other.data(1, target, payload)
+	}
+	if s := r.shard.Stats(); s.Up.Packets-before != 1+3 || s.OverRate != 2 {
+		t.Errorf("%d datagrams passed and %d were over the rate, want 4 and 2", s.Up.Packets-before, s.OverRate)
+	}
+	for _, p := range []*peer{limited, other} {
+		p.clientOf().flows[1].handleReturn(r.now(), newWriter(), []transport.Packet{{Data: []byte(payload)}})
+	}
+	if s := r.shard.Stats(); s.OverRate != 3 || s.Down.Packets != 1 {
+		t.Errorf("%d datagrams were over the rate and %d came back, want 3 and 1", s.OverRate, s.Down.Packets)
+	}
+}
+
+// TestAccountsReturnWhatTheyHeld: when its sessions end, an account holds nothing.
+func TestAccountsReturnWhatTheyHeld(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	p := r.connect(2, clientAt)
+	p.data(1, target, "x")
+	p.named(2, "dns.example", 53, "x")
+	p.named(3, "unknown.example", 53, "x")
+	p.forward(4, &exitID, inner(100, false))
+	for r.lookups() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	a := p.clientOf().account
+	held := func() string {
+		return fmt.Sprint(a.Held(account.Sessions), a.Held(account.Flows), a.Held(account.Lookups), a.Held(account.Claims))
+	}
+	if got := held(); got != "1 2 0 1" {
+		t.Errorf("held %q: sessions, flows, lookups, claims", got)
+	}
+	r.shard.Shutdown(0, "")
+	if got := held(); got != "0 0 0 0" {
+		t.Errorf("held %q after the session's end", got)
+	}
+}

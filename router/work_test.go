@@ -1,0 +1,93 @@
+package router
+
+import (
+	"testing"
+	"time"
+
+	"lewes/router/account"
+	"lewes/state/wire"
+)
+
+// TestTurns: the accounts that have tasks take turns, whatever the number of each.
+//
+// Shows R12.9.
+func TestTurns(t *testing.T) {
+	var q workQueue
+	many, few := new(account.Account), new(account.Account)
+	id := func(n uint16) task { return task{flow: &flow{id: n}} }
+	for n := range uint16(5) {
+		q.push(many, id(n))
+	}
+	q.push(few, id(100))
+	q.push(few, id(101))
+	var order []uint16
+	for q.len() > 0 {
+		order = append(order, q.pop().flow.id)
+	}
+	want := []uint16{0, 100, 1, 101, 2, 3, 4}
+	for i := range want {
+		if len(order) != len(want) || order[i] != want[i] {
+			t.Fatalf("order %v, want %v", order, want)
+		}
+	}
+	if len(q.byKey) != 0 || len(q.turns) != 0 {
+		t.Error("an empty queue keeps accounts")
+	}
+}
+
+// TestTasksAreCharged: a session that has used its time for expensive requests has no more of them
+// done until time has passed, whatever they are, while its datagrams and the requests of others pass.
+//
+// Shows R12.9.
+func TestTasksAreCharged(t *testing.T) {
+	r := newRig(t, nil)
+	p, other := r.connect(2, clientAt), r.connect(3, secondAt)
+	p.data(0, target, "x")
+	opened := 1
+	for ; opened < 10_000 && r.shard.Stats().OverBudget == 0; opened++ {
+		p.data(1, target, "x")
+		p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle})
+	}
+	if want := int(taskDepth / SessionShare / costFlow); opened != want+1 {
+		t.Errorf("%d flows were opened, want %d", opened-1, want)
+	}
+	for name, ask := range map[string]func(){
+		"flow":   func() { p.data(2, target, "x") },
+		"name":   func() { p.named(3, "dns.example", 53, "x") },
+		"KK1":    func() { p.send(wire.TypeSubsessionKK1, &wire.Part{Count: 2, Data: []byte("x")}) },
+		"refuse": func() { p.send(wire.TypeSubsessionAbort, &wire.SubsessionAbort{Reason: wire.AbortIndexCollision}) },
+	} {
+		before := r.shard.Stats().OverBudget
+		if ask(); r.shard.Stats().OverBudget != before+1 {
+			t.Errorf("%s: not counted as over the budget", name)
+		}
+	}
+	before := r.shard.Stats().Up.Packets
+	p.data(0, target, "an open flow")
+	other.data(1, target, "another client")
+	if got := r.shard.Stats().Up.Packets - before; got != 2 {
+		t.Errorf("%d datagrams passed, want 2", got)
+	}
+	r.advance(time.Second / 10)
+	if p.data(2, target, "x"); p.clientOf().flows[2] == nil {
+		t.Error("after a while the session cannot open a flow")
+	}
+}
+
+// TestAccountIsCharged: sessions of one account share its time.
+func TestAccountIsCharged(t *testing.T) {
+	r := newRig(t, nil)
+	var opened uint64
+	for i := range byte(4) {
+		p := r.connect(2+i, udpFrom("192.0.2.99", 5000+int(i)))
+		before := r.shard.Stats().OverBudget
+		for n := 0; n < 10_000 && r.shard.Stats().OverBudget == before; n++ {
+			p.data(1, target, "x")
+			p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle})
+		}
+		opened = r.shard.Stats().FlowsOpened
+	}
+	if want := uint64(taskDepth / AccountShare / costFlow); opened != want {
+		t.Errorf("four sessions opened %d flows, want %d of their account", opened, want)
+	}
+}
