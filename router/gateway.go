@@ -187,7 +187,9 @@ func (g *Gateway) serve(ctx context.Context) {
 	}
 	g.startReaders()
 	g.background.Go(func() { g.renewKeys(ctx) })
-	g.background.Go(func() { g.refreshPolicy(ctx) })
+	changed := make(chan struct{}, 1)
+	g.background.Go(func() { g.watchNetwork(ctx, changed) })
+	g.background.Go(func() { g.refreshPolicy(ctx, changed) })
 	g.background.Go(func() { g.watchMemory(ctx) })
 	if g.config.Wall != nil {
 		g.background.Go(func() { g.watchClock(ctx) })

@@ -57,6 +57,7 @@ type memConn struct {
 	sent   []transport.Packet
 	drop   bool // count only
 	count  int
+	remote netip.AddrPort
 	fed    chan []transport.Packet
 	closed chan struct{}
 	once   sync.Once
@@ -112,6 +113,7 @@ func (m *memConn) waitFor(t testing.TB, n int) []transport.Packet {
 }
 
 func (m *memConn) SetReadDeadline(time.Time) error { return os.ErrInvalid }
+func (m *memConn) RemoteAddrPort() netip.AddrPort  { return m.remote }
 func (m *memConn) LocalAddr() net.Addr             { return &net.UDPAddr{} }
 func (m *memConn) Close() error                    { m.once.Do(func() { close(m.closed) }); return nil }
 
@@ -129,6 +131,7 @@ func (e *memEgress) Dial(target netip.AddrPort) (transport.Conn, error) {
 		return nil, e.fail
 	}
 	c := newMemConn()
+	c.remote = target
 	e.conns[target] = c
 	return c, nil
 }

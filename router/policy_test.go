@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"lewes/router/policy"
 	"lewes/state/wire"
 	"lewes/transport/uri"
 )
@@ -73,4 +74,51 @@ func TestDirectoryChangeClosesPlainFlows(t *testing.T) {
 	if !l.until(func() bool { return g.Stats().FlowsRefused > 0 }) {
 		t.Error("a flow to the new address is not refused")
 	}
+}
+
+// network is a routing table that changes.
+type network struct {
+	local   atomic.Pointer[netip.Addr]
+	changed chan struct{}
+}
+
+func (n *network) Route(addr netip.Addr) (policy.Route, error) {
+	if local := n.local.Load(); local != nil && *local == addr {
+		return policy.RouteLocal, nil
+	}
+	return policy.RouteRemote, nil
+}
+
+func (n *network) Wait(ctx context.Context) error {
+	select {
+	case <-n.changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// An address that becomes the gateway's own ends the flows to it.
+//
+// Shows R8.32.
+func TestNetworkChangeClosesFlows(t *testing.T) {
+	routes := &network{changed: make(chan struct{})}
+	g, _ := started(t, func(c *Config) {
+		c.Policy = policy.New(policy.Config{Routes: routes})
+		c.Egress = &memEgress{conns: map[netip.AddrPort]*memConn{}}
+	})
+	l := dialLive(t, 2, loopback(g))
+	l.connect()
+	for i, to := range []netip.AddrPort{target, exitAddr} {
+		m := &wire.EncryptedData{FlowID: uint16(i), Flags: wire.FlagTarget, Target: wire.AddrTarget(to), Payload: []byte("x")}
+		if err := l.session.Send(wire.TypeEncryptedData, m, &l.out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !l.until(func() bool { return g.Stats().Flows == 2 }) {
+		t.Fatal("the flows did not open")
+	}
+	routes.local.Store(new(target.Addr()))
+	routes.changed <- struct{}{}
+	waitUntil(t, func() bool { return g.Stats().Flows == 1 })
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"math"
 	"runtime/debug"
 	"runtime/metrics"
@@ -15,6 +16,7 @@ import (
 const (
 	resolveInterval = 5 * time.Minute // of the directory's names
 	addressInterval = time.Minute     // of the host's own addresses, which the policy denies
+	minNetworkPause = time.Second     // between two changes of the network that are applied to open flows
 )
 
 // renewKeys renews the KEM keys when they are due.
@@ -30,10 +32,44 @@ func (g *Gateway) renewKeys(ctx context.Context) {
 	}
 }
 
-func (g *Gateway) refreshPolicy(ctx context.Context) {
-	for sleep(ctx, addressInterval) {
+// watchNetwork signals each change of the system's network until ctx is done, or periodically where
+// changes are not reported.
+func (g *Gateway) watchNetwork(ctx context.Context, changed chan<- struct{}) {
+	for {
+		err := g.config.Policy.Wait(ctx)
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, errors.ErrUnsupported) {
+				g.log.Warn("changes of the network are not reported", zap.Error(err))
+			}
+			if !sleep(ctx, addressInterval) {
+				return
+			}
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// refreshPolicy applies changes of the host's addresses to the policy, and the policy to open flows.
+// Where changes are frequent, it takes at most a tenth of the time.
+func (g *Gateway) refreshPolicy(ctx context.Context, changed <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		began := time.Now()
 		if err := g.config.Policy.Refresh(); err != nil {
 			g.log.Warn("cannot read the host's addresses; denying the known ones", zap.Error(err))
+		}
+		if closed := g.ReapplyPolicy(); closed > 0 {
+			g.log.Info("closed flows after a change of the network", zap.Int("flows_closed", closed))
+		}
+		if !sleep(ctx, max(minNetworkPause, 9*time.Since(began))) {
+			return
 		}
 	}
 }

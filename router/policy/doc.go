@@ -6,6 +6,7 @@
 //		Allow: allow, // from [egress] of the configuration
 //		Deny:  deny,
 //		Own:   policy.HostAddrs(public...),
+//		Routes: routes, // from OpenRoutes
 //	})
 //	if err := p.Check(target); err != nil { … } // a *DeniedError
 //
@@ -15,7 +16,9 @@
 //     matches a deny rule.
 //  2. A non-public address is denied: private, loopback, link-local, multicast,
 //     cloud metadata and so on, and the gateway's own addresses, each a range of
-//     one address. Of nested ranges the narrowest applies.
+//     one address. Of nested ranges the narrowest applies. The gateway's own are those
+//     of Config.Own and those that the system routes to itself, as broadcast or as
+//     multicast (Config.Routes).
 //  3. Exception to 2: an allow rule inside that range that matches the target
 //     allows it. A wider rule does not: 10.0.0.0/8 allows a private network but not
 //     the gateway's own address in it, and neither 0.0.0.0/0 nor * allows loopback

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -15,6 +16,9 @@ type Config struct {
 	// Own returns the gateway's addresses: those of its interfaces and those that
 	// it is reached by (see HostAddrs). nil means none.
 	Own func() []netip.Addr
+	// Routes denies the addresses that the system routes to itself or to many machines, as it denies
+	// those of Own. nil: Own alone counts. Replace ignores it.
+	Routes RouteTable
 }
 
 // Policy decides which targets clients may send to. It is safe for concurrent use.
@@ -22,7 +26,12 @@ type Policy struct {
 	rules atomic.Pointer[rules]
 	own   atomic.Pointer[ownSet]
 
+	refreshing sync.Mutex // held by Refresh
+
 	gateways atomic.Pointer[func(netip.AddrPort) bool]
+
+	routes RouteTable // immutable; nil: none
+	cache  routeCache
 }
 
 // rules is immutable.
@@ -33,7 +42,7 @@ type rules struct {
 
 // New returns a Policy and calls Config.Own for the first time. It ignores an error of Refresh.
 func New(c Config) *Policy {
-	p := new(Policy)
+	p := &Policy{routes: c.Routes}
 	_ = p.Replace(c)
 	return p
 }
@@ -106,15 +115,28 @@ func (p *Policy) decide(target netip.AddrPort) decision {
 
 // decideRange decides about one address, without the deny rules.
 func (p *Policy) decideRange(addr netip.Addr, port uint16) decision {
-	d := decision{source: Public, addr: addr}
 	if p.isOwn(addr) {
-		d.source, d.within, d.what = OwnAddress, netip.PrefixFrom(addr, addr.BitLen()), ownAddress
-	} else if r := nonPublicRange(addr); r != nil {
-		d.source, d.within, d.what = NonPublic, r.prefix, r.what
-	} else {
-		return d
+		return p.openedBy(decision{source: OwnAddress, addr: addr, what: ownAddress, within: single(addr)}, port)
 	}
-	if r := p.allowRule(addr, port, d.within); r != nil {
+	d := decision{source: Public, addr: addr}
+	if r := nonPublicRange(addr); r != nil {
+		d = p.openedBy(decision{source: NonPublic, addr: addr, what: r.what, within: r.prefix}, port)
+	}
+	if !d.source.allows() || d.source == AllowRule && d.rule.Prefix == single(addr) {
+		return d // the route would not change it
+	}
+	if what := p.route(addr); what != "" {
+		return p.openedBy(decision{source: OwnAddress, addr: addr, what: what, within: single(addr)}, port)
+	}
+	return d
+}
+
+// single returns the range of one address.
+func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
+// openedBy returns the decision for a target in a range that is denied without an allow rule inside it.
+func (p *Policy) openedBy(d decision, port uint16) decision {
+	if r := p.allowRule(d.addr, port, d.within); r != nil {
 		d.source, d.rule = AllowRule, r
 	}
 	return d
@@ -158,10 +180,13 @@ var ErrOwnUnknown = errors.New("cannot determine the gateway's own addresses")
 // ownSet is immutable.
 type ownSet map[netip.Addr]bool
 
-// Refresh calls Config.Own again for the gateway's addresses. It is to be called
-// periodically and after a change of the network. An empty result, which a host
+// Refresh calls Config.Own again for the gateway's addresses, and forgets the routes
+// that it knows. It is to be called periodically and after a change of the network. An empty result, which a host
 // with a network never has, keeps the known addresses and gives ErrOwnUnknown.
 func (p *Policy) Refresh() error {
+	p.cache.clear()
+	p.refreshing.Lock() // the result of an earlier query must not replace that of a later one
+	defer p.refreshing.Unlock()
 	query := p.rules.Load().queryOwn
 	if query == nil {
 		return nil

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -15,12 +15,8 @@ import (
 	"lewes/router"
 	"lewes/router/handover"
 	"lewes/router/metrics"
-	"lewes/router/policy"
 	"lewes/transport/udp"
 )
-
-// directoryTimeout bounds the first resolution of other gateways' names.
-const directoryTimeout = 5 * time.Second
 
 // Process is a gateway as a process. Set the exported fields, then call Run.
 type Process struct {
@@ -39,7 +35,7 @@ type Process struct {
 	level     zap.AtomicLevel
 	access    *accessControl
 	start     func(func()) // starts a goroutine that ends with Run
-	policy    *policy.Policy
+	egress    *egress
 	directory *router.Directory
 	extras    map[string]*os.File // files handed over beside the gateway
 }
@@ -75,8 +71,11 @@ func (p *Process) Run(ctx context.Context) (err error) {
 		return err
 	}
 	limitMemory(c)
-	settings := routerConfig(c, key, p.access, p.log)
-	p.policy, p.directory = settings.Policy, settings.Directory
+	if p.egress, err = newEgress(c, net.DefaultResolver); err != nil {
+		p.log.Warn("cannot read the routing table; denying the addresses of interfaces only", zap.Error(err))
+	}
+	settings := routerConfig(c, key, p.access, p.egress.policy, p.log)
+	p.directory = settings.Directory
 	if p.directory != nil {
 		resolveDirectory(ctx, p.directory, p.log)
 	}
@@ -114,6 +113,7 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 			g.ReapplyAccess()
 		}
 		p.access.watch(ctx, g, p.start)
+		p.start(func() { p.egress.watch(ctx, p.log, func() { g.ReapplyPolicy() }) })
 		var handedOver bool
 		if handedOver, err = p.serveSignals(ctx, g); handedOver {
 			// The exit of the process releases the rest. Closing it here would take processor time
@@ -215,7 +215,7 @@ func loadIdentity(c *config.Config, log *zap.Logger) (*identity.PrivateKey, erro
 }
 
 func resolveDirectory(ctx context.Context, d *router.Directory, log *zap.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, directoryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	if err := d.Refresh(ctx); err != nil {
 		log.Warn("cannot resolve a gateway of the directory; forwarding to it fails until that succeeds", zap.Error(err))

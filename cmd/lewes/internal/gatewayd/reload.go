@@ -106,7 +106,7 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 		p.directory.Replace(directoryOf(next))
 		resolveDirectory(ctx, p.directory, p.log)
 	}
-	if err := p.policy.Replace(policyConfig(next)); err != nil {
+	if err := p.egress.replace(next); err != nil {
 		p.log.Warn("cannot read the host's addresses; the known ones stay denied", zap.Error(err))
 	}
 	p.log.Info("reloaded the configuration",

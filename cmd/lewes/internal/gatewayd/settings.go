@@ -25,7 +25,7 @@ import (
 
 // routerConfig translates a configuration for the router. Bounds that the configuration does not have
 // keep the router's defaults.
-func routerConfig(c *config.Config, key *identity.PrivateKey, access *accessControl, log *zap.Logger) router.Config {
+func routerConfig(c *config.Config, key *identity.PrivateKey, access *accessControl, egress *policy.Policy, log *zap.Logger) router.Config {
 	var addrs, tcpAddrs []netip.AddrPort
 	for _, a := range c.Listen.Addresses {
 		addrs = append(addrs, a.AddrPort)
@@ -69,7 +69,7 @@ func routerConfig(c *config.Config, key *identity.PrivateKey, access *accessCont
 		Logger:    log,
 		KEMs:      kems,
 		Access:    access.standing,
-		Policy:    policy.New(policyConfig(c)),
+		Policy:    egress,
 		Directory: directory,
 
 		MaxRecords:   c.Handshake.MaxRecords,
@@ -96,16 +96,6 @@ func limits(c *config.Config) router.Limits {
 		FlowIdle:           time.Duration(c.Flows.Idle),
 		MaxClaims:          c.Forward.MaxClaims,
 	}
-}
-
-func policyConfig(c *config.Config) policy.Config {
-	own := slices.Clone(c.Egress.Own)
-	for _, h := range c.Public {
-		if addr, err := netip.ParseAddr(h.Name); err == nil {
-			own = append(own, addr)
-		}
-	}
-	return policy.Config{Allow: c.Egress.Allow, Deny: c.Egress.Deny, Own: policy.HostAddrs(own...)}
 }
 
 func directoryOf(c *config.Config) (gateways []uri.Gateway) {

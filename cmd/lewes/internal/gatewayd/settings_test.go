@@ -53,7 +53,7 @@ func TestEveryBoundReachesTheGateway(t *testing.T) {
 	if len(want) != 16 {
 		t.Errorf("%d bounds: %v", len(want), want)
 	}
-	settings := routerConfig(c, identity.FromSeed(&[32]byte{1}), openAccess(), zap.NewNop())
+	settings := routerConfig(c, identity.FromSeed(&[32]byte{1}), openAccess(), policy.New(policy.Config{}), zap.NewNop())
 	var look func(v reflect.Value)
 	look = func(v reflect.Value) {
 		for i := range v.NumField() {
@@ -83,7 +83,11 @@ func TestRouterConfigSetsEveryField(t *testing.T) {
 	exit := uri.Gateway{Identity: identity.FromSeed(&[32]byte{2}).Public(), Host: "192.0.2.9", Port: 5}
 	c.Gateways = []config.Gateway{{URI: exit}}
 	g := listedAccess(new(access.List))
-	s := routerConfig(c, identity.FromSeed(&[32]byte{1}), g, zap.NewNop())
+	rules, err := newEgress(c, names{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := routerConfig(c, identity.FromSeed(&[32]byte{1}), g, rules.policy, zap.NewNop())
 
 	own := map[string]bool{ // the router's defaults apply
 		"Suites": true, "Tolerance": true, "MaxEarly": true, "MaxBacklog": true, "TrustedRate": true, "Egress": true, "Resolver": true, "Rand": true, "Clock": true, "Wall": true,
@@ -118,7 +122,7 @@ func TestRouterConfigSetsEveryField(t *testing.T) {
 		t.Error("an empty list admits a client")
 	}
 	c.Access.Mode, c.Gateways = config.AccessOpen, nil
-	if s := routerConfig(c, identity.FromSeed(&[32]byte{1}), openAccess(), zap.NewNop()); !s.Access(exit.Identity).Admitted || s.Directory != nil {
+	if s := routerConfig(c, identity.FromSeed(&[32]byte{1}), openAccess(), policy.New(policy.Config{}), zap.NewNop()); !s.Access(exit.Identity).Admitted || s.Directory != nil {
 		t.Error("an open gateway refuses a client, or has a directory that is not configured")
 	}
 }
