@@ -543,3 +543,41 @@ func TestCopyOfHandshake3GetsAckAlone(t *testing.T) {
 		t.Errorf("the client got %s", got)
 	}
 }
+
+// TestWaitingPollOutlastsStrangers has strangers take every connection of the client's source: its
+// Poll keeps waiting and gets its packet, and its other packets find a place.
+//
+// Shows R12.10, R12.5.
+func TestWaitingPollOutlastsStrangers(t *testing.T) {
+	leakless(t)
+	g, k, l := withTalker(t, func(c *Config) { c.TCP.Listen.MaxPerSource = 4 })
+	to := g.TCPAddrs()[0]
+	poll := l.visit(to, l.poll(10*time.Second))
+	eventually(t, "the Poll waits", func() bool { return g.Stats().Polls == 1 })
+	strangers := func() {
+		for range 8 {
+			conn, err := net.Dial("tcp", to.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}
+	strangers()
+	eventually(t, "strangers are evicted", func() bool { return g.TCP().EvictedSource >= 5 })
+	if n := len(l.answers(l.visit(to, l.message(wire.TypePing, &wire.Ping{Data: [8]byte{1}})))); n != 1 {
+		t.Errorf("%d answers to a Ping", n)
+	}
+	strangers()
+	k.say(g, "late")
+	l.got = nil
+	for _, p := range l.answers(poll) {
+		l.handle(p)
+	}
+	if fmt.Sprint(l.got) != "[late]" {
+		t.Errorf("the Poll got %q", l.got)
+	}
+	if s := g.TCP(); s.RefusedSource != 0 {
+		t.Errorf("counted %+v", s)
+	}
+}

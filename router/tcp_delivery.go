@@ -20,6 +20,8 @@ type tcpWriter interface {
 	End(path.Path)
 	// Hold keeps the connection of a path open for d, for an answer to arrive.
 	Hold(p path.Path, d time.Duration) bool
+	// Authenticated keeps the connection of a path from giving way to new ones.
+	Authenticated(path.Path)
 }
 
 const (
@@ -50,6 +52,7 @@ type tcpConn struct {
 
 // packetArrived notes an authentic packet of a session on a connection.
 func (d *tcpDelivery) packetArrived(c *client, on path.Path, wait time.Duration) {
+	d.queues.out.Authenticated(on)
 	d.conns = append(d.conns, tcpConn{c, on, wait})
 }
 

@@ -191,7 +191,7 @@ func TestFloods(t *testing.T) {
 	b.capture()
 	b.call(b.attacker, "learn", worker.None{}, nil)
 	before, descriptors := b.idle(), b.gateway.descriptors()
-	const steps, drops, refused, failed = `lewes_handshakes_total{step=%q}`, `lewes_dropped_packets_total{reason=%q}`, `lewes_tcp_refused_connections_total{bound=%q}`, `lewes_tcp_failed_connections_total{reason=%q}`
+	const steps, drops, evicted, failed = `lewes_handshakes_total{step=%q}`, `lewes_dropped_packets_total{reason=%q}`, `lewes_tcp_evicted_connections_total{bound=%q}`, `lewes_tcp_failed_connections_total{reason=%q}`
 	for _, f := range []struct {
 		attack
 		counter string // of the gateway
@@ -202,8 +202,8 @@ func TestFloods(t *testing.T) {
 		{attack{Kind: "garbage, known", Rate: 20_000, Size: 1000}, fmt.Sprintf(drops, "forged")},
 		{attack{Kind: "garbage, unknown", Rate: 20_000, Size: 1000}, fmt.Sprintf(drops, "unknown_session")},
 		{attack{Kind: "replays", Rate: 20_000, Size: 1000}, fmt.Sprintf(drops, "replayed")},
-		{attack{Kind: "silent connections", Rate: 600, Size: 100}, fmt.Sprintf(refused, "max_per_source")},
-		{attack{Kind: "slow connections", Rate: 600, Size: 100}, fmt.Sprintf(refused, "max_per_source")},
+		{attack{Kind: "silent connections", Rate: 600, Size: 100}, fmt.Sprintf(evicted, "max_per_source")},
+		{attack{Kind: "slow connections", Rate: 600, Size: 100}, fmt.Sprintf(evicted, "max_per_source")},
 		{attack{Kind: "connections of a huge length", Rate: 600, Size: 100}, fmt.Sprintf(failed, "bad_length")},
 	} {
 		t.Run(f.Kind, func(t *testing.T) {

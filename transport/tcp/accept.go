@@ -21,9 +21,6 @@ const (
 	notifyInterval = 10 * time.Second
 	// stripes is the number of locks of a connTable.
 	stripes = 16
-	// sourceBits is the prefix of an IPv6 address that identifies a source: a /64
-	// belongs to one subscriber.
-	sourceBits = 64
 )
 
 // accept serves connections until the listener is closed or paused.
@@ -60,32 +57,27 @@ func (l *Listener) notify(err error) {
 	}
 }
 
-// admit serves a connection if the limits allow it.
+// admit serves a connection, and closes another one if there are too many.
 func (l *Listener) admit(conn *net.TCPConn) {
 	peer := addrPort(conn.RemoteAddr())
-	source := sourceOf(peer.Addr())
-	if l.counters.open.Add(1) > int64(l.config.MaxConnections) {
-		l.counters.open.Add(-1)
-		l.counters.refusedFull.Add(1)
-		reset(conn)
-		return
-	}
-	if !l.sources.acquire(source, l.config.MaxPerSource) {
-		l.counters.open.Add(-1)
-		l.counters.refusedSource.Add(1)
-		reset(conn)
-		return
-	}
 	c := &serverConn{
 		listener: l,
 		conn:     conn,
 		path:     path.NewTCP(peer, addrPort(conn.LocalAddr()).Addr(), l.lastConn.Add(1)),
-		source:   source,
 		deadline: time.Now().Add(l.config.ReceiveTimeout),
 	}
+	victim, reason := l.places.add(c, peer.Addr())
+	switch {
+	case victim != nil:
+		l.counters.evicted(reason).Add(1)
+		victim.evict()
+	case reason != nil:
+		l.counters.refused(reason).Add(1)
+		reset(conn)
+		return
+	}
 	if !l.register(c) {
-		l.counters.open.Add(-1)
-		l.sources.release(source)
+		l.places.remove(c)
 		reset(conn)
 		return
 	}
@@ -114,8 +106,7 @@ func (l *Listener) register(c *serverConn) bool {
 // unregister closes a connection and removes it.
 func (l *Listener) unregister(c *serverConn) {
 	_ = c.conn.Close()
-	l.sources.release(c.source)
-	l.counters.open.Add(-1)
+	l.places.remove(c)
 	l.mu.Lock()
 	delete(l.open, c)
 	l.mu.Unlock()
@@ -151,39 +142,4 @@ func (t *connTable) find(p path.Path) *serverConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.conns[p.Conn]
-}
-
-// sourceLimiter counts the open connections of each source.
-type sourceLimiter struct {
-	mu   sync.Mutex
-	open map[netip.Addr]int // guarded by mu; no zero counts
-}
-
-// sourceOf returns the source of an address: the address itself, or its /64.
-func sourceOf(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is4() {
-		return a
-	}
-	prefix, _ := a.Prefix(sourceBits) // fails only for more bits than the address has
-	return prefix.Addr()
-}
-
-// acquire counts a connection, unless the source has limit already.
-func (s *sourceLimiter) acquire(source netip.Addr, limit int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open[source] >= limit {
-		return false
-	}
-	s.open[source]++
-	return true
-}
-
-func (s *sourceLimiter) release(source netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open[source]--; s.open[source] == 0 {
-		delete(s.open, source)
-	}
 }

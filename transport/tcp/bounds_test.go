@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"lewes/state/path"
 	"lewes/state/wire"
 	"lewes/transport"
 )
@@ -202,8 +202,8 @@ func TestAbortedConnection(t *testing.T) {
 	if used := l.budget.used.Load(); used != int64(classes[1]) { // the reader has the last packet yet
 		t.Errorf("%d bytes are still held", used)
 	}
-	if len(l.sources.open) != 0 {
-		t.Errorf("sources %v", l.sources.open)
+	if len(l.places.holders) != 0 {
+		t.Errorf("sources %v", l.places.holders)
 	}
 }
 
@@ -230,15 +230,31 @@ func refused(t testing.TB, host byte, l *Listener) {
 	closedAfter(t, conn, time.Now())
 }
 
-// TestMaxPerSource opens one connection more than a source may have, and one from
-// elsewhere.
+// authenticated sends a packet on a connection and marks that as authenticated.
+func authenticated(t testing.TB, conn net.Conn, l *Listener) {
+	t.Helper()
+	send(t, conn, packetOf(50, 1))
+	l.Shards[0].Authenticated(readOne(t, l.Shards[0]).Path)
+}
+
+// evicted checks that a connection is reset.
+func evicted(t testing.TB, conn net.Conn) {
+	t.Helper()
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v", err)
+	}
+}
+
+// TestMaxPerSource opens one connection more than a source may have: the oldest that has not
+// authenticated is reset, whatever it has sent. Once all have, the new one is.
 //
-// Shows R12.4.
+// Shows R12.4, R12.10.
 func TestMaxPerSource(t *testing.T) {
 	if DefaultMaxPerSource != 64 {
 		t.Errorf("%d connections a source by default", DefaultMaxPerSource)
 	}
-	l := listening(t, func(c *Config) { c.ReceiveTimeout = time.Minute })
+	l := listening(t, func(c *Config) { c.ReceiveTimeout, c.MaxPerSource = time.Minute, 4 })
 	from := func(host byte) *net.TCPConn {
 		t.Helper()
 		conn, err := dialFrom(t, host, l)
@@ -247,63 +263,71 @@ func TestMaxPerSource(t *testing.T) {
 		}
 		return conn
 	}
-	var open []*net.TCPConn
-	for range 64 {
-		open = append(open, from(2))
+	accepted := uint64(0)
+	next := func(host byte) *net.TCPConn {
+		t.Helper()
+		conn := from(host)
+		accepted++
+		eventually(t, "it is accepted", func() bool { return l.Stats().Accepted == accepted })
+		return conn
 	}
-	eventually(t, "64 accepted", func() bool { return l.Stats().Accepted == 64 })
-	refused(t, 2, l)
-	other := from(3)
-	send(t, other, packetOf(50, 1))
+	other := next(3)
+	first := next(2)
+	authenticated(t, first, l)
+	silent, unanswered, partial := next(2), next(2), next(2)
+	send(t, unanswered, packetOf(51, 1))
 	readOne(t, l.Shards[0])
-	if s := l.Stats(); s.RefusedSource != 1 || s.Accepted != 65 {
+	_, _ = partial.Write([]byte{0, 0})
+	for _, victim := range []*net.TCPConn{silent, unanswered, partial} {
+		conn := next(2)
+		evicted(t, victim)
+		authenticated(t, conn, l)
+	}
+	if s := l.Stats(); s.EvictedSource != 3 || s.RefusedSource != 0 || s.Open != 5 || s.Aborted+s.Unanswered+s.WriteErrors != 0 {
 		t.Errorf("counted %+v", s)
 	}
-	_ = open[0].Close()
-	eventually(t, "one gone", func() bool { return l.Stats().Open == 64 })
-	send(t, from(2), packetOf(51, 1))
-	if p := readOne(t, l.Shards[0]); len(p.Data) != 51 {
-		t.Error("a place that is free again is not given")
+	refused(t, 2, l)
+	if s := l.Stats(); s.EvictedSource != 3 || s.RefusedSource != 1 || s.Open != 5 {
+		t.Errorf("counted %+v", s)
 	}
+	authenticated(t, other, l) // it is there
+	l.Shards[0].End(path.Path{Conn: 2})
+	eventually(t, "one is closed", func() bool { return l.Stats().Open == 4 })
+	authenticated(t, next(2), l)
 }
 
-// TestMaxConnections does the same with all connections.
+// TestMaxConnections does the same with all connections: the source with most of them loses its
+// oldest.
 //
-// Shows R12.4.
+// Shows R12.4, R12.10.
 func TestMaxConnections(t *testing.T) {
 	if DefaultMaxConnections != 10_000 {
 		t.Errorf("%d connections by default", DefaultMaxConnections)
 	}
 	l := listening(t, func(c *Config) { c.MaxConnections, c.ReceiveTimeout = 5, time.Minute })
-	var open []*net.TCPConn
-	for range 5 {
-		open = append(open, dialTo(t, l))
+	lone, err := dialFrom(t, 3, l)
+	if err != nil {
+		t.Skipf("this system has no second loopback address: %v", err)
 	}
-	eventually(t, "5 accepted", func() bool { return l.Stats().Accepted == 5 })
-	refused(t, 1, l)
-	if s := l.Stats(); s.RefusedFull != 1 || s.Open != 5 {
+	eventually(t, "it is accepted", func() bool { return l.Stats().Accepted == 1 })
+	var open []*net.TCPConn
+	for n := range 10 {
+		open = append(open, dialTo(t, l))
+		eventually(t, "it is accepted", func() bool { return l.Stats().Accepted == uint64(2+n) })
+	}
+	for _, conn := range open[:6] {
+		evicted(t, conn)
+	}
+	if s := l.Stats(); s.EvictedFull != 6 || s.RefusedFull != 0 || s.Open != 5 {
 		t.Errorf("counted %+v", s)
 	}
-	_ = open[0].Close()
-	eventually(t, "one gone", func() bool { return l.Stats().Open == 4 })
-	send(t, dialTo(t, l), packetOf(51, 1))
-	readOne(t, l.Shards[0])
-}
-
-func TestSourceOf(t *testing.T) {
-	for _, row := range []struct {
-		a, b string
-		same bool
-	}{
-		{"192.0.2.1", "192.0.2.2", false},
-		{"192.0.2.1", "::ffff:192.0.2.1", true},
-		{"2001:db8::1", "2001:db8::ffff:1:2:3", true},
-		{"2001:db8:0:1::1", "2001:db8:0:2::1", false},
-		{"fe80::1%eth0", "fe80::2%eth1", true},
-	} {
-		if same := sourceOf(netip.MustParseAddr(row.a)) == sourceOf(netip.MustParseAddr(row.b)); same != row.same {
-			t.Errorf("%s and %s are one source: %v", row.a, row.b, same)
-		}
+	authenticated(t, lone, l) // it is there
+	for _, conn := range open[6:] {
+		authenticated(t, conn, l)
+	}
+	refused(t, 4, l)
+	if s := l.Stats(); s.EvictedFull != 6 || s.RefusedFull != 1 || s.Open != 5 {
+		t.Errorf("counted %+v", s)
 	}
 }
 

@@ -26,6 +26,9 @@
 // An invalid length closes the connection at once (R10.6), and so does an end of stream
 // within the packet. A peer that half-closes after its packet still gets its answers.
 //
+// At a bound of connections, a new one takes the place of the oldest without an authentic
+// packet (R12.10): ShardListener.Authenticated marks the others.
+//
 // A connection costs a goroutine, a descriptor and two table entries, about 3 KiB: no
 // buffer and no timer before its length arrives. An event loop would save 20 MiB of
 // stacks per 10,000 connections, but duplicate the runtime's poller. Buffers are pooled

@@ -46,7 +46,9 @@ type Config struct {
 	Steer func(packet []byte) int
 
 	// MaxConnections and MaxPerSource bound the open connections, in total and per
-	// source: an IPv4 address or an IPv6 /64. Excess connections are reset.
+	// source: an IPv4 address or an IPv6 /64. At a bound, the oldest connection without
+	// an authentic packet is reset: of the source, or of the IPv4 address or IPv6 /48 with
+	// most of them. A new connection is reset if there is none.
 	MaxConnections, MaxPerSource int
 	// ReceiveTimeout is the lifetime of a connection unless End or Hold changes it. It
 	// includes the time to receive the packet.
@@ -94,7 +96,7 @@ type Listener struct {
 	// Safe for concurrent use.
 	counters   counters
 	conns      connTable
-	sources    sourceLimiter
+	places     places
 	budget     bufferBudget
 	lastConn   atomic.Uint64 // number of the newest connection
 	notifiedAt atomic.Int64  // last call of Notify, in Unix nanoseconds
@@ -128,7 +130,7 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 	}
 	l := &Listener{
 		config:  config,
-		sources: sourceLimiter{open: make(map[netip.Addr]int)},
+		places:  newPlaces(config.MaxConnections, config.MaxPerSource),
 		budget:  bufferBudget{limit: int64(config.MaxReceiving)},
 		open:    make(map[*serverConn]struct{}),
 		stopped: make(chan struct{}),

@@ -3,9 +3,9 @@ package tcp
 import (
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lewes/state/path"
@@ -21,16 +21,20 @@ type serverConn struct {
 	listener *Listener
 	conn     *net.TCPConn
 	path     path.Path
-	source   netip.Addr
 	deadline time.Time // by Config.ReceiveTimeout
 	length   [lengthSize]byte
-	wakeup   chan struct{} // nil until the packet is received
+	evicted  atomic.Bool // it has lost its place
+
+	// Owned by places.
+	holder       *holder     // nil: it has no place
+	older, newer *serverConn // of its source, while it is not authenticated
 
 	mu        sync.Mutex
-	output    *buffer   // frames to send, or nil
-	heldUntil time.Time // zero if not held
-	finished  bool      // no answer will follow
-	closed    bool      // answers are rejected
+	wakeup    chan struct{} // nil until the packet is received
+	output    *buffer       // frames to send, or nil
+	heldUntil time.Time     // zero if not held
+	finished  bool          // no answer will follow
+	closed    bool          // answers are rejected
 }
 
 // serve runs a connection from its packet to its close.
@@ -39,11 +43,19 @@ func (c *serverConn) serve() {
 	defer l.unregister(c)
 	packet, err := c.receive()
 	if err != nil {
-		l.counters.countReceiveError(err)
+		if !c.evicted.Load() {
+			l.counters.countReceiveError(err)
+		}
 		return
 	}
 	l.counters.received.add(1, len(packet.data))
+	c.mu.Lock()
 	c.wakeup = make(chan struct{}, 1)
+	c.mu.Unlock()
+	if c.evicted.Load() {
+		l.budget.release(packet)
+		return
+	}
 	l.conns.add(c)
 	defer l.conns.remove(c)
 	timer := time.NewTimer(time.Until(c.deadline))
@@ -105,6 +117,7 @@ func (c *serverConn) deliver(packet *buffer, timer *time.Timer) bool {
 		return true
 	case <-timer.C:
 		l.counters.unanswered.Add(1)
+	case <-c.wakeup: // evicted
 	case <-s.closed:
 	}
 	l.budget.release(packet)
@@ -189,7 +202,7 @@ func (c *serverConn) setWriteDeadline() {
 func (c *serverConn) send(frames *buffer) error {
 	_, err := c.conn.Write(frames.data)
 	switch {
-	case err == nil:
+	case err == nil || c.evicted.Load():
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.listener.counters.writeTimeouts.Add(1)
 		_ = c.conn.SetLinger(0) // discards the kernel's send buffer too
@@ -208,6 +221,14 @@ func (c *serverConn) discard() {
 		c.output.free()
 		c.output = nil
 	}
+}
+
+// evict closes the connection at once. It does not wait for its goroutine.
+func (c *serverConn) evict() {
+	c.evicted.Store(true)
+	reset(c.conn)
+	c.discard()
+	c.finish()
 }
 
 // finish closes the connection once its output is sent.

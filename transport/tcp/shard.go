@@ -143,6 +143,14 @@ func (s *ShardListener) Hold(p path.Path, d time.Duration) bool {
 	return c != nil && c.hold(time.Now().Add(d))
 }
 
+// Authenticated keeps the connection of a path, which has carried an authentic packet, from giving
+// way to new connections.
+func (s *ShardListener) Authenticated(p path.Path) {
+	if c := s.listener.conns.find(p); c != nil {
+		s.listener.places.authenticate(c)
+	}
+}
+
 // LocalAddr returns the first bound address.
 func (s *ShardListener) LocalAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(s.listener.Groups[0].Addr)

@@ -6,8 +6,10 @@ import "sync/atomic"
 type Stats struct {
 	Open            uint64 `metric:"tcp_connections" kind:"gauge" help:"Open TCP connections."`
 	Accepted        uint64 `metric:"tcp_accepted_connections_total" help:"Accepted TCP connections."`
-	RefusedFull     uint64 `metric:"tcp_refused_connections_total" label:"bound=max_connections" help:"TCP connections closed at once, by the bound that was reached."`
+	RefusedFull     uint64 `metric:"tcp_refused_connections_total" label:"bound=max_connections" help:"TCP connections closed at once because every other one was authenticated, by the bound that was reached."`
 	RefusedSource   uint64 `metric:"tcp_refused_connections_total" label:"bound=max_per_source"`
+	EvictedFull     uint64 `metric:"tcp_evicted_connections_total" label:"bound=max_connections" help:"Unauthenticated TCP connections closed to make room for new ones, by the bound that was reached."`
+	EvictedSource   uint64 `metric:"tcp_evicted_connections_total" label:"bound=max_per_source"`
 	AcceptErrors    uint64 `metric:"tcp_accept_errors_total" help:"Failed accepts, mostly for lack of descriptors."`
 	BadLength       uint64 `metric:"tcp_failed_connections_total" label:"reason=bad_length" help:"TCP connections that ended before their answers were sent, by reason."`
 	ReceiveTimeouts uint64 `metric:"tcp_failed_connections_total" label:"reason=receive_timeout"`
@@ -41,8 +43,8 @@ type Traffic struct {
 
 // counters are shared by the shards: next to the cost of a connection, contention does not matter.
 type counters struct {
-	open                                               atomic.Int64
 	accepted, refusedFull, refusedSource, acceptErrors atomic.Uint64
+	evictedFull, evictedSource                         atomic.Uint64
 	badLength, receiveTimeouts, aborted, refusedMemory atomic.Uint64
 	unanswered, holdTimeouts                           atomic.Uint64
 	writeTimeouts, writeErrors                         atomic.Uint64
@@ -63,14 +65,32 @@ func (t *traffic) add(packets, bytes int) {
 
 func (t *traffic) load() Traffic { return Traffic{t.packets.Load(), t.bytes.Load()} }
 
+// refused returns the counter of the connections that had no place.
+func (n *counters) refused(reason error) *atomic.Uint64 {
+	if reason == errSourceFull {
+		return &n.refusedSource
+	}
+	return &n.refusedFull
+}
+
+// evicted returns the counter of the connections that lost their place.
+func (n *counters) evicted(reason error) *atomic.Uint64 {
+	if reason == errSourceFull {
+		return &n.evictedSource
+	}
+	return &n.evictedFull
+}
+
 // Stats returns the counters.
 func (l *Listener) Stats() Stats {
 	c := &l.counters
 	return Stats{
-		Open:            uint64(max(0, c.open.Load())),
+		Open:            uint64(l.places.len()),
 		Accepted:        c.accepted.Load(),
 		RefusedFull:     c.refusedFull.Load(),
 		RefusedSource:   c.refusedSource.Load(),
+		EvictedFull:     c.evictedFull.Load(),
+		EvictedSource:   c.evictedSource.Load(),
 		AcceptErrors:    c.acceptErrors.Load(),
 		BadLength:       c.badLength.Load(),
 		ReceiveTimeouts: c.receiveTimeouts.Load(),
