@@ -17,7 +17,7 @@ import (
 const (
 	costFlow   = 50 * time.Microsecond  // socket, policy
 	costLookup = 100 * time.Microsecond // goroutine, then costFlow
-	costRekey  = 50 * time.Microsecond  // one of the two parts of a KK1, or an index that is refused
+	costRekey  = 100 * time.Microsecond // one of the two parts of a KK1, or an index that is refused
 )
 
 // A session may use a twentieth of a shard's time for tasks, an account a tenth, each for up to a
