@@ -53,10 +53,12 @@ func (t *ResponderTable) HandleClear(now time.Time, header wire.Header, packet [
 		return err
 	case kind == wire.TypeClientHello:
 		return t.handleHello(now, packet, content, from, out)
-	case kind == wire.TypeKKTRequest && isShort(packet, from):
+	case kind == wire.TypeHandshake:
+		return t.handleHandshake1Part(now, header.ReceiverIdx, packet, content, from, out)
+	case isShort(packet, from):
 		return wire.ErrShort
 	}
-	return t.deliver(now, header, kind, packet, content, from, out)
+	return t.handleKKTRequest(header.ReceiverIdx, packet, content, from, out)
 }
 
 // RejectShutdown processes a level-2 packet while the gateway shuts down: valid hellos are

@@ -256,7 +256,11 @@ func (a *attempt) handleKKTResponse(now time.Time, content []byte, out *Output) 
 	if a.handshake1 != nil {
 		return nil
 	}
-	frame, err := addPart(&a.assembler, content, a.config.Session.Stream)
+	part, err := parsePart(content, kktResponseParts(a.config.KEM), a.config.Session.Stream)
+	if err != nil {
+		return err
+	}
+	frame, err := a.assembler.Add(now, part)
 	if err != nil || frame == nil {
 		return err
 	}
@@ -417,7 +421,7 @@ func handshakeMessage(body []byte, d wire.Direction) ([]byte, error) {
 	if t != wire.TypeHandshake || !t.Allowed(wire.LevelHandshake, d) {
 		return nil, ErrUnexpectedMessage
 	}
-	part, err := parsePart(content, true)
+	part, err := parsePart(content, 1, true)
 	if err != nil {
 		return nil, err
 	}

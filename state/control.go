@@ -31,7 +31,7 @@ func (s *Session) Control(now time.Time, k *KeySet, t wire.Type, content []byte,
 	case wire.TypeSubsessionRequest:
 		return s.handleRekeyRequest(now, out)
 	case wire.TypeSubsessionKK1:
-		return s.handleKK1(k, content, from, out)
+		return s.handleKK1(now, k, content, from, out)
 	case wire.TypeSubsessionKK2:
 		return s.rekey.initiator.handleKK2(now, s, k, content, from, out)
 	case wire.TypeSubsessionReady:

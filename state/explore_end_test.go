@@ -516,7 +516,7 @@ func (r *exploreRun) messages(known []*KeySet) map[[4]byte]exploreTopic {
 			r.fail("%v in a part that does not parse: %v", kind, err)
 			continue
 		}
-		message, err := waiting.Add(part)
+		message, err := waiting.Add(r.end.now, part)
 		if err != nil {
 			r.fail("%v in parts that make nothing: %v", kind, err)
 		}

@@ -391,7 +391,7 @@ func TestForgedPartsInOrder(t *testing.T) {
 		for round := range 2 {
 			var whole []byte
 			for _, p := range order {
-				if m, err := a.Add(p); err != nil {
+				if m, err := a.Add(epoch, p); err != nil {
 					t.Errorf("%s: %v", name, err)
 				} else if m != nil {
 					whole = m

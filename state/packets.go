@@ -2,6 +2,10 @@ package state
 
 import (
 	"lewes/crypto/cookie"
+	"lewes/crypto/kem"
+	"lewes/crypto/kkt"
+	"lewes/crypto/noise"
+	"lewes/crypto/psq"
 	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -96,23 +100,28 @@ type raw []byte
 
 func (r raw) Append(dst []byte) []byte { return append(dst, r...) }
 
-// parsePart parses a part of a message. Over a stream a message has one part only.
-func parsePart(content []byte, stream bool) (wire.Part, error) {
+// parsePart parses a part of a message that has count parts in datagrams, each at most as long as
+// in the longest datagram of a handshake, and one part over a stream.
+func parsePart(content []byte, count int, stream bool) (wire.Part, error) {
 	part, err := wire.ParsePart(content)
-	if err == nil && stream && part.Count != 1 {
-		err = wire.ErrPart
+	switch {
+	case err != nil:
+		return part, err
+	case stream && part.Count != 1, !stream && int(part.Count) != count:
+		return part, wire.ErrPart
+	case !stream && len(part.Data) > parts.MaxData:
+		return part, wire.ErrLong
 	}
-	return part, err
+	return part, nil
 }
 
-// addPart adds a part to a message, and returns the message if it is complete, else nil.
-func addPart(a *parts.Assembler, content []byte, stream bool) ([]byte, error) {
-	part, err := parsePart(content, stream)
-	if err != nil {
-		return nil, err
-	}
-	return a.Add(part)
+// handshake1Parts returns the number of parts of a Handshake 1 with a KEM.
+func handshake1Parts(id kem.ID) int {
+	return parts.Count(noise.Message1Overhead + psq.InitiatorMsgSize(id))
 }
+
+// kktResponseParts returns the number of parts of a KKTResponse with a KEM's key.
+func kktResponseParts(id kem.ID) int { return parts.Count(kkt.ResponseSize(id)) }
 
 // splitFor splits a handshake or subsession message for its transport: into datagrams
 // over UDP, into one part over a stream.

@@ -113,7 +113,11 @@ func (i *rekeyInitiator) handleKK2(now time.Time, s *Session, k *KeySet, content
 	if i == nil || k != s.keys.current {
 		return ErrStale
 	}
-	message, err := addPart(&i.kk2Parts, content, from.Transport == path.TCP)
+	part, err := parsePart(content, parts.Count(wire.SubsessionKK2Size), s.isStream(from))
+	if err != nil {
+		return err
+	}
+	message, err := i.kk2Parts.Add(now, part)
 	if err != nil || message == nil {
 		return err
 	}

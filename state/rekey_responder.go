@@ -116,11 +116,11 @@ func newRekeyResponder() *rekeyResponder {
 }
 
 // handleKK1 answers a client's rekey. The answer is computed once and then repeated.
-func (s *Session) handleKK1(k *KeySet, content []byte, from path.Path, out *Output) error {
+func (s *Session) handleKK1(now time.Time, k *KeySet, content []byte, from path.Path, out *Output) error {
 	if k != s.keys.current {
 		return ErrStale
 	}
-	part, err := parsePart(content, from.Transport == path.TCP)
+	part, err := parsePart(content, parts.Count(wire.SubsessionKK1Size), s.isStream(from))
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (s *Session) handleKK1(k *KeySet, content []byte, from path.Path, out *Outp
 		s.rekey.responder = newRekeyResponder()
 	}
 	r := s.rekey.responder
-	message, err := r.kk1Parts.Add(part)
+	message, err := r.kk1Parts.Add(now, part)
 	if err != nil || message == nil {
 		return err
 	}

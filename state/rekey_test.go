@@ -87,7 +87,7 @@ func joinedMessage(t testing.TB, receiver *Session, packets []Packet, want wire.
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m, err := a.Add(part); err != nil {
+		if m, err := a.Add(epoch, part); err != nil {
 			t.Fatal(err)
 		} else if m != nil {
 			whole = m

@@ -53,7 +53,7 @@ type responder struct {
 	request  []byte // KKT frames
 	response []byte
 
-	assembler  parts.Assembler
+	inbox      *inbox
 	transcript *[32]byte
 	noise      *noise.XKResponder
 	tryCount   int                       // Handshake 1 messages that cost public-key operations
@@ -132,14 +132,16 @@ func (r *responder) handleKKT(content []byte, size int, from path.Path, out *Out
 	return r.answer(from, out, packets...)
 }
 
-// handleHandshake1 processes a part of Handshake 1. The first message that opens is final;
+// maxHandshake1Parts bounds the kept parts of Handshake 1: of two messages.
+const maxHandshake1Parts = 4
+
+// inbox assembles Handshake 1 for the responders of one index and source, so that a part costs the
+// same whatever their number.
+type inbox struct{ parts.Assembler }
+
+// handleHandshake1 processes a Handshake 1 with its hash. The first message that opens is final;
 // copies of it are answered by the stored Handshake 2.
-func (r *responder) handleHandshake1(now time.Time, content []byte, from path.Path, out *Output) error {
-	message, err := addPart(&r.assembler, content, from.Transport == path.TCP)
-	if err != nil || message == nil {
-		return err
-	}
-	sum := kdf.Hash(message)
+func (r *responder) handleHandshake1(now time.Time, message []byte, sum [32]byte, from path.Path, out *Output) error {
 	if r.handshake1 != nil {
 		if sum != *r.handshake1 {
 			return ErrDuplicate

@@ -12,6 +12,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/crypto/psq"
+	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/wire"
 )
@@ -143,6 +144,11 @@ func TestEphemeralMustMatchSalt(t *testing.T) {
 	}
 }
 
+// noPSQ returns a payload of the right size that is no PSQ message.
+func noPSQ(n any) []byte {
+	return append(fmt.Appendf(nil, "opens, and is no PSQ message: %v", n), make([]byte, parts.MaxData)...)
+}
+
 // Shows R5.17, R5.18.
 func TestHandshake1TriesAreLimited(t *testing.T) {
 	c, g, i := atFirst(t, gatewayConfig(t, 1))
@@ -157,7 +163,7 @@ func TestHandshake1TriesAreLimited(t *testing.T) {
 	}
 	// What opens is processed four times a second.
 	for n := range 7 {
-		_, m := firstWith(t, i, i.config.Session.Static, fmt.Appendf(nil, "opens, and is no PSQ message: %d", n))
+		_, m := firstWith(t, i, i.config.Session.Static, noPSQ(n))
 		g.sendFirst(epoch.Add(time.Duration(n)*100*time.Millisecond), i.index, m, clientAt)
 	}
 	if refused := g.drops[ErrRateLimited.Error()]; refused != 3 {
@@ -545,7 +551,7 @@ func TestTryLimitHoldsForAnySecond(t *testing.T) {
 		if at > 200*time.Millisecond && at < 900*time.Millisecond {
 			continue // the first second's tries come at its end
 		}
-		_, m := firstWith(t, i, i.config.Session.Static, fmt.Appendf(nil, "opens, and is no PSQ message: %v", at))
+		_, m := firstWith(t, i, i.config.Session.Static, noPSQ(at))
 		refused := g.drops[ErrRateLimited.Error()]
 		g.sendFirst(epoch.Add(at), i.index, m, clientAt)
 		if g.drops[ErrRateLimited.Error()] == refused {
@@ -704,5 +710,126 @@ func TestRecordsOfRemovedClients(t *testing.T) {
 	}
 	if r := g.responders; r.Len() != 3 || r.ready.Len() != 1 || r.peers[id(4)] == nil || g.sessions.OfPeer(id(6)) == nil {
 		t.Errorf("%d records, %d of them ready", r.Len(), r.ready.Len())
+	}
+}
+
+// TestPartsOfWrongCountAreDropped cuts a good Handshake 1, KKTResponse, KK1 and KK2 into more parts
+// than they need, and sends longer parts than a datagram of a handshake holds: nothing is kept and
+// nothing joined. The same messages in the fewest parts are taken.
+//
+// Shows R1.13.
+func TestPartsOfWrongCountAreDropped(t *testing.T) {
+	wrong := func(message []byte) (all []wire.Part) {
+		for count := 3; count <= wire.MaxParts; count++ {
+			all = append(all, parts.Split(message, (len(message)+count-1)/count)...)
+		}
+		all = append(all, parts.Split(message, wire.MaxTCPPacket)...)
+		// The right count, and a part too long for it.
+		long := wire.Part{Index: 0, Count: 2, MessageID: parts.ID(message), Data: message[:parts.MaxData+1]}
+		return append(all, long)
+	}
+	c, g, i := atFirst(t, gatewayConfig(t, 1))
+	r := g.responders.responders[i.index]
+	for _, p := range wrong(i.handshake1) {
+		g.handle(epoch, clearPacket(g.responders.MAC1(), i.index, wire.TypeHandshake, &p), clientAt)
+		if len(g.take()) != 0 || r.handshake1 != nil || r.inbox.Kept() != 0 || r.noise != nil {
+			t.Fatalf("Handshake 1: part %d of %d with %d bytes was taken", p.Index, p.Count, len(p.Data))
+		}
+	}
+	other := newClientEnd(t, epoch, clientConfig(3))
+	for _, p := range other.take() {
+		g.handle(epoch, p.Data, stranger)
+	}
+	answers, a := g.take(), other.client.attempts[0]
+	for _, p := range wrong(g.responders.responders[a.index].response) {
+		other.handle(epoch, clearPacket(g.responders.MAC1(), a.index, wire.TypeKKTResponse, &p), gatewayAt)
+		if a.handshake1 != nil || a.assembler.Kept() != 0 {
+			t.Fatalf("KKTResponse: part %d of %d with %d bytes was taken", p.Index, p.Count, len(p.Data))
+		}
+	}
+	for _, p := range answers {
+		other.handle(epoch, p.Data, gatewayAt)
+	}
+	if a.handshake1 == nil {
+		t.Error("the KKTResponse in two parts was not taken")
+	}
+
+	converse(epoch, c, g)
+	s := g.only()
+	var out Output
+	c.session.Rekey(epoch, &out)
+	kk1 := c.session.rekey.initiator.message
+	for _, p := range wrong(kk1) {
+		c.session.send(wire.TypeSubsessionKK1, &p, &c.out)
+	}
+	converse(epoch, c, g)
+	if s.rekey.responder != nil {
+		t.Error("a part of KK1 was taken")
+	}
+	for _, p := range out.Packets {
+		g.handle(epoch, p.Data, clientAt)
+	}
+	proper := g.take()
+	kk2 := (&wire.SubsessionKK2{Generation: 1, NewReceiverIdx: s.rekey.responder.child.index, Noise: s.rekey.responder.kk2Noise}).Append(nil)
+	for _, p := range wrong(kk2) {
+		s.send(wire.TypeSubsessionKK2, &p, &g.out)
+	}
+	converse(epoch, c, g)
+	if o := c.session.rekey.initiator; o.secrets != nil || o.kk2Parts.Kept() != 0 {
+		t.Error("a part of KK2 was taken")
+	}
+	for _, p := range proper {
+		c.handle(epoch, p.Data, gatewayAt)
+	}
+	converse(epoch, c, g)
+	if c.session.keys.current.number != 1 {
+		t.Error("KK2 in two parts was not taken")
+	}
+}
+
+// TestForgedPartsOfHandshake1AreBounded floods a record with parts of one message_id, while fifteen
+// other records have the same index and source. Four parts are kept, and each part is joined with one
+// other beyond a budget. The joins count towards the rate at which cookies begin and not as tries.
+// The client's own parts are joined once they are repeated.
+//
+// Shows R1.17, R1.18, R4.17, R5.18.
+func TestForgedPartsOfHandshake1AreBounded(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	c, g, i := atFirst(t, config)
+	r := g.responders.responders[i.index]
+	for n := 0; g.responders.countCollisions(i.index) < maxCollisions; n++ {
+		m := goodHello(epoch, i.index)
+		m.Salt[31] = byte(n)
+		g.askOne(epoch, g.helloPacket(m), clientAt)
+	}
+	honest := splitFor(i.handshake1, false)
+	forge := func(n int) {
+		p := honest[n%2]
+		p.Data = bytes.Clone(p.Data)
+		p.Data[0], p.Data[1] = byte(n), byte(n>>8)+1
+		g.handle(epoch, clearPacket(g.responders.MAC1(), i.index, wire.TypeHandshake, &p), clientAt)
+	}
+	const forgeries = 600
+	for n := range forgeries {
+		forge(n)
+	}
+	if got := g.responders.joins.Failed; got != forgeries-1+parts.MaxJoins {
+		t.Errorf("%d parts caused %d failed joins", forgeries, got)
+	}
+	if r.inbox.Kept() != maxHandshake1Parts || r.tryCount != 0 {
+		t.Errorf("%d parts are kept, %d tries charged", r.inbox.Kept(), r.tryCount)
+	}
+	if b := g.askOne(epoch, g.helloPacket(goodHello(epoch, 9)), stranger).busy(t); !b.HasCookie {
+		t.Error("failed joins do not make cookies necessary")
+	}
+	c.take()
+	for range 2 {
+		for _, p := range g.sendFirst(epoch, i.index, i.handshake1, clientAt) {
+			c.handle(epoch, p.Data, gatewayAt)
+		}
+	}
+	converse(epoch, c, g)
+	if c.session == nil {
+		t.Errorf("no session: %v", g.drops)
 	}
 }

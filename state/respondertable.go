@@ -9,6 +9,7 @@ import (
 
 	"lewes/crypto/cookie"
 	"lewes/crypto/identity"
+	"lewes/crypto/kdf"
 	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/snapshot"
@@ -21,6 +22,10 @@ import (
 // a Handshake 2 for the copying address at most.
 const maxCollisions = 16
 
+// strangersJoins is the number of joins of Handshake 1 in a second, beyond the first of each part:
+// a few milliseconds of a shard's time.
+const strangersJoins = 2048
+
 // HandshakeStats are the counters of a ResponderTable. The tags describe their metrics.
 type HandshakeStats struct {
 	Hellos      uint64    `metric:"handshakes_total" label:"step=hello" help:"Handshake messages by outcome."`
@@ -30,6 +35,7 @@ type HandshakeStats struct {
 	Cookies     uint64    `metric:"handshakes_total" label:"step=cookie"`
 	Opened      uint64    `metric:"handshakes_total" label:"step=opened"`
 	Failed      uint64    `metric:"handshakes_total" label:"step=failed"`
+	FailedJoins uint64    `metric:"handshakes_total" label:"step=failed_join"`
 	Unlisted    uint64    `metric:"handshakes_total" label:"step=unlisted"`
 	Established uint64    `metric:"handshakes_total" label:"step=established"`
 	Evicted     uint64    `metric:"handshakes_total" label:"step=evicted"`
@@ -56,6 +62,7 @@ type ResponderTable struct {
 	earlyBytes                    int
 
 	limits limits
+	joins  parts.Joins // of Handshake 1
 	Stats  HandshakeStats
 }
 
@@ -78,6 +85,7 @@ func NewResponderTable(now time.Time, config *GatewayConfig) (*ResponderTable, e
 		done:       list.New(),
 		waiting:    list.New(),
 		opened:     list.New(),
+		joins:      parts.Joins{PerSecond: strangersJoins},
 		limits: limits{
 			clients:  newBudgets(now, rate, burst, uint64(seed)),
 			gateways: newBudgets(now, trusted, int(trusted), uint64(seed)+2),
@@ -97,29 +105,55 @@ func (t *ResponderTable) Has(index uint32) bool { return t.responders[index] != 
 // MAC1 returns the key of the MAC1 in clear packets.
 func (t *ResponderTable) MAC1() *cookie.MAC1Key { return t.mac }
 
-// deliver passes a KKTRequest or a part of Handshake 1 to the responders of its index and
-// source. There are several only under attack.
-func (t *ResponderTable) deliver(now time.Time, header wire.Header, kind wire.Type, packet, content []byte, from path.Path, out *Output) error {
-	first := t.responders[header.ReceiverIdx]
-	if first == nil {
-		return ErrStale
+// handleKKTRequest answers a KKTRequest for a responder of its index and source. There are several
+// only under attack.
+func (t *ResponderTable) handleKKTRequest(index uint32, packet, content []byte, from path.Path, out *Output) error {
+	err := error(ErrStale)
+	for r := t.responders[index]; r != nil; r = r.next {
+		if !r.isSource(from) {
+			err = ErrWrongSource
+		} else if err = r.handleKKT(content, len(packet), from, out); err == nil {
+			return nil
+		}
 	}
-	err := error(ErrWrongSource)
+	return err
+}
+
+// handleHandshake1Part passes a part of Handshake 1 to the responders of its index and source. They
+// share their parts, which are joined once.
+func (t *ResponderTable) handleHandshake1Part(now time.Time, index uint32, packet, content []byte, from path.Path, out *Output) error {
+	first := t.responders[index]
+	err := error(ErrStale)
+	var message []byte
+	var sum [32]byte
+	joined := false
 	for r := first; r != nil; r = r.next {
 		if !r.isSource(from) {
+			err = ErrWrongSource
 			continue
 		}
-		if kind == wire.TypeKKTRequest {
-			if err = r.handleKKT(content, len(packet), from, out); err == nil {
-				break
-			}
-			continue
-		}
-		if r.handshake1 == nil && r.next == nil && r == first {
+		if r.handshake1 == nil && first.next == nil {
 			r.bytesIn += len(packet)
 		}
+		part, bad := parsePart(content, handshake1Parts(r.kem.ID()), from.Transport == path.TCP)
+		if bad != nil {
+			err = bad
+			continue
+		}
+		if !joined {
+			failed := t.joins.Failed
+			if message, err = r.inbox.Add(now, part); message != nil {
+				sum = kdf.Hash(message)
+			}
+			t.Stats.FailedJoins += t.joins.Failed - failed
+			t.limits.tries += int(t.joins.Failed - failed)
+			joined = true
+		}
+		if message == nil {
+			continue
+		}
 		before := r.handshake1
-		err = r.handleHandshake1(now, content, from, out)
+		err = r.handleHandshake1(now, message, sum, from, out)
 		t.countHandshake1(before != r.handshake1, err)
 	}
 	return err
@@ -247,12 +281,23 @@ func (t *ResponderTable) removeCollisions(winner *responder) {
 }
 
 func (t *ResponderTable) newResponder() *responder {
-	return &responder{table: t, assembler: parts.Assembler{Limit: parts.MaxHandshake}}
+	return &responder{table: t}
+}
+
+// inboxOf returns the inbox of a new responder.
+func (t *ResponderTable) inboxOf(r *responder) *inbox {
+	for other := t.responders[r.index]; other != nil; other = other.next {
+		if other.isSource(r.source) {
+			return other.inbox
+		}
+	}
+	return &inbox{parts.Assembler{Limit: parts.MaxHandshake, Most: maxHandshake1Parts, Joins: &t.joins}}
 }
 
 // add inserts a responder that waits for Handshake 1.
 func (t *ResponderTable) add(r *responder, until time.Time) {
 	r.timer.Value = r
+	r.inbox = t.inboxOf(r)
 	r.next = t.responders[r.index]
 	t.responders[r.index] = r
 	t.count++

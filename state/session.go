@@ -225,9 +225,12 @@ func (s *Session) sendTo(to path.Path, t wire.Type, m message, out *Output) {
 	}
 }
 
+// isStream reports whether a rekey message on a path has one part.
+func (s *Session) isStream(p path.Path) bool { return s.config.Stream || p.Transport == path.TCP }
+
 // sendParts splits a rekey message for the transport in use and sends it.
 func (s *Session) sendParts(t wire.Type, message []byte, out *Output) {
-	for _, p := range splitFor(message, s.config.Stream || s.Path().Transport == path.TCP) {
+	for _, p := range splitFor(message, s.isStream(s.Path())) {
 		s.send(t, &p, out)
 	}
 }

@@ -222,7 +222,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[replay.Window]():  {"next", "floor", "ring"},
 		reflect.TypeFor[path.Path]():      {"Peer", "Local", "IfIndex", "Transport", "[Conn]"},
 		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[ofPeer]", "[queue]", "[place]", "[next]", "suite", "kem", "keyID",
-			"ack", "bytesIn", "bytesOut", "request", "response", "[assembler]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
+			"ack", "bytesIn", "bytesOut", "request", "response", "[inbox]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
 			"[static]", "[psq]", "[psk]", "[receive]", "[handshake2]", "[earlyData]", "[handshake3]", "[session]"},
 	} {
 		var got []string

@@ -145,7 +145,7 @@ func TestPartsOverTCP(t *testing.T) {
 	for _, p := range parts.Split(i.handshake1, parts.MaxData) {
 		g.handle(epoch, clearPacket(mac, i.index, wire.TypeHandshake, &p), tcp)
 	}
-	if responder.handshake1 != nil || responder.assembler.Kept() != 0 || len(g.take()) != 0 {
+	if responder.handshake1 != nil || responder.inbox.Kept() != 0 || len(g.take()) != 0 {
 		t.Error("a Handshake 1 in two parts was taken")
 	}
 	o.exchange(epoch)

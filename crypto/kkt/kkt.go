@@ -43,6 +43,11 @@ func parseRequest(b []byte) (frame, error) {
 	return parseFrame(b)
 }
 
+// ResponseSize returns the length of a response with the key of a KEM, in bytes.
+func ResponseSize(id kem.ID) int {
+	return contextSize + id.PublicKeySize() + sessionSize + signatureSize
+}
+
 // AppendResponse appends the response to a request for the key of a KEM to dst. pk is the raw
 // public key; AppendResponse panics if it has the wrong length for the KEM. The signature is one
 // Ed25519 operation, which a gateway makes once per handshake attempt.

@@ -7,6 +7,9 @@ import (
 	flynn "github.com/flynn/noise"
 )
 
+// Message1Overhead is the length of a message 1 of either handshake without its payload, in bytes.
+const Message1Overhead = KeySize + tagSize
+
 // message3Size is the length of message 3: the sealed static key and the tag of an empty payload.
 const message3Size = KeySize + tagSize + tagSize
 

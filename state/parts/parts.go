@@ -8,8 +8,10 @@ package parts
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"time"
 
 	"lewes/crypto/kdf"
 	"lewes/state/wire"
@@ -25,6 +27,10 @@ func ID(message []byte) (id [4]byte) {
 	copy(id[:], sum[:])
 	return id
 }
+
+// Count returns the number of datagrams for a handshake or subsession message of size bytes: the
+// fewest, and the only number of parts that a receiver accepts for it (section 1).
+func Count(size int) int { return max(1, (size+MaxData-1)/MaxData) }
 
 // Split returns the parts of message, of at most most bytes each and all but the
 // last equally long. Their Data aliases message. Split panics if message needs
@@ -55,7 +61,12 @@ const (
 	MaxRegister  = 8 << 10
 )
 
-const maxKept = 2 * wire.MaxParts // parts of an Assembler
+const (
+	// maxKept is the number of parts that an Assembler keeps without another bound.
+	maxKept = 2 * wire.MaxParts
+	// MaxJoins is the number of further joins that an Assembler tries in a second.
+	MaxJoins = 32
+)
 
 var (
 	// ErrTooLong means that a message would exceed the limit of its type.
@@ -64,19 +75,54 @@ var (
 	ErrHash = errors.New("parts: message does not match its id")
 )
 
-// Assembler reassembles messages of one type. Its zero value with a Limit is ready to use. It keeps
-// at most eight parts and evicts the oldest. A message is complete as soon as one combination of
-// kept parts matches their message_id, so forged parts beside the authentic ones do no harm.
-type Assembler struct {
-	Limit int // the longest accepted message, in bytes
+// Joins bounds the joins in each second, beyond the first of each part. It is not safe for
+// concurrent use.
+type Joins struct {
+	PerSecond int
+	// Failed is the number of joins, the first ones included, that did not match their message_id.
+	Failed uint64
 
-	kept []wire.Part // oldest first; Data is owned
+	second int64
+	used   int
 }
 
-// Add adds a part. It returns the message that this part completes, or nil if
-// parts are missing. The message of a single part aliases p.Data; otherwise the
-// caller owns it. An error means that the part was ignored.
-func (a *Assembler) Add(p wire.Part) (message []byte, err error) {
+// take reports whether another join fits in the second of now.
+func (j *Joins) take(now time.Time) bool {
+	if second := now.Unix(); second != j.second {
+		j.second, j.used = second, 0
+	}
+	if j.used >= j.PerSecond {
+		return false
+	}
+	j.used++
+	return true
+}
+
+// Assembler reassembles messages of one type. Its zero value with a Limit is ready to use. It keeps
+// a bounded number of parts and evicts the oldest. An arriving part is always joined with the oldest
+// kept parts that fit it and that it was not joined with before. Other combinations are tried within
+// a budget.
+type Assembler struct {
+	Limit int    // the longest accepted message, in bytes
+	Most  int    // kept parts; 0 means eight
+	Joins *Joins // bounds the joins of several Assemblers together; nil: no such bound
+
+	kept  []keptPart // oldest first
+	own   Joins
+	count uint64 // of parts kept so far
+}
+
+// keptPart is a part that waits for others. It owns Data.
+type keptPart struct {
+	wire.Part
+	number uint64 // of its arrival, from 1
+	tried  uint64 // number of the last part that it was joined with
+}
+
+// Add adds a part that arrived at now. It returns the message that this part completes, or nil if
+// parts are missing. The message of a single part aliases p.Data; otherwise the caller owns it. An
+// error means that the part was ignored.
+func (a *Assembler) Add(now time.Time, p wire.Part) (message []byte, err error) {
 	least := len(p.Data)
 	if p.Index+1 < p.Count {
 		least = len(p.Data)*int(p.Count-1) + 1
@@ -90,18 +136,20 @@ func (a *Assembler) Add(p wire.Part) (message []byte, err error) {
 		}
 		return p.Data, nil
 	}
-	for _, k := range a.kept {
+	for i := range a.kept {
+		k := &a.kept[i]
 		if k.Index == p.Index && k.Count == p.Count && k.MessageID == p.MessageID && bytes.Equal(k.Data, p.Data) {
-			return nil, nil
+			return a.complete(now, k), nil
 		}
 	}
-	if len(a.kept) == maxKept {
+	if most := cmp.Or(a.Most, maxKept); len(a.kept) == most {
 		copy(a.kept, a.kept[1:])
-		a.kept = a.kept[:maxKept-1]
+		a.kept = a.kept[:most-1]
 	}
 	p.Data = bytes.Clone(p.Data)
-	a.kept = append(a.kept, p)
-	return a.complete(p), nil
+	a.count++
+	a.kept = append(a.kept, keptPart{Part: p, number: a.count})
+	return a.complete(now, &a.kept[len(a.kept)-1]), nil
 }
 
 // Reset drops all parts.
@@ -110,63 +158,103 @@ func (a *Assembler) Reset() { a.kept = nil }
 // Kept returns the number of parts of incomplete messages.
 func (a *Assembler) Kept() int { return len(a.kept) }
 
-// complete tries every combination of kept parts that contains newest. It returns
-// the first message with the right hash and drops all parts of that message_id.
-func (a *Assembler) complete(newest wire.Part) []byte {
-	var choice [wire.MaxParts]wire.Part
-	message := a.try(newest, &choice, 0)
-	if message != nil {
-		rest := a.kept[:0]
-		for _, k := range a.kept {
-			if k.MessageID != newest.MessageID {
-				rest = append(rest, k)
-			}
-		}
-		clear(a.kept[len(rest):])
-		a.kept = rest
+// Size returns the number of bytes in the parts of incomplete messages.
+func (a *Assembler) Size() (n int) {
+	for _, k := range a.kept {
+		n += len(k.Data)
 	}
-	return message
+	return n
 }
 
-func (a *Assembler) try(newest wire.Part, choice *[wire.MaxParts]wire.Part, index uint8) []byte {
-	if index == newest.Count {
-		return a.join(choice[:index])
+// complete tries combinations of kept parts that contain newest, older parts first. A part that is
+// repeated goes on where its last search ended. It returns the first message with the right hash and
+// drops all parts of that message_id.
+func (a *Assembler) complete(now time.Time, newest *keptPart) []byte {
+	c := combination{Assembler: a, now: now, newest: newest}
+	c.try(0)
+	if c.message == nil {
+		return nil
 	}
-	if index == newest.Index {
-		choice[index] = newest
-		return a.try(newest, choice, index+1)
-	}
+	id, rest := newest.MessageID, a.kept[:0]
 	for _, k := range a.kept {
-		if k.Index != index || k.Count != newest.Count || k.MessageID != newest.MessageID {
+		if k.MessageID != id {
+			rest = append(rest, k)
+		}
+	}
+	clear(a.kept[len(rest):])
+	a.kept = rest
+	return c.message
+}
+
+// combination is a choice of one kept part for each index.
+type combination struct {
+	*Assembler
+	now     time.Time
+	newest  *keptPart
+	parts   [wire.MaxParts]wire.Part
+	joined  bool
+	message []byte
+}
+
+// try chooses a part for each index from index on, and reports whether the search is over.
+func (c *combination) try(index uint8) (done bool) {
+	if index == c.newest.Count {
+		return c.join(c.parts[:index])
+	}
+	if index == c.newest.Index {
+		c.parts[index] = c.newest.Part
+		return c.try(index + 1)
+	}
+	first := index == 0 || index == 1 && c.newest.Index == 0
+	for _, k := range c.kept {
+		if k.Index != index || k.Count != c.newest.Count || k.MessageID != c.newest.MessageID || first && k.number <= c.newest.tried {
 			continue
 		}
-		choice[index] = k
-		if message := a.try(newest, choice, index+1); message != nil {
-			return message
+		c.parts[index] = k.Part
+		if c.try(index + 1) {
+			return true
+		}
+		if first {
+			c.newest.tried = k.number
 		}
 	}
-	return nil
+	return false
 }
 
-// join returns the message of the parts, or nil if their lengths or its hash are wrong.
-func (a *Assembler) join(parts []wire.Part) []byte {
+// join sets message if the parts fit and their hash is right. It reports whether the search is
+// over: a message was found, or the budget is used up.
+func (c *combination) join(parts []wire.Part) (done bool) {
 	size, total := len(parts[0].Data), 0
 	for i, p := range parts {
 		last := i == len(parts)-1
 		if len(p.Data) == 0 || len(p.Data) > size || !last && len(p.Data) != size {
-			return nil
+			return false
 		}
 		total += len(p.Data)
 	}
-	if total > a.Limit {
-		return nil
+	if total > c.Limit {
+		return false
 	}
+	if c.joined && !c.mayJoin(c.now) {
+		return true
+	}
+	c.joined = true
 	message := make([]byte, 0, total)
 	for _, p := range parts {
 		message = append(message, p.Data...)
 	}
-	if ID(message) != parts[0].MessageID {
-		return nil
+	if ID(message) != c.newest.MessageID {
+		if c.Joins != nil {
+			c.Joins.Failed++
+		}
+		return false
 	}
-	return message
+	c.message = message
+	return true
+}
+
+// mayJoin takes a join from the budgets.
+func (a *Assembler) mayJoin(now time.Time) bool {
+	a.own.PerSecond = MaxJoins
+	return a.own.take(now) && (a.Joins == nil || a.Joins.take(now))
 }

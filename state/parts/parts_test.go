@@ -7,11 +7,14 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"lewes/state/wire"
 )
+
+var start = time.Unix(1_800_000_000, 0)
 
 // pattern returns a message of n bytes with distinct parts.
 func pattern(n int) []byte {
@@ -110,7 +113,7 @@ func FuzzSplit(f *testing.F) {
 		a := Assembler{Limit: MaxHandshake}
 		got := Split(message, int(most))
 		for i := len(got) - 1; i >= 0; i-- {
-			whole, err := a.Add(got[i])
+			whole, err := a.Add(start, got[i])
 			if err != nil {
 				t.Fatalf("part %d of %d: %v", i, len(got), err)
 			}
@@ -124,11 +127,11 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// feed adds parts in order and returns the completed messages.
+// feed adds parts in order, one a second, and returns the completed messages.
 func feed(t testing.TB, a *Assembler, in ...wire.Part) (out [][]byte) {
 	t.Helper()
 	for i, p := range in {
-		m, err := a.Add(p)
+		m, err := a.Add(start.Add(time.Duration(i)*time.Second), p)
 		if err != nil {
 			t.Fatalf("part %d: %v", i, err)
 		}
@@ -160,7 +163,7 @@ func TestPartsInAnyOrder(t *testing.T) {
 		permute(order, func() {
 			a := Assembler{Limit: MaxHandshake}
 			for i, n := range order {
-				m, err := a.Add(split[n])
+				m, err := a.Add(start, split[n])
 				if err != nil || (m != nil) != (i == count-1) || m != nil && !bytes.Equal(m, message) {
 					t.Errorf("order %v: after part %d: %d bytes, %v", order, n, len(m), err)
 				}
@@ -187,6 +190,57 @@ func permute(x []int, f func()) {
 		}
 	}
 	rec(0)
+}
+
+// TestJoinsAreBounded floods an Assembler with forged parts in one second. Each is joined with the
+// oldest part that fits, and once the budgets are used up with no other.
+//
+// Shows R1.18.
+func TestJoinsAreBounded(t *testing.T) {
+	split := Split(pattern(2000), MaxData)
+	for _, c := range []struct {
+		shared *Joins
+		most   uint64 // failed joins of 100 parts
+	}{
+		{&Joins{PerSecond: 1 << 30}, 100 + MaxJoins},
+		{&Joins{PerSecond: 5}, 100 + 5},
+		{&Joins{}, 100},
+	} {
+		a := Assembler{Limit: MaxHandshake, Most: 4, Joins: c.shared}
+		for n := range byte(100) {
+			if m, err := a.Add(start, forged(split[n%2], n)); m != nil || err != nil {
+				t.Fatalf("part %d: %d bytes, %v", n, len(m), err)
+			}
+		}
+		// The first part has no partner yet, and the parts beyond four are gone.
+		if got := c.shared.Failed; got != c.most-1 {
+			t.Errorf("a budget of %d a second: %d joins failed, want %d", c.shared.PerSecond, got, c.most-1)
+		}
+		// The honest parts arrive with no budget left and find forged partners. They are repeated,
+		// and find each other.
+		for n, p := range []wire.Part{split[0], split[1], split[0], split[1], split[0]} {
+			if m, _ := a.Add(start, p); c.shared.PerSecond == 0 && (m != nil) != (n == 3) {
+				t.Errorf("honest part %d: complete: %v", n, m != nil)
+			}
+		}
+		// The budgets are for each second.
+		before := c.shared.Failed
+		for n := range byte(100) {
+			_, _ = a.Add(start.Add(time.Second), forged(split[n%2], n))
+		}
+		if got := c.shared.Failed - before; got < c.most-2 || got > c.most {
+			t.Errorf("a budget of %d a second: %d joins failed in the next, want about %d", c.shared.PerSecond, got, c.most)
+		}
+	}
+}
+
+// Shows R1.13.
+func TestCount(t *testing.T) {
+	for size, want := range map[int]int{0: 1, 1: 1, 255: 1, MaxData: 1, MaxData + 1: 2, 1313: 2, 1345: 2, 2 * MaxData: 2, 2*MaxData + 1: 3} {
+		if got := Count(size); got != want || size > 0 && len(Split(pattern(size), MaxData)) != want {
+			t.Errorf("%d bytes have %d parts, want %d", size, got, want)
+		}
+	}
 }
 
 // Shows R1.18.
@@ -282,7 +336,7 @@ func TestPartsOfDifferentMessagesDoNotJoin(t *testing.T) {
 	a := Assembler{Limit: MaxHandshake}
 	one := Split(message, MaxData)[0]
 	one.MessageID[0] ^= 1
-	if m, err := a.Add(one); m != nil || !errors.Is(err, ErrHash) {
+	if m, err := a.Add(start, one); m != nil || !errors.Is(err, ErrHash) {
 		t.Errorf("one part with a wrong id: %d bytes, %v", len(m), err)
 	}
 }
@@ -317,7 +371,7 @@ func TestMessageSizeLimits(t *testing.T) {
 			var whole []byte
 			var failed error
 			for _, p := range Split(pattern(size), (limit+4)/4) {
-				m, err := a.Add(p)
+				m, err := a.Add(start, p)
 				if m != nil {
 					whole = m
 				}
@@ -326,13 +380,13 @@ func TestMessageSizeLimits(t *testing.T) {
 			if want := size <= limit; (len(whole) == size) != want {
 				t.Errorf("limit %d: %d bytes joined: %v, %v", limit, size, whole != nil, failed)
 			}
-			if _, err := a.Add(Split(pattern(size), size)[0]); errors.Is(err, ErrTooLong) != (size > limit) {
+			if _, err := a.Add(start, Split(pattern(size), size)[0]); errors.Is(err, ErrTooLong) != (size > limit) {
 				t.Errorf("limit %d: one part of %d bytes: %v", limit, size, err)
 			}
 		}
 		// A part that can only belong to a longer message is not kept.
 		a := Assembler{Limit: limit}
-		if _, err := a.Add(wire.Part{Index: 0, Count: 4, Data: pattern(limit/3 + 1)}); !errors.Is(err, ErrTooLong) || a.Kept() != 0 {
+		if _, err := a.Add(start, wire.Part{Index: 0, Count: 4, Data: pattern(limit/3 + 1)}); !errors.Is(err, ErrTooLong) || a.Kept() != 0 {
 			t.Errorf("limit %d: a part of a longer message: %v, %d kept", limit, err, a.Kept())
 		}
 	}
@@ -438,7 +492,7 @@ func TestAssemblerAgreesWithModel(t *testing.T) {
 			case 3:
 				p.Index = uint8(rapid.IntRange(0, int(p.Count)-1).Draw(t, "index"))
 			}
-			got, _ := a.Add(p)
+			got, _ := a.Add(start.Add(time.Duration(step)*time.Second), p)
 			want := m.add(p)
 			if !bytes.Equal(got, want) || (got == nil) != (want == nil) && len(want) > 0 {
 				t.Fatalf("step %d: %d bytes, the model has %d", step, len(got), len(want))
@@ -476,7 +530,7 @@ func FuzzAssembler(f *testing.F) {
 				continue
 			}
 			before := a.Kept()
-			m, err := a.Add(part)
+			m, err := a.Add(start, part)
 			switch {
 			case a.Kept() > maxKept:
 				t.Fatalf("%d parts are kept", a.Kept())
