@@ -56,7 +56,8 @@ type flowTable struct {
 }
 
 // handleData handles an EncryptedData.
-func (st *shardState) handleData(now time.Time, c *client, content []byte) {
+func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
+	now := rx.now
 	d, err := wire.ParseEncryptedData(content)
 	if err != nil {
 		st.counters.Malformed++
@@ -68,6 +69,10 @@ func (st *shardState) handleData(now time.Time, c *client, content []byte) {
 	}
 	f := c.flows[d.FlowID]
 	if f == nil {
+		if rx.keys.Demoted() {
+			st.counters.Misplaced++
+			return
+		}
 		if f = st.openFlow(now, c, &d); f == nil {
 			return
 		}

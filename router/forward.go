@@ -52,7 +52,8 @@ type forwarder struct {
 }
 
 // handleForward handles a ForwardPacket.
-func (st *shardState) handleForward(now time.Time, c *client, content []byte) {
+func (st *shardState) handleForward(rx *rxContext, c *client, content []byte) {
+	now := rx.now
 	m, err := wire.ParseForwardPacket(content)
 	if err != nil {
 		st.counters.Malformed++
@@ -64,6 +65,10 @@ func (st *shardState) handleForward(now time.Time, c *client, content []byte) {
 	}
 	f := c.forwards[m.FlowID]
 	if f == nil {
+		if rx.keys.Demoted() {
+			st.counters.Misplaced++
+			return
+		}
 		if f = st.openForward(now, c, &m); f == nil {
 			return
 		}
@@ -71,7 +76,7 @@ func (st *shardState) handleForward(now time.Time, c *client, content []byte) {
 		st.rejectFlow(now, c, m.FlowID, wire.FlowOtherTarget, "this flow goes to another gateway")
 		return
 	}
-	if !st.bindIndex(now, c, f, &m) {
+	if !st.bindIndex(rx, c, f, &m) {
 		return
 	}
 	st.counters.Forwarded++
@@ -137,7 +142,8 @@ func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, error) {
 }
 
 // bindIndex checks that the inner packet's index is bound to the session, or binds it.
-func (st *shardState) bindIndex(now time.Time, c *client, f *forward, m *wire.ForwardPacket) bool {
+func (st *shardState) bindIndex(rx *rxContext, c *client, f *forward, m *wire.ForwardPacket) bool {
+	now := rx.now
 	index, hello, err := wire.ParseInner(m.Inner)
 	if err != nil || len(m.Inner) > wire.MaxUDPPacket {
 		st.counters.Malformed++
@@ -148,6 +154,10 @@ func (st *shardState) bindIndex(now time.Time, c *client, f *forward, m *wire.Fo
 		return false
 	}
 	b := f.upstream.bindings[index]
+	if (b == nil || b.client != c) && rx.keys.Demoted() {
+		st.counters.Misplaced++
+		return false
+	}
 	if b != nil && b.client != c {
 		if b.client.session.Peer() != c.session.Peer() || b.client.session.Started().After(c.session.Started()) {
 			st.sendFlowClosed(c, m.FlowID, wire.FlowIndexCollision, "")

@@ -303,3 +303,47 @@ func TestForwardFlowCloseReleasesBindings(t *testing.T) {
 		t.Errorf("%d bindings after the session's end, want the other session's", n)
 	}
 }
+
+// A thief of replaced keys can use what is open for a while, but opens and ends nothing.
+//
+// Shows R7.24.
+func TestDemotedKeysOpenAndEndNothing(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	p := r.connect(2, clientAt)
+	p.data(1, target, "before")
+	p.forward(5, &exitID, inner(100, true))
+	parent := p.session.Current()
+	sealed := map[string][]byte{}
+	add := func(what string, kind wire.Type, m interface{ Append([]byte) []byte }) {
+		packet := wire.Finish(m.Append(wire.Begin(nil, parent.Index(), wire.LevelTransport, 0, kind)))
+		if err := p.session.Sender().Seal(packet); err != nil {
+			t.Fatal(err)
+		}
+		sealed[what] = packet
+	}
+	add("a flow", wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 2, Flags: wire.FlagTarget, Target: wire.AddrTarget(target)})
+	add("a forward flow", wire.TypeForwardPacket, &wire.ForwardPacket{FlowID: 6, Flags: wire.FlagIdentity, Identity: exitID, Inner: inner(101, true)})
+	add("a claim", wire.TypeForwardPacket, &wire.ForwardPacket{FlowID: 5, Inner: inner(102, false)})
+	add("Close", wire.TypeClose, &wire.Close{})
+	add("an open flow", wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1, Payload: []byte("late")})
+	add("a forwarded packet", wire.TypeForwardPacket, &wire.ForwardPacket{FlowID: 5, Inner: inner(100, false)})
+	p.session.Rekey(r.now(), &p.out)
+	p.run()
+	if p.session.Current() == parent || r.shard.Stats().Sessions != 1 {
+		t.Fatal("no subsession")
+	}
+	before := r.shard.Stats()
+	for _, what := range []string{"a flow", "a forward flow", "a claim", "Close"} {
+		r.shard.Receive(r.now(), []transport.Packet{{Data: sealed[what], Path: clientAt}}, nil)
+		after := r.shard.Stats()
+		if after.Sessions != 1 || after.Flows != before.Flows || after.Forwarded != before.Forwarded {
+			t.Errorf("%s on demoted keys: %+v", what, after)
+		}
+	}
+	for _, what := range []string{"an open flow", "a forwarded packet"} {
+		r.shard.Receive(r.now(), []transport.Packet{{Data: sealed[what], Path: clientAt}}, nil)
+	}
+	if after := r.shard.Stats(); after.Up.Packets != before.Up.Packets+1 || after.Forwarded != before.Forwarded+1 {
+		t.Errorf("packets of what was open: %+v", after)
+	}
+}

@@ -229,6 +229,7 @@ type peer struct {
 	at      path.Path
 	client  *state.Client
 	session *state.Session
+	child   *state.KeySet // of the latest rekey
 	out     state.Output
 	got     []message
 }
@@ -286,6 +287,9 @@ func (p *peer) handle(packet []byte) {
 		return
 	}
 	g := p.session.Current()
+	if h, err := wire.ParseHeader(packet); err == nil && p.child != nil && h.ReceiverIdx == p.child.Index() {
+		g = p.child
+	}
 	t, content, err := g.Open(p.r.now(), packet, path.Path{}, &p.out)
 	if err != nil {
 		p.got = append(p.got, message{0xffff, []byte(err.Error())})
@@ -294,6 +298,11 @@ func (p *peer) handle(packet []byte) {
 	p.got = append(p.got, message{t, bytes.Clone(content)})
 	if t != wire.TypeEncryptedData && t != wire.TypeForwardPacket && t != wire.TypeFlowClosed {
 		_ = p.session.Control(p.r.now(), g, t, content, path.Path{}, &p.out)
+	}
+	for _, e := range p.out.Events {
+		if e.Kind == state.IndexAdded {
+			p.child = e.KeySet
+		}
 	}
 	p.out.Events = p.out.Events[:0]
 }

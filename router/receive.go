@@ -151,9 +151,9 @@ func (st *shardState) handleTransport(rx *rxContext) {
 func (st *shardState) handleMessage(rx *rxContext, session *state.Session, t wire.Type, content []byte) {
 	switch t {
 	case wire.TypeEncryptedData:
-		st.handleData(rx.now, session.User.(*client), content)
+		st.handleData(rx, session.User.(*client), content)
 	case wire.TypeForwardPacket:
-		st.handleForward(rx.now, session.User.(*client), content)
+		st.handleForward(rx, session.User.(*client), content)
 	case wire.TypeFlowClosed:
 		st.handleFlowClosed(session.User.(*client), content)
 	case wire.TypeSubsessionKK1, wire.TypeSubsessionAbort:

@@ -19,13 +19,13 @@ func (s *Session) Control(now time.Time, k *KeySet, t wire.Type, content []byte,
 		return s.handlePing(content, from, out)
 	case wire.TypePong:
 		return s.handlePong(now, content, from, out)
-	case wire.TypeClose:
-		return s.handleClose(content, out)
 	}
 	if k.readOnly {
 		return ErrStale // already answered by an Ack
 	}
 	switch t {
+	case wire.TypeClose:
+		return s.handleClose(content, out)
 	case wire.TypeAck:
 		return s.handleAck(k, content, out)
 	case wire.TypeSubsessionRequest:

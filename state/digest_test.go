@@ -79,7 +79,7 @@ func shootKeySet(g *KeySet) (s keySetShot) {
 		sealed:     g.sender.Sealed(),
 		binding:    g.binding,
 		window:     shootWindow(&g.window),
-		started:    g.started,
+		started:    g.since,
 		lastOpened: g.lastOpened,
 		readOnly:   g.readOnly,
 	}

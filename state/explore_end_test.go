@@ -834,7 +834,7 @@ func TestExplorationCoversAllFields(t *testing.T) {
 	}{
 		{reflect.TypeFor[rekeyInitiator](), "generation keys kk psk message kk2Parts secrets child rejected retiredIndexes tries next sealed"},
 		{reflect.TypeFor[rekeyResponder](), "kk1Parts answered kk1Hash kk2Noise secrets child"},
-		{reflect.TypeFor[KeySet](), "session number index sender receive binding window failed started lastOpened readOnly"},
+		{reflect.TypeFor[KeySet](), "session number index sender receive binding window failed since lastOpened readOnly"},
 	} {
 		for i := range known.of.NumField() {
 			if name := known.of.Field(i).Name; !slices.Contains(strings.Fields(known.fields), name) {

@@ -19,6 +19,9 @@ const (
 	MaxPackets = 1 << 34
 	// maxDemoted bounds the demoted key sets of a session.
 	maxDemoted = 4
+	// maxDemotedAge is the longest life of a demoted key set, in demoted TTLs: whoever has stolen
+	// its keys must not prolong it without end.
+	maxDemotedAge = 3
 )
 
 // KeySet holds the keys of one generation of a session and its receiver index: generation 0 comes
@@ -33,7 +36,7 @@ type KeySet struct {
 
 	window     replay.Window
 	failed     uint64    // packets that failed to open
-	started    time.Time // when it became current
+	since      time.Time // when it became current or, demoted, when its child was proved
 	lastOpened time.Time
 	readOnly   bool // demoted: opens, does not seal
 }
@@ -112,6 +115,16 @@ func (k *KeySet) OpenParsed(now time.Time, h wire.Header, packet []byte, from pa
 	return t, content, nil
 }
 
+// Demoted reports whether a child has replaced the keys. Packets that they open must not open or end
+// anything of the session (section 7).
+func (k *KeySet) Demoted() bool { return k.readOnly }
+
+// removeAt returns when a demoted key set is removed.
+func (k *KeySet) removeAt() time.Time {
+	ttl := k.session.config.demotedTTL()
+	return earliest(k.lastOpened.Add(ttl), k.since.Add(maxDemotedAge*ttl))
+}
+
 // needsRekey reports whether the keys have processed limit packets.
 func (k *KeySet) needsRekey(limit uint64) bool {
 	return k.sender.Sealed() >= limit || k.failed >= limit
@@ -162,7 +175,7 @@ func (k *KeySet) snapshot(c *snapshot.Codec, s *Session) {
 	}
 	k.window.Snapshot(c)
 	c.Uint64(&k.failed)
-	c.Time(&k.started)
+	c.Time(&k.since)
 	c.Time(&k.lastOpened)
 	c.Bool(&k.readOnly)
 }
@@ -189,13 +202,13 @@ func (r *keyRing) use(k *KeySet) {
 // oldest demoted key set if there are too many.
 func (r *keyRing) promote(now time.Time, child *KeySet) (evicted *KeySet) {
 	parent := r.current
-	parent.readOnly, parent.lastOpened = true, now
+	parent.readOnly, parent.since, parent.lastOpened = true, now, now
 	r.demoted = append(r.demoted, parent)
 	if len(r.demoted) > maxDemoted {
 		evicted = r.demoted[0]
 		r.demoted = append(r.demoted[:0], r.demoted[1:]...)
 	}
-	child.started = now
+	child.since = now
 	r.use(child)
 	return evicted
 }

@@ -49,7 +49,7 @@ func (r *rekey) dueAt(s *Session) time.Time {
 	if s.role != RoleClient || s.terms.RekeyAfter == 0 {
 		return time.Time{}
 	}
-	return s.keys.current.started.Add(s.terms.RekeyAfter)
+	return s.keys.current.since.Add(s.terms.RekeyAfter)
 }
 
 func (r *rekey) deadline(s *Session) time.Time {

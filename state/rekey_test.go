@@ -300,6 +300,36 @@ func TestProofOfTheChild(t *testing.T) {
 	}
 }
 
+// TestLeakedKeysExpire replays attack A: whoever has stolen a client's key uses it every 50 s.
+//
+// Shows R7.19.
+func TestLeakedKeysExpire(t *testing.T) {
+	for _, rekeys := range []int{1, 3} {
+		c, g := established(t)
+		leaked, now := c.session.keys.current, epoch
+		for range rekeys {
+			c.session.Rekey(now, &c.out)
+			converse(now, c, g)
+			now = now.Add(10 * time.Second)
+		}
+		var last time.Time
+		for now = epoch; now.Before(epoch.Add(10 * time.Minute)); now = now.Add(50 * time.Second) {
+			g.tick(now)
+			before := len(g.data)
+			p := unsealed(leaked.index, wire.LevelTransport, wire.TypeEncryptedData, &wire.EncryptedData{FlowID: 1})
+			if leaked.sender.Seal(p) != nil {
+				t.Fatal("the test has lost its copy of the key")
+			}
+			if g.handle(now, p, clientAt); len(g.data) > before {
+				last = now
+			}
+		}
+		if last.Sub(epoch) != 150*time.Second || len(g.only().keys.demoted) != 0 {
+			t.Errorf("%d subsessions: the last packet opened after %v, %d key sets are left", rekeys, last.Sub(epoch), len(g.only().keys.demoted))
+		}
+	}
+}
+
 // Shows R7.17, R7.18, R7.19.
 func TestDemotedParent(t *testing.T) {
 	c, g := established(t)
@@ -694,7 +724,7 @@ func TestRekeyByTime(t *testing.T) {
 	if terms := w.client.session.Terms(); terms.IdleTTL != 24*time.Hour || terms.RekeyAfter != 15*time.Minute {
 		t.Fatalf("terms %+v", terms)
 	}
-	began := w.client.session.keys.current.started
+	began := w.client.session.keys.current.since
 	w.run(15*time.Minute-w.now.Sub(began)-time.Millisecond, nil)
 	if w.client.session.rekey.initiator != nil || w.session().keys.current.number != 0 {
 		t.Error("a subsession was started early")

@@ -91,7 +91,7 @@ func (s *Session) establish(now time.Time, index uint32, first *firstSecrets, p 
 	s.terms, s.exporter, s.rekey.seed = s.config.Terms, first.exporter, first.seed
 	s.started, s.lastOpened, s.compactAt = now, now, now.Add(compactAfter)
 	k := newKeySet(s, 0, index, &first.keys)
-	k.started, k.lastOpened = now, now
+	k.since, k.lastOpened = now, now
 	*first = firstSecrets{}
 	s.keys.use(k)
 	s.migration.active.set(p)
@@ -279,7 +279,7 @@ func (s *Session) idleAt() time.Time {
 func (s *Session) tickDemoted(now time.Time, out *Output) {
 	kept := s.keys.demoted[:0]
 	for _, k := range s.keys.demoted {
-		if now.Before(k.lastOpened.Add(s.config.demotedTTL())) {
+		if now.Before(k.removeAt()) {
 			kept = append(kept, k)
 			continue
 		}
@@ -338,16 +338,21 @@ func (s *Session) reschedule() {
 	}
 	s.deadline = earliest(s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(), s.mtu.deadline())
 	for _, k := range s.keys.demoted {
-		s.scheduleAt(k.lastOpened.Add(s.config.demotedTTL()))
+		s.scheduleAt(k.removeAt())
 	}
 }
 
-// Close ends the session and notifies the peer.
+// Close ends the session and notifies the peer: a gateway to which a child is proposed may have
+// proved it already, and then ignores a Close on its parent.
 func (s *Session) Close(reason wire.CloseReason, detail string, out *Output) {
 	if s.closed {
 		return
 	}
-	s.send(wire.TypeClose, &wire.Close{Reason: reason, Detail: wire.Detail(detail)}, out)
+	m := &wire.Close{Reason: reason, Detail: wire.Detail(detail)}
+	if i := s.rekey.initiator; i != nil && i.child != nil {
+		s.sendOn(i.child, wire.TypeClose, m, out)
+	}
+	s.send(wire.TypeClose, m, out)
 	s.end(ErrClosed, out)
 }
 

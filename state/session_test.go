@@ -156,29 +156,32 @@ func TestPingIsAnsweredByOnePong(t *testing.T) {
 	checkExchange(t, epoch, c, g)
 }
 
-// TestCloseOnAnyKeys closes by a packet on the present keys and on those of a
-// parent that is demoted.
+// TestCloseOnLivingKeys closes by a packet on the current keys, and on those of a child that only
+// this packet proves.
 //
 // Shows R11.5.
-func TestCloseOnAnyKeys(t *testing.T) {
-	for _, onParent := range []bool{false, true} {
+func TestCloseOnLivingKeys(t *testing.T) {
+	for _, onChild := range []bool{false, true} {
 		c, g := established(t)
 		parent := c.session.keys.current
 		c.session.Rekey(epoch, &c.out)
-		converse(epoch, c, g)
-		s := g.only()
-		indexes := []uint32{parent.index, s.keys.current.index}
-		var out Output
-		on := c.session.keys.current
-		if onParent {
-			on = parent
+		on := func() *KeySet { return c.session.keys.current }
+		if onChild {
+			up(epoch, c, g)
+			down(epoch, c, g)
+			c.take() // Ready is lost
+			on = func() *KeySet { return c.session.rekey.initiator.child }
+		} else {
+			converse(epoch, c, g)
 		}
-		c.session.sendOn(on, wire.TypeClose, &wire.Close{Reason: wire.CloseDone, Detail: wire.Detail("bye")}, &out)
+		s := g.only()
+		indexes := []uint32{parent.index, on().index}
+		var out Output
+		c.session.sendOn(on(), wire.TypeClose, &wire.Close{Reason: wire.CloseDone, Detail: wire.Detail("bye")}, &out)
 		g.handle(epoch, out.Packets[0].Data, clientAt)
-		g.take() // the Ack that a packet on the parent gets
 		var why *PeerClosedError
 		if len(g.closed) != 1 || !errors.As(g.closed[0], &why) || why.Reason != wire.CloseDone || why.Detail != "bye" || !errors.Is(why, ErrPeerClosed) {
-			t.Fatalf("on the parent %v: closed %v", onParent, g.closed)
+			t.Fatalf("on the child %v: closed %v", onChild, g.closed)
 		}
 		for _, index := range indexes {
 			if g.sessions.Find(index) != nil {
@@ -206,6 +209,39 @@ func TestCloseOnAnyKeys(t *testing.T) {
 		g.handle(epoch, out.Packets[0].Data, clientAt)
 		if len(g.take()) != 0 || g.sessions.Len() != 0 {
 			t.Error("a packet of a closed session has an effect")
+		}
+	}
+}
+
+// TestCloseOnDemotedKeys shows that whoever has stolen replaced keys can't end the session, while the
+// client's own Close ends it whether the gateway has proved the child or not.
+//
+// Shows R7.24, R11.5.
+func TestCloseOnDemotedKeys(t *testing.T) {
+	c, g := established(t)
+	parent := c.session.keys.current
+	c.session.Rekey(epoch, &c.out)
+	converse(epoch, c, g)
+	var out Output
+	c.session.sendOn(parent, wire.TypeClose, &wire.Close{}, &out)
+	g.handle(epoch, out.Packets[0].Data, clientAt)
+	if len(g.closed) != 0 || g.sessions.Len() != 1 {
+		t.Error("a Close on demoted keys ended the session")
+	}
+	checkExchange(t, epoch, c, g)
+	for _, readyLost := range []bool{false, true} {
+		c, g := established(t)
+		c.session.Rekey(epoch, &c.out)
+		up(epoch, c, g)
+		down(epoch, c, g)
+		if ready := c.take(); !readyLost {
+			g.handle(epoch, ready[0].Data, clientAt)
+			g.take() // the Ack is lost
+		}
+		c.session.Close(wire.CloseDone, "", &c.out)
+		up(epoch, c, g)
+		if len(g.closed) != 1 || g.sessions.Len() != 0 {
+			t.Errorf("Ready lost %v: the gateway closed %d sessions", readyLost, len(g.closed))
 		}
 	}
 }

@@ -210,7 +210,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[liveness]():       {"rtt", "[check]", "[keepalive]", "[handshake3]"},
 		reflect.TypeFor[pmtu]():           {"prober", "limit", "largeWanted"},
 		reflect.TypeFor[activePath]():     {"state"},
-		reflect.TypeFor[KeySet]():         {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "started", "lastOpened", "readOnly"},
+		reflect.TypeFor[KeySet]():         {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "since", "lastOpened", "readOnly"},
 		reflect.TypeFor[Sender]():         {"[index]", "key", "next"},
 		reflect.TypeFor[pathState]():      {"path", "validated", "fallback", "budget"},
 		reflect.TypeFor[migration]():      {"active", "newestKeySet", "anyPacket", "newestSequence", "validation", "holdUntil"},
