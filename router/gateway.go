@@ -33,6 +33,7 @@ type Gateway struct {
 	sockets  udp.Counters // of the sockets towards clients
 	egress   udp.Counters // of the sockets towards targets and other gateways
 	memory   memory
+	queued   atomic.Int64 // bytes that wait for sessions on TCP
 	wall     wallClock
 
 	inputs      []input
@@ -265,6 +266,7 @@ func (g *Gateway) Stats() Stats {
 		sum.add(&one)
 	}
 	sum.MemoryUsed, sum.MemoryLimit = g.memory.used.Load(), g.memory.limit.Load()
+	sum.QueuedBytes = uint64(g.queued.Load())
 	sum.ClockJumps = g.wall.jumps.Load()
 	return sum
 }

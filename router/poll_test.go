@@ -252,21 +252,53 @@ func TestPollQueueExpires(t *testing.T) {
 	}
 }
 
-// TestPollQueuesShareABound checks the bound of all sessions together.
+// TestPollQueuesShareABound checks the bound of all sessions together: one session may use all of it,
+// whatever the number of shards. Then others get no room in their queues, but a Poll that waits is
+// answered.
 //
-// Shows R12.5.
+// Shows R10.8, R12.5.
 func TestPollQueuesShareABound(t *testing.T) {
 	leakless(t)
 	const one = 100 + flowOverhead + frameLength
-	g, k, l := withTalker(t, func(c *Config) { c.Shards, c.TCP.MaxHeldInAll = 1, 2*one })
+	g, k, l := withTalker(t, func(c *Config) { c.Shards, c.TCP.MaxHeldInAll, c.TCP.HeldAge = 4, 2*one, time.Hour })
+	to := g.TCPAddrs()[0]
 	for n := range 3 {
 		k.say(g, fmt.Sprint(n)+strings.Repeat("x", 99))
 	}
 	if s := g.Stats(); s.QueuedBytes != 2*one || s.QueueFull != 1 {
 		t.Errorf("%d bytes wait, %d packets were dropped", s.QueuedBytes, s.QueueFull)
 	}
-	if got := l.fetch(g.TCPAddrs()[0], 0); len(got) != 2 || got[0][0] != '1' {
+	for identity := range byte(4) { // on any shard
+		other := dialStream(t, 3+identity, to)
+		other.connectStream(to)
+		other.answers(other.visit(to, other.datagram(k.conn.LocalAddr().(*net.UDPAddr).AddrPort(), "hello")))
+		first := k.flow
+		k.hear("hello")
+		k.say(g, "no room")
+		if got := other.fetch(to, 0); len(got) != 0 {
+			t.Errorf("%q was queued", got)
+		}
+		polls := g.Stats().Polls
+		poll := other.visit(to, other.poll(10*time.Second))
+		eventually(t, "the Poll waits", func() bool { return g.Stats().Polls > polls })
+		k.say(g, "delivered")
+		other.got = nil
+		for _, p := range other.answers(poll) {
+			other.handle(p)
+		}
+		if fmt.Sprint(other.got) != "[delivered]" {
+			t.Errorf("the Poll got %q", other.got)
+		}
+		k.flow = first
+	}
+	if s := g.Stats(); s.QueuedBytes != 2*one || s.QueueFull != 5 {
+		t.Errorf("%d bytes wait, %d packets were dropped", s.QueuedBytes, s.QueueFull)
+	}
+	if got := l.fetch(to, 0); len(got) != 2 || got[0][0] != '1' {
 		t.Errorf("%d came", len(got))
+	}
+	if n := g.Stats().QueuedBytes; n != 0 {
+		t.Errorf("%d bytes wait yet", n)
 	}
 }
 

@@ -115,7 +115,7 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	}
 	st.resets = ratelimit.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
 	st.timer.timer = time.AfterFunc(time.Hour, s.Tick)
-	env.queues.init(&config.TCP, steer.Shards, now)
+	env.queues.init(&config.TCP, &g.queued, now)
 	env.errors.wake = s.Tick
 	return s, nil
 }

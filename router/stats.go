@@ -125,7 +125,6 @@ func (st *shardState) stats() Stats {
 	s.TooLarge += r.tooLarge.Load()
 	s.OverRate += r.overRate.Load()
 	s.ClientFailed += r.failed.Load()
-	s.QueuedBytes = uint64(max(0, q.held.Load()))
 	s.QueueFull, s.QueueExpired, s.PollsReplaced = q.full.Load(), q.expired.Load(), q.renewed.Load()
 	s.Batches = []BatchTimes{st.times}
 	return s

@@ -213,13 +213,14 @@ type pollQueue struct {
 	all    *pollQueues
 	client *client
 
-	mu      sync.Mutex
-	packets []transport.Packet
-	notes   []queueNote
-	size    int       // of all packets with their length fields, in bytes
-	poll    path.Path // the connection that waits for packets, if any
-	watched bool      // it is in pollQueues.timers
-	closed  bool
+	mu       sync.Mutex
+	packets  []transport.Packet
+	notes    []queueNote
+	size     int       // of all packets with their length fields, in bytes
+	poll     path.Path // the connection that waits for packets, if any
+	answered bool      // poll has carried a packet; deliver ends it
+	watched  bool      // it is in pollQueues.timers
+	closed   bool
 
 	due state.Timer[*pollQueue] // guarded by all.mu
 }
@@ -235,10 +236,10 @@ type pollQueues struct {
 	out       tcpWriter // nil: TCP is not served
 	now       func() time.Time
 	maxQueue  int // bytes of one session
-	maxQueues int // bytes of all sessions of the shard
+	maxQueues int // bytes of all sessions of the gateway
 	maxAge    time.Duration
 
-	held                   atomic.Int64  // bytes
+	held                   *atomic.Int64 // bytes of all sessions of the gateway
 	full, expired, renewed atomic.Uint64 // packets dropped by size and by age, Polls replaced
 
 	closed pollQueue // stands for the queues of closed sessions
@@ -249,33 +250,46 @@ type pollQueues struct {
 	stopped bool
 }
 
-func (a *pollQueues) init(c *TCP, shards int, now func() time.Time) {
-	a.now = now
-	a.maxQueue, a.maxQueues, a.maxAge = c.MaxHeld, c.MaxHeldInAll/max(1, shards), c.HeldAge
+func (a *pollQueues) init(c *TCP, held *atomic.Int64, now func() time.Time) {
+	a.now, a.held = now, held
+	a.maxQueue, a.maxQueues, a.maxAge = c.MaxHeld, c.MaxHeldInAll, c.HeldAge
 	a.closed = pollQueue{all: a, closed: true}
 	a.timer = time.AfterFunc(time.Hour, a.expireDue)
 }
 
-// push queues a copy of a packet of a flow, or of the session itself. A full queue drops its oldest
-// packets.
+// reserve takes room for n bytes if the bound of all sessions allows it.
+func (a *pollQueues) reserve(n int) bool {
+	if a.held.Add(int64(n)) <= int64(a.maxQueues) {
+		return true
+	}
+	a.held.Add(-int64(n))
+	return false
+}
+
+// push writes a packet of a flow, or of the session itself, to the waiting Poll, or queues a copy. A
+// full queue drops its oldest packets. The caller calls deliver after the last packet.
 func (q *pollQueue) push(packet []byte, flow bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	a, now := q.all, q.all.now()
 	size := len(packet) + frameLength
 	q.expire(now)
-	for len(q.packets) > 0 && (q.size+size > a.maxQueue || a.held.Load()+int64(size) > int64(a.maxQueues)) {
-		q.drop(1)
-		a.full.Add(1)
+	if q.poll.IsValid() && len(q.packets) == 0 {
+		if n, _ := a.out.WriteBatch([]transport.Packet{{Data: packet, Path: q.poll}}); n == 1 {
+			q.answered = true
+			return
+		}
 	}
-	if q.closed || size > a.maxQueue || a.held.Load()+int64(size) > int64(a.maxQueues) {
+	for q.closed || q.size+size > a.maxQueue || !a.reserve(size) {
 		a.full.Add(1)
-		return
+		if len(q.packets) == 0 {
+			return
+		}
+		q.drop(1)
 	}
 	q.packets = append(q.packets, transport.Packet{Data: bytes.Clone(packet)})
 	q.notes = append(q.notes, queueNote{now, flow})
 	q.size += size
-	a.held.Add(int64(size))
 	if !q.watched {
 		q.watched = true
 		a.watch(q, now)
@@ -328,26 +342,32 @@ func (q *pollQueue) take(to path.Path, wait time.Duration) {
 		q.all.out.End(to)
 		return
 	}
-	if q.poll.IsValid() {
+	if q.poll.IsValid() && !q.answered {
 		q.all.renewed.Add(1)
-		q.all.out.End(q.poll)
 	}
-	q.poll = path.Path{}
+	q.endPoll()
 	if q.all.out.Hold(to, wait) {
 		q.poll = to
 	}
 }
 
-// deliver writes queued packets to the waiting Poll, if there are both.
+// deliver writes queued packets to the waiting Poll, and ends it if it has carried any.
 func (q *pollQueue) deliver() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.poll.IsValid() || len(q.packets) == 0 {
+	if !q.poll.IsValid() || len(q.packets) == 0 && !q.answered {
 		return
 	}
 	q.send(q.poll)
-	q.all.out.End(q.poll)
-	q.poll = path.Path{}
+	q.endPoll()
+}
+
+// endPoll ends the waiting Poll, if there is one. The caller holds mu.
+func (q *pollQueue) endPoll() {
+	if q.poll.IsValid() {
+		q.all.out.End(q.poll)
+	}
+	q.poll, q.answered = path.Path{}, false
 }
 
 // redirect passes the flows' packets to send, oldest first, while the session is not on TCP, and
@@ -373,10 +393,7 @@ func (q *pollQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	if q.poll.IsValid() {
-		q.all.out.End(q.poll)
-	}
-	q.poll = path.Path{}
+	q.endPoll()
 	q.drop(len(q.packets))
 }
 

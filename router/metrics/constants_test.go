@@ -28,6 +28,7 @@ func TestConstantsInREADME(t *testing.T) {
 		"packets under one key before a rekey":                             fmt.Sprintf("2^%d", bits.Len64(state.DefaultRekeyPackets)-1),
 		"time for which replaced keys still open packets":                  seconds(state.DefaultDemotedTTL),
 		"memory of incoming TCP packets":                                   mebibytes(tcp.DefaultMaxReceiving),
+		"memory of unread TCP answers":                                     mebibytes(tcp.DefaultMaxUnread),
 		"time to receive a packet over TCP":                                seconds(tcp.DefaultReceiveTimeout),
 		"time to send an answer over TCP":                                  seconds(tcp.DefaultWriteTimeout),
 		"wait of a TCP poll":                                               seconds(router.DefaultPollWait),

@@ -522,3 +522,74 @@ func TestReadDeadline(t *testing.T) {
 		t.Errorf("a deadline that has passed: %v", err)
 	}
 }
+
+// TestMaxUnread has peers that do not read what they are sent: together they hold no more than the
+// bound, and the one with most is reset first. Others get their answers.
+//
+// Shows R12.11.
+func TestMaxUnread(t *testing.T) {
+	const limit = 2 << 20
+	l := listening(t, func(c *Config) { c.MaxUnread, c.MaxAnswer, c.WriteTimeout = limit, 1<<20, time.Minute })
+	s := l.Shards[0]
+	used := func() int {
+		l.unread.mu.Lock()
+		defer l.unread.mu.Unlock()
+		return l.unread.used
+	}
+	greedy := func() path.Path {
+		conn := dialTo(t, l)
+		_ = conn.SetReadBuffer(4 << 10)
+		send(t, conn, packetOf(50, 1))
+		to := readOne(t, s).Path
+		_ = l.conns.find(to).conn.SetWriteBuffer(4 << 10)
+		return to
+	}
+	// fill writes until a connection holds n bytes beside those in the kernel.
+	fill := func(to path.Path, n int) {
+		c := l.conns.find(to)
+		for c != nil {
+			l.unread.mu.Lock()
+			held := c.unread
+			l.unread.mu.Unlock()
+			if held >= n || c.evicted.Load() {
+				return
+			}
+			if _, err := s.WriteBatch([]transport.Packet{{Data: packetOf(30_000, 2), Path: to}}); err != nil {
+				return
+			}
+		}
+	}
+	firstPath := greedy()
+	fill(firstPath, 100_000)
+	mostPath := greedy()
+	fill(mostPath, 600_000)
+	for n := 0; l.Stats().EvictedUnread == 0; n++ {
+		if n == 100 {
+			t.Fatalf("nothing was reset; %d bytes are held", used())
+		}
+		fill(greedy(), 100_000)
+		if n := used(); n > limit {
+			t.Fatalf("%d bytes are held, of %d", n, limit)
+		}
+	}
+	if !l.conns.find(firstPath).isOpen() || l.conns.find(mostPath).isOpen() {
+		t.Error("the connection with most was not the first to be reset")
+	}
+	conn := dialTo(t, l)
+	send(t, conn, packetOf(50, 1))
+	p := readOne(t, s)
+	if _, err := s.WriteBatch([]transport.Packet{{Data: packetOf(60, 2), Path: p.Path}}); err != nil {
+		t.Fatal(err)
+	}
+	s.End(p.Path)
+	if got := frames(t, conn); len(got) != 1 {
+		t.Errorf("%d answers came", len(got))
+	}
+	_ = l.Close()
+	if n := used(); n != 0 || len(l.unread.conns) != 0 {
+		t.Errorf("%d bytes are held by %d connections after the end", n, len(l.unread.conns))
+	}
+}
+
+// isOpen reports whether a connection has not been evicted; nil is none.
+func (c *serverConn) isOpen() bool { return c != nil && !c.evicted.Load() }

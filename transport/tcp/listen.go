@@ -22,6 +22,7 @@ const (
 	DefaultWriteTimeout   = 5 * time.Second
 	DefaultMaxAnswer      = 256 << 10
 	DefaultMaxReceiving   = 64 << 20
+	DefaultMaxUnread      = 64 << 20
 )
 
 // closeGrace is how long Close lets peers read answers that are already queued.
@@ -62,6 +63,10 @@ type Config struct {
 	// that would exceed it is closed.
 	MaxReceiving int
 
+	// MaxUnread bounds the bytes of all send buffers: answers that the peers have not read.
+	// The connections with most are reset.
+	MaxUnread int
+
 	// Notify receives warnings for the operator, at most one every 10 s. It must not
 	// block, and may be nil.
 	Notify func(error)
@@ -75,6 +80,7 @@ func (c *Config) setDefaults() {
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultWriteTimeout)
 	c.MaxAnswer = cmp.Or(c.MaxAnswer, DefaultMaxAnswer)
 	c.MaxReceiving = cmp.Or(c.MaxReceiving, DefaultMaxReceiving)
+	c.MaxUnread = cmp.Or(c.MaxUnread, DefaultMaxUnread)
 	if c.Steer == nil {
 		c.Steer = func([]byte) int { return 0 }
 	}
@@ -98,6 +104,7 @@ type Listener struct {
 	conns      connTable
 	places     places
 	budget     bufferBudget
+	unread     unreadBudget
 	lastConn   atomic.Uint64 // number of the newest connection
 	notifiedAt atomic.Int64  // last call of Notify, in Unix nanoseconds
 
@@ -132,6 +139,7 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 		config:  config,
 		places:  newPlaces(config.MaxConnections, config.MaxPerSource),
 		budget:  bufferBudget{limit: int64(config.MaxReceiving)},
+		unread:  unreadBudget{limit: config.MaxUnread},
 		open:    make(map[*serverConn]struct{}),
 		stopped: make(chan struct{}),
 		closed:  make(chan struct{}),

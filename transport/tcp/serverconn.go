@@ -29,9 +29,13 @@ type serverConn struct {
 	holder       *holder     // nil: it has no place
 	older, newer *serverConn // of its source, while it is not authenticated
 
+	// Owned by the listener's unreadBudget.
+	unread, unreadIndex int
+
 	mu        sync.Mutex
 	wakeup    chan struct{} // nil until the packet is received
 	output    *buffer       // frames to send, or nil
+	sending   int           // capacity of the buffer that is being sent
 	heldUntil time.Time     // zero if not held
 	finished  bool          // no answer will follow
 	closed    bool          // answers are rejected
@@ -137,6 +141,7 @@ func (c *serverConn) writeLoop(timer *time.Timer) {
 			}
 			err := c.send(output)
 			output.free()
+			c.sent()
 			if err != nil {
 				return
 			}
@@ -162,7 +167,9 @@ func (c *serverConn) writeLoop(timer *time.Timer) {
 func (c *serverConn) next() (output *buffer, finished bool, deadline time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	output, c.output = c.output, nil
+	if output, c.output = c.output, nil; output != nil {
+		c.sending = cap(output.data)
+	}
 	if deadline = c.deadline; !c.heldUntil.IsZero() {
 		deadline = c.heldUntil
 	}
@@ -212,6 +219,23 @@ func (c *serverConn) send(frames *buffer) error {
 	return err
 }
 
+// sent records that the buffer that was being sent is free.
+func (c *serverConn) sent() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sending = 0
+	c.countUnread()
+}
+
+// countUnread updates the listener's memory of unread answers. The caller holds mu.
+func (c *serverConn) countUnread() {
+	bytes := c.sending
+	if c.output != nil {
+		bytes += cap(c.output.data)
+	}
+	c.listener.unread.set(c, bytes)
+}
+
 // discard drops queued output and rejects further answers.
 func (c *serverConn) discard() {
 	c.mu.Lock()
@@ -220,6 +244,7 @@ func (c *serverConn) discard() {
 	if c.output != nil {
 		c.output.free()
 		c.output = nil
+		c.countUnread()
 	}
 }
 
@@ -251,14 +276,28 @@ func (c *serverConn) hold(until time.Time) bool {
 	return true
 }
 
-// enqueue queues packets until one is rejected, and returns the number queued.
+// enqueue queues packets until one is rejected, and returns the number queued. If all unread answers
+// exceed their bound, it evicts the connections with most.
 func (c *serverConn) enqueue(packets []transport.Packet) (int, error) {
+	n, err := c.enqueueAll(packets)
+	l := c.listener
+	for most := l.unread.excess(); most != nil; most = l.unread.excess() {
+		if !most.evicted.Load() {
+			l.counters.evictedUnread.Add(1)
+		}
+		most.evict()
+	}
+	return n, err
+}
+
+func (c *serverConn) enqueueAll(packets []transport.Packet) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.finished {
 		return 0, ErrConnClosed
 	}
 	defer c.wake()
+	defer c.countUnread()
 	for i := range packets {
 		if err := c.enqueueOne(&packets[i]); err != nil {
 			return i, err

@@ -18,6 +18,7 @@ type Stats struct {
 	Unanswered      uint64 `metric:"tcp_failed_connections_total" label:"reason=unanswered"`
 	WriteTimeouts   uint64 `metric:"tcp_failed_connections_total" label:"reason=write_timeout"`
 	WriteErrors     uint64 `metric:"tcp_failed_connections_total" label:"reason=write_error"`
+	EvictedUnread   uint64 `metric:"tcp_failed_connections_total" label:"reason=max_unread"`
 	HoldTimeouts    uint64 `metric:"polls_timed_out_total" help:"Polls that ended without a packet."`
 
 	Received Traffic `label:"direction=receive"` // complete packets
@@ -44,7 +45,7 @@ type Traffic struct {
 // counters are shared by the shards: next to the cost of a connection, contention does not matter.
 type counters struct {
 	accepted, refusedFull, refusedSource, acceptErrors atomic.Uint64
-	evictedFull, evictedSource                         atomic.Uint64
+	evictedFull, evictedSource, evictedUnread          atomic.Uint64
 	badLength, receiveTimeouts, aborted, refusedMemory atomic.Uint64
 	unanswered, holdTimeouts                           atomic.Uint64
 	writeTimeouts, writeErrors                         atomic.Uint64
@@ -97,6 +98,7 @@ func (l *Listener) Stats() Stats {
 		Aborted:         c.aborted.Load(),
 		RefusedMemory:   c.refusedMemory.Load(),
 		Unanswered:      c.unanswered.Load(),
+		EvictedUnread:   c.evictedUnread.Load(),
 		HoldTimeouts:    c.holdTimeouts.Load(),
 		WriteTimeouts:   c.writeTimeouts.Load(),
 		WriteErrors:     c.writeErrors.Load(),
