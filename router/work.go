@@ -113,6 +113,10 @@ func (st *shardState) runTask(now time.Time, t *task) {
 	}
 	session := t.keys.Session()
 	session.User.(*client).rekeyTasks--
-	st.count(session.Control(now, t.keys, t.message, t.content, t.from, &st.output))
+	err := session.Control(now, t.keys, t.message, t.content, t.from, &st.output)
+	if err != nil && t.message == wire.TypeSubsessionKK1 {
+		st.counters.RekeysFailed++
+	}
+	st.count(err)
 	st.applyEvents(session)
 }

@@ -122,6 +122,7 @@ func (r *responder) handleKKT(content []byte, size int, from path.Path, out *Out
 		r.bytesIn += size
 	}
 	if r.response == nil {
+		r.table.Stats.KEMKeys++
 		r.request = bytes.Clone(frame)
 		r.response = kkt.AppendResponse(nil, id, r.kem.Public(), sid, r.table.config.Identity)
 	}

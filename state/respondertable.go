@@ -33,6 +33,7 @@ type HandshakeStats struct {
 	Collisions  uint64    `metric:"handshakes_total" label:"step=collision"`
 	Busy        uint64    `metric:"handshakes_total" label:"step=busy"`
 	Cookies     uint64    `metric:"handshakes_total" label:"step=cookie"`
+	KEMKeys     uint64    `metric:"handshakes_total" label:"step=kem_key"`
 	Opened      uint64    `metric:"handshakes_total" label:"step=opened"`
 	Failed      uint64    `metric:"handshakes_total" label:"step=failed"`
 	FailedJoins uint64    `metric:"handshakes_total" label:"step=failed_join"`

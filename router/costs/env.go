@@ -45,11 +45,18 @@ type Env struct {
 	clients map[path.Path]*client
 }
 
-// Deliver passes answers of the gateway to the clients that they are for.
+// Deliver passes answers of the gateway to the clients that they are for. Those with a session react
+// to them.
 func (e *Env) Deliver(answers ...transport.Packet) {
 	for _, a := range answers {
-		if c := e.clients[a.Path]; c != nil {
-			c.handle(bytes.Clone(a.Data))
+		c := e.clients[a.Path]
+		if c == nil {
+			continue
+		}
+		reacts := c.session != nil && !c.silent
+		c.handle(bytes.Clone(a.Data))
+		if reacts {
+			c.run()
 		}
 	}
 }

@@ -69,7 +69,7 @@ const (
 	resets        = "Resets"
 	sessions      = "sessions"
 	flows         = "flows"
-	lookups       = "concurrent name lookups"
+	requests      = "time of a shard for flows to open, names and rekeys"
 	claims        = "claims"
 	innerHellos   = "inner ClientHellos"
 	polls         = "wait of a Poll"
@@ -85,7 +85,7 @@ var Kinds = []Kind{
 	{"hello beyond the budget", Stranger, queue, "handshakes_total{step=cookie}", busyHello},
 	{"hello with a cookie", Stranger, provedHellos, "handshakes_total{step=hello}", cookieHello},
 	{"hello with the index of a session", Stranger, collisions, "handshakes_total{step=collision}", takenHello},
-	{"KKT request", Stranger, newHellos, "", kktRequest(false)},
+	{"KKT request", Stranger, newHellos, "handshakes_total{step=kem_key}", kktRequest(false)},
 	{"KKT request, repeated", Stranger, queue, "", kktRequest(true)},
 	{"part of Handshake 1, of four", Stranger, keptParts, "", looseParts(4)},
 	{"part of Handshake 1, of two", Stranger, keptParts, "", looseParts(2)},
@@ -107,21 +107,21 @@ var Kinds = []Kind{
 	{Baseline, Client, "", "", data},
 	{"data from another address", Client, "", "", roamingData},
 	{"data of an unknown flow", Client, "", "flows_refused_total", unknownFlow},
-	{"data to a new target", Client, flows, "flows_opened_total", openFlow},
+	{"data to a new target", Client, requests, "flows_opened_total", openFlow},
 	{"data to a denied target", Client, "", "flows_refused_total", deniedFlow},
 	{"data beyond the bound of flows", Client, flows, "flows_refused_total", tooManyFlows},
-	{"data to a name", Client, lookups, "", lookUp},
-	{"FlowClosed", Client, flows, "", closeFlow},
+	{"data to a name", Client, requests, "", lookUp},
+	{"FlowClosed", Client, requests, "", closeFlow},
 	{"ForwardPacket", Client, "", "forwarded_packets_total{direction=up}", forward},
 	{"ForwardPacket with a new index", Client, claims, "", claim},
 	{"ForwardPacket to an unknown gateway", Client, "", "flows_refused_total", unknownGateway},
 	{"inner hello", Client, innerHellos, "", innerHello},
-	{"part of KK1", Client, keptParts, "", looseKK1},
-	{"KK1 that fails", Client, "", "dropped_packets_total{reason=refused}", badKK1},
-	{"KK1", Client, "", "", goodKK1},
-	{"KK1, repeated", Client, "", "", repeatedKK1},
+	{"part of KK1", Client, requests, "", looseKK1},
+	{"KK1 that fails", Client, requests, "rekeys_failed_total", badKK1},
+	{"KK1", Client, requests, "rekeys_total", goodKK1},
+	{"KK1, repeated", Client, requests, "", repeatedKK1},
 	{"SubsessionReady, repeated", Client, "", "", ready},
-	{"SubsessionAbort", Client, "", "", abort},
+	{"SubsessionAbort", Client, requests, "", abort},
 	{"SubsessionAbort, stale", Client, "", "dropped_packets_total{reason=unexpected}", staleAbort},
 	{"Ping", Client, "", "", ping},
 	{"Pong", Client, "", "", pong},

@@ -337,9 +337,6 @@ func each(e *Env, packet func(*client) transport.Packet) maker {
 		if c == nil {
 			return none()
 		}
-		if !c.silent {
-			c.run()
-		}
 		p := packet(c)
 		return p, p.Data != nil
 	}

@@ -40,9 +40,9 @@ var table = sync.OnceValue(func() map[string]float64 {
 // not measured.
 func (k *Kind) Cost() time.Duration { return time.Duration(table()[k.String()]) }
 
-// Count returns the value of the kind's counter in a struct whose fields have the tags of metrics,
-// as the Stats of package router. It returns false if there is no such counter.
-func (k *Kind) Count(stats any) (n uint64, ok bool) {
+// Counted returns the kind's counter in a struct whose fields have the tags of metrics, as the Stats
+// of package router; nil if there is none.
+func (k *Kind) Counted(stats any) (counter *uint64) {
 	name, label, _ := strings.Cut(k.Counter, "{")
 	label = strings.TrimSuffix(label, "}")
 	var find func(v reflect.Value, outer string)
@@ -56,11 +56,11 @@ func (k *Kind) Count(stats any) (n uint64, ok bool) {
 			switch f := v.Field(i); {
 			case f.Kind() == reflect.Struct:
 				find(f, own)
-			case f.CanUint() && tag.Get("metric") == name && own == label:
-				n, ok = f.Uint(), true
+			case f.Kind() == reflect.Uint64 && tag.Get("metric") == name && own == label:
+				counter = f.Addr().Interface().(*uint64)
 			}
 		}
 	}
-	find(reflect.Indirect(reflect.ValueOf(stats)), "")
-	return n, ok
+	find(reflect.ValueOf(stats).Elem(), "")
+	return counter
 }
