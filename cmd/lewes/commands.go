@@ -31,17 +31,22 @@ func newConfigCheck() *cobra.Command {
 		Use:   "check FILE",
 		Short: "list the errors in a configuration",
 		Long: `Check reads a configuration as the gateway would and lists all errors with their lines; for
-an unknown key it suggests the nearest one. The exit code is 0 if there is no error.`,
+an unknown key it suggests the nearest one. If there is none, it lists egress rules that
+contradict others or are redundant. The exit code is 0 if there is no error.`,
 		Example: `  lewes config check /etc/lewes/gateway.toml`,
 		Args:    arguments(1, 1, "FILE"),
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		_, err := config.Load(args[0])
+		warnings, err := config.Check(args[0])
 		if err != nil && !*asJSON {
 			return err
 		}
-		return cmp.Or(output(cmd, *asJSON, checkedConfig(args[0], err), args[0]+" is valid"), err)
+		text := args[0] + " is valid"
+		for _, w := range warnings {
+			text += "\nwarning: " + w.String()
+		}
+		return cmp.Or(output(cmd, *asJSON, checkedConfig(args[0], warnings, err), text), err)
 	}
 	return cmd
 }
@@ -64,6 +69,7 @@ type checked struct {
 	OK       bool            `json:"ok"`
 	Problems []configProblem `json:"problems,omitempty"`
 	More     int             `json:"more,omitempty"` // further problems
+	Warnings []configProblem `json:"warnings,omitempty"`
 }
 
 type configProblem struct {
@@ -72,8 +78,11 @@ type configProblem struct {
 	Reason string `json:"reason"`
 }
 
-func checkedConfig(file string, err error) checked {
+func checkedConfig(file string, warnings []config.Problem, err error) checked {
 	c := checked{File: file, OK: err == nil}
+	for _, w := range warnings {
+		c.Warnings = append(c.Warnings, configProblem{w.Line, w.Key, w.Reason})
+	}
 	var invalid *config.Error
 	switch {
 	case errors.As(err, &invalid):

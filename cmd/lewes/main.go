@@ -18,7 +18,11 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitDenied = 3 // policy test: the target is denied
 )
+
+// errDenied ends the program with exitDenied; the command has printed the reason.
+var errDenied = errors.New("the target is denied")
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
@@ -33,6 +37,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
+	}
+	if errors.Is(err, errDenied) {
+		return exitDenied
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", cmd.CommandPath(), err)
 	if usage := (*usageError)(nil); errors.As(err, &usage) {
@@ -64,7 +71,7 @@ the gateway, and the targets from the entry.`,
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	return group(root, newClients(), newConfig(), newDemo(), newForward(), newGateway(), newKeygen(), newProbe(), newVersion())
+	return group(root, newClients(), newConfig(), newDemo(), newForward(), newGateway(), newKeygen(), newPolicy(), newProbe(), newVersion())
 }
 
 // group adds subcommands to a command that does nothing by itself, and returns it.

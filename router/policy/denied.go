@@ -16,9 +16,10 @@ const (
 	NoTarget   Source = iota // no address, or port 0: denied
 	Gateway                  // a gateway of the directory: denied
 	DenyRule                 // a deny rule: denied
-	AllowRule                // an allow rule inside a non-public range: allowed
+	AllowRule                // an allow rule: allowed
 	OwnAddress               // an address of the gateway: denied
 	NonPublic                // a non-public range: denied
+	NoRule                   // public, denied by default: no allow rule matches
 	Public                   // the public network: allowed
 )
 
@@ -35,7 +36,7 @@ func (s Source) allows() bool { return s == AllowRule || s == Public }
 
 // String returns a name such as "deny rule".
 func (s Source) String() string {
-	names := [...]string{"no target", "gateway of the directory", "deny rule", "allow rule", "own address", "non-public range", "public network"}
+	names := [...]string{"no target", "gateway of the directory", "deny rule", "allow rule", "own address", "non-public range", "default", "public network"}
 	if int(s) >= len(names) {
 		return fmt.Sprintf("source %d", uint8(s))
 	}
@@ -64,6 +65,36 @@ func (e *DeniedError) Error() string {
 // Unwrap returns ErrDenied.
 func (e *DeniedError) Unwrap() error { return ErrDenied }
 
+// Decision is the result for a target, allowed or not.
+type Decision struct {
+	Target  netip.AddrPort
+	Allowed bool
+	Source  Source
+	Rule    string // the rule that decided, or the range
+	Why     string // such as "it is a private address (10.0.0.0/8)"
+	Remedy  string // the change of configuration that would allow the target; empty if it is allowed
+}
+
+// Explain decides as Check does, and returns the reason for allowed targets as well.
+func (p *Policy) Explain(target netip.AddrPort) Decision {
+	d := p.decide(target)
+	e := Decision{Target: target, Allowed: d.source.allows(), Source: d.source, Why: d.why(target)}
+	switch {
+	case d.rule != nil:
+		e.Rule = d.rule.String()
+	case d.within.IsValid():
+		e.Rule = d.within.String()
+	}
+	if !e.Allowed {
+		e.Remedy = d.remedy(target)
+	}
+	return e
+}
+
+func (d Decision) String() string {
+	return fmt.Sprintf("%v: allowed %v by %v %q: %s", d.Target, d.Allowed, d.Source, d.Rule, d.Why)
+}
+
 func (d *decision) why(target netip.AddrPort) string {
 	subject := "it"
 	if addr := plain(target.Addr()); d.addr != addr {
@@ -80,11 +111,16 @@ func (d *decision) why(target netip.AddrPort) string {
 	case DenyRule:
 		return fmt.Sprintf("%s matches the deny rule %q", subject, d.rule)
 	case AllowRule:
+		if d.what == "" {
+			return fmt.Sprintf("%s matches the allow rule %q", subject, d.rule)
+		}
 		return fmt.Sprintf("%s is %s and matches the allow rule %q", subject, d.what, d.rule)
 	case OwnAddress:
 		return fmt.Sprintf("%s is %s", subject, d.what)
 	case NonPublic:
 		return fmt.Sprintf("%s is %s (%v)", subject, d.what, d.within)
+	case NoRule:
+		return subject + " matches no allow rule, and targets are denied by default"
 	default:
 		return "it is public and matches no deny rule"
 	}
@@ -107,6 +143,8 @@ func (d *decision) remedy(target netip.AddrPort) string {
 			return fmt.Sprintf("to allow it, add %q to allow in [egress]: a rule for just this address", exact)
 		}
 		return fmt.Sprintf("to allow it, add %q, or a wider rule inside %v, to allow in [egress]", exact, d.within)
+	case NoRule:
+		return fmt.Sprintf("to allow it, add %q or a wider rule to allow in [egress]", exact)
 	default:
 		return "give an address and a port from 1 to 65535"
 	}

@@ -23,7 +23,8 @@
 //     allows it. A wider rule does not: 10.0.0.0/8 allows a private network but not
 //     the gateway's own address in it, and neither 0.0.0.0/0 nor * allows loopback
 //     by accident.
-//  4. Everything else, the public network, is allowed.
+//  4. Everything else, the public network, is allowed, or with Config.DenyByDefault
+//     only the targets that an allow rule matches, however wide it is.
 //
 // An IPv6 address that embeds an IPv4 address, for a translator or a tunnel, must
 // be allowed as both.

@@ -13,6 +13,8 @@ import (
 // public network, the gateway's own public addresses included.
 type Config struct {
 	Allow, Deny []Rule
+	// DenyByDefault denies the public network as well: only targets that match an allow rule are allowed.
+	DenyByDefault bool
 	// Own returns the gateway's addresses: those of its interfaces and those that
 	// it is reached by (see HostAddrs). nil means none.
 	Own func() []netip.Addr
@@ -36,8 +38,9 @@ type Policy struct {
 
 // rules is immutable.
 type rules struct {
-	allow, deny []Rule
-	queryOwn    func() []netip.Addr
+	allow, deny   []Rule
+	denyByDefault bool
+	queryOwn      func() []netip.Addr
 }
 
 // New returns a Policy and calls Config.Own for the first time. It ignores an error of Refresh.
@@ -50,7 +53,7 @@ func New(c Config) *Policy {
 // Replace applies another Config. Its error is that of Refresh, after which the
 // previously known addresses of the gateway are still denied.
 func (p *Policy) Replace(c Config) error {
-	p.rules.Store(&rules{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), queryOwn: c.Own})
+	p.rules.Store(&rules{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), denyByDefault: c.DenyByDefault, queryOwn: c.Own})
 	return p.Refresh()
 }
 
@@ -96,7 +99,7 @@ func (p *Policy) decide(target netip.AddrPort) decision {
 	}
 
 	d := p.decideRange(addr, port)
-	if embedding == nil || !d.source.allows() || d.source == AllowRule {
+	if embedding == nil || !d.source.allows() || d.within.IsValid() {
 		return d
 	}
 	if r := p.allowRule(addr, port, embedding.prefix); r != nil {
@@ -121,6 +124,8 @@ func (p *Policy) decideRange(addr netip.Addr, port uint16) decision {
 	d := decision{source: Public, addr: addr}
 	if r := nonPublicRange(addr); r != nil {
 		d = p.openedBy(decision{source: NonPublic, addr: addr, what: r.what, within: r.prefix}, port)
+	} else if p.rules.Load().denyByDefault {
+		d = p.openedBy(decision{source: NoRule, addr: addr}, port)
 	}
 	if !d.source.allows() || d.source == AllowRule && d.rule.Prefix == single(addr) {
 		return d // the route would not change it
@@ -134,7 +139,8 @@ func (p *Policy) decideRange(addr netip.Addr, port uint16) decision {
 // single returns the range of one address.
 func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
-// openedBy returns the decision for a target in a range that is denied without an allow rule inside it.
+// openedBy returns the decision for a target that is denied without an allow rule, which must lie inside
+// the range d.within if there is one.
 func (p *Policy) openedBy(d decision, port uint16) decision {
 	if r := p.allowRule(d.addr, port, d.within); r != nil {
 		d.source, d.rule = AllowRule, r
@@ -163,11 +169,11 @@ func (p *Policy) denyRule(addr netip.Addr, port uint16) *Rule {
 	return nil
 }
 
-// allowRule returns the first allow rule that matches the target and lies inside a range.
+// allowRule returns the first allow rule that matches the target and lies inside a range, if it is valid.
 func (p *Policy) allowRule(addr netip.Addr, port uint16, within netip.Prefix) *Rule {
 	allow := p.rules.Load().allow
 	for i := range allow {
-		if allow[i].matches(addr, port) && allow[i].inside(within) {
+		if allow[i].matches(addr, port) && (!within.IsValid() || allow[i].inside(within)) {
 			return &allow[i]
 		}
 	}

@@ -248,7 +248,8 @@ func TestMappedAndZonedAddresses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := policy.New(policy.Config{
 			Deny: rapid.SliceOfN(rules(), 0, 3).Draw(t, "deny"), Allow: rapid.SliceOfN(rules(), 0, 3).Draw(t, "allow"),
-			Own: ownIs("198.51.100.7", "10.0.0.1"),
+			DenyByDefault: rapid.Bool().Draw(t, "deny by default"),
+			Own:           ownIs("198.51.100.7", "10.0.0.1"),
 		})
 		a := netip.AddrFrom4(draw4(t))
 		mapped := netip.AddrFrom16(a.As16())
@@ -401,6 +402,48 @@ func TestRulePrecedence(t *testing.T) {
 	}
 }
 
+// Shows R8.33.
+func TestDenyByDefault(t *testing.T) {
+	p := policy.New(policy.Config{
+		DenyByDefault: true,
+		Allow:         mustRules("198.51.100.0/24:53", "*:443", "10.0.0.0/8", "203.0.113.7", "[64:ff9b::/96]:53"),
+		Deny:          mustRules("198.51.100.66"),
+		Own:           ownIs("198.51.100.5", "203.0.113.7"),
+	})
+	for s, want := range map[string]struct {
+		source policy.Source
+		why    string
+	}{
+		"198.51.100.7:53":         {policy.AllowRule, `it matches the allow rule "198.51.100.0/24:53"`},
+		"198.51.100.7:54":         {policy.NoRule, "it matches no allow rule"},
+		"8.8.8.8:53":              {policy.NoRule, "it matches no allow rule"},
+		"8.8.8.8:443":             {policy.AllowRule, `it matches the allow rule "*:443"`},
+		"[2001:db8::1]:443":       {policy.AllowRule, `it matches the allow rule "*:443"`},
+		"[2001:db8::1]:53":        {policy.NoRule, "it matches no allow rule"},
+		"10.1.2.3:99":             {policy.AllowRule, `it is a private address and matches the allow rule "10.0.0.0/8"`},
+		"192.168.1.1:443":         {policy.NonPublic, "it is a private address"}, // a wide rule does not open it
+		"127.0.0.1:443":           {policy.NonPublic, "it is a loopback address"},
+		"198.51.100.66:53":        {policy.DenyRule, "198.51.100.66"},
+		"198.51.100.5:53":         {policy.OwnAddress, "own addresses"}, // needs a rule of its own
+		"203.0.113.7:53":          {policy.AllowRule, "own addresses and matches"},
+		"[64:ff9b::808:808]:443":  {policy.AllowRule, `"*:443"`},
+		"[64:ff9b::a01:203]:443":  {policy.AllowRule, "leads to 10.1.2.3"},
+		"[64:ff9b::c0a8:101]:443": {policy.NonPublic, "leads to 192.168.1.1"},
+		"[64:ff9b::808:808]:53":   {policy.AllowRule, "NAT64"},
+		"[2002:808:808::1]:53":    {policy.NoRule, "it matches no allow rule"},
+		"[64:ff9b::808:808]:99":   {policy.NoRule, "it matches no allow rule"},
+	} {
+		if d := p.Explain(netip.MustParseAddrPort(s)); d.Source != want.source || !strings.Contains(d.Why, want.why) || d.Allowed != (d.Remedy == "") {
+			t.Errorf("%v, want by %v: %s", d, want.source, want.why)
+		}
+	}
+	// The outer form alone does not allow the address that it leads to.
+	p = policy.New(policy.Config{DenyByDefault: true, Allow: mustRules("::/0")})
+	if d := p.Explain(netip.MustParseAddrPort("[64:ff9b::808:808]:53")); d.Source != policy.NoRule || !strings.Contains(d.Why, "leads to 8.8.8.8") {
+		t.Error(d)
+	}
+}
+
 // Following the remedy of every denial ends in an allowed target.
 func TestRemedyAllowsTarget(t *testing.T) {
 	own := ownIs("198.51.100.7")
@@ -410,8 +453,9 @@ func TestRemedyAllowsTarget(t *testing.T) {
 			target = netip.AddrPortFrom(own()[0], target.Port())
 		}
 		var allow []policy.Rule
+		denyByDefault := rapid.Bool().Draw(t, "deny by default")
 		for range 1 + 4 {
-			p := policy.New(policy.Config{Allow: allow, Own: own})
+			p := policy.New(policy.Config{Allow: allow, Own: own, DenyByDefault: denyByDefault})
 			err := p.Check(target)
 			if err == nil {
 				return
@@ -441,7 +485,8 @@ func TestPolicyAgainstModel(t *testing.T) {
 		allow := rapid.SliceOfN(rules(), 0, 4).Draw(t, "allow")
 		deny := rapid.SliceOfN(rules(), 0, 4).Draw(t, "deny")
 		own := netip.AddrFrom4(draw4(t))
-		p := policy.New(policy.Config{Allow: allow, Deny: deny, Own: func() []netip.Addr { return []netip.Addr{own} }})
+		denyByDefault := rapid.Bool().Draw(t, "deny by default")
+		p := policy.New(policy.Config{Allow: allow, Deny: deny, DenyByDefault: denyByDefault, Own: func() []netip.Addr { return []netip.Addr{own} }})
 		addr := netip.AddrFrom4(draw4(t))
 		if rapid.IntRange(0, 4).Draw(t, "own") == 0 {
 			addr = own
@@ -467,10 +512,10 @@ func TestPolicyAgainstModel(t *testing.T) {
 		if addr == own && !addr.IsLoopback() && !addr.IsUnspecified() {
 			narrowest = 32
 		}
-		if narrowest >= 0 {
+		if narrowest >= 0 || denyByDefault {
 			opened := false
 			for _, r := range allow {
-				opened = opened || names(r) && r.Prefix.IsValid() && r.Prefix.Bits() >= narrowest
+				opened = opened || names(r) && (narrowest < 0 || r.Prefix.IsValid() && r.Prefix.Bits() >= narrowest)
 			}
 			want = want && opened
 		}

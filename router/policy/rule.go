@@ -184,7 +184,8 @@ func (r *Rule) inside(within netip.Prefix) bool {
 
 // CheckAllow returns an error that wraps ErrOpensNothing for a rule without effect
 // as an allow rule: its addresses are public, or it is wider than the ranges that
-// it overlaps. Such a rule is usually meant to deny all other targets.
+// it overlaps. Such a rule is usually meant to deny all other targets. With
+// Config.DenyByDefault every allow rule has an effect.
 func CheckAllow(r Rule) error {
 	if r.Prefix.IsSingleIP() {
 		return nil // it may be the gateway's own
@@ -201,5 +202,5 @@ func CheckAllow(r Rule) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q %w: public targets are allowed without a rule, and a range that is denied by default is opened only by a rule that lies inside it, such as \"10.0.0.0/8\"; to keep clients from targets, name those in deny", r, ErrOpensNothing)
+	return fmt.Errorf("%q %w: public targets are allowed without a rule, and a range that is denied by default is opened only by a rule that lies inside it, such as \"10.0.0.0/8\"; to deny certain targets, name them in deny, and to allow certain targets only, set default to \"deny\"", r, ErrOpensNothing)
 }

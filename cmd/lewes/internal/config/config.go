@@ -103,14 +103,29 @@ type Flows struct {
 
 // Egress selects the targets that clients may send to.
 type Egress struct {
-	Allow []policy.Rule `toml:"allow"`
-	Deny  []policy.Rule `toml:"deny"`
-	Own   []netip.Addr  `toml:"own"`
+	Default EgressDefault `toml:"default"`
+	Allow   []policy.Rule `toml:"allow"`
+	Deny    []policy.Rule `toml:"deny"`
+	Own     []netip.Addr  `toml:"own"`
 }
+
+// EgressDefault applies to public targets that match no rule.
+type EgressDefault string
+
+// The values of EgressDefault.
+const (
+	EgressAllow EgressDefault = "allow"
+	EgressDeny  EgressDefault = "deny"
+)
 
 // Forward limits forwarding to other gateways.
 type Forward struct {
 	MaxClaims int `toml:"max_claims"` // per account
+}
+
+// Policy returns the egress policy without the gateway's own addresses.
+func (e *Egress) Policy() policy.Config {
+	return policy.Config{Allow: e.Allow, Deny: e.Deny, DenyByDefault: e.Default == EgressDeny}
 }
 
 // Gateway is another gateway that clients may continue to.

@@ -111,20 +111,37 @@ func Default() *Config {
 
 // Load reads a configuration file. The error is an *Error if the text is invalid.
 func Load(path string) (*Config, error) {
+	c, _, err := load(path)
+	return c, err
+}
+
+// Check reads a configuration file as Load does, and returns its warnings with their lines.
+func Check(path string) (warnings []Problem, err error) {
+	c, text, err := load(path)
+	if err != nil {
+		return nil, err
+	}
+	if warnings = c.Warnings(); len(warnings) > 0 {
+		sortByPosition(warnings, textfile.TrimBOM(text))
+	}
+	return warnings, nil
+}
+
+func load(path string) (*Config, []byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
+		return nil, nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
+		return nil, nil, fmt.Errorf("cannot read the configuration %s: %w", path, err)
 	}
 	c, err := Parse(text)
 	if e := (*Error)(nil); errors.As(err, &e) {
 		e.File = path
 	}
-	return c, err
+	return c, text, err
 }
 
 // Parse parses the text of a configuration file. Missing keys have their defaults. The error is an *Error.
@@ -158,13 +175,18 @@ func (c *Config) read(text []byte) error {
 	if len(list) == 0 {
 		return nil
 	}
+	sortByPosition(list, text)
+	return invalid(list)
+}
+
+// sortByPosition sets the positions of problems in a valid TOML text, and sorts the problems by them.
+func sortByPosition(list []Problem, text []byte) {
 	positions := locate(text)
 	for i := range list {
 		p := positions.of(list[i].at)
 		list[i].Line, list[i].Column = p.line, p.column
 	}
 	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) })
-	return invalid(list)
 }
 
 // syntaxProblem returns the problem for an error of the TOML library.

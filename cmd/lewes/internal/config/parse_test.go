@@ -142,6 +142,7 @@ max_per_session = 1
 max = 2
 idle = "1s"
 [egress]
+default = "deny"
 allow = ["10.0.0.0/8"] # a comment
 deny = [
   "*:25",
@@ -191,7 +192,7 @@ func TestParseEverything(t *testing.T) {
 		Session: Session{10, Duration(time.Hour), Duration(time.Minute), 1400},
 		Flows:   Flows{1, 2, Duration(time.Second)},
 		Egress: Egress{
-			rules("10.0.0.0/8"), rules("*:25", "[2001:db8::/32]:1-2"),
+			EgressDeny, rules("10.0.0.0/8"), rules("*:25", "[2001:db8::/32]:1-2"),
 			[]netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")},
 		},
 		Forward:  Forward{1},

@@ -36,6 +36,20 @@ const (
 // Validate checks a configuration and returns an *Error with all problems. Parse includes this check.
 func (c *Config) Validate() error { return invalid(c.problems()) }
 
+// Warnings returns the egress rules of a valid configuration that contradict others or are redundant.
+func (c *Config) Warnings() []Problem {
+	var p problems
+	rules := c.Egress.Policy()
+	for _, f := range policy.Review(&rules) {
+		list := "egress.deny"
+		if f.Allow {
+			list = "egress.allow"
+		}
+		p.add(indexed(list, f.Index+1), "%s", f.Reason)
+	}
+	return p
+}
+
 type problems []Problem
 
 func (p *problems) add(at, format string, args ...any) {
@@ -184,10 +198,14 @@ func (f *Flows) check(p *problems) {
 }
 
 func (e *Egress) check(p *problems) {
+	oneOf(p, "egress.default", e.Default, EgressAllow, EgressDeny)
 	atMost(p, "egress.allow", e.Allow, maxRules)
 	atMost(p, "egress.deny", e.Deny, maxRules)
 	atMost(p, "egress.own", e.Own, maxRules)
 	for i, r := range e.Allow {
+		if e.Default != EgressAllow {
+			break // every rule has an effect
+		}
 		if err := policy.CheckAllow(r); err != nil {
 			p.add(indexed("egress.allow", i+1), "%v", err)
 		}

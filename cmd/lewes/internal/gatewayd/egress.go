@@ -74,7 +74,9 @@ func (e *egress) configure(c *config.Config) policy.Config {
 		}
 	}
 	e.names = names
-	return policy.Config{Allow: c.Egress.Allow, Deny: c.Egress.Deny, Own: e.addresses}
+	settings := c.Egress.Policy()
+	settings.Own = e.addresses
+	return settings
 }
 
 // addresses returns the gateway's own addresses.
@@ -86,6 +88,13 @@ func (e *egress) addresses() []netip.Addr {
 	}
 	e.mu.Unlock()
 	return policy.HostAddrs(own...)()
+}
+
+// logWarnings logs the egress rules without an effect.
+func logWarnings(c *config.Config, log *zap.Logger) {
+	for _, w := range c.Warnings() {
+		log.Warn("egress rule without effect", zap.String("key", w.Key), zap.String("reason", w.Reason))
+	}
 }
 
 // resolve resolves the public names, and reports whether their addresses have changed. A name that

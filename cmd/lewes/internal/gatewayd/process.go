@@ -71,6 +71,7 @@ func (p *Process) Run(ctx context.Context) (err error) {
 		return err
 	}
 	limitMemory(c)
+	logWarnings(c, p.log)
 	if p.egress, err = newEgress(c, net.DefaultResolver); err != nil {
 		p.log.Warn("cannot read the routing table; denying the addresses of interfaces only", zap.Error(err))
 	}

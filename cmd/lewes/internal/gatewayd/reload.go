@@ -106,6 +106,9 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 		p.directory.Replace(directoryOf(next))
 		resolveDirectory(ctx, p.directory, p.log)
 	}
+	if !reflect.DeepEqual(next.Egress, p.config.Egress) {
+		logWarnings(next, p.log)
+	}
 	if err := p.egress.replace(next); err != nil {
 		p.log.Warn("cannot read the host's addresses; the known ones stay denied", zap.Error(err))
 	}
