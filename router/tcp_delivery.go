@@ -20,8 +20,9 @@ type tcpWriter interface {
 	End(path.Path)
 	// Hold keeps the connection of a path open for d, for an answer to arrive.
 	Hold(p path.Path, d time.Duration) bool
-	// Authenticated keeps the connection of a path from giving way to new ones.
-	Authenticated(path.Path)
+	// Authenticated counts the connection of a path to an account, so that it does not give way to
+	// those of strangers.
+	Authenticated(p path.Path, account any)
 }
 
 const (
@@ -52,7 +53,7 @@ type tcpConn struct {
 
 // packetArrived notes an authentic packet of a session on a connection.
 func (d *tcpDelivery) packetArrived(c *client, on path.Path, wait time.Duration) {
-	d.queues.out.Authenticated(on)
+	d.queues.out.Authenticated(on, c.account)
 	d.conns = append(d.conns, tcpConn{c, on, wait})
 }
 

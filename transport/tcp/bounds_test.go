@@ -234,7 +234,8 @@ func refused(t testing.TB, host byte, l *Listener) {
 func authenticated(t testing.TB, conn net.Conn, l *Listener) {
 	t.Helper()
 	send(t, conn, packetOf(50, 1))
-	l.Shards[0].Authenticated(readOne(t, l.Shards[0]).Path)
+	p := readOne(t, l.Shards[0]).Path
+	l.Shards[0].Authenticated(p, p)
 }
 
 // evicted checks that a connection is reset.

@@ -22,31 +22,62 @@ var (
 	errSourceFull = errors.New("tcp: every connection of the source is authenticated")
 )
 
-// places bounds the open connections, in total and per source. At a bound, a new connection
-// takes the place of an unauthenticated one: the oldest of the source, or of the prefix with the
-// most. It is safe for concurrent use.
+// places bounds the open connections, in total, per source and per account. At a bound, a new
+// connection takes the place of an unauthenticated one: the oldest of the source, or of the prefix
+// with the most. An account loses its oldest one. It is safe for concurrent use.
 type places struct {
 	max, maxPerSource int
 
-	mu      sync.Mutex
-	all     holder                   // guarded by mu
-	holders map[netip.Prefix]*holder // guarded by mu; sources and sites with an open connection
+	mu       sync.Mutex
+	all      holder                   // guarded by mu
+	holders  map[netip.Prefix]*holder // guarded by mu; sources and sites with an open connection
+	accounts map[any]*connList        // guarded by mu; with an authenticated connection
+}
+
+// connList lists connections by age, linked by their older and newer.
+type connList struct {
+	oldest, newest *serverConn
+	len            int
+}
+
+func (l *connList) add(c *serverConn) {
+	if c.older = l.newest; c.older == nil {
+		l.oldest = c
+	} else {
+		c.older.newer = c
+	}
+	l.newest = c
+	l.len++
+}
+
+func (l *connList) remove(c *serverConn) {
+	if c.older == nil {
+		l.oldest = c.newer
+	} else {
+		c.older.newer = c.newer
+	}
+	if c.newer == nil {
+		l.newest = c.older
+	} else {
+		c.newer.older = c.older
+	}
+	c.older, c.newer = nil, nil
+	l.len--
 }
 
 func newPlaces(limit, perSource int) places {
-	return places{max: limit, maxPerSource: perSource, holders: make(map[netip.Prefix]*holder)}
+	return places{max: limit, maxPerSource: perSource, holders: make(map[netip.Prefix]*holder), accounts: make(map[any]*connList)}
 }
 
 // holder is a prefix with open connections: a source, or a site with its sources, or all.
 type holder struct {
-	prefix   netip.Prefix
-	parent   *holder // nil: all
-	index    int     // in parent.parts
-	parts    parts   // with an unauthenticated connection, or empty at a source
-	open     int     // connections
-	unproved int     // unauthenticated connections
-	oldest   *serverConn
-	newest   *serverConn // of the source's unauthenticated ones, linked by older and newer
+	prefix    netip.Prefix
+	parent    *holder  // nil: all
+	index     int      // in parent.parts
+	parts     parts    // with an unauthenticated connection, or empty at a source
+	open      int      // connections
+	unproved  int      // unauthenticated connections
+	strangers connList // a source's unauthenticated connections
 }
 
 // sourceOf returns the source of an address: the address itself, or its /64.
@@ -67,7 +98,7 @@ func (h *holder) victim() *serverConn {
 	for len(h.parts) > 0 {
 		h = h.parts[0]
 	}
-	return h.oldest
+	return h.strangers.oldest
 }
 
 // parts is a heap of holders: the one with most unauthenticated connections first, among equals
@@ -109,13 +140,8 @@ func (p *places) add(c *serverConn, source netip.Addr) (victim *serverConn, err 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.holder(source, sourceBits)
-	c.holder, c.older = h, h.newest
-	if h.newest == nil {
-		h.oldest = c
-	} else {
-		h.newest.newer = c
-	}
-	h.newest = c
+	c.holder = h
+	h.strangers.add(c)
 	h.count(1, 1)
 	switch {
 	case h.open > p.maxPerSource:
@@ -164,33 +190,29 @@ func (h *holder) count(open, unproved int) {
 	}
 }
 
-// unlink takes a connection out of the unauthenticated ones of its source, and reports whether it
-// was there.
-func (h *holder) unlink(c *serverConn) bool {
-	if c.older == nil && h.oldest != c {
-		return false
-	}
-	if c.older != nil {
-		c.older.newer = c.newer
-	} else {
-		h.oldest = c.newer
-	}
-	if c.newer != nil {
-		c.newer.older = c.older
-	} else {
-		h.newest = c.older
-	}
-	c.older, c.newer = nil, nil
-	return true
-}
-
-// authenticate keeps a connection from being a victim.
-func (p *places) authenticate(c *serverConn) {
+// authenticate moves a connection to an account, so that it gives way to others of the account only.
+// It returns the one that loses its place, if any: an account has no more than half of what all
+// accounts leave.
+func (p *places) authenticate(c *serverConn, account any) (victim *serverConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if h := c.holder; h != nil && h.unlink(c) {
-		h.count(0, -1)
+	if c.holder == nil || c.account != nil {
+		return nil
 	}
+	c.holder.strangers.remove(c)
+	c.holder.count(0, -1)
+	list := p.accounts[account]
+	if list == nil {
+		list = new(connList)
+		p.accounts[account] = list
+	}
+	c.account = account
+	list.add(c)
+	if left := p.max - (p.all.open - p.all.unproved); list.len > 1 && list.len > left/2 {
+		victim = list.oldest
+		p.removeLocked(victim)
+	}
+	return victim
 }
 
 // remove frees a connection's place, and reports whether it had one.
@@ -207,9 +229,13 @@ func (p *places) remove(c *serverConn) bool {
 func (p *places) removeLocked(c *serverConn) {
 	h := c.holder
 	c.holder = nil
-	if h.unlink(c) {
+	if list := p.accounts[c.account]; c.account == nil {
+		h.strangers.remove(c)
 		h.count(-1, -1)
 	} else {
+		if list.remove(c); list.len == 0 {
+			delete(p.accounts, c.account)
+		}
 		h.count(-1, 0)
 	}
 	for ; h.parent != nil && h.open == 0; h = h.parent {

@@ -158,7 +158,9 @@ func TestPlacesAgainstModel(t *testing.T) {
 		case 1:
 			if len(open) > 0 {
 				k := &open[rng.IntN(len(open))]
-				q.authenticate(k.c)
+				if victim := q.authenticate(k.c, k.c); victim != nil {
+					t.Fatal("a connection of an account with one is evicted")
+				}
 				k.unproved = false
 			}
 		default:
@@ -225,5 +227,55 @@ func TestPlacesAgainstModel(t *testing.T) {
 	}
 	if len(q.holders) != 0 || len(q.all.parts) != 0 {
 		t.Errorf("%d holders are left", len(q.holders))
+	}
+}
+
+// TestAccountHoldsThird has one account take all connections that it gets, from many sources, then
+// others: it alone gets a third, loses its oldest ones, and leaves room for the others.
+//
+// Shows R12.10.
+func TestAccountHoldsThird(t *testing.T) {
+	q := newQueue(300, 10)
+	held := map[string][]*serverConn{}
+	take := func(account string, n int) {
+		t.Helper()
+		c, victim, err := q.open(fmt.Sprintf("2001:db8:%x:%x::1", len(account), n))
+		if victim != nil || err != nil {
+			t.Fatalf("%s: no place for connection %d: %v", account, n, err)
+		}
+		held[account] = append(held[account], c)
+		if victim = q.authenticate(c, account); victim == nil {
+			return
+		}
+		if victim != held[account][0] {
+			t.Fatalf("%s: another connection than the account's oldest is evicted", account)
+		}
+		held[account] = held[account][1:]
+	}
+	for n := range 1000 {
+		take("greedy", n)
+	}
+	if n := len(held["greedy"]); n != 100 || q.len() != 100 {
+		t.Errorf("one account has %d of 300 connections; %d are open", n, q.len())
+	}
+	for n := range 1000 {
+		take("greedier", n)
+	}
+	if n := len(held["greedier"]); n < 60 {
+		t.Errorf("the next account has %d connections", n)
+	}
+	for n := range 10 {
+		take(fmt.Sprint("other", n), n)
+		if len(held[fmt.Sprint("other", n)]) != 1 {
+			t.Errorf("account %d has no connection", n)
+		}
+	}
+	for _, list := range held {
+		for _, c := range list {
+			q.remove(c)
+		}
+	}
+	if len(q.accounts) != 0 || len(q.holders) != 0 {
+		t.Errorf("%d accounts, %d prefixes are left", len(q.accounts), len(q.holders))
 	}
 }

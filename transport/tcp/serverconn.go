@@ -27,7 +27,8 @@ type serverConn struct {
 
 	// Owned by places.
 	holder       *holder     // nil: it has no place
-	older, newer *serverConn // of its source, while it is not authenticated
+	account      any         // nil: it is not authenticated
+	older, newer *serverConn // of its account, or of its source's unauthenticated ones
 
 	// Owned by the listener's unreadBudget.
 	unread, unreadIndex int

@@ -143,11 +143,15 @@ func (s *ShardListener) Hold(p path.Path, d time.Duration) bool {
 	return c != nil && c.hold(time.Now().Add(d))
 }
 
-// Authenticated keeps the connection of a path, which has carried an authentic packet, from giving
-// way to new connections.
-func (s *ShardListener) Authenticated(p path.Path) {
-	if c := s.listener.conns.find(p); c != nil {
-		s.listener.places.authenticate(c)
+// Authenticated notes that the connection of a path has carried an authentic packet of an account (any
+// comparable value): it gives way to later ones of the account only.
+func (s *ShardListener) Authenticated(p path.Path, account any) {
+	l := s.listener
+	if c := l.conns.find(p); c != nil {
+		if victim := l.places.authenticate(c, account); victim != nil {
+			l.counters.evictedAccount.Add(1)
+			victim.evict()
+		}
 	}
 }
 

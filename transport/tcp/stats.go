@@ -8,8 +8,9 @@ type Stats struct {
 	Accepted        uint64 `metric:"tcp_accepted_connections_total" help:"Accepted TCP connections."`
 	RefusedFull     uint64 `metric:"tcp_refused_connections_total" label:"bound=max_connections" help:"TCP connections closed at once because every other one was authenticated, by the bound that was reached."`
 	RefusedSource   uint64 `metric:"tcp_refused_connections_total" label:"bound=max_per_source"`
-	EvictedFull     uint64 `metric:"tcp_evicted_connections_total" label:"bound=max_connections" help:"Unauthenticated TCP connections closed to make room for new ones, by the bound that was reached."`
+	EvictedFull     uint64 `metric:"tcp_evicted_connections_total" label:"bound=max_connections" help:"TCP connections closed to make room for new ones, by the bound that was reached: unauthenticated ones, or of the same account."`
 	EvictedSource   uint64 `metric:"tcp_evicted_connections_total" label:"bound=max_per_source"`
+	EvictedAccount  uint64 `metric:"tcp_evicted_connections_total" label:"bound=account"`
 	AcceptErrors    uint64 `metric:"tcp_accept_errors_total" help:"Failed accepts, mostly for lack of descriptors."`
 	BadLength       uint64 `metric:"tcp_failed_connections_total" label:"reason=bad_length" help:"TCP connections that ended before their answers were sent, by reason."`
 	ReceiveTimeouts uint64 `metric:"tcp_failed_connections_total" label:"reason=receive_timeout"`
@@ -44,12 +45,12 @@ type Traffic struct {
 
 // counters are shared by the shards: next to the cost of a connection, contention does not matter.
 type counters struct {
-	accepted, refusedFull, refusedSource, acceptErrors atomic.Uint64
-	evictedFull, evictedSource, evictedUnread          atomic.Uint64
-	badLength, receiveTimeouts, aborted, refusedMemory atomic.Uint64
-	unanswered, holdTimeouts                           atomic.Uint64
-	writeTimeouts, writeErrors                         atomic.Uint64
-	received, sent                                     traffic
+	accepted, refusedFull, refusedSource, acceptErrors        atomic.Uint64
+	evictedFull, evictedSource, evictedAccount, evictedUnread atomic.Uint64
+	badLength, receiveTimeouts, aborted, refusedMemory        atomic.Uint64
+	unanswered, holdTimeouts                                  atomic.Uint64
+	writeTimeouts, writeErrors                                atomic.Uint64
+	received, sent                                            traffic
 }
 
 type dialCounters struct {
@@ -92,6 +93,7 @@ func (l *Listener) Stats() Stats {
 		RefusedSource:   c.refusedSource.Load(),
 		EvictedFull:     c.evictedFull.Load(),
 		EvictedSource:   c.evictedSource.Load(),
+		EvictedAccount:  c.evictedAccount.Load(),
 		AcceptErrors:    c.acceptErrors.Load(),
 		BadLength:       c.badLength.Load(),
 		ReceiveTimeouts: c.receiveTimeouts.Load(),
