@@ -24,6 +24,7 @@ import (
 type Gateway struct {
 	config   Config
 	limits   atomic.Pointer[Limits]
+	budgets  *state.GatewayBudgets
 	accounts *account.Book
 	log      *zap.Logger
 	listener *udp.Listener
@@ -72,6 +73,9 @@ func newGateway(config Config) (*Gateway, error) {
 	g := &Gateway{config: config, log: config.Logger, kems: kems, memory: memory{read: readMemory, collect: runtime.GC}}
 	g.limits.Store(config.Limits.withDefaults())
 	g.accounts = g.newAccounts()
+	if g.budgets, err = state.NewGatewayBudgets(config.Clock(), g.handshakeConfig(), config.Shards); err != nil {
+		return nil, err
+	}
 	if g.config.Egress == nil {
 		g.config.Egress = &UDPEgress{Options: udp.Options{
 			NoGSO:    config.Listen.NoGSO,
@@ -152,12 +156,12 @@ func (g *Gateway) listenConfig(from *takeoverHello) (udp.Config, error) {
 	return listen, nil
 }
 
-// handshakeConfig returns the configuration that the shards' responders share. Bounds are divided
-// among the shards; the hellos of a source spread over them by their random index.
+// handshakeConfig returns the configuration that the shards' responders share. The
+// bounds are those of the gateway.
 func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 	c := &g.config
-	shards := float64(c.Shards)
 	return &state.GatewayConfig{
+		Budgets:         g.budgets,
 		Identity:        c.Identity,
 		KEMs:            g.kems,
 		Suites:          c.Suites,
@@ -166,13 +170,13 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 		Trusted:         c.Directory.Trusts,
 		Full:            g.memory.short.Load,
 		WallClock:       g.wall.corrected,
-		MaxHandshakes:   max(1, c.MaxRecords/c.Shards),
+		MaxHandshakes:   c.MaxRecords,
 		HandshakeTTL:    c.RecordTTL,
 		MaxEarlyBytes:   c.MaxEarly / c.Shards,
-		CookieThreshold: max(1, c.TriesASecond/c.Shards),
-		Rate:            c.Rate / shards,
-		Burst:           max(1, (c.Burst+c.Shards-1)/c.Shards),
-		TrustedRate:     c.TrustedRate / shards,
+		CookieThreshold: c.TriesASecond,
+		Rate:            c.Rate,
+		Burst:           c.Burst,
+		TrustedRate:     c.TrustedRate,
 		Session: state.SessionConfig{
 			Rand:      c.Rand,
 			Terms:     c.Terms,

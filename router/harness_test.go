@@ -196,6 +196,9 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	g.limits.Store(config.Limits.withDefaults())
 	r.whole = g
 	g.accounts = g.newAccounts()
+	if g.budgets, err = state.NewGatewayBudgets(epoch, g.handshakeConfig(), config.Shards); err != nil {
+		t.Fatal(err)
+	}
 	r.shard, err = newShard(g, 0, udp.Steer{Shards: 1}, g.handshakeConfig(), oneSocket{r.socket})
 	if err != nil {
 		t.Fatal(err)

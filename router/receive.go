@@ -231,11 +231,10 @@ func (st *shardState) handleUnknownIndex(rx *rxContext) {
 	if len(rx.packet) < minResetPacket || index == 0 {
 		return
 	}
-	if _, ok := st.resets.Take(rx.now, rx.from.Peer.Addr()); !ok {
-		return
+	if reset := st.handshakes.Reset(rx.now, index, rx.from); reset != nil {
+		st.counters.Resets++
+		st.output.Packets = append(st.output.Packets, state.Packet{Data: reset, Path: rx.from})
 	}
-	st.counters.Resets++
-	st.output.Packets = append(st.output.Packets, state.Packet{Data: st.handshakes.Reset(index), Path: rx.from})
 }
 
 // count counts a dropped packet under its reason.

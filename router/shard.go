@@ -8,15 +8,12 @@ import (
 	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/path"
-	"lewes/state/ratelimit"
 	"lewes/state/wire"
 	"lewes/transport"
 	"lewes/transport/udp"
 )
 
 const (
-	// resetRate is the number of Resets that a source gets per second (section 11).
-	resetRate = 10
 	// minResetPacket is the smallest sealed packet that is answered by a Reset, in bytes.
 	minResetPacket = 64
 )
@@ -63,7 +60,6 @@ type shardState struct {
 	sessions     *state.Sessions
 	tableVersion uint64 // changes with the table of sessions
 	handshakes   *state.ResponderTable
-	resets       *ratelimit.Table
 
 	scheduler scheduler
 	work      workQueue
@@ -113,7 +109,6 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	if st.handshakes, err = state.NewResponderTable(now(), &own); err != nil {
 		return nil, err
 	}
-	st.resets = ratelimit.NewTable(now(), resetRate, resetRate, uint64(steer.Secret)<<32|uint64(id))
 	st.timer.timer = time.AfterFunc(time.Hour, s.Tick)
 	env.queues.init(&config.TCP, &g.queued, now)
 	env.errors.wake = s.Tick

@@ -7,38 +7,8 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/state/path"
-	"lewes/state/ratelimit"
 	"lewes/state/wire"
 )
-
-// limits are the rate limits of a table.
-type limits struct {
-	clients, gateways budgets // gateways: those of the directory
-	second            int64
-	tries, triesLast  int // of Handshake 1, in this second and the one before
-}
-
-// budgets limit the hellos of one kind of source. Sources that have proved their address by
-// a cookie or TCP have a separate budget, which forged addresses cannot exhaust.
-type budgets struct{ proved, unproved *ratelimit.Table }
-
-func newBudgets(now time.Time, rate float64, burst int, seed uint64) budgets {
-	return budgets{
-		proved:   ratelimit.NewTable(now, rate, burst, seed),
-		unproved: ratelimit.NewTable(now, rate, burst, seed+1),
-	}
-}
-
-// roll starts a new second of counting tries.
-func (l *limits) roll(now time.Time) {
-	if second := now.Unix(); second != l.second {
-		l.triesLast = 0
-		if second == l.second+1 {
-			l.triesLast = l.tries
-		}
-		l.second, l.tries = second, 0
-	}
-}
 
 // Verify reports whether a level-2 packet has a valid MAC1. It is safe for concurrent use. The
 // caller drops other packets before it spends anything on them (section 1).
@@ -158,7 +128,8 @@ func (t *ResponderTable) handleHello(now time.Time, packet, content []byte, from
 
 // accept adds a responder for a hello and answers with its Ack.
 func (t *ResponderTable) accept(now time.Time, hello *wire.ClientHello, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
-	if t.count >= t.config.maxHandshakes() {
+	// In a full store one gives way, and another while the store holds more than its bound.
+	for n := 0; n < 2 && t.count > 0 && t.budgets.records.full(int64(t.count), 1); n++ {
 		t.evict()
 	}
 	ack := wire.Ack{AEAD: uint8(suite), KEM: hello.KEM}
@@ -199,22 +170,18 @@ func (t *ResponderTable) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Sui
 
 // checkLimits returns nil, or a Busy that makes the client come back later or with a cookie.
 func (t *ResponderTable) checkLimits(now time.Time, hello *wire.ClientHello, from path.Path) *wire.Busy {
-	t.limits.roll(now)
 	source := from.Peer.Addr()
 	if t.config.Full != nil && t.config.Full() {
 		return t.busy(fullWait)
 	}
-	budgets := &t.limits.clients
-	if t.config.Trusted != nil && t.config.Trusted(source) {
-		budgets = &t.limits.gateways
-	}
+	budgets := t.budgets.hellos(t.config, source)
 	if from.Transport == path.TCP || hello.HasCookie && t.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:]) {
 		if wait, ok := budgets.proved.Take(now, source); !ok {
 			return t.busy(wait)
 		}
 		return nil
 	}
-	if _, ok := budgets.unproved.Take(now, source); ok && !t.underLoad() {
+	if _, ok := budgets.unproved.Take(now, source); ok && !t.underLoad(now) {
 		return nil
 	}
 	busy := t.busy(budgets.proved.Wait(now, source)) // the hello returns with the cookie
@@ -226,8 +193,9 @@ func (t *ResponderTable) checkLimits(now time.Time, hello *wire.ClientHello, fro
 }
 
 // underLoad reports whether all hellos need a cookie.
-func (t *ResponderTable) underLoad() bool {
-	return t.count > t.config.maxHandshakes()/2 || max(t.limits.tries, t.limits.triesLast) > t.config.cookieThreshold()
+func (t *ResponderTable) underLoad(now time.Time) bool {
+	b := t.budgets
+	return b.records.used.Load() > b.records.bound.Load()/2 || b.tries.rate(now) > t.config.cookieThreshold()
 }
 
 // fullWait is the wait that a full gateway asks for; it cannot predict the end of a session.

@@ -403,10 +403,7 @@ func TestCookiesAreRequiredUnderLoad(t *testing.T) {
 			}
 		},
 		"many tries of Handshake 1": func(_ *GatewayConfig, g *gatewayEnd) {
-			g.responders.limits.roll(epoch)
-			for range 501 {
-				g.responders.limits.tries++
-			}
+			g.responders.budgets.tries.add(epoch, 501)
 		},
 		"source above its budget": func(_ *GatewayConfig, g *gatewayEnd) {
 			for n := range uint32(2) {

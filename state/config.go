@@ -116,6 +116,10 @@ type GatewayConfig struct {
 	// arrives now, the least wait that a Busy asks for. May be nil.
 	QueueDelay func() time.Duration
 
+	// Budgets are shared by the tables of one gateway. nil: there is one table.
+	Budgets *GatewayBudgets
+
+	// Bounds of the gateway, whatever the number of its tables.
 	MaxHandshakes   int           // handshakes kept; 0 means 65,536
 	HandshakeTTL    time.Duration // 0 means 90 s
 	MaxEarlyBytes   int           // transport packets kept before Handshake 3; 0 means 64 MiB

@@ -149,7 +149,7 @@ func (r *responder) handleHandshake1(now time.Time, message []byte, sum [32]byte
 		}
 		return r.answer(from, out, bytes.Clone(r.handshake2))
 	}
-	payload, err := r.openHandshake1(message)
+	payload, err := r.openHandshake1(now, message)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (r *responder) handleHandshake1(now time.Time, message []byte, sum [32]byte
 
 // openHandshake1 opens the Noise message. It costs one X25519 operation per responder,
 // however many forged messages carry the right e.
-func (r *responder) openHandshake1(message []byte) ([]byte, error) {
+func (r *responder) openHandshake1(now time.Time, message []byte) ([]byte, error) {
 	e, ok := noise.EphemeralInMessage1(message)
 	if !ok {
 		return nil, wire.ErrShort
@@ -185,7 +185,7 @@ func (r *responder) openHandshake1(message []byte) ([]byte, error) {
 		r.transcript = &t
 		r.noise = noise.NewXKResponder(noisePrologue(&t), r.table.config.Session.Static)
 	}
-	r.table.limits.tries++
+	r.table.budgets.tries.add(now, 1)
 	return r.noise.ReadMessage1(message)
 }
 

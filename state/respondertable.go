@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"container/list"
 	"errors"
 	"slices"
@@ -62,20 +61,23 @@ type ResponderTable struct {
 	failed, done, waiting, opened *list.List
 	earlyBytes                    int
 
-	limits limits
-	joins  parts.Joins // of Handshake 1
-	Stats  HandshakeStats
+	budgets *GatewayBudgets
+	joins   parts.Joins // of Handshake 1
+	Stats   HandshakeStats
 }
 
-// NewResponderTable returns an empty table.
+// NewResponderTable returns an empty table. Without Budgets in the configuration, which the tables of
+// one gateway share, it makes its own.
 func NewResponderTable(now time.Time, config *GatewayConfig) (*ResponderTable, error) {
 	private, public := config.Identity.X25519()
 	config.Session.Static.Private, config.Session.Static.Public = private, public
-	seed, err := randomIndex(config.Session.Rand)
-	if err != nil {
-		return nil, err
+	budgets := config.Budgets
+	if budgets == nil {
+		var err error
+		if budgets, err = NewGatewayBudgets(now, config, 1); err != nil {
+			return nil, err
+		}
 	}
-	rate, burst, trusted := cmp.Or(config.Rate, 20), cmp.Or(config.Burst, 40), cmp.Or(config.TrustedRate, 1000)
 	return &ResponderTable{
 		config:     config,
 		mac:        cookie.NewMAC1Key(config.Identity.Public()),
@@ -87,10 +89,7 @@ func NewResponderTable(now time.Time, config *GatewayConfig) (*ResponderTable, e
 		waiting:    list.New(),
 		opened:     list.New(),
 		joins:      parts.Joins{PerSecond: strangersJoins},
-		limits: limits{
-			clients:  newBudgets(now, rate, burst, uint64(seed)),
-			gateways: newBudgets(now, trusted, int(trusted), uint64(seed)+2),
-		},
+		budgets:    budgets,
 	}, nil
 }
 
@@ -147,7 +146,7 @@ func (t *ResponderTable) handleHandshake1Part(now time.Time, index uint32, packe
 				sum = kdf.Hash(message)
 			}
 			t.Stats.FailedJoins += t.joins.Failed - failed
-			t.limits.tries += int(t.joins.Failed - failed)
+			t.budgets.tries.add(now, uint32(t.joins.Failed-failed))
 			joined = true
 		}
 		if message == nil {
@@ -223,8 +222,12 @@ func (t *ResponderTable) BufferEarly(header wire.Header, packet []byte, from pat
 	return err
 }
 
-// Reset builds a Reset for an unknown index (section 11).
-func (t *ResponderTable) Reset(index uint32) []byte {
+// Reset builds a Reset for an unknown index, or returns nil if the source has had its share of them
+// (section 11).
+func (t *ResponderTable) Reset(now time.Time, index uint32, to path.Path) []byte {
+	if _, ok := t.budgets.resets.Take(now, to.Peer.Addr()); !ok {
+		return nil
+	}
 	return clearPacket(t.mac, index, wire.TypeReset, &wire.Empty{})
 }
 
@@ -302,6 +305,7 @@ func (t *ResponderTable) add(r *responder, until time.Time) {
 	r.next = t.responders[r.index]
 	t.responders[r.index] = r
 	t.count++
+	t.budgets.records.used.Add(1)
 	t.timers.Set(&r.timer, until)
 	t.requeue(r, t.waiting)
 }
@@ -345,6 +349,7 @@ func (t *ResponderTable) remove(r *responder) {
 	r.takeEarlyData()
 	r.wipeSecrets()
 	t.count--
+	t.budgets.records.used.Add(-1)
 	if head := t.responders[r.index]; head != r {
 		for head.next != r {
 			head = head.next
@@ -408,7 +413,7 @@ func (t *ResponderTable) Read(r *snapshot.Reader) error {
 		if err := part.End(); err != nil {
 			return err
 		}
-		if next.kem != nil && t.count < t.config.maxHandshakes() {
+		if next.kem != nil && !t.budgets.records.full(int64(t.count), 1) {
 			t.add(next, until)
 		}
 	}

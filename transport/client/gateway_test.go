@@ -258,7 +258,9 @@ func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path)
 	generation := g.sessions.Find(h.ReceiverIdx)
 	if generation == nil {
 		if g.hands.BufferEarly(h, p, from) != nil && len(p) >= wire.MinPingPacket {
-			g.out.Packets = append(g.out.Packets, state.Packet{Data: g.hands.Reset(h.ReceiverIdx), Path: from})
+			if reset := g.hands.Reset(now, h.ReceiverIdx, from); reset != nil {
+				g.out.Packets = append(g.out.Packets, state.Packet{Data: reset, Path: from})
+			}
 		}
 		return
 	}
