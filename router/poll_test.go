@@ -252,15 +252,15 @@ func TestPollQueueExpires(t *testing.T) {
 	}
 }
 
-// TestPollQueuesShareABound checks the bound of all sessions together: one session may use all of it,
-// whatever the number of shards. Then others get no room in their queues, but a Poll that waits is
-// answered.
+// TestPollQueuesShareABound checks the bound of all sessions together: one account may use a third of
+// it, whatever the number of shards. Then its other sessions get no room in their queues, but a Poll
+// that waits is answered.
 //
 // Shows R10.8, R12.5.
 func TestPollQueuesShareABound(t *testing.T) {
 	leakless(t)
 	const one = 100 + flowOverhead + frameLength
-	g, k, l := withTalker(t, func(c *Config) { c.Shards, c.TCP.MaxHeldInAll, c.TCP.HeldAge = 4, 2*one, time.Hour })
+	g, k, l := withTalker(t, func(c *Config) { c.Shards, c.TCP.MaxHeldInAll, c.TCP.HeldAge = 4, 6*one, time.Hour })
 	to := g.TCPAddrs()[0]
 	for n := range 3 {
 		k.say(g, fmt.Sprint(n)+strings.Repeat("x", 99))

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -65,4 +66,43 @@ func TestNoDatagramToTCPPath(t *testing.T) {
 func (p *peer) clientOf() *client {
 	g := p.r.shard.st.sessions.Find(p.session.Current().Index())
 	return g.Session().User.(*client)
+}
+
+// TestPollQueuesOfAccountLeaveRoom has many sessions of one account queue all that they may, beside a
+// session of another account: that one's packets find room.
+//
+// Shows R12.5.
+func TestPollQueuesOfAccountLeaveRoom(t *testing.T) {
+	r := newRig(t, nil)
+	s := &r.shard.queues
+	const one = 1000
+	s.maxQueue, s.maxQueues = 10*one, 90*one
+	packet := make([]byte, one-frameLength)
+	fill := func(identity byte, at path.Path) (held int) {
+		before := s.held.Load()
+		q := r.connect(identity, at).clientOf().pollQueue()
+		for range 20 {
+			q.push(packet, true)
+		}
+		return int(s.held.Load()-before) / one
+	}
+	all := 0
+	for n := range byte(10) {
+		at := clientAt
+		at.Peer = netip.AddrPortFrom(at.Peer.Addr(), 2000+uint16(n))
+		all += fill(2+n, at)
+	}
+	if all != 30 {
+		t.Errorf("one account has %d packets queued of 90", all)
+	}
+	other := clientAt
+	other.Peer = netip.MustParseAddrPort("192.0.2.99:1")
+	if n := fill(20, other); n != 10 {
+		t.Errorf("another one has %d, want the 10 of a session", n)
+	}
+	r.advance(s.maxAge)
+	s.expireDue()
+	if n := s.held.Load(); n != 0 {
+		t.Errorf("%d bytes are held in the end", n)
+	}
 }

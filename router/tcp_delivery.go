@@ -258,13 +258,21 @@ func (a *pollQueues) init(c *TCP, held *atomic.Int64, now func() time.Time) {
 	a.timer = time.AfterFunc(time.Hour, a.expireDue)
 }
 
-// reserve takes room for n bytes if the bound of all sessions allows it.
-func (a *pollQueues) reserve(n int) bool {
-	if a.held.Add(int64(n)) <= int64(a.maxQueues) {
+// reserve takes room for n bytes if the bound of all sessions allows it: an account has no more than
+// half of what all accounts leave, but room for one packet if there is any.
+func (q *pollQueue) reserve(n int) bool {
+	left := int64(q.all.maxQueues) - q.all.held.Add(int64(n))
+	own := q.client.account.Queued.Add(int64(n))
+	if left >= 0 && (own <= left/2 || own == int64(n)) {
 		return true
 	}
-	a.held.Add(-int64(n))
+	q.unreserve(n)
 	return false
+}
+
+func (q *pollQueue) unreserve(n int) {
+	q.all.held.Add(-int64(n))
+	q.client.account.Queued.Add(-int64(n))
 }
 
 // push writes a packet of a flow, or of the session itself, to the waiting Poll, or queues a copy. A
@@ -281,7 +289,7 @@ func (q *pollQueue) push(packet []byte, flow bool) {
 			return
 		}
 	}
-	for q.closed || q.size+size > a.maxQueue || !a.reserve(size) {
+	for q.closed || q.size+size > a.maxQueue || !q.reserve(size) {
 		a.full.Add(1)
 		if len(q.packets) == 0 {
 			return
@@ -302,7 +310,7 @@ func (q *pollQueue) drop(n int) {
 	for i := range q.packets[:n] {
 		size := len(q.packets[i].Data) + frameLength
 		q.size -= size
-		q.all.held.Add(-int64(size))
+		q.unreserve(size)
 	}
 	clear(q.packets[:n])
 	if q.packets, q.notes = q.packets[n:], q.notes[n:]; len(q.packets) == 0 {

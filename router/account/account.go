@@ -165,6 +165,8 @@ type Account struct {
 	held [resources]atomic.Int32
 	rate atomic.Uint64 // payload bytes per second; 0: no limit
 
+	Queued atomic.Int64 // bytes that wait for sessions on TCP
+
 	Work   Budget // time of shards
 	Hellos Budget // inner ClientHellos
 	bytes  Budget // payload
