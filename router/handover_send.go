@@ -49,7 +49,7 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extraFiles map
 	defer broken()
 	fail := func(step string, err error) (HandedOver, error) {
 		if ctx.Err() != nil {
-			err = ctx.Err()
+			err = context.Cause(ctx)
 		}
 		return HandedOver{}, fmt.Errorf("handover: %s: %w", step, err)
 	}

@@ -62,7 +62,7 @@ func (f *gatewayFlags) run(cmd *cobra.Command, gateway string, fn func(context.C
 			return err
 		}
 	}
-	ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
+	ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr(), hangup()...)
 	defer stop()
 	return fn(ctx, c)
 }

@@ -29,9 +29,9 @@ its own. The gateway resolves the names of targets.
 LOCAL is a port or address:port; the default address is 127.0.0.1, which other machines
 cannot reach. Port 0 selects a free port. TARGET is host:port.
 
-Forward runs until SIGINT or SIGTERM and reconnects when the connection fails. It uses UDP,
-or TCP where UDP is blocked, and logs each change and its reason. It prints one line when
-it is ready. The exit code is 1 if the first connection fails or the gateway denies every
+Forward runs until SIGINT, SIGTERM or SIGHUP, and reconnects when the connection fails. It
+uses UDP, or TCP where UDP is blocked, and logs each change and its reason. It prints one
+line when it is ready. The exit code is 1 if the first connection fails or the gateway denies every
 target.`,
 		Example: `  lewes forward --gateway lewes://9qA…@gw.example.com 5353=9.9.9.9:53
   dig -p 5353 @127.0.0.1 example.com
@@ -53,6 +53,7 @@ target.`,
 		if *gateway == "" {
 			return usagef("missing --gateway: the URI printed by the gateway, lewes://IDENTITY@host:port")
 		}
+		ignoreBrokenPipes()
 		var mappings []portforward.Mapping
 		for _, arg := range args {
 			m, err := parseMapping(arg)
@@ -95,8 +96,8 @@ func forward(ctx context.Context, config client.Config, mappings []portforward.M
 		return withRemedy(err, &config)
 	}
 	defer session.Close()
-	if err := ready(session, f.Mappings()); err != nil {
-		return err
+	if err := ready(session, f.Mappings()); err != nil { // its reader may have ended
+		config.Logger.Warn("cannot print the ready line", "error", err)
 	}
 	notify := func(state string) {
 		if err := gatewayd.Notify(state); err != nil {

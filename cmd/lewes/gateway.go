@@ -13,9 +13,9 @@ func newGateway() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gateway",
 		Short: "run a gateway",
-		Long: `Gateway runs a gateway until SIGINT or SIGTERM; a second signal exits immediately. It needs
-no configuration: on the first start it creates its identity in the state directory. It
-listens on UDP port 51264 and TCP port 41264, prints the URI that clients need on standard
+		Long: `Gateway runs a gateway until SIGINT or SIGTERM; a second signal, a second or more later,
+exits immediately. It needs no configuration: on the first start it creates its identity in
+the state directory. It listens on UDP port 51264 and TCP port 41264, prints the URI that clients need on standard
 output, logs "ready" when it serves, and notifies systemd.
 
 SIGUSR2 upgrades it: a new process runs the program's file with the same arguments, reads
@@ -48,6 +48,7 @@ No client may use a gateway until you add it: see lewes clients --help.`,
 				return outputLine(cmd, *asJSON, a, strings.Join(a.URIs, "\n"))
 			},
 		}
+		ignoreBrokenPipes()
 		ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr())
 		defer stop()
 		return p.Run(ctx)

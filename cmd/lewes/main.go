@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -115,26 +116,23 @@ func arguments(least, most int, what string) cobra.PositionalArgs {
 	}
 }
 
-// untilSignal returns a context that the first SIGINT or SIGTERM cancels. A second one exits the process.
-func untilSignal(parent context.Context, stderr io.Writer) (ctx context.Context, stop func()) {
+// secondSignal is how long after the first signal a second one counts: service managers and terminals
+// send the first one twice.
+const secondSignal = time.Second
+
+// untilSignal returns a context that the first SIGINT, SIGTERM or further signal cancels. A second one
+// exits the process.
+func untilSignal(parent context.Context, stderr io.Writer, further ...os.Signal) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, append(further, os.Interrupt, syscall.SIGTERM)...)
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for again := false; ; again = true {
-			select {
-			case <-done:
-				return
-			case s := <-signals:
-				if again {
-					fmt.Fprintf(stderr, "lewes: second signal (%v): exiting immediately\n", s)
-					os.Exit(exitFailed)
-				}
-				cancel()
-			}
+		if s := awaitSecond(signals, done, cancel); s != nil {
+			fmt.Fprintf(stderr, "lewes: second signal (%v): exiting immediately\n", s)
+			os.Exit(exitFailed)
 		}
 	}()
 	return ctx, func() {
@@ -144,3 +142,36 @@ func untilSignal(parent context.Context, stderr io.Writer) (ctx context.Context,
 		cancel()
 	}
 }
+
+// awaitSecond calls first at the first signal, and returns the second one, or nil once done is closed.
+// Signals within a second of the first mean the same one.
+func awaitSecond(signals <-chan os.Signal, done <-chan struct{}, first func()) os.Signal {
+	var counts time.Time // from when on a second signal counts; zero before the first one
+	for {
+		select {
+		case <-done:
+			return nil
+		case s := <-signals:
+			switch {
+			case counts.IsZero():
+				counts = time.Now().Add(secondSignal)
+				first()
+			case !time.Now().Before(counts):
+				return s
+			}
+		}
+	}
+}
+
+// hangup returns SIGHUP, which reports that the terminal was closed, unless the process was started to
+// outlive its terminal (nohup).
+func hangup() []os.Signal {
+	if signal.Ignored(syscall.SIGHUP) {
+		return nil
+	}
+	return []os.Signal{syscall.SIGHUP}
+}
+
+// ignoreBrokenPipes turns SIGPIPE, which ends a process that writes to a pipe without a reader, into
+// errors of the writes. The reader of a log may end before the program does.
+func ignoreBrokenPipes() { signal.Ignore(syscall.SIGPIPE) }

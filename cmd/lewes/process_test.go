@@ -65,6 +65,7 @@ type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	done chan struct{}
+	read []io.Closer // what reads its output
 
 	mu     sync.Mutex
 	out    bytes.Buffer
@@ -101,6 +102,7 @@ func launchCommand(t *testing.T, cmd *exec.Cmd) *process {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p.read = []io.Closer{stdout, stderr}
 	var readers sync.WaitGroup
 	readers.Go(func() { p.copy(&p.out, stdout) })
 	readers.Go(func() { p.copy(&p.errs, stderr) })
@@ -200,6 +202,16 @@ func (p *process) wait() int {
 		p.t.Fatalf("the program did not end within %v", patience)
 	}
 	return p.cmd.ProcessState.ExitCode()
+}
+
+// closeOutput ends the reader of the program's output and log, as a log collector may end.
+func (p *process) closeOutput() {
+	p.t.Helper()
+	for _, r := range p.read {
+		if err := r.Close(); err != nil {
+			p.t.Fatal(err)
+		}
+	}
 }
 
 // signal sends a signal.

@@ -256,6 +256,51 @@ func TestUpgradeFails(t *testing.T) {
 	c.check(sessions)
 }
 
+// TestHungSuccessor: a gateway whose successor never answers goes on, reloads, and ends when asked to.
+func TestHungSuccessor(t *testing.T) {
+	t.Parallel()
+	u := launchUpgradable(t, "")
+	if err := os.Remove(u.program); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, u.program, "#!/bin/sh\necho the successor hangs >&2\nexec sleep 1000\n", 0o700)
+	u.kill(syscall.SIGUSR2)
+	u.awaitLog("the successor hangs")
+	u.kill(syscall.SIGHUP)
+	u.awaitLog("reloaded the configuration")
+	if code := u.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	hasNot(t, u.stderr(), "keeping this process")
+}
+
+// TestUpgradeWithOtherClients: a successor ends the sessions of clients that its list does not have, and
+// one with an invalid line in its list does not take over.
+func TestUpgradeWithOtherClients(t *testing.T) {
+	t.Parallel()
+	_, key := newClient(t)
+	u := launchUpgradable(t, "")
+	list := filepath.Join(filepath.Dir(u.config), "clients")
+	writeFile(t, list, key.Public().String()+" anna\n", 0o600)
+	u.awaitLog(`{"clients": 1,`)
+	s := dial(t, u.uri, key)
+
+	writeFile(t, list, key.Public().String()+" anna flws=2\n", 0o600)
+	u.kill(syscall.SIGUSR2)
+	u.awaitLog("upgrade failed; keeping this process")
+	has(t, u.stderr(), list+", line 1", "did you mean flows?")
+	if _, err := s.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	writeFile(t, list, "# nobody\n", 0o600)
+	u.upgrade()
+	select {
+	case <-s.Done():
+	case <-time.After(patience):
+		t.Error("the session of a removed client goes on")
+	}
+}
+
 // TestKilledSuccessor: a successor that is killed is missed like any gateway; nobody
 // else holds its port.
 func TestKilledSuccessor(t *testing.T) {

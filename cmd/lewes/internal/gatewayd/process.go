@@ -3,10 +3,13 @@ package gatewayd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -135,8 +138,8 @@ func (p *Process) announceReady(ctx context.Context, g *router.Gateway, inherite
 		if metricsErr != nil {
 			return metricsErr
 		}
-		if err := p.OnReady(a); err != nil {
-			return err
+		if err := p.OnReady(a); err != nil { // its reader may have ended
+			p.log.Warn("cannot print the URIs", zap.Error(err))
 		}
 	} else {
 		if metricsErr != nil { // the sessions that were taken over must not end for this
@@ -185,19 +188,72 @@ func (p *Process) serveMetrics(ctx context.Context, g *router.Gateway, inherited
 
 // serveSignals handles reload and upgrade signals until ctx is done or a successor has taken over.
 func (p *Process) serveSignals(ctx context.Context, g *router.Gateway) (handedOver bool, err error) {
+	return p.handleSignals(ctx,
+		func() { p.reload(ctx, g) },
+		func(ctx context.Context) (successor, error) { return p.upgrade(ctx, g) })
+}
+
+// successor is a process that has taken over.
+type successor interface{ Signal(os.Signal) error }
+
+// handleSignals is serveSignals with its two actions. It answers other signals during an upgrade, which
+// takes as long as the successor does, and passes on to the successor those that it may have missed.
+func (p *Process) handleSignals(ctx context.Context, reload func(), upgrade func(context.Context) (successor, error)) (handedOver bool, err error) {
+	type result struct {
+		next successor
+		err  error
+	}
+	var (
+		signals  = p.signals.upgrade // nil during an upgrade: the next one waits
+		results  = make(chan result, 1)
+		slow     <-chan time.Time
+		reloaded bool // during the upgrade
+	)
+	start := func() {
+		ctx, cancel := context.WithTimeoutCause(ctx, upgradeTimeout, fmt.Errorf("the successor has not taken over within %v", upgradeTimeout))
+		next, err := upgrade(ctx)
+		cancel()
+		results <- result{next, err}
+	}
 	for {
+		var r result
 		select {
 		case <-ctx.Done():
-			return false, nil
-		case <-p.signals.reload:
-			p.reload(ctx, g)
-		case <-p.signals.upgrade:
-			err := p.upgrade(ctx, g)
-			if err == nil || errors.Is(err, router.ErrLost) {
-				return true, err
+			if signals != nil {
+				return false, nil
 			}
-			p.log.Error("upgrade failed; keeping this process", zap.Error(err))
+			r = <-results // the end of ctx fails the upgrade, unless the successor owns the sessions
+			if r.err != nil && !errors.Is(r.err, router.ErrLost) {
+				return false, nil
+			}
+		case <-p.signals.reload:
+			reload()
+			reloaded = true
+			continue
+		case <-signals:
+			signals, slow, reloaded = nil, time.After(upgradeSlow), false
+			p.start(start)
+			continue
+		case <-slow:
+			p.log.Warn("the successor has not taken over yet", zap.Float64("waited_seconds", upgradeSlow.Seconds()), zap.Float64("timeout_seconds", upgradeTimeout.Seconds()))
+			continue
+		case r = <-results:
+			signals, slow = p.signals.upgrade, nil
 		}
+		switch {
+		case errors.Is(r.err, router.ErrLost):
+			return true, r.err
+		case r.err != nil:
+			p.log.Error("upgrade failed; keeping this process", zap.Error(r.err))
+			continue
+		}
+		if reloaded { // the successor may have read the configuration before
+			_ = r.next.Signal(syscall.SIGHUP) // it may have ended
+		}
+		if ctx.Err() != nil {
+			_ = r.next.Signal(syscall.SIGTERM)
+		}
+		return true, nil
 	}
 }
 

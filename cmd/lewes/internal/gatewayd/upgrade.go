@@ -23,8 +23,9 @@ type signals struct{ reload, upgrade <-chan os.Signal }
 const (
 	// handoverVariable holds the successor's descriptor of the handover connection.
 	handoverVariable = "LEWES_HANDOVER"
-	// upgradeTimeout bounds a successor's start and the handover.
-	upgradeTimeout = time.Minute
+	// upgradeTimeout bounds a successor's start and the handover; after upgradeSlow the wait is logged.
+	upgradeTimeout = 20 * time.Second
+	upgradeSlow    = 5 * time.Second
 	// exitTimeout bounds the successor's wait for its predecessor's last message.
 	exitTimeout = 10 * time.Second
 	// metricsFile names the metrics listener among the files handed over; its configured address
@@ -37,36 +38,34 @@ var executable, executableErr = os.Executable()
 
 // upgrade starts a successor and hands the gateway over to it. After nil and router.ErrLost this
 // process only has to exit; after another error it goes on serving.
-func (p *Process) upgrade(ctx context.Context, g *router.Gateway) error {
-	ctx, cancel := context.WithTimeout(ctx, upgradeTimeout)
-	defer cancel()
+func (p *Process) upgrade(ctx context.Context, g *router.Gateway) (*os.Process, error) {
 	conn, theirs, err := handover.Pair()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
 	successor, err := startSuccessor(theirs)
 	_ = theirs.Close()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	report, err := g.HandOver(ctx, conn, p.extras)
 	if err != nil {
 		_ = successor.Process.Kill() // it may have exited
 		exit := successor.Wait()
 		if errors.Is(err, router.ErrRefused) {
-			return err
+			return nil, err
 		}
 		status := "exit status 0"
 		if exit != nil {
 			status = exit.Error()
 		}
-		return fmt.Errorf("%w (%s: %s)", err, successor.Path, status)
+		return nil, fmt.Errorf("%w (%s: %s)", err, successor.Path, status)
 	}
 	pid := successor.Process.Pid
 	p.notify("MAINPID=" + strconv.Itoa(pid))
 	p.log.Info("handed over to a successor", zap.Int("pid", pid), zap.Int("sessions", report.Sessions), zap.Int("flows", report.Flows), zap.Duration("pause", report.Pause))
-	return nil
+	return successor.Process, nil
 }
 
 // startSuccessor starts the program's file with this process's arguments and environment. The handover

@@ -1,0 +1,142 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestSignalsWithinASecondAreOne sends signals in virtual time.
+func TestSignalsWithinASecondAreOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		signals, done, second := make(chan os.Signal), make(chan struct{}), make(chan os.Signal, 1)
+		first := 0
+		go func() { second <- awaitSecond(signals, done, func() { first++ }) }()
+		for range 10 { // within 900 ms
+			signals <- syscall.SIGTERM
+			synctest.Wait()
+			time.Sleep(90 * time.Millisecond)
+		}
+		signals <- os.Interrupt
+		synctest.Wait()
+		if first != 1 || len(second) != 0 {
+			t.Fatalf("%d first signals, %d second ones", first, len(second))
+		}
+		time.Sleep(secondSignal - 900*time.Millisecond)
+		signals <- os.Interrupt
+		if s := <-second; s != os.Interrupt || first != 1 {
+			t.Errorf("%v after %d first signals", s, first)
+		}
+
+		go func() { second <- awaitSecond(signals, done, func() {}) }()
+		close(done)
+		if s := <-second; s != nil {
+			t.Errorf("%v without a signal", s)
+		}
+	})
+}
+
+// TestGatewayOutlivesItsLog: the reader of its output ends, and the gateway writes on.
+func TestGatewayOutlivesItsLog(t *testing.T) {
+	t.Parallel()
+	g := launchGateway(t, "")
+	g.closeOutput()
+	// The reload logs that access is open before it opens it.
+	writeFile(t, filepath.Join(g.dir, "gateway.toml"), fmt.Sprintf("state_dir = %q\n", g.dir)+loopbackListen+"[access]\nmode = \"open\"\n", 0o600)
+	g.signal(syscall.SIGHUP)
+	_, key := newClient(t)
+	if _, err := dial(t, g.uri, key).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestGatewayStartsWithoutReader: nothing reads the URIs.
+func TestGatewayStartsWithoutReader(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	defer w.Close()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "gateway.toml")
+	writeFile(t, file, fmt.Sprintf("state_dir = %q\n", dir)+loopbackListen, 0o600)
+	cmd := exec.Command("sh", "-c", `exec "$0" gateway --config "$1" >&3`, program, file)
+	cmd.Env, cmd.ExtraFiles = environment(dir), []*os.File{w}
+	g := launchCommand(t, cmd)
+	g.awaitLog("cannot print the URIs")
+	g.awaitLog("  ready  ")
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestForwardOutlivesItsLog: the reader of its output ends, and forward writes on.
+func TestForwardOutlivesItsLog(t *testing.T) {
+	t.Parallel()
+	file, key := newClient(t)
+	g := launchGateway(t, allowEcho, key)
+	p, ready := launchForward(t, environment(t.TempDir()), "--gateway", g.uri, "--identity", file, "0="+echo(t))
+	conn := localSocket(t, ready.Mappings[0].Local)
+	p.closeOutput()
+	if _, err := conn.Write(make([]byte, 2000)); err != nil { // too large, which is logged
+		t.Fatal(err)
+	}
+	ask(t, conn, []byte("a small one"))
+	if code := p.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestForwardEndsWithItsTerminal: SIGHUP ends it as SIGTERM does, with its session closed.
+func TestForwardEndsWithItsTerminal(t *testing.T) {
+	t.Parallel()
+	file, key := newClient(t)
+	g := launchGateway(t, allowEcho+"[metrics]\nlisten = \"127.0.0.1:0\"\n", key)
+	p, _ := launchForward(t, environment(t.TempDir()), "--gateway", g.uri, "--identity", file, "0="+echo(t))
+	p.signal(syscall.SIGHUP)
+	if code := p.wait(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	g.awaitLog(`stopped  {"sessions_closed": 0}`)
+}
+
+// TestForwardOutlivesItsTerminalWithNohup: a signal that was ignored at the start stays so.
+func TestForwardOutlivesItsTerminalWithNohup(t *testing.T) {
+	t.Parallel()
+	file, key := newClient(t)
+	g := launchGateway(t, allowEcho, key)
+	target := echo(t)
+	cmd := exec.Command("sh", "-c", `trap "" HUP; exec "$0" "$@"`, program, "forward", "--gateway", g.uri, "--identity", file, "0="+target)
+	cmd.Env = environment(t.TempDir())
+	p := launchCommand(t, cmd)
+	local, _, _ := strings.Cut(strings.TrimPrefix(p.awaitLine("ready: "), "ready: "), " ")
+	p.signal(syscall.SIGHUP)
+	ask(t, localSocket(t, local), []byte("after the terminal"))
+	if text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status"); err == nil { // on Linux
+		_, mask, _ := strings.Cut(string(text), "SigIgn:\t")
+		mask, _, _ = strings.Cut(mask, "\n")
+		if ignored, err := strconv.ParseUint(mask, 16, 64); err != nil || ignored&(1<<(syscall.SIGHUP-1)) == 0 {
+			t.Errorf("ignored signals %q, want SIGHUP among them", mask)
+		}
+	}
+	if code := p.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
