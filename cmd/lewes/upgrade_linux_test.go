@@ -258,7 +258,6 @@ func TestUpgradeFails(t *testing.T) {
 
 // TestHungSuccessor: a gateway whose successor never answers goes on, reloads, and ends when asked to.
 func TestHungSuccessor(t *testing.T) {
-	t.Parallel()
 	u := launchUpgradable(t, "")
 	if err := os.Remove(u.program); err != nil {
 		t.Fatal(err)
@@ -277,7 +276,6 @@ func TestHungSuccessor(t *testing.T) {
 // TestUpgradeWithOtherClients: a successor ends the sessions of clients that its list does not have, and
 // one with an invalid line in its list does not take over.
 func TestUpgradeWithOtherClients(t *testing.T) {
-	t.Parallel()
 	_, key := newClient(t)
 	u := launchUpgradable(t, "")
 	list := filepath.Join(filepath.Dir(u.config), "clients")
