@@ -18,6 +18,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
 	"lewes/router/account"
+	"lewes/router/egress"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/wire"
@@ -66,9 +67,10 @@ type Config struct {
 	// lists none.
 	Access    func(identity.PublicKey) account.Standing
 	Policy    *policy.Policy
-	Directory *Directory // nil: this gateway forwards to no other
-	Egress    Egress     // nil means UDP sockets
-	Resolver  Resolver   // nil means net.DefaultResolver
+	Directory *Directory   // nil: this gateway forwards to no other
+	Egress    Egress       // nil means UDP sockets on Ports
+	Ports     egress.Range // local ports of these sockets on Linux; zero means egress.DefaultRange
+	Resolver  Resolver     // nil means net.DefaultResolver
 
 	Tolerance    time.Duration
 	MaxRecords   int
@@ -199,6 +201,7 @@ func (c *Config) fill() error {
 	if c.Resolver == nil {
 		c.Resolver = net.DefaultResolver
 	}
+	c.Ports = cmp.Or(c.Ports, egress.DefaultRange)
 	c.Tolerance = cmp.Or(c.Tolerance, DefaultTolerance)
 	c.MaxRecords = cmp.Or(c.MaxRecords, 1<<16)
 	c.MaxEarly = cmp.Or(c.MaxEarly, DefaultMaxEarly)

@@ -24,6 +24,7 @@
 //   - scheduler.go: the share of time that handshakes get
 //   - flow.go: flows to targets
 //   - forward.go: packets for other gateways
+//   - shortage.go: sockets that the machine cannot open
 //   - outbound.go: a batch's datagrams to targets and other gateways
 //   - return.go: the way back to clients
 //   - tcp_delivery.go: delivery to sessions on TCP

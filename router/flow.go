@@ -30,7 +30,9 @@ type flow struct {
 
 	timer    state.Timer[*flow]
 	lastUp   time.Time
-	lastDown atomic.Int64 // Unix nanoseconds; 0: nothing was returned yet
+	lastDown atomic.Int64  // Unix nanoseconds; 0: nothing was returned yet
+	sent     uint64        // datagrams of the client
+	answered atomic.Uint64 // datagrams of the target
 
 	dropped     atomic.Bool // its id may belong to another flow
 	errorQueued atomic.Bool // it is in shardEnv.errors
@@ -81,6 +83,7 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 		return
 	}
 	f.lastUp = now
+	f.sent++
 	st.counters.Up.Packets++
 	st.counters.Up.Bytes += uint64(len(d.Payload))
 	if f.step != flowOpen {
@@ -132,7 +135,7 @@ func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) 
 	c.flows[f.id] = f
 	st.flows.open++
 	f.timer.Value = f
-	st.flows.timers.Set(&f.timer, now.Add(limits.FlowIdle))
+	st.flows.timers.Set(&f.timer, now.Add(f.idleTime(limits.FlowIdle)))
 	st.work.push(c.account, task{flow: f})
 	st.runQueued()
 	if c.flows[f.id] != f {
@@ -187,7 +190,7 @@ func (st *shardState) connectFlow(f *flow, target netip.AddrPort) (wire.FlowReas
 	}
 	conn, err := st.config.Egress.Dial(target)
 	if err != nil {
-		return wire.FlowUnreachable, "no way to the target"
+		return st.dialFailed(err)
 	}
 	f.conn = conn
 	st.startReturn(conn, f)
@@ -237,6 +240,29 @@ func (f *flow) returnedAt() time.Time {
 	return time.Time{}
 }
 
+const (
+	dnsPort = 53
+	// AnsweredIdle is the idle time of a flow to port 53 whose every datagram was answered.
+	AnsweredIdle = 10 * time.Second
+)
+
+// idleTime returns the time after which the flow is closed if nothing passes.
+func (f *flow) idleTime(limit time.Duration) time.Duration {
+	if f.target.Port == dnsPort && f.sent == f.answered.Load() {
+		return min(limit, AnsweredIdle)
+	}
+	return limit
+}
+
+// checkAt returns when to look whether the flow is idle, now that it is not before idleAt: the last
+// answer may bring that forward.
+func (f *flow) checkAt(now, idleAt time.Time) time.Time {
+	if at := now.Add(AnsweredIdle); f.target.Port == dnsPort && at.Before(idleAt) {
+		return at
+	}
+	return idleAt
+}
+
 // expireFlow closes a flow whose deadline has passed if it is idle, or sets its next deadline. It
 // reports whether there was one.
 func (st *shardState) expireFlow(now time.Time) bool {
@@ -248,9 +274,9 @@ func (st *shardState) expireFlow(now time.Time) bool {
 	if down := f.returnedAt(); down.After(last) {
 		last = down
 	}
-	idle := st.limits.Load().FlowIdle
+	idle := f.idleTime(st.limits.Load().FlowIdle)
 	if idleAt := last.Add(idle); now.Before(idleAt) {
-		st.flows.timers.Set(&f.timer, idleAt)
+		st.flows.timers.Set(&f.timer, f.checkAt(now, idleAt))
 	} else {
 		st.closeFlow(f, wire.FlowIdle, "nothing passed for "+idle.String())
 	}

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -98,9 +97,9 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 	case c.flowCount() >= st.limits.Load().MaxFlowsPerSession:
 		return refuse(wire.FlowBound, "")
 	}
-	u, err := st.upstreamFor(m.Identity)
-	if err != nil {
-		return refuse(wire.FlowPolicy, err.Error())
+	u, reason, detail := st.upstreamFor(m.Identity)
+	if u == nil {
+		return refuse(reason, detail)
 	}
 	if c.forwards == nil {
 		c.forwards = make(map[uint16]*forward)
@@ -111,24 +110,20 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 	return f
 }
 
-var (
-	errNoDirectory = errors.New("that gateway is not in this gateway's directory")
-	errNoWay       = errors.New("no way to that gateway")
-)
-
-// upstreamFor returns the upstream of a gateway in the directory.
-func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, error) {
+// upstreamFor returns the upstream of a gateway in the directory, or the reason why there is none.
+func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, wire.FlowReason, string) {
 	addr, ok := st.config.Directory.Find(id)
 	if !ok {
-		return nil, errNoDirectory
+		return nil, wire.FlowPolicy, "that gateway is not in this gateway's directory"
 	}
 	u := st.forwarder.upstreams[id]
 	if u != nil && u.addr == addr {
-		return u, nil
+		return u, 0, ""
 	}
 	conn, err := st.config.Egress.Dial(addr)
 	if err != nil {
-		return nil, errNoWay
+		reason, detail := st.dialFailed(err)
+		return nil, reason, detail
 	}
 	if u == nil {
 		u = &upstream{env: st.shardEnv, identity: id, bindings: make(map[uint32]*indexBinding)}
@@ -138,7 +133,7 @@ func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, error) {
 	}
 	u.addr, u.conn = addr, conn
 	st.startReturn(conn, u)
-	return u, nil
+	return u, 0, ""
 }
 
 // bindIndex checks that the inner packet's index is bound to the session, or binds it.

@@ -14,6 +14,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/router/account"
+	"lewes/router/egress"
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport/tcp"
@@ -31,11 +32,14 @@ type Gateway struct {
 	tcp      *tcp.Listener // nil: TCP is not served
 	shards   []*Shard
 	kems     *state.KEMKeys
-	sockets  udp.Counters // of the sockets towards clients
-	egress   udp.Counters // of the sockets towards targets and other gateways
+	sockets  udp.Counters  // of the sockets towards clients
+	egress   udp.Counters  // of the sockets towards targets and other gateways
+	ports    *egress.Ports // of those sockets; nil with a Config.Egress of its own
 	memory   memory
 	queued   atomic.Int64 // bytes that wait for sessions on TCP
 	wall     wallClock
+
+	shortages shortages
 
 	inputs      []input
 	readers     sync.WaitGroup
@@ -77,10 +81,12 @@ func newGateway(config Config) (*Gateway, error) {
 		return nil, err
 	}
 	if g.config.Egress == nil {
-		g.config.Egress = &UDPEgress{Options: udp.Options{
+		g.ports = egress.NewPorts(config.Ports, config.Clock)
+		g.config.Egress = &egress.UDP{Options: udp.Options{
 			NoGSO:    config.Listen.NoGSO,
 			NoGRO:    config.Listen.NoGRO,
 			Portable: config.Listen.Portable,
+			Ports:    g.ports,
 			Counters: &g.egress,
 		}}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lewes/router/egress"
 	"lewes/router/handover"
 	"lewes/router/policy"
 	"lewes/state"
@@ -309,4 +310,23 @@ func (r *rig) kems(t testing.TB) *state.KEMKeys {
 		t.Fatal(err)
 	}
 	return kems
+}
+
+// TestHandoverKeepsLocalPorts hands over a gateway whose flows have three of four local ports, one of
+// them just closed: its successor takes the fourth, and no other towards the same target.
+func TestHandoverKeepsLocalPorts(t *testing.T) {
+	g, target := started(t, func(c *Config) { c.Ports = egress.Range{19300, 19303} })
+	clients := liveSessions(t, g, 3, target)
+	if err := clients[0].session.Send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle}, &clients[0].out); err != nil {
+		t.Fatal(err)
+	}
+	clients[0].until(func() bool { return g.Stats().Flows == 2 })
+	next, _ := succeeded(t, g, nil)
+	clients[1].goesOn(t, "on the same port")
+	if port, err := next.ports.Take(target); err != nil {
+		t.Errorf("the fourth port: %d, %v", port, err)
+	}
+	if port, err := next.ports.Take(target); err == nil {
+		t.Errorf("port %d is taken again", port)
+	}
 }

@@ -241,6 +241,12 @@ func (g *Gateway) loadFrame(f *handover.Frame, sockets *inheritedSockets, loader
 		lead := r.Duration()
 		g.wall.correction.Store(int64(max(0, lead)))
 		return errors.Join(err, r.End())
+	case handover.Ports:
+		defer f.Close()
+		if g.ports == nil {
+			return nil
+		}
+		return g.ports.Read(f.Payload)
 	case handover.Shard, handover.Sessions:
 		r := snapshot.NewReader(f.Payload, g.config.Clock())
 		shard := int(r.Uint16())

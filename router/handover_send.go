@@ -275,6 +275,12 @@ func (g *Gateway) sendState(c *handover.Conn, sent cookies) error {
 	if err := c.Send(handover.Keys, w.Bytes()); err != nil {
 		return err
 	}
+	if g.ports != nil {
+		err := g.ports.Write(func(payload []byte) error { return c.Send(handover.Ports, payload) })
+		if err != nil {
+			return err
+		}
+	}
 	errs := make([]error, len(g.shards))
 	var writers sync.WaitGroup
 	for i, s := range g.shards {

@@ -129,6 +129,7 @@ func (f *flow) handleReturn(now time.Time, w *writer, batch []transport.Packet) 
 	}
 	f.lastDown.Store(now.UnixNano())
 	for i := range batch {
+		f.answered.Add(uint64(batch[i].Count()))
 		for payload := range batch[i].Segments() {
 			if !f.client.account.Pass(now, len(payload)) {
 				env.returned.overRate.Add(1)

@@ -44,6 +44,7 @@ type shardEnv struct {
 	returned    returnCounters
 	queues      pollQueues
 	errors      socketErrors
+	shortages   *shortages // of the gateway
 }
 
 // batch is work under the shard's lock.
@@ -91,7 +92,7 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	config, now := &g.config, g.config.Clock
 	env := &shardEnv{
 		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, now: now, out: out,
-		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops,
+		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages,
 	}
 	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: state.NewSessions()}}
 	env.do = s.Do

@@ -240,6 +240,7 @@ func (st *shardState) restoreFlow(c *snapshot.Codec, f *flow, sockets *inherited
 	if !down.IsZero() {
 		f.lastDown.Store(down.UnixNano())
 	}
+	f.sent = 1 << 63 // answers may be due: never all answered
 	f.cancel = func() {}
 	if f.step == flowOpen {
 		if f.conn = sockets.take(cookie, f); f.conn == nil {

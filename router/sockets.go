@@ -83,26 +83,6 @@ func writeRuns(out clientSockets, packets []transport.Packet) (failed uint64) {
 	return failed
 }
 
-// UDPEgress opens connected UDP sockets. They hold no buffer while they are idle.
-type UDPEgress struct{ Options udp.Options }
-
-// Dial opens a socket to target.
-func (e *UDPEgress) Dial(target netip.AddrPort) (transport.Conn, error) {
-	return udp.Dial(target, e.options())
-}
-
-// Inherit takes over a socket that another process dialled, and closes the file.
-func (e *UDPEgress) Inherit(file *os.File) (transport.Conn, error) {
-	return udp.InheritConn(file, e.options())
-}
-
-func (e *UDPEgress) options() udp.Options {
-	o := e.Options
-	o.Pooled = true
-	o.Fragment = true // targets do not discover the path MTU
-	return o
-}
-
 // input is a socket whose packets a shard receives.
 type input struct {
 	shard *Shard

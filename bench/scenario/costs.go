@@ -23,9 +23,11 @@ import (
 	"lewes/crypto/kem"
 	"lewes/router"
 	"lewes/router/costs"
+	"lewes/router/egress"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/transport"
+	"lewes/transport/udp"
 	"lewes/transport/uri"
 )
 
@@ -142,7 +144,7 @@ func newCostBench() (*costBench, error) {
 		KEMs:         []kem.ID{kem.MLKEM768},
 		Policy:       policy.New(policy.Config{Allow: []policy.Rule{{Prefix: netip.PrefixFrom(open.Addr(), 32)}}}),
 		Directory:    directory,
-		Egress:       &costEgress{real: &router.UDPEgress{}},
+		Egress:       &costEgress{real: &egress.UDP{Options: udp.Options{Ports: egress.NewPorts(egress.DefaultRange, nil)}}},
 		Resolver:     noNames{},
 		RecordTTL:    time.Hour,
 		TriesASecond: 1 << 30, // so that cookies are not required
@@ -219,7 +221,7 @@ func (a *answers) take() []transport.Packet {
 }
 
 // costEgress opens real sockets to loopback, and others that count as sent what is written to them.
-type costEgress struct{ real *router.UDPEgress }
+type costEgress struct{ real *egress.UDP }
 
 func (c *costEgress) Dial(target netip.AddrPort) (transport.Conn, error) {
 	if target.Addr().IsLoopback() {

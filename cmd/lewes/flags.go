@@ -144,10 +144,14 @@ func withRemedy(err error, c *client.Config) error {
 		}
 		return fmt.Errorf("%w\nif the gateway does not list this client, its operator adds it with: %s", err, addCommand(id.Public()))
 	}
-	if dial == nil && errors.As(err, new(*client.FlowError)) {
-		return fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
+	var flow *client.FlowError
+	switch {
+	case dial != nil || !errors.As(err, &flow):
+		return err
+	case flow.Reason == client.ReasonLimit || flow.Reason == client.ReasonBandwidth:
+		return fmt.Errorf("%w; close other flows, or try again later", err)
 	}
-	return err
+	return fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)
 }
 
 // offloadFlags are the flags of gateway that override the configuration's offload keys.

@@ -27,10 +27,11 @@ const (
 	Loaded        // the successor has loaded the state
 	Commit        // the successor owns the state from here on
 	Serving       // the successor serves
+	Ports         // local ports that the gateway's sockets towards targets do not use for a while
 )
 
 var kindNames = [...]string{Hello: "Hello", Sockets: "Sockets", Ready: "Ready", Refused: "Refused", Keys: "Keys", Shard: "Shard", Sessions: "Sessions",
-	End: "End", Loaded: "Loaded", Commit: "Commit", Serving: "Serving"}
+	End: "End", Loaded: "Loaded", Commit: "Commit", Serving: "Serving", Ports: "Ports"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) && kindNames[k] != "" {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lewes/router"
+	"lewes/router/egress"
 	"lewes/state"
 	"lewes/transport/tcp"
 )
@@ -38,6 +39,9 @@ func TestConstantsInREADME(t *testing.T) {
 		"time for a name lookup":                                           seconds(router.LookupTimeout),
 		"concurrent name lookups":                                          fmt.Sprint(router.DefaultLookups),
 		"datagrams buffered per flow during its lookup":                    fmt.Sprint(router.DefaultLookupDatagrams),
+		"time for which a local port is not used again towards its target": seconds(egress.Quarantine),
+		"pairs of local port and target that are not used again yet":       fmt.Sprint(egress.MaxPairs),
+		"idle time of a flow to port 53 that was answered":                 seconds(router.AnsweredIdle),
 		"idle time of an index binding":                                    seconds(router.IndexBindingTTL),
 		"hellos per second of an account to other gateways":                fmt.Sprint(router.DefaultHelloRate),
 		"burst of hellos of an account to other gateways":                  fmt.Sprint(router.DefaultHelloBurst),

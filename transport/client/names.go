@@ -121,7 +121,7 @@ const (
 	ReasonPolicy         = FlowReason(wire.FlowPolicy)         // the gateway's egress policy, or no such next gateway
 	ReasonUnreachable    = FlowReason(wire.FlowUnreachable)    // as of ICMP
 	ReasonIdle           = FlowReason(wire.FlowIdle)           // idle, or unknown to the gateway
-	ReasonLimit          = FlowReason(wire.FlowBound)          // too many flows
+	ReasonLimit          = FlowReason(wire.FlowBound)          // too many flows, or the gateway lacks something for another
 	ReasonOtherTarget    = FlowReason(wire.FlowOtherTarget)    // the flow id belongs to another target
 	ReasonIndexCollision = FlowReason(wire.FlowIndexCollision) // the receiver index is in use at an entry
 	ReasonNotRegistered  = FlowReason(wire.FlowNotRegistered)

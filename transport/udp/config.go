@@ -45,10 +45,25 @@ type Options struct {
 	// Fragment allows IP fragmentation, for egress to hosts without path MTU discovery.
 	Fragment bool
 
+	// Ports chooses the local ports of Dial, with several sockets to a port; nil leaves them to the
+	// system, as systems other than Linux do in any case.
+	Ports Ports
+
 	// Counters may be shared by several Conns; nil means the Conn's own.
 	Counters *Counters
 	// Notify receives events for the operator, each once. It must not block, and may be nil.
 	Notify func(Event)
+}
+
+// Ports chooses the local ports of connected sockets. A pair is such a port and a target; no two
+// sockets have the same. It is safe for concurrent use.
+type Ports interface {
+	// Take returns a port for a new socket to target. The pair is in use until Release.
+	Take(target netip.AddrPort) (uint16, error)
+	// Hold marks the pair of an inherited socket as in use.
+	Hold(port uint16, target netip.AddrPort)
+	// Release ends the use of a pair. After a connection, late datagrams of the target may follow.
+	Release(port uint16, target netip.AddrPort, connected bool)
 }
 
 // Config configures Listen.

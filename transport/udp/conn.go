@@ -24,6 +24,7 @@ type Conn struct {
 	local         netip.AddrPort
 	v6            bool
 	peer          *path.Path // of a connected socket, else nil
+	ports         Ports      // that local's port was taken from, or nil
 	checkPeer     bool       // datagrams of others may have been queued before connect
 	notify        func(Event)
 	sendWait      time.Duration
@@ -151,7 +152,13 @@ func (c *Conn) RemoteAddrPort() netip.AddrPort {
 
 // Close implements transport.Conn. Close the sockets of all shards together: the kernel
 // moves the last socket of a group into the gap, unknown to Steer.
-func (c *Conn) Close() error { return unwrapNetError(c.sock.Close()) }
+func (c *Conn) Close() error {
+	err := c.sock.Close()
+	if err == nil && c.ports != nil {
+		c.ports.Release(c.local.Port(), c.peer.Peer, true)
+	}
+	return unwrapNetError(err)
+}
 
 // Polled reports whether the Conn was adopted by a Poller.
 func (c *Conn) Polled() bool { return c.udp == nil }

@@ -112,7 +112,14 @@ func inheritConn(pc net.PacketConn, o *Options, connected bool) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.initInherited(o)
+	if err := c.initInherited(o); err != nil {
+		return nil, err
+	}
+	if connected && o.Ports != nil {
+		c.ports = o.Ports
+		c.ports.Hold(c.local.Port(), c.peer.Peer)
+	}
+	return c, nil
 }
 
 // Cookie returns the kernel's identifier of the socket (SO_COOKIE), which is the same in

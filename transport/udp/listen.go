@@ -166,8 +166,8 @@ func bind(ctx context.Context, addr netip.AddrPort, cfg *Config, shared bool) (*
 // ErrInvalidTarget means the target lacks an address or a port.
 var ErrInvalidTarget = errors.New("udp: target needs an address and a port")
 
-// Dial returns a socket connected to target, on a local port chosen by the system. It
-// receives datagrams and ICMP errors of the target only.
+// Dial returns a socket connected to target, on a local port chosen by Options.Ports or the
+// system. It receives datagrams and ICMP errors of the target only.
 func Dial(target netip.AddrPort, o Options) (*Conn, error) {
 	return DialFrom(netip.AddrPort{}, target, o)
 }
@@ -187,16 +187,23 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 		target = netip.AddrPortFrom(target.Addr().WithZone(zoneName(zoneIndex(zone))), target.Port())
 	}
 	var s setup
+	bound := portBinding{target: target}
+	chosen := local.Addr().IsValid() || local.Port() != 0
+	if !chosen && portsSupported {
+		bound.ports = o.Ports
+	}
 	dialer := net.Dialer{Control: func(network, _ string, raw syscall.RawConn) (err error) {
-		s, err = prepare(network, raw, &o, true)
+		if s, err = prepare(network, raw, &o, true); err == nil && bound.ports != nil {
+			err = bound.bind(network, raw)
+		}
 		return err
 	}}
-	chosen := local.Addr().IsValid() || local.Port() != 0
 	if chosen {
 		dialer.LocalAddr = net.UDPAddrFromAddrPort(local)
 	}
 	pc, err := dialer.Dial(network, target.String())
 	if err != nil {
+		bound.release()
 		var errno syscall.Errno
 		if errors.As(err, &errno) { // without net's text, which contains the full address
 			err = wrapErrno(errno)
@@ -207,9 +214,14 @@ func DialFrom(local, target netip.AddrPort, o Options) (*Conn, error) {
 	c, err := newConn(u, target, &o, s)
 	if err != nil {
 		_ = u.Close()
+		bound.release()
 		return nil, fmt.Errorf("udp: connect to %s: %w", path.MaskAddrPort(target), err)
 	}
+	c.ports = bound.ports
+	if c.ports != nil {
+		c.discardReceived()
+	}
 	// Between bind and connect the socket receives datagrams from anyone.
-	c.checkPeer = chosen
+	c.checkPeer = chosen || c.ports != nil
 	return c, nil
 }

@@ -67,6 +67,11 @@ func (*Poller) Stop() {}
 // Close does nothing.
 func (*Poller) Close() {}
 
+const portsSupported = false
+
+func (*portBinding) bind(string, syscall.RawConn) error { return errLinuxOnly }
+func (*Conn) discardReceived()                          {}
+
 func checkInherit() error                      { return errLinuxOnly }
 func cookieOf(syscall.RawConn) (uint64, error) { return 0, errLinuxOnly }
 func (c *Conn) initInherited(*Options) error   { return errLinuxOnly }

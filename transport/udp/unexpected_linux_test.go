@@ -3,6 +3,7 @@ package udp
 import (
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,4 +78,67 @@ func TestOnlyDialFromNeedsToCheck(t *testing.T) {
 		}
 		_ = c.Close()
 	}
+}
+
+// onePort is Ports of one port.
+type onePort struct {
+	port                  uint16
+	taken, held, released int
+}
+
+func (p *onePort) Take(netip.AddrPort) (uint16, error)        { p.taken++; return p.port, nil }
+func (p *onePort) Hold(uint16, netip.AddrPort)                { p.held++ }
+func (p *onePort) Release(_ uint16, _ netip.AddrPort, _ bool) { p.released++ }
+
+// TestDatagramsBeforeConnectAreDiscarded binds a socket to a chosen port, and lets its future peer and
+// a stranger send to it before it is connected. DialFrom does the same in a moment.
+func TestDatagramsBeforeConnectAreDiscarded(t *testing.T) {
+	for _, addr := range loopbacks {
+		peer, stranger := listenOn(t, addr, Options{}), listenOn(t, addr, Options{})
+		bound := portBinding{ports: &onePort{port: 19200}, target: peer.LocalAddrPort()}
+		way := path.NewUDP(netip.AddrPortFrom(addr, 19200), netip.Addr{}, 0)
+		d := net.Dialer{Control: func(network, _ string, raw syscall.RawConn) error {
+			if err := bound.bind(network, raw); err != nil {
+				return err
+			}
+			mustWrite(t, peer, packetsOf(way, 1, 2, 3))
+			mustWrite(t, stranger, packetsOf(way, 4, 5))
+			return nil
+		}}
+		pc, err := d.Dial("udp", peer.LocalAddrPort().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := pc.(*net.UDPConn)
+		defer u.Close()
+		c, err := newConn(u, peer.LocalAddrPort(), &Options{}, setup{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.discardReceived()
+		if n := c.Stats().UnexpectedSource; n != 5 {
+			t.Errorf("%d of 5 datagrams discarded", n)
+		}
+		sent := packetsOf(way, 10, 20)
+		mustWrite(t, peer, sent)
+		sameDatagrams(t, collect(t, c, len(sent)), sent)
+	}
+}
+
+// TestPortIsReleasedOnce dials with a port of Ports, and closes the socket twice.
+func TestPortIsReleasedOnce(t *testing.T) {
+	inEachMode(t, func(t *testing.T, o Options) {
+		for _, addr := range loopbacks {
+			ports := &onePort{port: 19200}
+			o.Ports = ports
+			c := dialTo(t, listenOn(t, addr, Options{}).LocalAddrPort(), o)
+			if c.local.Port() != ports.port || !c.checkPeer {
+				t.Errorf("bound to %s, checks its peer: %v", c.local, c.checkPeer)
+			}
+			_, _ = c.Close(), c.Close()
+			if *ports != (onePort{ports.port, 1, 0, 1}) {
+				t.Errorf("%+v", *ports)
+			}
+		}
+	})
 }

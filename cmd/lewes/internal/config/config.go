@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 
+	"lewes/router/egress"
 	"lewes/router/policy"
 	"lewes/transport/uri"
 )
@@ -107,6 +108,7 @@ type Egress struct {
 	Allow   []policy.Rule `toml:"allow"`
 	Deny    []policy.Rule `toml:"deny"`
 	Own     []netip.Addr  `toml:"own"`
+	Ports   egress.Range  `toml:"ports"` // local ports of flows
 }
 
 // EgressDefault applies to public targets that match no rule.

@@ -17,6 +17,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
+	"lewes/router/egress"
 	"lewes/router/policy"
 	"lewes/transport/uri"
 )
@@ -149,6 +150,7 @@ deny = [
   "[2001:db8::/32]:1-2",
 ]
 own = ["203.0.113.7", "2001:db8::7"]
+ports = "30000-39999"
 [forward]
 max_claims = 1
 [log]
@@ -194,6 +196,7 @@ func TestParseEverything(t *testing.T) {
 		Egress: Egress{
 			EgressDeny, rules("10.0.0.0/8"), rules("*:25", "[2001:db8::/32]:1-2"),
 			[]netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")},
+			egress.Range{30000, 39999},
 		},
 		Forward:  Forward{1},
 		Log:      Log{LogDebug, LogJSON},
@@ -342,6 +345,9 @@ func TestParseRejects(t *testing.T) {
 		{"[flows]\n\nmax = 100\nmax_per_session = 101", 4, "flows.max_per_session", []string{"101", "flows.max, 100"}},
 		{"[egress]\nallow = [\"10.0.0.0/8\", \"*:443\"]", 2, "egress.allow", []string{`"*:443"`, "opens nothing"}},
 		{"[egress]\nown = [\"0.0.0.0\"]", 2, "egress.own", []string{`"0.0.0.0"`}},
+		{"[egress]\nports = \"59999-20000\"", 2, "egress.ports", []string{"59999-20000", "fewer than 100 ports"}},
+		{"[egress]\nports = \"20000\"", 2, "egress.ports", []string{"20000", "20000-59999"}},
+		{"[egress]\nports = \"80-20000\"", 2, "egress.ports", []string{"begins below port 1024"}},
 		{"[listen]\naddresses = [\"::\", \"::\"]", 2, "listen.addresses", []string{`"::"`, "twice"}},
 		{"public = [\"a.example\", \"A.example\"]", 1, "public", []string{`"a.example"`, "twice"}},
 		{"[[gateway]]\nuri = \"" + self + "\"\n[[gateway]]\nname = \"x\"", 3, "gateway", []string{"no uri"}},

@@ -14,6 +14,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/router"
 	"lewes/router/account"
+	"lewes/router/egress"
 	"lewes/router/policy"
 	"lewes/state/wire"
 	"lewes/transport"
@@ -134,7 +135,7 @@ func startGateway(admitted identity.PublicKey, rules policy.Config, directory []
 			return account.Standing{Admitted: id == admitted, Listed: id == admitted}
 		},
 		Policy: policy.New(rules),
-		Egress: &watchedEgress{&router.UDPEgress{}, &g.out},
+		Egress: &watchedEgress{&egress.UDP{}, &g.out},
 	}
 	if directory != nil {
 		config.Directory = router.NewDirectory(directory, net.DefaultResolver)

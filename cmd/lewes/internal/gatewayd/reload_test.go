@@ -32,6 +32,8 @@ func TestEveryKeyHasAnEffect(t *testing.T) {
 			v.SetBool(!v.Bool())
 		case reflect.Slice:
 			v.Set(reflect.MakeSlice(v.Type(), v.Len()+1, v.Len()+1))
+		case reflect.Array:
+			v.Index(0).SetUint(v.Index(0).Uint() + 1)
 		case reflect.Float64:
 			v.SetFloat(v.Float() + 1)
 		default:

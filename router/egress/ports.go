@@ -1,0 +1,182 @@
+package egress
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"lewes/state/snapshot"
+)
+
+const (
+	// Quarantine is the time for which a pair is not used again.
+	Quarantine = 30 * time.Second
+	// MaxPairs bounds the pairs in quarantine, as two halves; beyond it the older half is forgotten
+	// early. A pair takes 16 bytes on average.
+	MaxPairs = 2 << 20
+	// tries bounds the ports that Take looks at. They suffice with a likelihood of 96 % if a target
+	// has 95 % of the ports.
+	tries = 64
+)
+
+// Ports chooses the local ports of connected sockets. It is safe for concurrent use.
+type Ports struct {
+	ports Range
+	now   func() time.Time
+	limit int // pairs in a half
+
+	mu     sync.Mutex
+	inUse  pairs
+	halves [2]pairs  // in quarantine: the newer half first
+	swapAt time.Time // when the newer half becomes the older one
+}
+
+// pairs is a set of pairs by hash. A collision only makes a free pair look taken.
+type pairs map[uint64]struct{}
+
+// NewPorts returns the ports of a range. A nil clock means time.Now.
+func NewPorts(ports Range, now func() time.Time) *Ports {
+	if now == nil {
+		now = time.Now
+	}
+	return &Ports{ports: ports, now: now, limit: MaxPairs / 2, inUse: pairs{}, halves: [2]pairs{{}, {}}}
+}
+
+// pairOf returns the hash of a port and a target. It is the same in all processes.
+func pairOf(port uint16, target netip.AddrPort) uint64 {
+	var b [20]byte
+	addr := target.Addr().As16()
+	copy(b[:], addr[:])
+	binary.LittleEndian.PutUint16(b[16:], target.Port())
+	binary.LittleEndian.PutUint16(b[18:], port)
+	sum := sha256.Sum256(b[:])
+	return binary.LittleEndian.Uint64(sum[:])
+}
+
+// Take implements udp.Ports. It fails with EADDRNOTAVAIL if it finds no free pair.
+func (p *Ports) Take(target netip.AddrPort) (uint16, error) {
+	count := uint64(p.ports[1]-p.ports[0]) + 1
+	for range tries {
+		var random [4]byte
+		_, _ = rand.Read(random[:]) // never fails
+		port := p.ports[0] + uint16(uint64(binary.LittleEndian.Uint32(random[:]))*count>>32)
+		if p.take(pairOf(port, target)) {
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("egress: no free port towards the target: %w", syscall.EADDRNOTAVAIL)
+}
+
+// take takes a pair if it is free.
+func (p *Ports) take(pair uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.swap()
+	for _, set := range [...]pairs{p.inUse, p.halves[0], p.halves[1]} {
+		if _, ok := set[pair]; ok {
+			return false
+		}
+	}
+	p.inUse[pair] = struct{}{}
+	return true
+}
+
+// Hold implements udp.Ports.
+func (p *Ports) Hold(port uint16, target netip.AddrPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inUse[pairOf(port, target)] = struct{}{}
+}
+
+// Release implements udp.Ports. The pair of a socket that was connected goes into quarantine.
+func (p *Ports) Release(port uint16, target netip.AddrPort, connected bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pair := pairOf(port, target)
+	delete(p.inUse, pair)
+	if connected {
+		p.swap()
+		p.halves[0][pair] = struct{}{}
+	}
+}
+
+// swap makes room in the newer half when it is due: a pair stays for one to two times Quarantine.
+func (p *Ports) swap() {
+	now := p.now()
+	late := now.Sub(p.swapAt)
+	if late < 0 && len(p.halves[0]) < p.limit {
+		return
+	}
+	p.halves = [2]pairs{{}, p.halves[0]}
+	if late >= Quarantine {
+		p.halves[1] = pairs{}
+	}
+	p.swapAt = now.Add(Quarantine)
+}
+
+// pairsInFrame is the number of pairs in a frame of a snapshot.
+const pairsInFrame = 8 << 10
+
+// Write sends the pairs to a successor, as payloads for Read. Those in use count as just released: the
+// successor holds those of the sockets that it inherits, and not every socket is handed over.
+func (p *Ports) Write(send func(payload []byte) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.swap()
+	left := p.swapAt.Sub(p.now())
+	for i, sets := range [2][]pairs{{p.inUse, p.halves[0]}, {p.halves[1]}} {
+		var all []uint64
+		for _, set := range sets {
+			all = slices.AppendSeq(all, maps.Keys(set))
+		}
+		for len(all) > 0 {
+			n := min(len(all), pairsInFrame)
+			w := snapshot.NewWriter(make([]byte, 0, 16+8*n), time.Time{})
+			codePairs(snapshot.Encode(w), &left, &i, all[:n])
+			if err := send(w.Bytes()); err != nil {
+				return err
+			}
+			all = all[n:]
+		}
+	}
+	return nil
+}
+
+// Read adds the pairs of a predecessor.
+func (p *Ports) Read(payload []byte) error {
+	r := snapshot.NewReader(payload, time.Time{})
+	left, half := time.Duration(0), 0
+	all := codePairs(snapshot.Decode(r), &left, &half, nil)
+	if err := r.End(); err != nil {
+		return fmt.Errorf("egress: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.swapAt = p.now().Add(left)
+	for _, pair := range all {
+		p.halves[half][pair] = struct{}{}
+	}
+	return nil
+}
+
+// codePairs codes a frame: the time to the next swap, a half and its pairs.
+func codePairs(c *snapshot.Codec, left *time.Duration, half *int, all []uint64) []uint64 {
+	c.Duration(left)
+	snapshot.Int(c, half)
+	c.Check(*left >= 0 && *left <= Quarantine && *half <= 1, "half %d for %v", *half, *left)
+	n := c.Count(len(all), pairsInFrame, 8)
+	if c.Decoding() {
+		all = make([]uint64, n)
+	}
+	for i := range all {
+		c.Uint64(&all[i])
+	}
+	return all
+}
