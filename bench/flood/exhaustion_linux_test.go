@@ -13,11 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
-	"lewes/bench/e2e/netns"
-	"lewes/bench/worker"
+	"golang.org/x/sys/unix"
+
 	"lewes/crypto/identity"
 	"lewes/transport"
 	"lewes/transport/client"
@@ -146,11 +147,10 @@ func flow(t *testing.T, s *client.Session, target string) (net.Conn, error) {
 	return nil, nil
 }
 
-// exhaust opens flows until the gateway refuses one, checks that the others still work,
-// closes two, and opens another in their place. most bounds the flows.
-func exhaust(t *testing.T, do local, g *gateway, most int) {
+// exhaust opens flows until the gateway refuses one for the given reason, checks that the others still
+// work, closes two, and opens another to next in their place. most bounds the flows.
+func exhaust(t *testing.T, do local, g *gateway, most int, detail, target, next string) {
 	t.Helper()
-	target := do.echo(t)
 	s := do.dial(t, g)
 	refused := do.metrics(t, g)["lewes_flows_refused_total"]
 	var flows []net.Conn
@@ -168,7 +168,7 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 		}
 	}
 	t.Logf("%d flows were opened, then: %v", len(flows), failed)
-	if failed.Reason != client.ReasonUnreachable || len(flows) < 2 {
+	if failed.Reason != client.ReasonLimit || !strings.Contains(failed.Detail, detail) || len(flows) < 2 {
 		t.Errorf("flow %d was refused by %v", len(flows), failed)
 	}
 	buffer := make([]byte, 64)
@@ -192,7 +192,7 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 	}
 	var err error
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		if _, err = flow(t, s, target); err == nil {
+		if _, err = flow(t, s, next); err == nil {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -211,13 +211,27 @@ func exhaust(t *testing.T, do local, g *gateway, most int) {
 	g.alive()
 }
 
-// TestExhaustionOfDescriptors runs a gateway with few descriptors: it refuses flows beyond
-// them; sessions need none.
+// leave lowers a running gateway's limit on open files, so that it has this many left.
+func leave(t *testing.T, g *gateway, room int) {
+	t.Helper()
+	files := uint64(g.descriptors() + room)
+	if err := unix.Prlimit(g.cmd.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}, nil); err != nil {
+		t.Skipf("cannot lower the limit of a process: %v", err)
+	}
+}
+
+// TestExhaustionOfDescriptors takes descriptors from a running gateway, beyond its reserve: it refuses
+// flows that it has none for, and reports that once; sessions need none.
 func TestExhaustionOfDescriptors(t *testing.T) {
 	t.Parallel()
-	const limit = 48
-	g := startGateway(t, where{wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}}, loopback)
-	exhaust(t, here, g, limit)
+	g := startGateway(t, where{}, loopback)
+	const room = 20
+	leave(t, g, room)
+	target := here.echo(t)
+	exhaust(t, here, g, 2*room, "out of file descriptors", target, target)
+	if n := strings.Count(g.output(), "cannot open sockets for flows"); n != 1 {
+		t.Errorf("%d lines in the log", n)
+	}
 	g.end()
 }
 
@@ -226,7 +240,8 @@ func TestExhaustionOfDescriptors(t *testing.T) {
 func TestExhaustionOfConnections(t *testing.T) {
 	t.Parallel()
 	const limit = 48
-	g := startGateway(t, where{wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}}, loopback)
+	g := startGateway(t, where{}, loopback)
+	leave(t, g, limit/2)
 	before := here.metrics(t, g)
 	s := here.dial(t, g)
 	at := net.JoinHostPort("127.0.0.1", fmt.Sprint(g.uri.TCPPort))
@@ -260,25 +275,59 @@ func TestExhaustionOfConnections(t *testing.T) {
 	g.end()
 }
 
-// TestExhaustionOfPorts runs a gateway on a machine that has few ephemeral ports.
-func TestExhaustionOfPorts(t *testing.T) {
+// TestFlowsAndConnectionsLeaveDescriptors opens as many flows and TCP connections as a gateway with few
+// descriptors accepts: it then still reads its configuration.
+func TestFlowsAndConnectionsLeaveDescriptors(t *testing.T) {
 	t.Parallel()
-	m, err := netns.New(t.Context(), launcher())
-	if errors.Is(err, worker.ErrNoNamespaces) || errors.Is(err, netns.ErrNoIP) {
-		t.Skip(err)
+	const files = 100
+	g := startGateway(t, where{wrap: []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, files), "sh"}}, loopback)
+	if !strings.Contains(g.output(), "limit on open files too low") {
+		t.Error("no warning at start")
 	}
-	if err != nil {
+	s, target := here.dial(t, g), here.echo(t)
+	for n := 0; ; n++ {
+		_, err := flow(t, s, target)
+		if failed := new(client.FlowError); errors.As(err, &failed) && failed.Reason == client.ReasonLimit {
+			t.Logf("%d flows were opened, then: %v", n, failed)
+			break
+		}
+		if err != nil || n > files {
+			t.Fatalf("flow %d: %v", n, err)
+		}
+	}
+	for range files {
+		conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", fmt.Sprint(g.uri.TCPPort)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(m.Close)
-	g := startGateway(t, where{do: m.Do}, loopback)
-	const ports = 20
-	if err := m.Do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
-	}); err != nil {
-		t.Skipf("cannot narrow the port range: %v", err)
+	for deadline := time.Now().Add(patience); !strings.Contains(g.output(), "reloaded the configuration"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) || strings.Contains(g.output(), "cannot reload") {
+			t.Fatal("the configuration was not read")
+		}
 	}
-	exhaust(t, m.Do, g, ports)
+	if n := g.descriptors(); n > files*3/4 {
+		t.Errorf("%d of %d descriptors are open", n, files)
+	}
+	if n := here.metrics(t, g)["lewes_tcp_accept_errors_total"]; n != 0 {
+		t.Errorf("%.0f connections could not be accepted", n)
+	}
+	if _, err := here.dial(t, g).Ping(t.Context()); err != nil {
+		t.Errorf("another session: %v", err)
+	}
+	g.alive()
+	g.end()
+}
+
+// TestExhaustionOfPorts gives a gateway few local ports: they bound the flows to one target only.
+func TestExhaustionOfPorts(t *testing.T) {
+	t.Parallel()
+	g := startGateway(t, where{}, strings.Replace(loopback, "[egress]\n", "[egress]\nports = \"19500-19599\"\n", 1))
+	exhaust(t, here, g, 100, "out of local ports", here.echo(t), here.echo(t))
 	g.end()
 }
 

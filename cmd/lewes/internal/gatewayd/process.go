@@ -79,6 +79,7 @@ func (p *Process) Run(ctx context.Context) (err error) {
 		p.log.Warn("cannot read the routing table; denying the addresses of interfaces only", zap.Error(err))
 	}
 	settings := routerConfig(c, key, p.access, p.egress.policy, p.log)
+	settings.Limits, settings.TCP.Listen.MaxConnections = fitOpenFiles(c, openFiles(), p.log)
 	p.directory = settings.Directory
 	if p.directory != nil {
 		resolveDirectory(ctx, p.directory, p.log)

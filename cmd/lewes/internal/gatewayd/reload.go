@@ -33,6 +33,8 @@ var effects = map[string]effect{
 	"memory_limit": byReload,
 	"session.max":  byReload,
 
+	"egress.ports": byUpgrade,
+
 	"identity":         byRestart,
 	"state_dir":        byRestart,
 	"listen.addresses": byRestart,
@@ -101,7 +103,10 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 	}
 	p.level.SetLevel(level.Level())
 	limitMemory(next)
-	g.SetLimits(limits(next))
+	fitted := *next
+	fitted.TCP = p.config.TCP // which a reload does not change
+	limits, _ := fitOpenFiles(&fitted, openFiles(), p.log)
+	g.SetLimits(limits)
 	if p.directory != nil && slices.Contains(found[byReload], "gateway") {
 		p.directory.Replace(directoryOf(next))
 		resolveDirectory(ctx, p.directory, p.log)
@@ -125,6 +130,7 @@ func (p *Process) commitConfig(next *config.Config) {
 	now := *p.config
 	now.Access, now.Egress, now.Flows, now.Forward = next.Access, next.Egress, next.Flows, next.Forward
 	now.Log.Level, now.MemoryLimit, now.Session.Max = next.Log.Level, next.MemoryLimit, next.Session.Max
+	now.Egress.Ports = p.config.Egress.Ports
 	if p.directory != nil {
 		now.Gateways = next.Gateways
 	}

@@ -70,6 +70,7 @@ func routerConfig(c *config.Config, key *identity.PrivateKey, access *accessCont
 		KEMs:      kems,
 		Access:    access.standing,
 		Policy:    egress,
+		Ports:     c.Egress.Ports,
 		Directory: directory,
 
 		MaxRecords:   c.Handshake.MaxRecords,
@@ -83,12 +84,12 @@ func routerConfig(c *config.Config, key *identity.PrivateKey, access *accessCont
 			RekeyAfter:  time.Duration(c.Session.RekeyAfter),
 			MaxDatagram: uint16(c.Session.MaxDatagram),
 		},
-		Limits: limits(c),
+		Limits: limitsOf(c),
 	}
 }
 
-// limits are the bounds that a reload can change.
-func limits(c *config.Config) router.Limits {
+// limitsOf returns the bounds that a reload can change.
+func limitsOf(c *config.Config) router.Limits {
 	return router.Limits{
 		MaxSessions:        c.Session.Max,
 		MaxFlowsPerSession: c.Flows.MaxPerSession,
