@@ -52,7 +52,7 @@ func (g *Gateway) watchNetwork(ctx context.Context, changed chan<- struct{}) {
 	}
 }
 
-// refreshPolicy applies changes of the host's addresses to the policy, and the policy to open flows.
+// refreshPolicy applies changes of the network to the policy, and the policy to open flows.
 // Where changes are frequent, it takes at most a tenth of the time.
 func (g *Gateway) refreshPolicy(ctx context.Context, changed <-chan struct{}) {
 	for {
@@ -62,11 +62,12 @@ func (g *Gateway) refreshPolicy(ctx context.Context, changed <-chan struct{}) {
 		case <-changed:
 		}
 		began := time.Now()
-		if err := g.config.Policy.Refresh(); err != nil {
+		changed, err := g.config.Policy.Refresh()
+		if err != nil {
 			g.log.Warn("cannot read the host's addresses; denying the known ones", zap.Error(err))
 		}
-		if closed := g.ReapplyPolicy(); closed > 0 {
-			g.log.Info("closed flows after a change of the network", zap.Int("flows_closed", closed))
+		if changed {
+			g.log.Info("applied a change of the network to open flows", zap.Int("flows_closed", g.ReapplyPolicy()))
 		}
 		if !sleep(ctx, max(minNetworkPause, 9*time.Since(began))) {
 			return

@@ -10,5 +10,5 @@ func TestGatewayGetsTargetsAddress(t *testing.T) {
 	s := begun(newTopology(t), steady)
 	from := s.gateway.logged()
 	s.must(s.machine["gateway"].IP(t.Context(), "addr", "add", target.Addr().String()+"/32", "dev", "lo"))
-	s.gateway.await(from, `closed flows after a change of the network  {"flows_closed": 1}`)
+	s.gateway.await(from, `applied a change of the network to open flows  {"flows_closed": 1}`)
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -54,7 +55,8 @@ func New(c Config) *Policy {
 // previously known addresses of the gateway are still denied.
 func (p *Policy) Replace(c Config) error {
 	p.rules.Store(&rules{allow: slices.Clone(c.Allow), deny: slices.Clone(c.Deny), denyByDefault: c.DenyByDefault, queryOwn: c.Own})
-	return p.Refresh()
+	_, err := p.Refresh()
+	return err
 }
 
 // DenyGateways denies the targets for which serves returns true, whatever the rules: the addresses at
@@ -186,20 +188,21 @@ var ErrOwnUnknown = errors.New("cannot determine the gateway's own addresses")
 // ownSet is immutable.
 type ownSet map[netip.Addr]bool
 
-// Refresh calls Config.Own again for the gateway's addresses, and forgets the routes
-// that it knows. It is to be called periodically and after a change of the network. An empty result, which a host
-// with a network never has, keeps the known addresses and gives ErrOwnUnknown.
-func (p *Policy) Refresh() error {
-	p.cache.clear()
+// Refresh calls Config.Own again for the gateway's addresses, and looks up routes again that Wait has
+// reported as changed. It is to be called periodically and after a change of the network, and reports
+// whether decisions may have changed since the last call. An empty result of Own, which a host with a
+// network never has, keeps the known addresses and gives ErrOwnUnknown.
+func (p *Policy) Refresh() (changed bool, err error) {
 	p.refreshing.Lock() // the result of an earlier query must not replace that of a later one
 	defer p.refreshing.Unlock()
+	changed = p.recheck()
 	query := p.rules.Load().queryOwn
 	if query == nil {
-		return nil
+		return changed, nil
 	}
 	answer := query()
 	if len(answer) == 0 {
-		return ErrOwnUnknown
+		return changed, ErrOwnUnknown
 	}
 	set := make(ownSet, len(answer))
 	for _, addr := range answer {
@@ -209,8 +212,8 @@ func (p *Policy) Refresh() error {
 			set[addr] = true
 		}
 	}
-	p.own.Store(&set)
-	return nil
+	before := p.own.Swap(&set)
+	return changed || before == nil || !maps.Equal(*before, set), nil
 }
 
 func (p *Policy) isOwn(addr netip.Addr) bool {

@@ -601,25 +601,27 @@ func TestRefresh(t *testing.T) {
 		t.Fatal("denied before Own returned it")
 	}
 	for _, step := range []struct {
-		answer []netip.Addr
-		err    error
-		denied netip.Addr
-		free   netip.Addr
+		answer  []netip.Addr
+		changed bool
+		err     error
+		denied  netip.Addr
+		free    netip.Addr
 	}{
-		{[]netip.Addr{a}, nil, a, b},
-		{nil, policy.ErrOwnUnknown, a, b}, // the known address is kept
-		{[]netip.Addr{b}, nil, b, a},
+		{[]netip.Addr{a}, true, nil, a, b},
+		{[]netip.Addr{a}, false, nil, a, b},
+		{nil, false, policy.ErrOwnUnknown, a, b}, // the known address is kept
+		{[]netip.Addr{b}, true, nil, b, a},
 	} {
 		answer = step.answer
-		if err := p.Refresh(); !errors.Is(err, step.err) {
-			t.Errorf("Refresh with %v: %v, want %v", answer, err, step.err)
+		if changed, err := p.Refresh(); changed != step.changed || !errors.Is(err, step.err) {
+			t.Errorf("Refresh with %v: changed %v, %v, want %v, %v", answer, changed, err, step.changed, step.err)
 		}
 		if p.Allowed(port53(step.denied)) || !p.Allowed(port53(step.free)) {
 			t.Errorf("after %v: %v, %v", answer, p.Explain(port53(step.denied)), p.Explain(port53(step.free)))
 		}
 	}
-	if err := policy.New(policy.Config{}).Refresh(); err != nil {
-		t.Errorf("without Own: %v", err)
+	if changed, err := policy.New(policy.Config{}).Refresh(); changed || err != nil {
+		t.Errorf("without Own: changed %v, %v", changed, err)
 	}
 }
 
@@ -656,7 +658,7 @@ func TestConcurrentUse(t *testing.T) {
 					t.Error("allowed while the addresses change")
 				}
 				_ = p.Explain(netip.MustParseAddrPort("198.51.100.2:53"))
-				if err := p.Refresh(); err != nil {
+				if _, err := p.Refresh(); err != nil {
 					t.Error(err)
 				}
 			}

@@ -106,29 +106,51 @@ func TestRoutesAreCachedUntilChange(t *testing.T) {
 	}
 	lookups(2)
 	lookups(2)
-	if err := p.Refresh(); err != nil {
-		t.Fatal(err)
-	}
-	lookups(3)
-
-	// The network changes during a look-up: its answer decides once and is not kept.
-	routes.changed <- struct{}{}
-	if err := p.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	routes.during = func() {
-		routes.routes[target.Addr()] = policy.RouteLocal
-		routes.changed <- struct{}{}
-		if err := p.Wait(t.Context()); err != nil {
-			t.Error(err)
+	refresh := func(want bool) {
+		t.Helper()
+		if changed, err := p.Refresh(); err != nil || changed != want {
+			t.Errorf("changed %v, %v, want %v", changed, err, want)
 		}
 	}
-	if !p.Allowed(target) {
-		t.Error("denied by a route that was added later")
+	refresh(false)
+	lookups(2)
+
+	// Refresh looks the addresses up again, outside of decisions, and compares.
+	change := func() {
+		t.Helper()
+		routes.changed <- struct{}{}
+		if err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	routes.during = nil
+	change()
+	refresh(false)
+	lookups(3)
+	routes.routes[target.Addr()] = policy.RouteLocal
+	change()
+	change()
+	refresh(true)
+	refresh(false)
 	if p.Allowed(target) {
-		t.Error("an answer from before the change was kept")
+		t.Error("the new route does not apply")
+	}
+	delete(routes.routes, target.Addr())
+	for range 100 { // more than are remembered
+		change()
+		p.Allowed(target)
+	}
+	refresh(true)
+	refresh(false)
+
+	// The network changes during a look-up: its answer does not count.
+	change()
+	routes.during = func() {
+		routes.during = nil
+		routes.routes[target.Addr()] = policy.RouteLocal
+		change()
+	}
+	if p.Allowed(target) {
+		t.Error("allowed by a route from before the change")
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -158,6 +180,17 @@ func TestRouteCacheIsBounded(t *testing.T) {
 	if routes.lookups != 1+others {
 		t.Errorf("%d look-ups, want 1 for the address in use and %d", routes.lookups, others)
 	}
+	change := func() {
+		routes.changed <- struct{}{}
+		if err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change()
+	if changed, err := p.Refresh(); err != nil || !changed {
+		t.Errorf("changed %v, %v: routes that were evicted may have changed", changed, err)
+	}
+	p.Allowed(used)
 	if n := testing.AllocsPerRun(100, func() { p.Allowed(used) }); n != 0 {
 		t.Errorf("a cached decision allocates %v times", n)
 	}

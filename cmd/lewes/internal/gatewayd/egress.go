@@ -132,7 +132,7 @@ func (e *egress) watch(ctx context.Context, log *zap.Logger, apply func()) {
 	for {
 		changed, err := e.resolve(ctx)
 		if changed {
-			if err := e.policy.Refresh(); err != nil {
+			if _, err := e.policy.Refresh(); err != nil {
 				log.Warn("cannot read the host's addresses; the known ones stay denied", zap.Error(err))
 			}
 			apply()
@@ -160,7 +160,7 @@ func (e *egress) watch(ctx context.Context, log *zap.Logger, apply func()) {
 func EgressPolicy(ctx context.Context, c *config.Config) (*policy.Policy, error) {
 	e, routesErr := newEgress(c, net.DefaultResolver)
 	_, namesErr := e.resolve(ctx)
-	refreshErr := e.policy.Refresh()
+	_, refreshErr := e.policy.Refresh()
 	directory := router.NewDirectory(directoryOf(c), net.DefaultResolver)
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()

@@ -47,7 +47,7 @@ func TestPublicNamesAreOwnAddresses(t *testing.T) {
 		if changed != wantChanged || (err != nil) != wantErr {
 			t.Errorf("changed %v, %v, want %v, an error %v", changed, err, wantChanged, wantErr)
 		}
-		if err := e.policy.Refresh(); err != nil {
+		if _, err := e.policy.Refresh(); err != nil {
 			t.Fatal(err)
 		}
 	}
