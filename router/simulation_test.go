@@ -23,6 +23,7 @@ const (
 	otherClients   = 100
 	otherRate      = 5_000 // datagrams a second of all other clients
 	handshakeRate  = 50    // honest handshakes a second
+	spoofedRecords = 64    // handshakes of a stranger
 	socketBuffer   = 4096  // packets
 	mostDelay      = 5 * time.Millisecond
 	mostHandshake  = time.Second
@@ -142,6 +143,9 @@ func newSimulation(t *testing.T, k *costs.Kind) *simulation {
 		Target: netip.MustParseAddrPort("198.51.100.8:53"), Open: netip.MustParseAddrPort("198.51.100.8:54"),
 		Denied: netip.MustParseAddrPort("10.0.0.1:53"), Host: "dns.example",
 		Clients: 1, Rand: seeded(uint64(len(k.Name))), Now: s.rig.now, Exchange: s.exchange,
+	}
+	if k.From == costs.Stranger {
+		s.env.Clients = spoofedRecords
 	}
 	s.clock = s.read
 	s.charge("hello", "KKT request", "Handshake 1", "Handshake 3", "data to a new target", "KK1", k.Name)

@@ -62,8 +62,9 @@ const (
 	provedHellos  = "new ClientHellos with a valid cookie"
 	trustedHellos = "new ClientHellos of a gateway in the directory"
 	tries         = "Handshake 1 tries"
-	queue         = "queued handshake packets"
+	handshakeTime = "time of a shard for handshakes and requests while datagrams arrive"
 	keptParts     = "incomplete parts"
+	joins         = "joins of parts, beyond one for each part"
 	collisions    = "records of one index"
 	earlyPackets  = "early transport packets"
 	resets        = "Resets"
@@ -81,22 +82,22 @@ var Kinds = []Kind{
 	{"wrong MAC1", Stranger, "", "dropped_packets_total{reason=forged}", wrongMAC1},
 	{"hello of another version", Stranger, "", "", otherVersion},
 	{"hello", Stranger, newHellos, "handshakes_total{step=hello}", newHello},
-	{"hello, repeated", Stranger, queue, "handshakes_total{step=repeated}", repeatedHello},
-	{"hello beyond the budget", Stranger, queue, "handshakes_total{step=cookie}", busyHello},
+	{"hello, repeated", Stranger, handshakeTime, "handshakes_total{step=repeated}", repeatedHello},
+	{"hello beyond the budget", Stranger, handshakeTime, "handshakes_total{step=cookie}", busyHello},
 	{"hello with a cookie", Stranger, provedHellos, "handshakes_total{step=hello}", cookieHello},
 	{"hello with the index of a session", Stranger, collisions, "handshakes_total{step=collision}", takenHello},
 	{"KKT request", Stranger, newHellos, "handshakes_total{step=kem_key}", kktRequest(false)},
-	{"KKT request, repeated", Stranger, queue, "", kktRequest(true)},
+	{"KKT request, repeated", Stranger, handshakeTime, "", kktRequest(true)},
 	{"part of Handshake 1, of four", Stranger, keptParts, "", looseParts(4)},
-	{"part of Handshake 1, of two", Stranger, keptParts, "", looseParts(2)},
-	{"Handshake 1 with another ephemeral", Stranger, queue, "handshakes_total{step=failed}", handshake1(otherEphemeral)},
-	{"Handshake 1 that does not open", Stranger, queue, "handshakes_total{step=failed}", handshake1(wrongTag)},
+	{"part of Handshake 1, of two", Stranger, joins, "handshakes_total{step=failed_join}", looseParts(2)},
+	{"Handshake 1 with another ephemeral", Stranger, handshakeTime, "handshakes_total{step=failed}", handshake1(otherEphemeral)},
+	{"Handshake 1 that does not open", Stranger, handshakeTime, "handshakes_total{step=failed}", handshake1(wrongTag)},
 	{"Handshake 1 with a wrong ciphertext", Stranger, tries, "handshakes_total{step=failed}", handshake1(wrongCiphertext)},
 	{"Handshake 1", Stranger, tries, "handshakes_total{step=opened}", goodHandshake1(false)},
-	{"Handshake 1, repeated", Stranger, queue, "", goodHandshake1(true)},
+	{"Handshake 1, repeated", Stranger, handshakeTime, "", goodHandshake1(true)},
 	{"Handshake 3", Stranger, newHellos, "handshakes_total{step=established}", handshake3(goodHandshake)},
-	{"Handshake 3, repeated", Stranger, queue, "", handshake3(repeatedHandshake)},
-	{"Handshake 3, forged", Stranger, queue, "dropped_packets_total{reason=forged}", handshake3(forgedHandshake)},
+	{"Handshake 3, repeated", Stranger, handshakeTime, "", handshake3(repeatedHandshake)},
+	{"Handshake 3, forged", Stranger, handshakeTime, "dropped_packets_total{reason=forged}", handshake3(forgedHandshake)},
 	{"data before Handshake 3", Stranger, earlyPackets, "", earlyData},
 	{"unknown index", Stranger, resets, "resets_total", unknownIndex},
 	{"forged data", Stranger, "", "dropped_packets_total{reason=forged}", forgedData},
