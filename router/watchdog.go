@@ -1,9 +1,11 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"sync/atomic"
@@ -113,6 +115,23 @@ const (
 	memoryIntervalNear = 100 * time.Millisecond
 	collectInterval    = 10 * time.Second // of garbage collections while memory is short
 )
+
+// Memory in use by a gateway without clients, rounded up (lewes_memory_used_bytes).
+const (
+	memoryProcess = 12 << 20
+	memoryShard   = 512 << 10
+	memorySocket  = batchSize * (64<<10 + 8<<10) // of each shard and address: mostly receive buffers
+)
+
+// LeastMemoryLimit returns the smallest memory limit, in whole MiB, under which a gateway without
+// clients is not short of memory. shards and addresses are those that it listens with; 0 stands for
+// their defaults.
+func LeastMemoryLimit(shards, addresses int) (bytes uint64) {
+	shards, addresses = cmp.Or(shards, runtime.GOMAXPROCS(0)), cmp.Or(addresses, 2) // IPv4 and IPv6
+	used := uint64(memoryProcess + shards*(memoryShard+addresses*memorySocket))
+	const unit = 1 << 20
+	return (used*100/memoryEnough + unit - 1) / unit * unit
+}
 
 // memory watches the memory use of the process against the Go runtime's limit (GOMEMLIMIT).
 type memory struct {

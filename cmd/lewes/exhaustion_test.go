@@ -122,7 +122,7 @@ burst = 1000000
 tries_per_second = 1000000
 max_records = 1000000
 record_ttl = "3s"
-`, "GOMEMLIMIT=48MiB")
+`, "GOMEMLIMIT=48MiB", "GOMAXPROCS=2") // whatever the number of processors
 	parsed, err := uri.Parse(g.uri)
 	if err != nil {
 		t.Fatal(err)

@@ -380,7 +380,7 @@ func TestParseRejects(t *testing.T) {
 
 // bounds lists the keys with limits: each limit and the nearest value beyond it.
 var bounds = []struct{ key, below, low, high, above string }{
-	{"memory_limit", "1", `"16MiB"`, "1125899906842624", "1125899906842625"},
+	{"memory_limit", "-1", `"8GiB"`, "1125899906842624", "1125899906842625"},
 	{"listen.port", "-1", "0", "65535", "65536"},
 	{"listen.shards", "-1", "0", "256", "257"},
 	{"listen.receive_buffer", "-1", "0", `"1GiB"`, "1073741825"},
@@ -426,6 +426,21 @@ func TestBounds(t *testing.T) {
 	for _, k := range keys {
 		if kind := k.typ.Kind(); (kind == reflect.Int || kind == reflect.Float64 || kind == reflect.Int64) && !tried[k.path] {
 			t.Errorf("%s has no bounds here", k.path)
+		}
+	}
+}
+
+// TestLeastMemoryLimit: it depends on the shards and addresses, and is named.
+func TestLeastMemoryLimit(t *testing.T) {
+	for _, listen := range []string{"", "shards = 1", "shards = 16", "shards = 16\naddresses = [\"192.0.2.1\"]", "shards = 256\naddresses = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\"]"} {
+		text := func(limit Size) string { return "\nmemory_limit = \"" + limit.String() + "\"\n[listen]\n" + listen }
+		least := mustParse(t, text(8<<30)).LeastMemoryLimit()
+		mustParse(t, text(least))
+		for _, limit := range []Size{1, 16 << 20, least - 1} {
+			p := problemsOf(t, text(limit))[0]
+			if p.Line != 2 || p.Key != "memory_limit" || !strings.HasPrefix(p.Reason, limit.String()+" is less") || !strings.Contains(p.Reason, "is "+least.String()+":") {
+				t.Errorf("%q with %v: %v, want the least, %v", listen, limit, p, least)
+			}
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
+	"lewes/router"
 	"lewes/router/policy"
 )
 
@@ -29,7 +30,6 @@ const (
 	maxHosts       = 64
 	maxGateways    = 10_000
 	maxName        = 64
-	minMemory      = 16 << 20 // less is used up before the first client connects
 	maxMemory      = 1 << 50
 )
 
@@ -48,6 +48,11 @@ func (c *Config) Warnings() []Problem {
 		p.add(indexed(list, f.Index+1), "%s", f.Reason)
 	}
 	return p
+}
+
+// LeastMemoryLimit returns the smallest memory limit with which the gateway can serve clients.
+func (c *Config) LeastMemoryLimit() Size {
+	return Size(router.LeastMemoryLimit(min(max(c.Listen.Shards, 0), maxShards), min(len(c.Listen.Addresses), maxHosts)))
 }
 
 type problems []Problem
@@ -115,7 +120,10 @@ func (c *Config) problems() []Problem {
 	atMost(&p, "public", c.Public, maxHosts)
 	once(&p, "public", c.Public)
 	if c.MemoryLimit != 0 {
-		within(&p, "memory_limit", c.MemoryLimit, minMemory, maxMemory)
+		within(&p, "memory_limit", c.MemoryLimit, 1, maxMemory)
+		if least := c.LeastMemoryLimit(); c.MemoryLimit >= 1 && c.MemoryLimit < least {
+			p.add("memory_limit", "%v is less than a gateway uses without clients; the least for this one is %v: it grows with listen.shards and listen.addresses", c.MemoryLimit, least)
+		}
 	}
 	c.Listen.check(&p)
 	c.TCP.check(&p)

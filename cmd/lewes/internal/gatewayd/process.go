@@ -73,6 +73,9 @@ func (p *Process) Run(ctx context.Context) (err error) {
 	if err := checkOffloads(&c.Listen, udp.Probe()); err != nil {
 		return err
 	}
+	if err := checkMemoryLimit(c); err != nil {
+		return err
+	}
 	limitMemory(c)
 	logWarnings(c, p.log)
 	if p.egress, err = newEgress(c, net.DefaultResolver); err != nil {

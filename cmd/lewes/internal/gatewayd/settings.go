@@ -114,6 +114,16 @@ func bufferSize(s config.Size) int {
 	return int(s)
 }
 
+// checkMemoryLimit returns an error if the environment sets a memory limit that is too low for the
+// gateway. That of the configuration is part of its validation.
+func checkMemoryLimit(c *config.Config) error {
+	text, set := os.LookupEnv("GOMEMLIMIT")
+	if limit, least := debug.SetMemoryLimit(-1), c.LeastMemoryLimit(); set && limit < int64(least) {
+		return fmt.Errorf("GOMEMLIMIT=%s is less than this gateway uses without clients; the least is %v", text, least)
+	}
+	return nil
+}
+
 // limitMemory sets the process's memory limit unless the environment does.
 func limitMemory(c *config.Config) {
 	if _, set := os.LookupEnv("GOMEMLIMIT"); set {
