@@ -85,6 +85,8 @@ func (t *ResponderTable) countHandshake1(opened bool, err error) {
 		t.Stats.Opened++
 	case errors.Is(err, ErrNotListed):
 		t.Stats.Unlisted++
+	case errors.Is(err, ErrRateLimited):
+		t.Stats.Limited++
 	case err != nil:
 		t.Stats.Failed++
 	}

@@ -35,6 +35,7 @@ type HandshakeStats struct {
 	KEMKeys     uint64    `metric:"handshakes_total" label:"step=kem_key"`
 	Opened      uint64    `metric:"handshakes_total" label:"step=opened"`
 	Failed      uint64    `metric:"handshakes_total" label:"step=failed"`
+	Limited     uint64    `metric:"handshakes_total" label:"step=limited"`
 	FailedJoins uint64    `metric:"handshakes_total" label:"step=failed_join"`
 	Unlisted    uint64    `metric:"handshakes_total" label:"step=unlisted"`
 	Established uint64    `metric:"handshakes_total" label:"step=established"`
