@@ -116,7 +116,7 @@ func TestAccountsReturnWhatTheyHeld(t *testing.T) {
 	if got := held(); got != "1 2 0 1" {
 		t.Errorf("held %q: sessions, flows, lookups, claims", got)
 	}
-	r.shard.Shutdown(0, "")
+	r.whole.closeSessions(t.Context())
 	if got := held(); got != "0 0 0 0" {
 		t.Errorf("held %q after the session's end", got)
 	}

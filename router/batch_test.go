@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"lewes/crypto/identity"
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/snapshot"
@@ -30,6 +31,13 @@ func TestBatchTimes(t *testing.T) {
 // copies returns a function that copies s with another index: as many handshakes would take
 // minutes.
 func copies(t testing.TB, s *state.Session, config *state.SessionConfig, now time.Time) func(index uint32) *state.Session {
+	another := copiesOf(t, s, config, now)
+	return func(index uint32) *state.Session { return another(index, s.Peer(), 0) }
+}
+
+// copiesOf returns a function that copies s with another index and client, and moves all its times
+// to the past.
+func copiesOf(t testing.TB, s *state.Session, config *state.SessionConfig, now time.Time) func(index uint32, peer identity.PublicKey, age time.Duration) *state.Session {
 	t.Helper()
 	s.Freeze()
 	w := snapshot.NewWriter(nil, now)
@@ -38,14 +46,18 @@ func copies(t testing.TB, s *state.Session, config *state.SessionConfig, now tim
 	}
 	s.Thaw()
 	form := w.Bytes()
-	index := binary.LittleEndian.AppendUint32(nil, s.Current().Index())
-	if n := bytes.Count(form, index); n != 1 {
-		t.Fatalf("the index is %d times in the session's form", n)
+	place := func(of []byte) int {
+		if n := bytes.Count(form, of); n != 1 {
+			t.Fatalf("%x is %d times in the session's form", of, n)
+		}
+		return bytes.Index(form, of)
 	}
-	place := bytes.Index(form, index)
-	return func(index uint32) *state.Session {
-		binary.LittleEndian.PutUint32(form[place:], index)
-		c, err := state.ReadSession(snapshot.NewReader(form, now), config)
+	id := s.Peer()
+	indexAt, peerAt := place(binary.LittleEndian.AppendUint32(nil, s.Current().Index())), place(id[:])
+	return func(index uint32, peer identity.PublicKey, age time.Duration) *state.Session {
+		binary.LittleEndian.PutUint32(form[indexAt:], index)
+		copy(form[peerAt:], peer[:])
+		c, err := state.ReadSession(snapshot.NewReader(form, now.Add(-age)), config)
 		if err != nil {
 			t.Fatal(err)
 		}

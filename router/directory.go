@@ -44,8 +44,8 @@ func NewDirectory(gateways []uri.Gateway, resolver Resolver) *Directory {
 	return d
 }
 
-// Replace replaces the gateways with the next Refresh. Open flows to removed gateways stay; new ones
-// are refused.
+// Replace replaces the gateways with the next Refresh. Gateway.ReapplyDirectory ends the open flows to
+// removed gateways.
 func (d *Directory) Replace(gateways []uri.Gateway) {
 	gateways = slices.Clone(gateways)
 	d.gateways.Store(&gateways)

@@ -384,8 +384,8 @@ func agree(t testing.TB, s *Shard) {
 				t.Errorf("a session is in the state %v", p)
 			}
 		})
-		if sessions != s.st.sessions.Len() || flows != s.st.flows.open || s.accounts.InUse(account.Lookups) < 0 || s.st.scheduler.len() > s.st.scheduler.limit {
-			t.Errorf("%d sessions and %d in the count, %d flows and %d in the count, %d lookups, %d packets wait", sessions, s.st.sessions.Len(), flows, s.st.flows.open, s.accounts.InUse(account.Lookups), s.st.scheduler.len())
+		if sessions != s.st.sessions.Len() || flows != s.st.flows.all.Len() || s.accounts.InUse(account.Lookups) < 0 || s.st.scheduler.len() > s.st.scheduler.limit {
+			t.Errorf("%d sessions and %d in the count, %d flows and %d in the count, %d lookups, %d packets wait", sessions, s.st.sessions.Len(), flows, s.st.flows.all.Len(), s.accounts.InUse(account.Lookups), s.st.scheduler.len())
 		}
 	})
 }

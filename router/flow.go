@@ -51,10 +51,22 @@ const (
 // maxAddresses bounds the addresses of a name that a flow tries.
 const maxAddresses = 4
 
-// flowTable holds the counts and timers of a shard's flows.
+// flowTable holds a shard's flows and their timers.
 type flowTable struct {
-	open   int
+	all    state.Bag[*flow]
 	timers state.Deadlines[*flow]
+}
+
+// add adds a flow that is looked at again at a time.
+func (t *flowTable) add(f *flow, at time.Time) {
+	f.timer.Value = f
+	t.all.Add(&f.timer.Slot)
+	t.timers.Set(&f.timer, at)
+}
+
+func (t *flowTable) remove(f *flow) {
+	t.all.Remove(&f.timer.Slot)
+	t.timers.Set(&f.timer, time.Time{})
 }
 
 // handleData handles an EncryptedData.
@@ -133,9 +145,7 @@ func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) 
 		c.flows = make(map[uint16]*flow)
 	}
 	c.flows[f.id] = f
-	st.flows.open++
-	f.timer.Value = f
-	st.flows.timers.Set(&f.timer, now.Add(f.idleTime(limits.FlowIdle)))
+	st.flows.add(f, now.Add(f.idleTime(limits.FlowIdle)))
 	st.work.push(c.account, task{flow: f})
 	st.runQueued()
 	if c.flows[f.id] != f {
@@ -293,9 +303,8 @@ func (st *shardState) handleFlowClosed(c *client, content []byte) {
 	if f := c.flows[m.FlowID]; f != nil {
 		st.dropFlow(f)
 	}
-	if c.forwards[m.FlowID] != nil {
-		st.unbindAll(c, func(b *indexBinding) bool { return b.flowID == m.FlowID })
-		delete(c.forwards, m.FlowID)
+	if f := c.forwards[m.FlowID]; f != nil {
+		st.dropForward(f)
 	}
 }
 
@@ -312,12 +321,11 @@ func (st *shardState) dropFlow(f *flow) {
 	}
 	delete(f.client.flows, f.id)
 	f.dropped.Store(true)
-	st.flows.open--
+	st.flows.remove(f)
 	f.client.account.Release(account.Flows)
 	if f.step == flowQueued && f.target.Kind() == wire.TargetName {
 		f.client.account.Release(account.Lookups)
 	}
-	st.flows.timers.Set(&f.timer, time.Time{})
 	if f.cancel != nil {
 		f.cancel()
 	}

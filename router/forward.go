@@ -20,6 +20,7 @@ type upstream struct {
 	identity identity.PublicKey
 	addr     netip.AddrPort
 	outlet
+	forwards state.Bag[*forward]
 
 	// bindings is written under the shard's lock as well, so batches read it without mu. The
 	// return path holds mu for a lookup, never while it seals or sends.
@@ -30,7 +31,9 @@ type upstream struct {
 // forward is a session's flow to another gateway.
 type forward struct {
 	id       uint16
+	client   *client
 	upstream *upstream
+	slot     state.Slot[*forward] // in upstream.forwards
 }
 
 // indexBinding assigns an inner receiver index to a session. Its upstream, index, client and flowID
@@ -101,20 +104,44 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 	if u == nil {
 		return refuse(reason, detail)
 	}
-	if c.forwards == nil {
-		c.forwards = make(map[uint16]*forward)
-	}
 	f := &forward{id: m.FlowID, upstream: u}
-	c.forwards[m.FlowID] = f
+	c.addForward(f)
 	delete(c.flowClosed, m.FlowID)
 	return f
 }
+
+// addForward adds a flow, whose id is not in use.
+func (c *client) addForward(f *forward) {
+	if c.forwards == nil {
+		c.forwards = make(map[uint16]*forward)
+	}
+	c.forwards[f.id] = f
+	f.client, f.slot.Value = c, f
+	f.upstream.forwards.Add(&f.slot)
+}
+
+// closeForward ends a flow, notifies the client, and returns the work in units of a walk.
+func (st *shardState) closeForward(f *forward, reason wire.FlowReason, detail string) (units int) {
+	units = closeUnits + dropUnits*len(f.client.bindings)
+	st.sendFlowClosed(f.client, f.id, reason, detail)
+	st.dropForward(f)
+	return units
+}
+
+// dropForward ends a flow and releases its index bindings.
+func (st *shardState) dropForward(f *forward) {
+	st.unbindAll(f.client, func(b *indexBinding) bool { return b.flowID == f.id })
+	f.upstream.forwards.Remove(&f.slot)
+	delete(f.client.forwards, f.id)
+}
+
+const notInDirectory = "that gateway is not in this gateway's directory"
 
 // upstreamFor returns the upstream of a gateway in the directory, or the reason why there is none.
 func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, wire.FlowReason, string) {
 	addr, ok := st.config.Directory.Find(id)
 	if !ok {
-		return nil, wire.FlowPolicy, "that gateway is not in this gateway's directory"
+		return nil, wire.FlowPolicy, notInDirectory
 	}
 	u := st.forwarder.upstreams[id]
 	if u != nil && u.addr == addr {

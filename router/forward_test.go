@@ -249,7 +249,7 @@ func TestHelloToFullGatewayIsBusy(t *testing.T) {
 // Shows R4.12.
 func TestHelloDuringShutdown(t *testing.T) {
 	r := newRig(t, nil)
-	r.shard.Shutdown(wire.CloseShuttingDown, "")
+	r.whole.closeSessions(t.Context())
 	var out state.Output
 	if _, err := state.NewClient(epoch, state.ClientConfig{
 		Gateway: gatewayID.Public(), Identity: testIdentity(2), KEM: kem.MLKEM768,
@@ -345,5 +345,111 @@ func TestDemotedKeysOpenAndEndNothing(t *testing.T) {
 	}
 	if after := r.shard.Stats(); after.Up.Packets != before.Up.Packets+1 || after.Forwarded != before.Forwarded+1 {
 		t.Errorf("packets of what was open: %+v", after)
+	}
+}
+
+// directoryOf returns gateways at addresses of their own.
+func directoryOf(ids ...identity.PublicKey) (gateways []uri.Gateway) {
+	for i, id := range ids {
+		gateways = append(gateways, uri.Gateway{Identity: id, Host: fmt.Sprintf("198.51.100.%d", 9+i), Port: exitAddr.Port()})
+	}
+	return gateways
+}
+
+// TestFlowsToRemovedGatewayEnd removes one of two gateways from the directory: its flows end, with
+// their claims and its socket, and those to the other one go on.
+//
+// Shows R8.18.
+func TestFlowsToRemovedGatewayEnd(t *testing.T) {
+	other := testIdentity(8).Public()
+	r := newRig(t, func(c *Config) { c.Directory = NewDirectory(directoryOf(exitID, other), nil) })
+	apply := func(gateways ...uri.Gateway) int {
+		d := r.whole.config.Directory
+		d.Replace(gateways)
+		if err := d.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return r.whole.ReapplyDirectory()
+	}
+	all := directoryOf(exitID, other)
+	apply(all...)
+	p, q := r.connect(2, clientAt), r.connect(3, secondAt)
+	p.forward(1, &exitID, inner(100, true))
+	p.forward(1, nil, inner(101, true))
+	p.forward(2, &exitID, inner(102, true))
+	p.forward(3, &other, inner(100, true))
+	q.forward(1, &exitID, inner(200, true))
+	q.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle}) // is not closed again
+	q.forward(2, &exitID, inner(201, true))
+	removed, kept := r.egress.at(exitAddr), r.egress.at(netip.AddrPortFrom(netip.MustParseAddr("198.51.100.10"), exitAddr.Port()))
+	if n := apply(all...); n != 0 {
+		t.Errorf("%d flows ended without a change", n)
+	}
+	p.got, q.got = nil, nil
+	if n := apply(all[1]); n != 3 {
+		t.Errorf("%d flows ended, want 3", n)
+	}
+	for _, x := range r.socket.take() {
+		if x.Path == p.at {
+			p.handle(x.Data)
+		} else {
+			q.handle(x.Data)
+		}
+	}
+	if got := p.closedWith(); got != "1:1 2:1 " && got != "2:1 1:1 " {
+		t.Errorf("the first client: %q", got)
+	}
+	if got := q.closedWith(); got != "2:1 " {
+		t.Errorf("the second client: %q", got)
+	}
+	select {
+	case <-removed.closed:
+	default:
+		t.Error("the socket towards the removed gateway is open")
+	}
+	if s := r.shard.Stats(); s.Bindings != 1 {
+		t.Errorf("%d claims left, want 1", s.Bindings)
+	}
+	r.advance(time.Second) // FlowClosed is limited
+	p.forward(1, nil, inner(100, false))
+	if got := p.closedWith(); got != "1:3 " {
+		t.Errorf("on the ended flow: %q", got)
+	}
+	r.advance(time.Second)
+	p.forward(1, &exitID, inner(100, false))
+	if got := p.closedWith(); got != "1:1 " {
+		t.Errorf("to the removed gateway: %q", got)
+	}
+	kept.take()
+	p.forward(3, nil, inner(100, false))
+	if n := len(kept.take()); n != 1 {
+		t.Errorf("%d packets to the other gateway, want 1", n)
+	}
+	apply(all...)
+	p.forward(1, &exitID, inner(100, true))
+	if n := len(r.egress.at(exitAddr).take()); n != 1 {
+		t.Errorf("%d packets to the gateway that is back, want 1", n)
+	}
+}
+
+// TestFlowsFollowMovedGateway gives a gateway another address: its flows go there.
+//
+// Shows R8.18.
+func TestFlowsFollowMovedGateway(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	p := r.connect(2, clientAt)
+	p.forward(1, &exitID, inner(100, true))
+	moved := netip.MustParseAddrPort("198.51.100.77:5")
+	d := r.whole.config.Directory
+	d.Replace([]uri.Gateway{{Identity: exitID, Host: moved.Addr().String(), Port: moved.Port()}})
+	if err := d.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.whole.ReapplyDirectory(); n != 0 {
+		t.Errorf("%d flows ended", n)
+	}
+	p.forward(1, nil, inner(100, false))
+	if c := r.egress.at(moved); c == nil || len(c.take()) != 1 {
+		t.Error("the packet did not go to the new address")
 	}
 }

@@ -281,16 +281,6 @@ func (g *Gateway) Stats() Stats {
 	return sum
 }
 
-// Shutdown closes every session, notifies the clients, and stops serving. It returns the number of
-// sessions closed.
-func (g *Gateway) Shutdown() (sessions int) {
-	for _, s := range g.shards {
-		sessions += s.Shutdown(wire.CloseShuttingDown, "the gateway is shutting down")
-	}
-	g.Close()
-	return sessions
-}
-
 // Close stops serving without notifying clients. It returns when every goroutine of the gateway
 // has ended.
 func (g *Gateway) Close() {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -208,7 +209,7 @@ func TestGatewayOverBothFamilies(t *testing.T) {
 			t.Errorf("shard %d has no session", i)
 		}
 	}
-	if n := g.Shutdown(); n != 6*len(g.Addrs()) {
+	if n, _ := g.Shutdown(context.Background()); n != 6*len(g.Addrs()) {
 		t.Errorf("%d sessions closed, want %d", n, 6*len(g.Addrs()))
 	}
 }
@@ -218,7 +219,7 @@ func TestShutdownNotifiesClients(t *testing.T) {
 	l := dialLive(t, 2, loopback(g))
 	l.connect()
 	l.echo(target, "before")
-	g.Shutdown()
+	g.Shutdown(context.Background())
 	if !l.until(func() bool { return l.closed != nil }) {
 		t.Fatal("the client was not notified")
 	}

@@ -139,7 +139,7 @@ func TestHandover(t *testing.T) {
 	for _, c := range clients {
 		_ = c.conn.Close()
 	}
-	if n := g.Shutdown(); n != 6 {
+	if n, _ := g.Shutdown(context.Background()); n != 6 {
 		t.Errorf("%d sessions closed", n)
 	}
 }

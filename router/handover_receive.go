@@ -113,12 +113,14 @@ func (g *Gateway) takeOver(ctx context.Context, from *takeoverHello, c *handover
 		s.Do(func(_ time.Time, st *shardState) {
 			st.resumeReturn()
 			st.resumeOpening()
-			st.reapplyPolicy()
 		})
 	}
 	if err := c.Send(handover.Serving, nil); err != nil {
 		g.log.Warn("the predecessor exited before the end of the handover", zap.Error(err))
 	}
+	g.ReapplyAccess()
+	g.ReapplyDirectory()
+	g.ReapplyPolicy()
 	return nil
 }
 

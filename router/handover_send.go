@@ -97,7 +97,7 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extraFiles map
 	}
 	for _, s := range g.shards {
 		h.Sessions += s.st.sessions.Len()
-		h.Flows += s.st.flows.open
+		h.Flows += s.st.flows.all.Len()
 	}
 	_ = c.SetDeadline(time.Now().Add(handoverPatience)) // after Commit there is no way back
 	err = expect(c, handover.Serving)

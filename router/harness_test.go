@@ -203,6 +203,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.shards = []*Shard{r.shard}
 	t.Cleanup(func() {
 		r.shard.close()
 		g.returnLoops.Wait()
@@ -245,6 +246,17 @@ type message struct {
 // connect establishes a session for a client identity and address.
 func (r *rig) connect(identity byte, at path.Path) *peer {
 	r.t.Helper()
+	p := r.begin(identity, at)
+	p.run()
+	if p.session == nil {
+		r.t.Fatal("no session")
+	}
+	return p
+}
+
+// begin starts a handshake, whose first packets are in the peer's output.
+func (r *rig) begin(identity byte, at path.Path) *peer {
+	r.t.Helper()
 	p := &peer{r: r, at: at}
 	addr := at.Peer.Addr().As16()
 	var err error
@@ -259,28 +271,33 @@ func (r *rig) connect(identity byte, at path.Path) *peer {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	p.run()
-	if p.session == nil {
-		r.t.Fatal("no session")
-	}
 	return p
 }
 
 // run exchanges packets between the peer and the shard until there are none.
 func (p *peer) run() {
 	for len(p.out.Packets) > 0 {
-		var batch []transport.Packet
-		for _, x := range p.out.Packets {
-			batch = append(batch, transport.Packet{Data: x.Data, Path: p.at})
-		}
-		p.out.Reset()
-		p.r.shard.Receive(p.r.now(), batch, nil)
-		for _, x := range p.r.socket.take() {
-			if x.Path == p.at {
-				p.handle(x.Data)
-			}
+		p.exchange()
+	}
+}
+
+// exchange sends the peer's packets and handles the answers.
+func (p *peer) exchange() {
+	p.r.shard.Receive(p.r.now(), p.packets(), nil)
+	for _, x := range p.r.socket.take() {
+		if x.Path == p.at {
+			p.handle(x.Data)
 		}
 	}
+}
+
+// packets takes the packets that the peer has to send.
+func (p *peer) packets() (batch []transport.Packet) {
+	for _, x := range p.out.Packets {
+		batch = append(batch, transport.Packet{Data: x.Data, Path: p.at})
+	}
+	p.out.Reset()
+	return batch
 }
 
 func (p *peer) handle(packet []byte) {

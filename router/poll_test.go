@@ -2,6 +2,7 @@ package router
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -341,7 +342,7 @@ func TestShutdownAnswersWaitingPoll(t *testing.T) {
 	g, _, l := withTalker(t, nil)
 	conn := l.visit(g.TCPAddrs()[0], l.poll(10*time.Second))
 	eventually(t, "the Poll waits", func() bool { return g.Stats().Polls == 1 })
-	g.Shutdown()
+	g.Shutdown(context.Background())
 	for _, p := range l.answers(conn) {
 		l.handle(p)
 	}

@@ -210,6 +210,10 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 		st.applyEvents(session)
 		return
 	}
+	if st.closing {
+		st.closeShuttingDown(session)
+		return
+	}
 	for _, p := range early {
 		next := rxContext{now: rx.now, packet: p.Data, from: p.Path}
 		if next.header, err = wire.ParseHeader(p.Data); err == nil {

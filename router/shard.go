@@ -397,42 +397,24 @@ func (st *shardState) dropClient(session *state.Session) {
 		st.dropFlow(f)
 	}
 	st.unbindAll(c, func(*indexBinding) bool { return true })
+	for _, f := range c.forwards {
+		f.upstream.forwards.Remove(&f.slot)
+	}
 	c.forwards = nil
 	st.delivery.flushOnClose(c, &st.output)
 	c.account.Release(account.Sessions)
 	c.account.Leave(st.now())
 }
 
-// Shutdown closes every session, notifies its client, and rejects hellos from then on.
-func (s *Shard) Shutdown(reason wire.CloseReason, detail string) (sessions int) {
-	s.Do(func(_ time.Time, st *shardState) {
-		st.closing = true
-		sessions = st.closeSessions(func(*state.Session) bool { return true }, reason, detail)
-	})
-	return sessions
-}
-
-// CloseUnless closes the sessions whose client is no longer admitted.
-func (s *Shard) CloseUnless(admitted func(*state.Session) bool) (closed int) {
-	s.Do(func(_ time.Time, st *shardState) {
-		closed = st.closeSessions(func(t *state.Session) bool { return !admitted(t) }, wire.CloseDone, "this identity is no longer listed")
-	})
-	return closed
-}
-
-// closeSessions closes the matching sessions.
-func (st *shardState) closeSessions(match func(*state.Session) bool, reason wire.CloseReason, detail string) int {
-	var all []*state.Session
-	st.sessions.All(func(t *state.Session) {
-		if match(t) {
-			all = append(all, t)
-		}
-	})
-	for _, t := range all {
-		t.Close(reason, detail, &st.output)
-		st.applyEvents(t)
+// closeSession closes a session, notifies its client, and returns the work in units of a walk.
+func (st *shardState) closeSession(session *state.Session, reason wire.CloseReason, detail string) (units int) {
+	units = closeUnits
+	if c, ok := session.User.(*client); ok {
+		units += dropUnits * (c.flowCount() + len(c.bindings))
 	}
-	return len(all)
+	session.Close(reason, detail, &st.output)
+	st.applyEvents(session)
+	return units
 }
 
 // close releases everything that the shard holds.

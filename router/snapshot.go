@@ -168,11 +168,8 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 	codeList(c, len(owner.forwards), maps.Values(owner.forwards), func(f *forward) {
 		c.Uint16(&f.id)
 		st.codeUpstream(c, &f.upstream)
-		if c.Decoding() && c.Err() == nil && f.upstream != nil {
-			if owner.forwards == nil {
-				owner.forwards = make(map[uint16]*forward)
-			}
-			owner.forwards[f.id] = f
+		if c.Decoding() && c.Err() == nil && f.upstream != nil && owner.forwards[f.id] == nil {
+			owner.addForward(f)
 		}
 	})
 	codeList(c, len(owner.bindings), slices.Values(owner.bindings), func(b *indexBinding) {
@@ -252,10 +249,8 @@ func (st *shardState) restoreFlow(c *snapshot.Codec, f *flow, sockets *inherited
 		f.client.flows = flows
 	}
 	flows[f.id] = f
-	st.flows.open++
 	f.client.account.Force(account.Flows)
-	f.timer.Value = f
-	st.flows.timers.Set(&f.timer, f.lastUp.Add(st.limits.Load().FlowIdle))
+	st.flows.add(f, f.lastUp.Add(st.limits.Load().FlowIdle))
 }
 
 // codeQueue codes the packets that are queued for a session on TCP.

@@ -243,7 +243,7 @@ func (s *soak) restart() {
 		s.hold(func() {
 			s.audit()
 			if random.IntN(2) == 0 {
-				s.gateway.Shutdown()
+				s.gateway.Shutdown(context.Background())
 			} else {
 				s.gateway.Close()
 			}

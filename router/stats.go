@@ -114,7 +114,7 @@ func (st *shardState) stats() Stats {
 	s, r, q := st.counters, &st.returned, &st.queues
 	s.Sessions = uint64(st.sessions.Len())
 	s.Records = uint64(st.handshakes.Len())
-	s.Flows = uint64(st.flows.open)
+	s.Flows = uint64(st.flows.all.Len())
 	s.Bindings = uint64(st.forwarder.timers.Len())
 	s.Handshakes = st.handshakes.Stats
 	s.HandshakeQueue = uint64(st.scheduler.len())

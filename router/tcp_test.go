@@ -2,6 +2,7 @@ package router
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -163,7 +164,7 @@ func TestSessionOverTCP(t *testing.T) {
 	if s := g.Stats(); s.Misrouted != 0 || s.Malformed != 0 || s.Misplaced != 0 || s.QueueFull != 0 || s.QueueExpired != 0 {
 		t.Errorf("counted %+v", s)
 	}
-	g.Shutdown()
+	g.Shutdown(context.Background())
 	if s := g.TCP(); s.Open != 0 {
 		t.Errorf("%d connections are open after the end", s.Open)
 	}

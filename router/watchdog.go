@@ -83,12 +83,13 @@ func (g *Gateway) refreshDirectory(ctx context.Context) {
 	}
 }
 
-// resolveDirectory resolves the directory's names, and judges open flows again: the policy denies plain
-// flows to the directory's addresses.
+// resolveDirectory resolves the directory's names and applies them to open flows, plain ones too: the
+// policy denies those to the directory's addresses.
 func (g *Gateway) resolveDirectory(ctx context.Context) {
 	if err := g.config.Directory.Refresh(ctx); err != nil {
 		g.log.Warn("cannot resolve a gateway of the directory; using its last address", zap.Error(err))
 	}
+	g.ReapplyDirectory()
 	g.ReapplyPolicy()
 }
 

@@ -197,7 +197,7 @@ func TestGatewayTakesItsLeave(t *testing.T) {
 	if code := g.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
-	has(t, g.stderr(), `stopped  {"sessions_closed": 1}`)
+	has(t, g.stderr(), `stopped  {"sessions_closed": 1, "clients_notified": 1}`)
 	select {
 	case <-s.Done():
 		has(t, s.Err().Error(), "the other end closed the session")

@@ -187,7 +187,7 @@ func TestUpgradeUnderRekeys(t *testing.T) {
 	if !c.until(func(m *crowdMember) bool { return m.ended }) {
 		t.Error("clients were not told that the gateway ends")
 	}
-	u.awaitLog(fmt.Sprintf(`stopped  {"sessions_closed": %d}`, sessions))
+	u.awaitLog(fmt.Sprintf(`stopped  {"sessions_closed": %d, "clients_notified": %[1]d}`, sessions))
 	<-u.done
 }
 

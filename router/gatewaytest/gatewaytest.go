@@ -145,7 +145,7 @@ func (g *Gateway) Restart(t testing.TB) {
 
 // Close closes all sessions and stops the gateway.
 func (g *Gateway) Close() {
-	g.Shutdown()
+	g.Shutdown(context.Background())
 	g.key.Wipe()
 }
 

@@ -162,7 +162,7 @@ func (g *gateway) close() {
 		return
 	}
 	if g.Gateway != nil {
-		g.Shutdown()
+		g.Shutdown(context.Background())
 	}
 	g.key.Wipe()
 }

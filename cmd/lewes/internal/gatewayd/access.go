@@ -28,21 +28,21 @@ type accessControl struct {
 	stopWatch func()
 }
 
-// accessRule is the access section of one configuration.
+// accessRule is the access section of one configuration, with the list as it was read. It is immutable.
 type accessRule struct {
 	open bool
 	path string
-	list atomic.Pointer[access.List] // nil if open
+	list *access.List // nil if open
 }
 
 // newAccessControl returns the access control of a starting gateway. Invalid lines of its list are
 // logged and admit no client; strict makes them an error.
 func newAccessControl(c *config.Config, strict bool, log *zap.Logger) (*accessControl, error) {
 	a := &accessControl{log: log}
-	if err := a.apply(c, strict); err != nil {
+	if _, err := a.apply(c, strict); err != nil {
 		return nil, err
 	}
-	if list := a.rule.Load().list.Load(); list != nil {
+	if list := a.rule.Load().list; list != nil {
 		for _, l := range list.Invalid() {
 			log.Error("a line of the list of clients is invalid and admits no client", zap.String("file", l.Path), zap.Int("line", l.Line), zap.String("value", l.Value), zap.Error(l.Err))
 		}
@@ -50,26 +50,36 @@ func newAccessControl(c *config.Config, strict bool, log *zap.Logger) (*accessCo
 	return a, nil
 }
 
-// apply switches to another configuration. strict makes an invalid line in the list an error. After an
-// error the previous configuration is still in effect.
-func (a *accessControl) apply(c *config.Config, strict bool) error {
+// apply switches to another configuration, and returns the rule that it replaces. strict makes an
+// invalid line in the list an error. After an error the previous configuration is still in effect.
+func (a *accessControl) apply(c *config.Config, strict bool) (before *accessRule, err error) {
 	rule := &accessRule{open: c.Access.Mode == config.AccessOpen, path: c.ClientsFile()}
 	if rule.open {
 		a.log.Warn("access is open: anyone with the gateway's URI may use it")
-		a.rule.Store(rule)
-		return nil
+		return a.rule.Swap(rule), nil
 	}
-	list, err := access.Load(rule.path)
-	if err != nil {
-		return err
+	if rule.list, err = access.Load(rule.path); err != nil {
+		return nil, err
 	}
-	if err := list.Err(); err != nil && strict {
-		return err
+	if err := rule.list.Err(); err != nil && strict {
+		return nil, err
 	}
-	rule.list.Store(list)
-	a.rule.Store(rule)
-	a.warnIfEmpty(rule, list)
-	return nil
+	before = a.rule.Swap(rule)
+	a.warnIfEmpty(rule, rule.list)
+	return before, nil
+}
+
+// reapply applies the difference from a replaced rule to the gateway, and returns the number of
+// sessions that it closes.
+func (r *accessRule) reapply(before *accessRule, gateway *router.Gateway) (closed int) {
+	switch {
+	case r.open:
+		return 0
+	case before.open:
+		return gateway.ReapplyAccess()
+	}
+	_, removed, changed := access.Diff(before.list, r.list)
+	return gateway.ReapplyClients(removed, changed)
 }
 
 func (a *accessControl) warnIfEmpty(rule *accessRule, list *access.List) {
@@ -84,7 +94,7 @@ func (a *accessControl) standing(client identity.PublicKey) account.Standing {
 	if rule.open {
 		return account.Standing{Admitted: true}
 	}
-	limits, listed := rule.list.Load().Find(client)
+	limits, listed := rule.list.Find(client)
 	return account.Standing{Admitted: listed, Listed: listed, Limits: limits}
 }
 
@@ -99,9 +109,13 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 		return
 	}
 	start(func() {
-		access.Watch(ctx, rule.list.Load(), clientsInterval, func(list *access.List) {
-			rule.list.Store(list)
-			closed := gateway.ReapplyAccess()
+		access.Watch(ctx, rule.list, clientsInterval, func(list *access.List) {
+			before := rule
+			rule = &accessRule{path: before.path, list: list}
+			if !a.rule.CompareAndSwap(before, rule) {
+				return // a reload has replaced it
+			}
+			closed := rule.reapply(before, gateway)
 			a.log.Info("reloaded the list of clients", zap.Int("clients", len(list.Entries())), zap.Int("sessions_closed", closed))
 			a.warnIfEmpty(rule, list)
 		}, func(err error) {

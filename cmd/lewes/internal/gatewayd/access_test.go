@@ -18,9 +18,7 @@ func openAccess() *accessControl {
 // listedAccess admits the clients of a list.
 func listedAccess(list *access.List) *accessControl {
 	a := &accessControl{log: zap.NewNop()}
-	rule := new(accessRule)
-	rule.list.Store(list)
-	a.rule.Store(rule)
+	a.rule.Store(&accessRule{list: list})
 	return a
 }
 

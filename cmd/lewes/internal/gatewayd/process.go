@@ -21,6 +21,10 @@ import (
 	"lewes/transport/udp"
 )
 
+// shutdownTimeout bounds the time in which clients are notified of the end. The service manager must
+// wait longer: systemd 15 s (TimeoutStopSec), Docker 10 s.
+const shutdownTimeout = 8 * time.Second
+
 // Process is a gateway as a process. Set the exported fields, then call Run.
 type Process struct {
 	// Load reads the configuration: at the start and for every reload.
@@ -130,8 +134,19 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 		}
 	}
 	p.notify("STOPPING=1")
-	p.log.Info("stopped", zap.Int("sessions_closed", g.Shutdown()))
+	p.shutdown(g)
 	return err
+}
+
+// shutdown closes all sessions and stops the gateway.
+func (p *Process) shutdown(g *router.Gateway) {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	notified, sessions := g.Shutdown(ctx)
+	if notified < sessions {
+		p.log.Warn("not all clients were notified of the end", zap.Float64("timeout_seconds", shutdownTimeout.Seconds()))
+	}
+	p.log.Info("stopped", zap.Int("sessions_closed", sessions), zap.Int("clients_notified", notified))
 }
 
 // announceReady serves metrics, prints the URIs, logs "ready" and notifies systemd.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -146,5 +147,25 @@ func TestSignalsDuringUpgrade(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestShutdownEndsBeforeServiceManagerKills compares the time for notifications with the unit's.
+func TestShutdownEndsBeforeServiceManagerKills(t *testing.T) {
+	unit, err := os.ReadFile("../../../../deploy/lewes-gateway.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^TimeoutStopSec=(\S+)$`).FindSubmatch(unit)
+	if found == nil {
+		t.Fatal("the unit has no TimeoutStopSec")
+	}
+	kills, err := time.ParseDuration(string(found[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const docker = 10 * time.Second // docker stop
+	if least := min(kills, docker); shutdownTimeout > least-time.Second {
+		t.Errorf("clients are notified for up to %v, the process is killed after %v", shutdownTimeout, least)
 	}
 }

@@ -93,12 +93,13 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 	if err != nil {
 		return fmt.Errorf("log.level: %w", err)
 	}
-	closed := 0
+	sessions, flows := 0, 0
 	if next.Access != p.config.Access {
-		if err := p.access.apply(next, true); err != nil { // the only step that can fail comes first
+		before, err := p.access.apply(next, true)
+		if err != nil { // the only step that can fail comes first
 			return err
 		}
-		closed = g.ReapplyAccess()
+		sessions = p.access.rule.Load().reapply(before, g)
 		p.access.watch(ctx, g, p.start)
 	}
 	p.level.SetLevel(level.Level())
@@ -110,6 +111,7 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 	if p.directory != nil && slices.Contains(found[byReload], "gateway") {
 		p.directory.Replace(directoryOf(next))
 		resolveDirectory(ctx, p.directory, p.log)
+		flows = g.ReapplyDirectory()
 	}
 	if !reflect.DeepEqual(next.Egress, p.config.Egress) {
 		logWarnings(next, p.log)
@@ -117,11 +119,19 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 	if err := p.egress.replace(next); err != nil {
 		p.log.Warn("cannot read the host's addresses; the known ones stay denied", zap.Error(err))
 	}
+	if slices.ContainsFunc(slices.Concat(found[byReload], found[byUpgrade]), decidesTargets) {
+		flows += g.ReapplyPolicy()
+	}
 	p.log.Info("reloaded the configuration",
 		zap.Strings("changed", found[byReload]), zap.Strings("needs_upgrade", found[byUpgrade]), zap.Strings("needs_restart", found[byRestart]),
-		zap.Int("sessions_closed", closed), zap.Int("flows_closed", g.ReapplyPolicy()))
+		zap.Int("sessions_closed", sessions), zap.Int("flows_closed", flows))
 	p.commitConfig(next)
 	return nil
+}
+
+// decidesTargets reports whether the targets that clients may reach depend on a key.
+func decidesTargets(key string) bool {
+	return strings.HasPrefix(key, "egress.") || key == "public" || key == "gateway"
 }
 
 // commitConfig records the keys that apply has applied, so that the next reload reports the others
