@@ -164,7 +164,8 @@ func (c *Config) standing(id identity.PublicKey) account.Standing {
 
 // Egress opens the sockets of flows and upstreams.
 type Egress interface {
-	Dial(target netip.AddrPort) (transport.Conn, error)
+	// Dial opens a socket to target for an account; the zero Key is the gateway itself.
+	Dial(target netip.AddrPort, by account.Key) (transport.Conn, error)
 }
 
 // Resolver resolves host names of targets.

@@ -198,7 +198,7 @@ func (st *shardState) connectFlow(f *flow, target netip.AddrPort) (wire.FlowReas
 	if err := st.config.Policy.Check(target); err != nil {
 		return wire.FlowPolicy, denialReason(err)
 	}
-	conn, err := st.config.Egress.Dial(target)
+	conn, err := st.config.Egress.Dial(target, f.client.account.Key())
 	if err != nil {
 		return st.dialFailed(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"lewes/router/account"
 	"lewes/state/wire"
 	"lewes/transport"
 )
@@ -220,7 +221,7 @@ func (c refusing) ReadBatch(p []transport.Packet) (int, error) {
 
 type refusingEgress struct{}
 
-func (refusingEgress) Dial(netip.AddrPort) (transport.Conn, error) {
+func (refusingEgress) Dial(netip.AddrPort, account.Key) (transport.Conn, error) {
 	return refusing{newMemConn()}, nil
 }
 

@@ -147,7 +147,7 @@ func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, wire.FlowRe
 	if u != nil && u.addr == addr {
 		return u, 0, ""
 	}
-	conn, err := st.config.Egress.Dial(addr)
+	conn, err := st.config.Egress.Dial(addr, account.Key{})
 	if err != nil {
 		reason, detail := st.dialFailed(err)
 		return nil, reason, detail

@@ -86,9 +86,8 @@ func newGateway(config Config) (*Gateway, error) {
 			NoGSO:    config.Listen.NoGSO,
 			NoGRO:    config.Listen.NoGRO,
 			Portable: config.Listen.Portable,
-			Ports:    g.ports,
 			Counters: &g.egress,
-		}}
+		}, Ports: g.ports}
 	}
 	return g, nil
 }

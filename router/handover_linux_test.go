@@ -312,10 +312,10 @@ func (r *rig) kems(t testing.TB) *state.KEMKeys {
 	return kems
 }
 
-// TestHandoverKeepsLocalPorts hands over a gateway whose flows have three of four local ports, one of
-// them just closed: its successor takes the fourth, and no other towards the same target.
+// TestHandoverKeepsLocalPorts hands over a gateway whose flows have three of 40 local ports, one of them
+// just closed: its successor takes the other 37 towards the same target.
 func TestHandoverKeepsLocalPorts(t *testing.T) {
-	g, target := started(t, func(c *Config) { c.Ports = egress.Range{19300, 19303} })
+	g, target := started(t, func(c *Config) { c.Ports = egress.Range{19300, 19339} })
 	clients := liveSessions(t, g, 3, target)
 	if err := clients[0].session.Send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle}, &clients[0].out); err != nil {
 		t.Fatal(err)
@@ -323,10 +323,15 @@ func TestHandoverKeepsLocalPorts(t *testing.T) {
 	clients[0].until(func() bool { return g.Stats().Flows == 2 })
 	next, _ := succeeded(t, g, nil)
 	clients[1].goesOn(t, "on the same port")
-	if port, err := next.ports.Take(target); err != nil {
-		t.Errorf("the fourth port: %d, %v", port, err)
+	taken := 0
+	for failures := 0; failures < 30; { // Take tries some ports only
+		if _, err := next.ports.Take(target); err != nil {
+			failures++
+		} else {
+			taken++
+		}
 	}
-	if port, err := next.ports.Take(target); err == nil {
-		t.Errorf("port %d is taken again", port)
+	if taken != 37 {
+		t.Errorf("the successor takes %d ports", taken)
 	}
 }

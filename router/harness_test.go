@@ -17,6 +17,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
+	"lewes/router/account"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/path"
@@ -124,7 +125,7 @@ type memEgress struct {
 	fail  error
 }
 
-func (e *memEgress) Dial(target netip.AddrPort) (transport.Conn, error) {
+func (e *memEgress) Dial(target netip.AddrPort, _ account.Key) (transport.Conn, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.fail != nil {

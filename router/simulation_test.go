@@ -9,6 +9,7 @@ import (
 
 	"lewes/crypto/kem"
 	"lewes/crypto/seal"
+	"lewes/router/account"
 	"lewes/router/costs"
 	"lewes/router/policy"
 	"lewes/state"
@@ -76,7 +77,7 @@ type simulation struct {
 // simulatedEgress opens sockets that note the datagrams of honest clients.
 type simulatedEgress struct{ *simulation }
 
-func (e simulatedEgress) Dial(to netip.AddrPort) (transport.Conn, error) {
+func (e simulatedEgress) Dial(to netip.AddrPort, _ account.Key) (transport.Conn, error) {
 	return &simulatedConn{newMemConn(), e.simulation, to == target}, nil
 }
 

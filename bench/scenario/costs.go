@@ -22,12 +22,12 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kem"
 	"lewes/router"
+	"lewes/router/account"
 	"lewes/router/costs"
 	"lewes/router/egress"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/transport"
-	"lewes/transport/udp"
 	"lewes/transport/uri"
 )
 
@@ -145,7 +145,7 @@ func newCostBench() (*costBench, error) {
 		KEMs:         []kem.ID{kem.MLKEM768},
 		Policy:       policy.New(policy.Config{Allow: []policy.Rule{{Prefix: netip.PrefixFrom(open.Addr(), 32)}}}),
 		Directory:    directory,
-		Egress:       &costEgress{real: &egress.UDP{Options: udp.Options{Ports: egress.NewPorts(egress.DefaultRange, nil)}}},
+		Egress:       &costEgress{real: &egress.UDP{Ports: egress.NewPorts(egress.DefaultRange, nil)}},
 		Resolver:     noNames{},
 		RecordTTL:    time.Hour,
 		TriesASecond: 1 << 30, // so that cookies are not required
@@ -224,9 +224,9 @@ func (a *answers) take() []transport.Packet {
 // costEgress opens real sockets to loopback, and others that count as sent what is written to them.
 type costEgress struct{ real *egress.UDP }
 
-func (c *costEgress) Dial(target netip.AddrPort) (transport.Conn, error) {
+func (c *costEgress) Dial(target netip.AddrPort, by account.Key) (transport.Conn, error) {
 	if target.Addr().IsLoopback() {
-		return c.real.Dial(target)
+		return c.real.Dial(target, by)
 	}
 	return &discard{closed: make(chan struct{})}, nil
 }

@@ -1,17 +1,20 @@
 package egress
 
 import (
-	"crypto/rand"
+	crand "crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
+	"lewes/router/account"
 	"lewes/state/snapshot"
 )
 
@@ -21,8 +24,8 @@ const (
 	// MaxPairs bounds the pairs in quarantine, as two halves; beyond it the older half is forgotten
 	// early. A pair takes 16 bytes on average.
 	MaxPairs = 2 << 20
-	// tries bounds the ports that Take looks at. They suffice with a likelihood of 96 % if a target
-	// has 95 % of the ports.
+	// tries bounds the ports that Take compares. They suffice with a likelihood of 96 % if 95 % of an
+	// account's ports are taken.
 	tries = 64
 )
 
@@ -30,7 +33,8 @@ const (
 type Ports struct {
 	ports Range
 	now   func() time.Time
-	limit int // pairs in a half
+	seed  maphash.Seed // of the accounts' shares
+	limit int          // pairs in a half
 
 	mu     sync.Mutex
 	inUse  pairs
@@ -46,7 +50,7 @@ func NewPorts(ports Range, now func() time.Time) *Ports {
 	if now == nil {
 		now = time.Now
 	}
-	return &Ports{ports: ports, now: now, limit: MaxPairs / 2, inUse: pairs{}, halves: [2]pairs{{}, {}}}
+	return &Ports{ports: ports, now: now, seed: maphash.MakeSeed(), limit: MaxPairs / 2, inUse: pairs{}, halves: [2]pairs{{}, {}}}
 }
 
 // pairOf returns the hash of a port and a target. It is the same in all processes.
@@ -60,18 +64,51 @@ func pairOf(port uint16, target netip.AddrPort) uint64 {
 	return binary.LittleEndian.Uint64(sum[:])
 }
 
-// Take implements udp.Ports. It fails with EADDRNOTAVAIL if it finds no free pair.
+// Take implements udp.Ports, for the gateway itself.
 func (p *Ports) Take(target netip.AddrPort) (uint16, error) {
+	return p.takeOf(target, account.Key{})
+}
+
+// share is the part of Ports that one account may use.
+type share struct {
+	*Ports
+	by account.Key
+}
+
+// Take implements udp.Ports.
+func (s *share) Take(target netip.AddrPort) (uint16, error) { return s.takeOf(target, s.by) }
+
+// takeOf returns a port of an account's share. It fails with EADDRNOTAVAIL if it finds no free pair.
+func (p *Ports) takeOf(target netip.AddrPort, by account.Key) (uint16, error) {
+	var seed [8]byte
+	_, _ = crand.Read(seed[:]) // never fails
+	random := rand.NewPCG(binary.LittleEndian.Uint64(seed[:]), 0)
 	count := uint64(p.ports[1]-p.ports[0]) + 1
-	for range tries {
-		var random [4]byte
-		_, _ = rand.Read(random[:]) // never fails
-		port := p.ports[0] + uint16(uint64(binary.LittleEndian.Uint32(random[:]))*count>>32)
+	for tried, drawn := 0, 0; tried < tries && drawn < 8*tries; drawn++ {
+		port := p.ports[0] + uint16(random.Uint64()>>32*count>>32)
+		if !p.shares(by, port) {
+			continue
+		}
 		if p.take(pairOf(port, target)) {
 			return port, nil
 		}
+		tried++
 	}
 	return 0, fmt.Errorf("egress: no free port towards the target: %w", syscall.EADDRNOTAVAIL)
+}
+
+// shares reports whether an account may use a port: a half of all, another one for each account. What
+// one account uses up thus leaves ports to every other, whatever their number.
+func (p *Ports) shares(by account.Key, port uint16) bool {
+	if by == (account.Key{}) {
+		return true
+	}
+	return maphash.Comparable(p.seed, accountPort{by, port})&1 == 0
+}
+
+type accountPort struct {
+	account account.Key
+	port    uint16
 }
 
 // take takes a pair if it is free.

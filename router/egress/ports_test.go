@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lewes/router/account"
 )
 
 var (
@@ -79,6 +81,26 @@ func TestPairIsNotTakenTwice(t *testing.T) {
 			if got := takeAll(t, p, target); len(got) != 1 || got[0] != ports[1] {
 				t.Errorf("after the quarantine: %v", got)
 			}
+		}
+	}
+}
+
+// TestAccountLeavesPortsToOthers lets three accounts take every port towards a target that they get. A
+// fourth still gets one.
+//
+// Shows R8.34.
+func TestAccountLeavesPortsToOthers(t *testing.T) {
+	p := NewPorts(Range{30000, 39999}, nil)
+	for i := range byte(4) {
+		s := &share{p, account.Listed([32]byte{i + 1})}
+		n := 0
+		for ; ; n++ {
+			if _, err := s.Take(target4); err != nil {
+				break
+			}
+		}
+		if n == 0 || n > 5500 {
+			t.Errorf("account %d has %d of 10000 ports", i, n)
 		}
 	}
 }

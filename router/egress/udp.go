@@ -6,21 +6,33 @@ import (
 	"os"
 	"syscall"
 
+	"lewes/router/account"
 	"lewes/transport"
 	"lewes/transport/udp"
 )
 
 // UDP opens connected UDP sockets. They hold no buffer while they are idle.
-type UDP struct{ Options udp.Options }
+type UDP struct {
+	Options udp.Options
+	Ports   *Ports // nil: the system chooses
+}
 
-// Dial opens a socket to target.
-func (e *UDP) Dial(target netip.AddrPort) (transport.Conn, error) {
-	return udp.Dial(target, e.options())
+// Dial opens a socket to target for an account; the zero Key is the gateway itself.
+func (e *UDP) Dial(target netip.AddrPort, by account.Key) (transport.Conn, error) {
+	o := e.options()
+	if e.Ports != nil {
+		o.Ports = &share{e.Ports, by}
+	}
+	return udp.Dial(target, o)
 }
 
 // Inherit takes over a socket that another process dialled, and closes the file.
 func (e *UDP) Inherit(file *os.File) (transport.Conn, error) {
-	return udp.InheritConn(file, e.options())
+	o := e.options()
+	if e.Ports != nil {
+		o.Ports = e.Ports
+	}
+	return udp.InheritConn(file, o)
 }
 
 func (e *UDP) options() udp.Options {

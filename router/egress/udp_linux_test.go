@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"lewes/router/account"
 	"lewes/transport"
 	"lewes/transport/udp"
 )
@@ -25,7 +26,7 @@ func listen(t *testing.T, addr string) (*net.UDPConn, netip.AddrPort) {
 // dial opens a socket and returns its port.
 func dial(t *testing.T, e *UDP, target netip.AddrPort) (transport.Conn, uint16) {
 	t.Helper()
-	c, err := e.Dial(target)
+	c, err := e.Dial(target, account.Key{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,8 +63,7 @@ func TestLateAnswerReachesNoOtherSocket(t *testing.T) {
 	for name, o := range options {
 		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 			t.Run(name+addr, func(t *testing.T) {
-				o.Ports = NewPorts(Range{19100, 19103}, nil)
-				e := &UDP{Options: o}
+				e := &UDP{Options: o, Ports: NewPorts(Range{19100, 19103}, nil)}
 				from, target := listen(t, addr)
 				first, late := dial(t, e, target)
 				_ = first.Close()
@@ -82,7 +82,7 @@ func TestLateAnswerReachesNoOtherSocket(t *testing.T) {
 						t.Errorf("received %q", got)
 					}
 				}
-				if _, err := e.Dial(target); Shortage(err) != "local ports" || !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				if _, err := e.Dial(target, account.Key{}); Shortage(err) != "local ports" || !errors.Is(err, syscall.EADDRNOTAVAIL) {
 					t.Errorf("a fifth socket: %v", err)
 				}
 			})
@@ -94,7 +94,7 @@ func TestLateAnswerReachesNoOtherSocket(t *testing.T) {
 // the datagrams of its own target.
 func TestSocketsShareFewPorts(t *testing.T) {
 	const targets = 50
-	e := &UDP{Options: udp.Options{Ports: NewPorts(Range{19100, 19103}, nil)}}
+	e := &UDP{Ports: NewPorts(Range{19100, 19103}, nil)}
 	var conns []transport.Conn
 	for range targets {
 		from, target := listen(t, "127.0.0.1:0")
@@ -116,11 +116,11 @@ func TestSocketsShareFewPorts(t *testing.T) {
 func TestListeningPortIsNotTaken(t *testing.T) {
 	_, target := listen(t, "127.0.0.1:0")
 	other, own := listen(t, "127.0.0.1:19111")
-	e := &UDP{Options: udp.Options{Ports: NewPorts(Range{19110, 19111}, nil)}}
+	e := &UDP{Ports: NewPorts(Range{19110, 19111}, nil)}
 	if _, port := dial(t, e, target); port == own.Port() {
 		t.Error("the port of a listening socket was taken")
 	}
-	if _, err := e.Dial(target); Shortage(err) != "local ports" {
+	if _, err := e.Dial(target, account.Key{}); Shortage(err) != "local ports" {
 		t.Errorf("no other port is free: %v", err)
 	}
 	_ = other.Close()
@@ -132,9 +132,9 @@ func TestListeningPortIsNotTaken(t *testing.T) {
 // TestUnreachableTargetKeepsNoPort connects to a target that the kernel refuses.
 func TestUnreachableTargetKeepsNoPort(t *testing.T) {
 	p := NewPorts(Range{19120, 19120}, nil)
-	e := &UDP{Options: udp.Options{Ports: p}}
+	e := &UDP{Ports: p}
 	for range 3 {
-		if _, err := e.Dial(netip.MustParseAddrPort("127.255.255.255:7")); !errors.Is(err, transport.ErrDenied) {
+		if _, err := e.Dial(netip.MustParseAddrPort("127.255.255.255:7"), account.Key{}); !errors.Is(err, transport.ErrDenied) {
 			t.Fatalf("connecting to a broadcast address: %v", err)
 		}
 	}

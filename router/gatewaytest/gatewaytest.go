@@ -218,6 +218,6 @@ func (h hosts) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 // egress opens flows to Options.Target.
 type egress func(netip.AddrPort, []byte) []byte
 
-func (e egress) Dial(to netip.AddrPort) (transport.Conn, error) {
+func (e egress) Dial(to netip.AddrPort, _ account.Key) (transport.Conn, error) {
 	return &targetConn{to: to, answer: e, answers: make(chan []byte, queued), closed: make(chan struct{})}, nil
 }

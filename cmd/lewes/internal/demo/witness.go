@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lewes/router"
+	"lewes/router/account"
 	"lewes/transport"
 )
 
@@ -93,8 +94,8 @@ type watchedEgress struct {
 	witness *witness
 }
 
-func (e *watchedEgress) Dial(target netip.AddrPort) (transport.Conn, error) {
-	conn, err := e.Egress.Dial(target)
+func (e *watchedEgress) Dial(target netip.AddrPort, by account.Key) (transport.Conn, error) {
+	conn, err := e.Egress.Dial(target, by)
 	if err != nil {
 		return nil, err
 	}
