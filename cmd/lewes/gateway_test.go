@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -323,6 +324,61 @@ func TestGatewayIgnoresInvalidLines(t *testing.T) {
 	mustLewes(t, environment(dir), "clients", "add", "--file", clients, ben.Public().String(), "ben", "rate=10MiB")
 	g.awaitLog(`{"clients": 1, "sessions_closed": 0}`)
 	if _, err := dial(t, g.uri, ben).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGatewayLimitsAClient: the limits of the list hold for all sessions of a client, and a change of the
+// list changes them.
+func TestGatewayLimitsAClient(t *testing.T) {
+	t.Parallel()
+	_, anna := newClient(t)
+	target := echo(t)
+	dir := t.TempDir()
+	clients := filepath.Join(dir, "clients")
+	writeFile(t, clients, anna.Public().String()+"  anna  sessions=1 flows=1\n", 0o600)
+	g := launchGatewayIn(t, dir, allowEcho)
+	first := dial(t, g.uri, anna)
+	parsed, err := uri.Parse(g.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	another := client.Config{Gateway: parsed, Identity: anna, Keys: new(client.KeyCache), NoReconnect: true}
+	if s, err := client.Dial(t.Context(), another); err == nil {
+		if _, err := s.Ping(t.Context()); err == nil {
+			t.Error("a second session of a client that may have one")
+		}
+		_ = s.Close()
+	}
+	open := func() error {
+		conn, err := first.DialContext(t.Context(), "udp", target)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		for end := time.Now().Add(patience); ; {
+			if _, err := conn.Write([]byte("x")); err != nil {
+				return err
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			_, err := conn.Read(make([]byte, 10))
+			if !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().After(end) {
+				return err // a datagram may be lost
+			}
+		}
+	}
+	if err := open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err == nil {
+		t.Error("a second flow of a client that may have one")
+	}
+	writeFile(t, clients, anna.Public().String()+"  anna  sessions=2 flows=2\n", 0o600)
+	g.awaitLog(`reloaded the list of clients  {"clients": 1, "sessions_closed": 0`)
+	if err := open(); err != nil {
+		t.Error(err)
+	}
+	if _, err := dial(t, g.uri, anna).Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

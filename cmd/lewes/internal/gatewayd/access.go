@@ -2,6 +2,7 @@ package gatewayd
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,8 +44,11 @@ func newAccessControl(c *config.Config, strict bool, log *zap.Logger) (*accessCo
 		return nil, err
 	}
 	if list := a.rule.Load().list; list != nil {
-		for _, l := range list.Invalid() {
-			log.Error("a line of the list of clients is invalid and admits no client", zap.String("file", l.Path), zap.Int("line", l.Line), zap.String("value", l.Value), zap.Error(l.Err))
+		var invalid *access.InvalidError
+		if errors.As(list.Err(), &invalid) {
+			for _, l := range invalid.Lines {
+				log.Error("a line of the list of clients is invalid and admits no client", zap.String("file", l.Path), zap.Int("line", l.Line), zap.String("value", l.Value), zap.Error(l.Err), zap.Int("invalid_lines", invalid.Count))
+			}
 		}
 	}
 	return a, nil
