@@ -22,7 +22,7 @@ const (
 	// Quarantine is the time for which a pair is not used again.
 	Quarantine = 30 * time.Second
 	// MaxPairs bounds the pairs in quarantine, as two halves; beyond it the older half is forgotten
-	// early. A pair takes 16 bytes on average.
+	// early. A pair takes 15 to 21 bytes.
 	MaxPairs = 2 << 20
 	// tries bounds the ports that Take compares. They suffice with a likelihood of 96 % if 95 % of an
 	// account's ports are taken.
@@ -42,8 +42,11 @@ type Ports struct {
 	swapAt time.Time // when the newer half becomes the older one
 }
 
-// pairs is a set of pairs by hash. A collision only makes a free pair look taken.
-type pairs map[uint64]struct{}
+// pair is the hash of a port and a target, the same in all processes. A collision only makes a free
+// pair look taken. In a map bytes take less space than a uint64.
+type pair [8]byte
+
+type pairs map[pair]struct{}
 
 // NewPorts returns the ports of a range. A nil clock means time.Now.
 func NewPorts(ports Range, now func() time.Time) *Ports {
@@ -53,15 +56,14 @@ func NewPorts(ports Range, now func() time.Time) *Ports {
 	return &Ports{ports: ports, now: now, seed: maphash.MakeSeed(), limit: MaxPairs / 2, inUse: pairs{}, halves: [2]pairs{{}, {}}}
 }
 
-// pairOf returns the hash of a port and a target. It is the same in all processes.
-func pairOf(port uint16, target netip.AddrPort) uint64 {
+func pairOf(port uint16, target netip.AddrPort) pair {
 	var b [20]byte
 	addr := target.Addr().As16()
 	copy(b[:], addr[:])
 	binary.LittleEndian.PutUint16(b[16:], target.Port())
 	binary.LittleEndian.PutUint16(b[18:], port)
 	sum := sha256.Sum256(b[:])
-	return binary.LittleEndian.Uint64(sum[:])
+	return pair(sum[:8])
 }
 
 // Take implements udp.Ports, for the gateway itself.
@@ -112,16 +114,16 @@ type accountPort struct {
 }
 
 // take takes a pair if it is free.
-func (p *Ports) take(pair uint64) bool {
+func (p *Ports) take(one pair) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.swap()
 	for _, set := range [...]pairs{p.inUse, p.halves[0], p.halves[1]} {
-		if _, ok := set[pair]; ok {
+		if _, ok := set[one]; ok {
 			return false
 		}
 	}
-	p.inUse[pair] = struct{}{}
+	p.inUse[one] = struct{}{}
 	return true
 }
 
@@ -136,11 +138,11 @@ func (p *Ports) Hold(port uint16, target netip.AddrPort) {
 func (p *Ports) Release(port uint16, target netip.AddrPort, connected bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pair := pairOf(port, target)
-	delete(p.inUse, pair)
+	one := pairOf(port, target)
+	delete(p.inUse, one)
 	if connected {
 		p.swap()
-		p.halves[0][pair] = struct{}{}
+		p.halves[0][one] = struct{}{}
 	}
 }
 
@@ -169,7 +171,7 @@ func (p *Ports) Write(send func(payload []byte) error) error {
 	p.swap()
 	left := p.swapAt.Sub(p.now())
 	for i, sets := range [2][]pairs{{p.inUse, p.halves[0]}, {p.halves[1]}} {
-		var all []uint64
+		var all []pair
 		for _, set := range sets {
 			all = slices.AppendSeq(all, maps.Keys(set))
 		}
@@ -197,23 +199,23 @@ func (p *Ports) Read(payload []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.swapAt = p.now().Add(left)
-	for _, pair := range all {
-		p.halves[half][pair] = struct{}{}
+	for _, one := range all {
+		p.halves[half][one] = struct{}{}
 	}
 	return nil
 }
 
 // codePairs codes a frame: the time to the next swap, a half and its pairs.
-func codePairs(c *snapshot.Codec, left *time.Duration, half *int, all []uint64) []uint64 {
+func codePairs(c *snapshot.Codec, left *time.Duration, half *int, all []pair) []pair {
 	c.Duration(left)
 	snapshot.Int(c, half)
 	c.Check(*left >= 0 && *left <= Quarantine && *half <= 1, "half %d for %v", *half, *left)
 	n := c.Count(len(all), pairsInFrame, 8)
 	if c.Decoding() {
-		all = make([]uint64, n)
+		all = make([]pair, n)
 	}
 	for i := range all {
-		c.Uint64(&all[i])
+		c.Fixed(all[i][:])
 	}
 	return all
 }
