@@ -96,6 +96,13 @@ func TestListedClientsHaveAccounts(t *testing.T) {
 	if s := r.shard.Stats(); s.OverRate != 3 || s.Down.Packets != 1 {
 		t.Errorf("%d datagrams were over the rate and %d came back, want 3 and 1", s.OverRate, s.Down.Packets)
 	}
+	id := testIdentity(2).Public()
+	limits[id] = account.Limits{}
+	r.whole.ReapplyClients(nil, []identity.PublicKey{id})
+	limited.data(1, target, payload)
+	if s := r.shard.Stats(); s.OverRate != 3 {
+		t.Error("a changed rate has no effect on the open session")
+	}
 }
 
 // TestAccountsReturnWhatTheyHeld: when its sessions end, an account holds nothing.

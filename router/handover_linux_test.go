@@ -13,11 +13,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lewes/crypto/identity"
 	"lewes/router/egress"
 	"lewes/router/handover"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/wire"
+	"lewes/transport/uri"
 )
 
 // conversation returns the two ends of a handover.
@@ -246,6 +248,37 @@ func TestHandoverReappliesPolicy(t *testing.T) {
 	c.send(t, &wire.EncryptedData{FlowID: 1, Payload: []byte("x")})
 	if !c.until(func() bool { return next.Stats().FlowsRefused > refused }) {
 		t.Error("a datagram of the closed flow was not refused")
+	}
+}
+
+// TestHandoverReappliesAccessAndDirectory starts a successor that admits fewer clients and knows no other
+// gateway.
+func TestHandoverReappliesAccessAndDirectory(t *testing.T) {
+	g, target := started(t, func(c *Config) {
+		c.Directory = NewDirectory([]uri.Gateway{{Identity: exitID, Host: "127.0.0.1", Port: 9}}, nil)
+		if err := c.Directory.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	clients := liveSessions(t, g, 2, target)
+	for i, c := range clients {
+		m := &wire.ForwardPacket{FlowID: 9, Flags: wire.FlagIdentity, Identity: exitID, Inner: inner(100+uint32(i), false)}
+		if err := c.session.Send(wire.TypeForwardPacket, m, &c.out); err != nil {
+			t.Fatal(err)
+		}
+		if !c.until(func() bool { return g.Stats().Bindings == uint64(i+1) }) {
+			t.Fatal("no claim")
+		}
+	}
+	next, _ := succeeded(t, g, func(config *Config) {
+		config.Access = listing(func(id identity.PublicKey) bool { return id == testIdentity(11).Public() })
+		config.Directory = NewDirectory(nil, nil)
+	})
+	if s := next.Stats(); s.Sessions != 1 || s.Flows != 1 || s.Bindings != 0 {
+		t.Errorf("%d sessions, %d flows, %d claims; want 1, 1 and 0", s.Sessions, s.Flows, s.Bindings)
+	}
+	if !clients[0].until(func() bool { return clients[0].closed != nil }) {
+		t.Error("the removed client was not notified")
 	}
 }
 

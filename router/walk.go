@@ -15,6 +15,9 @@ const (
 	visitUnits = 1  // to look at a value
 	closeUnits = 16 // to end a session or flow and notify the client
 	dropUnits  = 2  // to end a flow or an index binding with its session
+	// socketUnits is the work to close a socket. A walk closes those that it discards once there
+	// are many: closing them in its steps would exceed the units.
+	socketUnits = 10
 )
 
 // step does a piece of a walk and returns its work in units, at least one; 0 ends the walk.
@@ -24,11 +27,15 @@ type step func(st *shardState) (units int)
 func (s *Shard) walk(ctx context.Context, next step) {
 	for more := true; more && ctx.Err() == nil; {
 		more = false
-		s.Do(func(_ time.Time, st *shardState) {
+		s.Do(func(now time.Time, st *shardState) {
 			for left := sliceUnits; left > 0; {
-				units := next(st)
-				if units == 0 {
-					return
+				units := socketUnits
+				if len(st.discarded) < maxDiscarded/2 {
+					if units = next(st); units == 0 {
+						return
+					}
+				} else {
+					st.closeDiscarded(now)
 				}
 				left -= units
 			}

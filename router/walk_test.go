@@ -159,6 +159,34 @@ func TestWalksAreSliced(t *testing.T) {
 	}
 }
 
+// TestWalkClosesItsSockets ends sessions with more flows than sockets may wait to be closed.
+func TestWalkClosesItsSockets(t *testing.T) {
+	const sessions, flows = maxDiscarded/200 + 5, 200
+	r := newRig(t, func(c *Config) { c.MaxFlows = 100 * sessions * flows })
+	for n := range sessions {
+		p := r.connect(2, path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 7)})
+		for i := range uint16(flows) {
+			p.data(i, netip.AddrPortFrom(target.Addr(), 1000+i), "x")
+		}
+	}
+	st := &r.shard.st
+	if n := st.flows.all.Len(); n != sessions*flows {
+		t.Fatalf("%d flows", n)
+	}
+	st.timer.timer.Stop()
+	st.timer.timer = time.AfterFunc(time.Hour, func() {}) // closes no sockets
+	most, closed := 0, 0
+	next := closeByAge(&closed)
+	r.shard.walk(t.Context(), func(st *shardState) int {
+		units := next(st)
+		most = max(most, len(st.discarded))
+		return units
+	})
+	if closed != sessions || most >= maxDiscarded/2+flows {
+		t.Errorf("%d sessions closed, up to %d sockets waited", closed, most)
+	}
+}
+
 // TestWalkYieldsLock walks without an end until another user of the shard was served.
 func TestWalkYieldsLock(t *testing.T) {
 	r := newRig(t, nil)
