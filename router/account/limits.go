@@ -1,5 +1,3 @@
-// Package account bounds what one client holds of a gateway's shared resources, whatever the number
-// of its sessions (section 12 of PROTOCOL.md).
 package account
 
 // Limits are the bounds of one account beside those of every account. Zero is no bound.
