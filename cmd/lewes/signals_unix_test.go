@@ -105,17 +105,13 @@ func TestForwardOutlivesItsLog(t *testing.T) {
 func TestForwardEndsWithItsTerminal(t *testing.T) {
 	t.Parallel()
 	file, key := newClient(t)
-	g := launchGateway(t, allowEcho+"[metrics]\nlisten = \"127.0.0.1:0\"\n", key)
+	g := launchGateway(t, allowEcho+withMetrics, key)
 	p, _ := launchForward(t, environment(t.TempDir()), "--gateway", g.uri, "--identity", file, "0="+echo(t))
 	p.signal(syscall.SIGHUP)
 	if code := p.wait(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
-	for end := time.Now().Add(patience); g.metric("lewes_sessions") != 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the session is left open")
-		}
-	}
+	g.until("the session closed", func(f map[string]float64) bool { return f["lewes_sessions"] == 0 })
 }
 
 // TestForwardOutlivesItsTerminalWithNohup: a signal that was ignored at the start stays so.
