@@ -112,7 +112,7 @@ func (g *Gateway) takeOver(ctx context.Context, from *takeoverHello, c *handover
 	for _, s := range g.shards {
 		s.Do(func(_ time.Time, st *shardState) {
 			st.resumeReturn()
-			st.resumeOpening()
+			st.resumeTasks()
 		})
 	}
 	if err := c.Send(handover.Serving, nil); err != nil {

@@ -340,7 +340,7 @@ type client struct {
 
 	account    *account.Account
 	dropped    bool                 // it has left its account
-	rekeyTasks uint8                // queued
+	rekey      []rekeyMessage       // queued, oldest first
 	work       account.Budget       // time of the shard
 	flowClosed map[uint16]time.Time // time of the last FlowClosed for an unknown flow
 }

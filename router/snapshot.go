@@ -186,6 +186,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 			st.forwarder.timers.Set(&b.timer, b.last.Add(IndexBindingTTL))
 		}
 	})
+	owner.codeRekey(c)
 	owner.codeQueue(c)
 }
 
@@ -275,8 +276,44 @@ func (c *client) codeQueue(codec *snapshot.Codec) {
 	}
 }
 
-// resumeOpening opens the flows that a predecessor did not get to, and starts their lookups again.
-func (st *shardState) resumeOpening() {
+// codeRekey codes the queued messages of a client's rekey. Those of other keys than the current ones
+// have no effect any more and are left out.
+func (c *client) codeRekey(codec *snapshot.Codec) {
+	current, messages := c.session.Current(), c.rekey[:0:0]
+	for _, m := range c.rekey {
+		if m.keys == current {
+			messages = append(messages, m)
+		}
+	}
+	codeList(codec, len(messages), pointers(messages), func(m *rekeyMessage) {
+		codec.Uint16((*uint16)(&m.kind))
+		codec.Blob(&m.content, wire.MaxTCPPacket)
+		codec.Path(&m.from)
+		if codec.Decoding() && codec.Err() == nil && len(c.rekey) < maxRekeyMessages {
+			m.keys = current
+			c.rekey = append(c.rekey, *m)
+		}
+	})
+}
+
+// pointers returns an iterator over pointers to the elements of a slice.
+func pointers[T any](s []T) iter.Seq[*T] {
+	return func(yield func(*T) bool) {
+		for i := range s {
+			if !yield(&s[i]) {
+				return
+			}
+		}
+	}
+}
+
+// resumeTasks queues the tasks that a predecessor did not get to, and starts its lookups again.
+func (st *shardState) resumeTasks() {
+	st.eachClient(func(c *client) {
+		for range c.rekey {
+			st.work.push(c.account, task{rekey: c})
+		}
+	})
 	st.eachFlow(func(f *flow) {
 		if f.step != flowOpen {
 			f.step = flowQueued

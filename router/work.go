@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"time"
 
 	"lewes/router/account"
@@ -20,11 +21,11 @@ const (
 	costRekey  = 100 * time.Microsecond // one of the two parts of a KK1, or an index that is refused
 )
 
-// A session may use a twentieth of a shard's time for tasks, an account a tenth, each for up to a
-// second in advance.
+// A session may use a tenth of a shard's time for tasks, an account a quarter, each for up to a second
+// in advance.
 const (
-	SessionShare = 20
-	AccountShare = 10
+	SessionShare = 10
+	AccountShare = 4
 	taskDepth    = time.Second
 )
 
@@ -38,12 +39,16 @@ func (st *shardState) charge(now time.Time, c *client, cost time.Duration) bool 
 	return false
 }
 
-// task is a queued task: a flow to open, or a message for a session.
+// task is a queued task: a flow to open, or the oldest message of a client's rekey.
 type task struct {
-	flow *flow
+	flow  *flow
+	rekey *client
+}
 
+// rekeyMessage is a queued message of a rekey.
+type rekeyMessage struct {
 	keys    *state.KeySet
-	message wire.Type
+	kind    wire.Type
 	content []byte // owned
 	from    path.Path
 }
@@ -91,17 +96,17 @@ func (q *workQueue) pop() task {
 	return t
 }
 
-// maxRekeyTasks bounds the queued messages of one session's rekey.
-const maxRekeyTasks = 4
+// maxRekeyMessages bounds the queued messages of one session's rekey.
+const maxRekeyMessages = 4
 
 // queueRekey queues a message that may cost public-key operations or new keys (section 7).
 func (st *shardState) queueRekey(rx *rxContext, c *client, t wire.Type, content []byte) {
-	if c.rekeyTasks >= maxRekeyTasks || !st.charge(rx.now, c, costRekey) {
+	if len(c.rekey) >= maxRekeyMessages || !st.charge(rx.now, c, costRekey) {
 		st.counters.Refused++
 		return
 	}
-	c.rekeyTasks++
-	st.work.push(c.account, task{keys: rx.keys, message: t, content: append([]byte(nil), content...), from: rx.from})
+	c.rekey = append(c.rekey, rekeyMessage{rx.keys, t, bytes.Clone(content), rx.from})
+	st.work.push(c.account, task{rekey: c})
 	st.runQueued()
 }
 
@@ -111,12 +116,15 @@ func (st *shardState) runTask(now time.Time, t *task) {
 		st.runFlow(now, t.flow)
 		return
 	}
-	session := t.keys.Session()
-	session.User.(*client).rekeyTasks--
-	err := session.Control(now, t.keys, t.message, t.content, t.from, &st.output)
-	if err != nil && t.message == wire.TypeSubsessionKK1 {
+	c := t.rekey
+	m := c.rekey[0]
+	if c.rekey = c.rekey[1:]; len(c.rekey) == 0 {
+		c.rekey = nil
+	}
+	err := c.session.Control(now, m.keys, m.kind, m.content, m.from, &st.output)
+	if err != nil && m.kind == wire.TypeSubsessionKK1 {
 		st.counters.RekeysFailed++
 	}
 	st.count(err)
-	st.applyEvents(session)
+	st.applyEvents(c.session)
 }
