@@ -163,19 +163,20 @@ func TestUpgradeUnderRekeys(t *testing.T) {
 	c := newCrowd(t, u.uri, sessions, echo)
 	c.window = 128
 	files := u.files()
-	for range 3 {
+	for round := range uint32(3) {
 		stop := c.pace(500)
 		c.rekey()
 		u.upgrade()
 		c.awaitEchoes(100)
+		// A message of a rekey that waited for its turn at the handover is sent again.
+		if !c.until(func(m *crowdMember) bool {
+			return m.session.Current().Number() == round+1 && m.session.Phase() == state.Transport
+		}) {
+			t.Errorf("not every session has come to its keys %d", round+1)
+		}
 		if sent, lost, _ := stop(); lost != 0 || sent == 0 {
 			t.Errorf("%d of %d datagrams are lost", lost, sent)
 		}
-	}
-	if !c.until(func(m *crowdMember) bool {
-		return m.session.Current().Number() == 3 && m.session.Phase() == state.Transport
-	}) {
-		t.Error("not every session has come to its fourth keys")
 	}
 	if got := u.files(); got > files {
 		t.Errorf("%d files are open after three upgrades, %d before", got, files)
