@@ -82,8 +82,8 @@ func (r *accessRule) reapply(before *accessRule, gateway *router.Gateway) (close
 	case before.open:
 		return gateway.ReapplyAccess()
 	}
-	_, removed, changed := access.Diff(before.list, r.list)
-	return gateway.ReapplyClients(removed, changed)
+	added, removed, changed := access.Diff(before.list, r.list)
+	return gateway.ReapplyClients(removed, append(changed, added...)) // added again with other limits
 }
 
 func (a *accessControl) warnIfEmpty(rule *accessRule, list *access.List) {

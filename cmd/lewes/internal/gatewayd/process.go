@@ -121,9 +121,6 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 	p.start = running.Go
 	err := p.announceReady(ctx, g, inherited)
 	if err == nil {
-		if p.predecessor != nil { // which may have had another list
-			g.ReapplyAccess()
-		}
 		p.access.watch(ctx, g, p.start)
 		p.start(func() { p.egress.watch(ctx, p.log, func() { g.ReapplyPolicy() }) })
 		var handedOver bool
