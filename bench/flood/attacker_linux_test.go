@@ -21,6 +21,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/crypto/noise"
 	"lewes/crypto/seal"
+	"lewes/router/costs"
 	"lewes/state"
 	"lewes/state/parts"
 	"lewes/state/path"
@@ -31,6 +32,8 @@ import (
 type attackerParams struct {
 	Four, Six netip.AddrPort
 	Identity  identity.PublicKey
+	Exit      identity.PublicKey // in the gateway's directory
+	Target    netip.Addr         // where the gateway sends to; the attacker has it
 	// Own are addresses that the attacker has and gets answers at.
 	Own []netip.Addr
 }
@@ -138,6 +141,9 @@ func (a *attacker) capture(ctx context.Context, c capture) (int, error) {
 
 // attack runs a flood and returns the number of packets sent.
 func (a *attacker) attack(ctx context.Context, p attack) (measure.Sent, error) {
+	if k := costs.Find(p.Kind); k != nil {
+		return a.sendKind(ctx, p, k)
+	}
 	makers := map[string]func() (from netip.AddrPort, payload []byte){
 		"garbage":          a.garbage(p.Size),
 		"spoofed hellos":   a.spoofedHellos,

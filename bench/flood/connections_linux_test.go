@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// tcpSources is the number of source addresses: one, so that it reaches its bound on a busy machine too.
-	tcpSources = 1
+	// manySources is the attack whose connections come from many addresses, and reach the bound of all
+	// connections. Others come from one, so that it reaches its bound on a busy machine too.
+	manySources = "silent connections of many sources"
 	// mostConnections bounds the attacker's open connections.
 	mostConnections = 2000
 )
@@ -22,6 +23,7 @@ const (
 // manners are the behaviours of connections until the gateway closes them.
 var manners = map[string]func(net.Conn){
 	"silent connections": func(net.Conn) {},
+	manySources:          func(net.Conn) {},
 	"slow connections": func(c net.Conn) {
 		packet := binary.BigEndian.AppendUint32(nil, 1000)
 		packet = append(packet, make([]byte, 1000)...)
@@ -51,7 +53,10 @@ func (a *attacker) connect(ctx context.Context, p attack, manner func(net.Conn))
 			default:
 				return i, nil
 			}
-			from := a.Own[a.random.IntN(tcpSources)]
+			from := a.Own[0]
+			if p.Kind == manySources {
+				from = a.Own[a.random.IntN(len(a.Own))]
+			}
 			all.Go(func() {
 				defer func() { <-room }()
 				dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}

@@ -36,6 +36,8 @@ type Env struct {
 	Clients int
 	Rand    io.Reader
 	Now     func() time.Time
+	// Source returns the path from another address; nil: from any.
+	Source func() path.Path
 	// Exchange passes packets to the gateway and returns its answers.
 	Exchange func(...transport.Packet) []transport.Packet
 
@@ -68,8 +70,21 @@ func (e *Env) exchange(packets ...transport.Packet) []transport.Packet {
 	return answers
 }
 
+// Close closes the sessions of all clients.
+func (e *Env) Close() {
+	for _, c := range e.clients {
+		if c.session != nil {
+			c.session.Close(wire.CloseDone, "", &c.out)
+			e.Exchange(c.take()...)
+		}
+	}
+}
+
 // source returns the path from another address.
 func (e *Env) source() path.Path {
+	if e.Source != nil {
+		return e.Source()
+	}
 	e.sources++
 	var a [4]byte
 	binary.BigEndian.PutUint32(a[:], 203<<24|e.sources)
