@@ -61,7 +61,7 @@ func (s *Session) handlePong(now time.Time, content []byte, from path.Path, out 
 	if err != nil {
 		return err
 	}
-	s.liveness.rtt.handlePong(now, &pong.Data)
+	s.NoteAnswered(s.liveness.rtt.handlePong(now, &pong.Data))
 	s.migration.handlePong(now, s, &pong.Data, from, out)
 	s.mtu.handlePong(now, s, &pong.Data, out)
 	return nil

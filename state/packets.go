@@ -51,7 +51,7 @@ const (
 	Rekeyed
 	// Moved: the session sends to another path.
 	Moved
-	// PeerUnresponsive: a liveness check was not answered; the session is probably lost.
+	// PeerUnresponsive: a Ping was not answered in time.
 	PeerUnresponsive
 	// Closed: the session has ended for Event.Reason.
 	Closed

@@ -95,8 +95,11 @@ func (s *Session) establish(now time.Time, index uint32, first *firstSecrets, p 
 	*first = firstSecrets{}
 	s.keys.use(k)
 	s.migration.active.set(p)
-	if s.role == RoleClient && s.config.Keepalive > 0 {
-		s.liveness.startKeepalive(now, s.config.Keepalive)
+	if s.role == RoleClient {
+		s.liveness.answers = new(answers)
+		if s.config.Keepalive > 0 {
+			s.liveness.startKeepalive(now, s.config.Keepalive)
+		}
 	}
 	s.reschedule()
 }
@@ -140,9 +143,7 @@ func (s *Session) SetPath(now time.Time, p path.Path, out *Output) {
 	if s.closed || from.Transport == p.Transport && from.Peer.Addr() == p.Peer.Addr() {
 		return
 	}
-	if s.liveness.rtt != nil {
-		s.liveness.rtt.smoothed = 0
-	}
+	s.liveness.rtt.reset()
 	if p.Transport == path.UDP {
 		s.mtu.restart(now, s, out)
 	}
@@ -197,6 +198,7 @@ func (s *Session) promote(now time.Time, child *KeySet, out *Output) {
 	}
 	s.rekey.end(s, child, out)
 	s.rekey.requestAt = time.Time{}
+	s.NoteAnswered(s.DoubtedSince()) // the gateway has received the Ready
 	out.event(Event{Kind: Rekeyed, Session: s, KeySet: child, Index: child.index})
 	s.reschedule()
 }
@@ -336,7 +338,7 @@ func (s *Session) reschedule() {
 	if s.closed {
 		return
 	}
-	s.deadline = earliest(s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(), s.mtu.deadline())
+	s.deadline = earliest(s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(s), s.mtu.deadline())
 	for _, k := range s.keys.demoted {
 		s.scheduleAt(k.removeAt())
 	}

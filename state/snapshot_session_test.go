@@ -207,7 +207,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 			"keys", "migration", "rekey", "liveness", "mtu", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
 		reflect.TypeFor[keyRing]():        {"current", "demoted", "[sender]"},
 		reflect.TypeFor[rekey]():          {"[initiator]", "responder", "requestAt", "seed"},
-		reflect.TypeFor[liveness]():       {"rtt", "[check]", "[keepalive]", "[handshake3]"},
+		reflect.TypeFor[liveness]():       {"rtt", "[answers]", "[check]", "[keepalive]", "[handshake3]"},
 		reflect.TypeFor[pmtu]():           {"prober", "limit", "largeWanted"},
 		reflect.TypeFor[activePath]():     {"state"},
 		reflect.TypeFor[KeySet]():         {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "since", "lastOpened", "readOnly"},

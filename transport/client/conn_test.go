@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -390,8 +391,8 @@ func TestFullReceiveQueueDropsOldest(t *testing.T) {
 func TestGarbageIsDiscarded(t *testing.T) {
 	connected(t, func(t *testing.T, w *world, s *client.Session, c net.Conn) {
 		exchange(t, c, "before")
-		n := 0
-		w.net.losing(func(netip.AddrPort, netip.AddrPort, []byte) bool { n++; return n%3 == 0 })
+		r := rand.New(rand.NewPCG(1, 2))
+		w.net.losing(func(netip.AddrPort, netip.AddrPort, []byte) bool { return r.IntN(3) == 0 })
 		local := s.Info().Local.(*net.UDPAddr).AddrPort()
 		gateway := &memConn{net: w.net, local: w.g.at}
 		index := w.g.only().Current().Index()

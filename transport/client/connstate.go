@@ -49,6 +49,9 @@ func (st *connState) tick(now time.Time) {
 	case session == nil:
 		st.client.Tick(now, &st.out)
 	case st.ended == nil && !session.Deadline().IsZero() && !now.Before(session.Deadline()):
+		if conn, ok := st.c.active.Load().conn.(Exchanger); ok {
+			session.NoteTaken(conn.Taken())
+		}
 		session.Tick(now, &st.out)
 	}
 }
@@ -99,16 +102,55 @@ func (st *connState) ping(now time.Time) {
 	st.c.session.Ping(now, wire.MinPingPacket, &st.out)
 }
 
-// handleUnresponsive probes other paths, or reconnects if a Reset hinted that the gateway
-// has lost the session.
+// handleUnresponsive handles a Ping without an answer in time: the client asks again, then tries other
+// paths, or reconnects if a Reset hinted that the gateway has lost the session.
 func (st *connState) handleUnresponsive(now time.Time) {
+	since := st.c.session.DoubtedSince()
+	if outer := st.s.outer; outer != nil {
+		outer.carries.Store(false)
+		outer.conn.Load().checkLiveness()
+	}
 	if !st.resetHinted {
-		st.apply(now, st.policy.unresponsive(now, st.responseTime()))
+		why := unanswered
+		if st.c.session.LastOpened().After(since) {
+			why = oneWay
+		}
+		st.doubt(now, since, since.Add(max(minDoubt, 3*st.c.session.RTT())), why)
 		return
 	}
 	st.forgotten = true
-	st.apply(now, st.policy.forgotten(now))
+	st.apply(now, st.policy.forgotten(now, since))
+	st.connectBeside(now)
+}
+
+// minDoubt is the shortest time that a client asks on the active path alone.
+const minDoubt = time.Second
+
+// doubt makes the policy ask on the active path, and on others from a time on.
+func (st *connState) doubt(now, since, searchAt time.Time, why string) {
+	st.apply(now, st.policy.doubt(now, since, searchAt, st.responseTime(), why))
+}
+
+// connectBeside makes the supervisor begin a handshake beside the session, which goes on.
+func (st *connState) connectBeside(now time.Time) {
+	if st.unresponsiveAt.IsZero() {
+		st.unresponsiveAt = now
+	}
 	st.s.wakeSupervisor()
+}
+
+// noteAnswered handles the proof that the gateway has received what was sent at a time on the active path.
+func (st *connState) noteAnswered(now, sent time.Time) {
+	if outer := st.s.outer; outer != nil {
+		outer.carries.Store(true)
+		outer.conn.Load().noteAnswered(sent)
+	}
+	st.resetHinted = false
+	st.apply(now, st.policy.answered(now, sent))
+	if !st.unresponsiveAt.IsZero() && !st.policy.doubting() {
+		st.unresponsiveAt, st.forgotten = time.Time{}, false
+		st.s.wakeSupervisor() // it need not reconnect
+	}
 }
 
 // handleKeepalive expects an answer to a keepalive, and measures the NAT's timeout by it.
@@ -118,9 +160,8 @@ func (st *connState) handleKeepalive(now time.Time) {
 	}
 	idle := min(now.Sub(st.c.session.LastOpened()), st.keepalive.interval)
 	if st.c.active.Load().path.Transport == path.UDP && st.s.outer == nil {
-		st.keepalive.sent(now, idle, max(answerTimeout, st.responseTime()))
+		st.keepalive.sent(now, idle, max(minResponse, st.responseTime()))
 	}
-	st.c.expectAnswer(st.s.at(now))
 }
 
 // send sends the session's own packets.
@@ -176,7 +217,6 @@ func (st *connState) setTimer(now time.Time) {
 	}
 	if st.ended != nil {
 		st.timer.Stop()
-		st.c.activity.timer.Stop()
 		return
 	}
 	at := earliest(st.policy.deadline(), st.keepalive.checkAt)
@@ -224,7 +264,13 @@ func (st *connState) activePathFailed(now time.Time, err error) {
 		return
 	}
 	st.networkErr = err
-	if errors.Is(err, transport.ErrRefused) || errors.Is(err, transport.ErrUnreachable) {
+	switch {
+	case errors.Is(err, transport.ErrDenied): // by this machine: no packet can be lost or forged
+		if st.c.session != nil && st.ended == nil && !st.policy.lost() {
+			st.c.session.CheckLiveness(now, &st.out)
+			st.doubt(now, now, now, denied)
+		}
+	case errors.Is(err, transport.ErrRefused) || errors.Is(err, transport.ErrUnreachable):
 		st.checkLiveness(now)
 	}
 }
@@ -275,8 +321,6 @@ func (st *connState) end(err error) {
 }
 
 // responseTime is how long the gateway may take to answer.
-func (st *connState) responseTime() time.Duration {
-	return max(300*time.Millisecond, 4*st.c.session.RTT())
-}
+func (st *connState) responseTime() time.Duration { return st.c.session.AnswerTime() }
 
 func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

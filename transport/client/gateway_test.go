@@ -45,6 +45,7 @@ type gateway struct {
 	seen      []arrival
 	told      []wire.FlowClosed // by clients
 	hellos    int
+	pings     int
 	oneFlight int // hellos with the id of a KEM key
 	// answer returns the answers to a datagram, or the reason why the flow is
 	// closed. nil echoes.
@@ -282,6 +283,9 @@ func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path)
 				delete(g.flows, flowKey{s, m.FlowID})
 			}
 		default:
+			if t == wire.TypePing {
+				g.pings++
+			}
 			_ = s.Control(now, generation, t, content, from, &g.out)
 		}
 	}

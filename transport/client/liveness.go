@@ -1,49 +1,9 @@
 package client
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "time"
 
-// answerTimeout is the shortest time for the gateway to send something after the client
-// has, before its liveness is checked.
-const answerTimeout = time.Second
-
-// activity detects, while an application sends, that nothing comes back. It costs a writer
-// one load, and a timer per second.
-type activity struct {
-	since atomic.Int64 // the first packet that expects an answer, as Session.at; 0: none does
-	timer *time.Timer
-}
-
-// noteSent starts the timer unless it runs.
-func (c *sessionConn) noteSent() {
-	if c.activity.since.Load() == 0 {
-		c.expectAnswer(c.s.at(time.Now()))
-	}
-}
-
-func (c *sessionConn) expectAnswer(now time.Duration) {
-	if c.activity.since.CompareAndSwap(0, max(int64(now), 1)) {
-		c.activity.timer.Reset(answerTimeout)
-	}
-}
-
-// checkActivity checks the gateway's liveness if nothing has arrived since noteSent. The
-// application's target may just have nothing to send; the Ping decides.
-func (c *sessionConn) checkActivity() {
-	_ = c.update(func(st *connState, now time.Time) {
-		since := time.Duration(c.activity.since.Load())
-		if rest := since + max(answerTimeout, 3*c.session.RTT()) - c.s.at(now); rest > 0 {
-			c.activity.timer.Reset(rest)
-			return
-		}
-		c.activity.since.Store(0)
-		if since != 0 && c.s.at(c.session.LastOpened()) < since {
-			st.checkLiveness(now)
-		}
-	})
-}
+// minResponse is the shortest time in which a challenge can follow a keepalive.
+const minResponse = time.Second
 
 const (
 	// minKeepalive bounds the keepalive interval from below: no NAT in use times out sooner.

@@ -79,6 +79,7 @@ type memListener struct {
 
 // memVisit is one connection.
 type memVisit struct {
+	sent    time.Time
 	client  *memStream
 	answers int
 	ended   func(int, error)
@@ -164,7 +165,8 @@ func (v *memVisit) over(answers int, err error, delay time.Duration) {
 // memStream is the client's end.
 type memStream struct {
 	*memConn
-	sent *atomic.Int64
+	sent  *atomic.Int64
+	taken atomic.Value // time.Time
 }
 
 var _ client.Exchanger = (*memStream)(nil)
@@ -192,10 +194,17 @@ func (c *memStream) WriteBatch(packets []transport.Packet) (int, error) {
 	return len(packets), nil
 }
 
+func (c *memStream) Taken() time.Time {
+	at, _ := c.taken.Load().(time.Time)
+	return at
+}
+
 // over ends a connection, and reports its error once.
 func (c *memStream) over(v *memVisit, answers int, err error) {
 	if err != nil {
 		c.fail(err)
+	} else if time.Since(v.sent) < 4*time.Second {
+		c.taken.Store(v.sent)
 	}
 	if v.ended != nil {
 		v.ended(answers, err)
@@ -210,7 +219,7 @@ func (c *memStream) Send(packet []byte, wait time.Duration, ended func(int, erro
 		return net.ErrClosed
 	}
 	c.sent.Add(1)
-	v := &memVisit{client: c, ended: ended}
+	v := &memVisit{client: c, sent: time.Now(), ended: ended}
 	data := append([]byte(nil), packet...)
 	if c.net.loses(c.local, c.peer, data) {
 		time.AfterFunc(tcp.DefaultConnectTimeout, func() { c.over(v, 0, tcp.ErrTimeout) })

@@ -1,9 +1,11 @@
 package client
 
 import (
+	"fmt"
 	"time"
 
 	"lewes/state/path"
+	"lewes/transport"
 )
 
 // Timing of the search for a path.
@@ -24,6 +26,8 @@ const (
 	retryInterval = 500 * time.Millisecond
 	// rareAfter is the outage after which searches and Pings become rarer.
 	rareAfter = 5 * time.Minute
+	// minAskPause is the least time between Pings because of arriving packets.
+	minAskPause = 200 * time.Millisecond
 	// maxStep bounds the time between the Pings of a search.
 	maxStep = 400 * time.Millisecond
 )
@@ -43,10 +47,10 @@ const (
 // pathPolicy chooses the path of a session's packets (section 10 of PROTOCOL.md). It has no
 // clock and no sockets: its owner reports events and carries out the actions.
 //
-// When the active path stops responding, the client probes a new local port, because a NAT
-// may have dropped the mapping or the network throttles the flow, and TCP beside it. The
-// first probe that answers becomes the active path, unless the old one answers before. From
-// TCP, UDP is retried for as long as the session lasts.
+// When the active path stops answering, the client asks there for a second, then probes a new
+// local port, because a NAT may have dropped the mapping or the network throttles the flow, and
+// TCP beside it. The first probe that answers becomes the active path, unless the old one answers
+// before. From TCP, UDP is retried for as long as the session lasts.
 type pathPolicy struct {
 	udp, tcp bool // allowed; neither in an inner session
 	on       path.Transport
@@ -56,9 +60,22 @@ type pathPolicy struct {
 	pause      time.Duration // before the next one
 	migratedAt time.Time     // the last migration
 
+	doubted  time.Time // since when the active path is in doubt; zero: it is not
+	why      string    // it is in doubt, completing a sentence
+	brokenAt time.Time // when a substitute is searched; zero: not yet, or already
+
 	lostAt time.Time // when no path was found; zero: there is one
-	pingAt time.Time // after that: the next Ping
+	pingAt time.Time // in doubt, while no search asks, or lost: the next Ping
+
+	askedAt time.Time // the last of these Pings
 }
+
+// Reasons to doubt a path, as they complete a sentence.
+const (
+	unanswered = "stopped responding"
+	oneWay     = "does not pass to the gateway any more, though packets arrive from it"
+	denied     = "is denied by this machine, as by a firewall"
+)
 
 // pathSearch is the validation of probes.
 type pathSearch struct {
@@ -69,6 +86,20 @@ type pathSearch struct {
 	step    time.Duration
 	until   time.Time
 	waiting [2]bool // of each transport: a probe may still answer
+}
+
+// doubting reports whether the active path is in doubt or no path works.
+func (p *pathPolicy) doubting() bool { return !p.doubted.IsZero() }
+
+// lost reports whether no path was found.
+func (p *pathPolicy) lost() bool { return !p.lostAt.IsZero() }
+
+// cause returns the error of a session that no path carries.
+func (p *pathPolicy) cause() error {
+	if p.why == denied {
+		return fmt.Errorf("%w: %w", ErrSilent, transport.ErrDenied)
+	}
+	return ErrSilent
 }
 
 // broken reports whether a substitute for the active path is being searched.
@@ -97,13 +128,18 @@ func (p *pathPolicy) nextPause() time.Duration {
 	return d
 }
 
-// unresponsive is called when three Pings on the active path had no answer; response is
-// how long an answer may take.
-func (p *pathPolicy) unresponsive(now time.Time, response time.Duration) []action {
-	if !p.lostAt.IsZero() || p.broken() {
+// doubt is called when a Ping that was sent at since on the active path had no answer in time, or
+// could not be sent. The client asks there until searchAt, then on others too. response is how long
+// an answer may take.
+func (p *pathPolicy) doubt(now, since, searchAt time.Time, response time.Duration, why string) []action {
+	switch {
+	case p.lost() || p.broken():
 		return nil
+	case !p.doubting():
+		p.doubted, p.pingAt = since, now
 	}
-	return append(p.endSearch(), p.begin(now, response, true)...)
+	p.why, p.brokenAt = why, earliest(searchAt, p.brokenAt)
+	return p.tick(now, response)
 }
 
 // endSearch closes the probes, if there is a search.
@@ -115,8 +151,13 @@ func (p *pathPolicy) endSearch() []action {
 	return []action{closeProbes}
 }
 
-// forgotten is called when the gateway has lost the session: another path would not help.
-func (p *pathPolicy) forgotten(now time.Time) []action {
+// forgotten is called when the gateway has lost the session: another path would not help. since is
+// when the first Ping was sent that had no answer.
+func (p *pathPolicy) forgotten(now, since time.Time) []action {
+	if !p.doubting() {
+		p.doubted, p.why = since, unanswered
+	}
+	p.brokenAt = time.Time{}
 	return append(p.endSearch(), p.noteLost(now, p.nextPause())...)
 }
 
@@ -145,14 +186,17 @@ func (p *pathPolicy) begin(now time.Time, response time.Duration, broken bool) [
 // tick does what is due.
 func (p *pathPolicy) tick(now time.Time, response time.Duration) (actions []action) {
 	switch s := p.search; {
+	case due(now, p.brokenAt):
+		p.brokenAt, p.pingAt = time.Time{}, time.Time{}
+		actions = append(p.endSearch(), p.begin(now, response, true)...)
 	case s != nil:
 		actions = p.tickSearch(now, s)
 	case due(now, p.searchAt):
-		actions = p.begin(now, response, !p.lostAt.IsZero())
+		actions = p.begin(now, response, p.lost())
 	}
 	if due(now, p.pingAt) {
 		actions = append(actions, pingActive)
-		p.pingAt = now.Add(p.pingInterval(now))
+		p.askedAt, p.pingAt = now, now.Add(p.pingInterval(now, response))
 	}
 	return actions
 }
@@ -200,16 +244,19 @@ func (p *pathPolicy) noteLost(now time.Time, pause time.Duration) (actions []act
 		p.searchAt = now.Add(pause)
 	}
 	if p.lostAt.IsZero() {
-		p.lostAt, p.pingAt = now, now.Add(p.pingInterval(now))
+		p.lostAt = now
+		p.pingAt = now.Add(p.pingInterval(now, 0))
 		actions = append(actions, reconnect)
 	}
 	return actions
 }
 
-// pingInterval is the time between Pings to a gateway that no path reaches. They make a
-// gateway that has restarted send a Reset.
-func (p *pathPolicy) pingInterval(now time.Time) time.Duration {
+// pingInterval is the time between Pings on a path in doubt, or to a gateway that no path reaches.
+// These make a gateway that has restarted send a Reset.
+func (p *pathPolicy) pingInterval(now time.Time, response time.Duration) time.Duration {
 	switch since := now.Sub(p.lostAt); {
+	case !p.lost():
+		return response / 3
 	case since < 10*time.Second:
 		return 200 * time.Millisecond
 	case since < rareAfter:
@@ -231,16 +278,35 @@ func (p *pathPolicy) failed(now time.Time, t path.Transport, response time.Durat
 	return p.tick(now, response)
 }
 
-// responded is called for each authentic packet on the active path.
-func (p *pathPolicy) responded(now time.Time) (actions []action) {
-	if p.broken() {
-		actions = p.endSearch()
-	} else if p.lostAt.IsZero() {
+// arrived is called for each authentic packet on the active path. It proves nothing, but after an outage
+// it is a reason to ask at once.
+func (p *pathPolicy) arrived(now time.Time, response time.Duration) []action {
+	if !p.lost() {
 		return nil
 	}
-	p.lostAt, p.pingAt, p.pause = time.Time{}, time.Time{}, 0
-	p.scheduleUpgrade(now)
+	p.pingAt = earliest(p.pingAt, p.askedAt.Add(minAskPause))
+	return p.tick(now, response)
+}
+
+// answered is called when the gateway has answered, on the active path, a packet that was sent at a
+// time. It ends a doubt that is not younger.
+func (p *pathPolicy) answered(now, sent time.Time) (actions []action) {
+	if !p.doubting() || sent.Before(p.doubted) {
+		return nil
+	}
+	if p.broken() {
+		actions = p.endSearch()
+	}
+	if p.lost() || actions != nil {
+		p.pause = 0
+		p.scheduleUpgrade(now)
+	}
+	p.endDoubt()
 	return actions
+}
+
+func (p *pathPolicy) endDoubt() {
+	p.doubted, p.brokenAt, p.lostAt, p.pingAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 }
 
 // migrated is called when a probe has answered and become the active path. It returns the reason.
@@ -249,24 +315,25 @@ func (p *pathPolicy) migrated(now time.Time, to path.Transport) (reason string, 
 	case p.upgrading():
 		reason = "UDP works again"
 	case p.on == path.TCP:
-		reason = "TCP stopped responding"
+		reason = "TCP " + p.why
 	case to == path.UDP:
-		reason = "the local port stopped responding"
+		reason = "the local port " + p.why
 	default:
-		reason = "UDP stopped responding, on a new local port too"
+		reason = "UDP " + p.why + "; on a new local port too"
 	}
 	if p.lostAt.IsZero() && now.Sub(p.migratedAt) >= flapping {
 		p.pause = 0
 	}
 	p.on, p.migratedAt = to, now
-	p.search, p.lostAt, p.pingAt = nil, time.Time{}, time.Time{}
+	p.search = nil
+	p.endDoubt()
 	p.scheduleUpgrade(now)
 	return reason, []action{closeProbes}
 }
 
 // deadline returns when to tick; zero means never.
 func (p *pathPolicy) deadline() time.Time {
-	at := earliest(p.searchAt, p.pingAt)
+	at := earliest(p.searchAt, p.brokenAt, p.pingAt)
 	if s := p.search; s != nil {
 		at = earliest(at, s.tcpAt, s.pingAt, s.until)
 	}

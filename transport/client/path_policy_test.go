@@ -48,8 +48,8 @@ func TestPolicyProbesPaths(t *testing.T) {
 	if !p.deadline().IsZero() {
 		t.Error("it wants to be ticked while UDP works")
 	}
-	steps := []step{{0, p.unresponsive(at0, within)}}
-	if again := p.unresponsive(at0, within); len(again) != 0 {
+	steps := []step{{0, p.doubt(at0, at0, at0, within, unanswered)}}
+	if again := p.doubt(at0, at0, at0, within, unanswered); len(again) != 0 {
 		t.Errorf("silent again: %v", again)
 	}
 	steps = append(steps, run(&p, time.Minute, within)...)
@@ -89,7 +89,7 @@ func TestPolicyProbesPaths(t *testing.T) {
 		}
 	}
 	// It responds: no further actions.
-	if acts := p.responded(at0.Add(time.Minute)); len(p.responded(at0.Add(time.Minute))) != 0 || slices.Contains(acts, reconnect) || !p.deadline().IsZero() {
+	if acts := p.answered(at0.Add(time.Minute), at0.Add(time.Minute)); len(p.answered(at0.Add(time.Minute), at0.Add(time.Minute))) != 0 || slices.Contains(acts, reconnect) || !p.deadline().IsZero() {
 		t.Errorf("heard: %v, then %v", acts, p.deadline())
 	}
 }
@@ -109,7 +109,7 @@ func TestPolicyWithOneTransport(t *testing.T) {
 			on = path.TCP
 		}
 		p.start(at0, on)
-		steps := append([]step{{0, p.unresponsive(at0, within)}}, run(&p, 10*time.Minute, within)...)
+		steps := append([]step{{0, p.doubt(at0, at0, at0, within, unanswered)}}, run(&p, 10*time.Minute, within)...)
 		if at := when(steps, row.never); len(at) != 0 {
 			t.Errorf("%s: the other one at %v", name, at)
 		}
@@ -119,7 +119,7 @@ func TestPolicyWithOneTransport(t *testing.T) {
 	}
 	var inside pathPolicy
 	inside.start(at0, path.UDP)
-	steps := append([]step{{0, inside.unresponsive(at0, within)}}, run(&inside, time.Minute, within)...)
+	steps := append([]step{{0, inside.doubt(at0, at0, at0, within, unanswered)}}, run(&inside, time.Minute, within)...)
 	if len(when(steps, probeUDP))+len(when(steps, probeTCP)) != 0 || !slices.Equal(when(steps, reconnect), []time.Duration{innerTimeout}) {
 		t.Errorf("inside another session: %v", steps)
 	}
@@ -129,11 +129,11 @@ func TestPolicyWithOneTransport(t *testing.T) {
 func TestPolicyStopsProbingAfterReset(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
-	_ = p.unresponsive(at0, time.Second)
-	if acts := p.forgotten(at0.Add(time.Second)); !slices.Equal(acts, []action{closeProbes, reconnect}) {
+	_ = p.doubt(at0, at0, at0, time.Second, unanswered)
+	if acts := p.forgotten(at0.Add(time.Second), at0); !slices.Equal(acts, []action{closeProbes, reconnect}) {
 		t.Errorf("a Reset while other ways are looked for: %v", acts)
 	}
-	if acts := p.forgotten(at0.Add(time.Second)); len(acts) != 0 {
+	if acts := p.forgotten(at0.Add(time.Second), at0); len(acts) != 0 {
 		t.Errorf("once more: %v", acts)
 	}
 }
@@ -142,7 +142,7 @@ func TestPolicyStopsProbingAfterReset(t *testing.T) {
 func TestPolicyFailedProbes(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}
 	p.start(at0, path.UDP)
-	_ = p.unresponsive(at0, 10*time.Second)
+	_ = p.doubt(at0, at0, at0, 10*time.Second, unanswered)
 	now := at0.Add(time.Millisecond)
 	if acts := p.failed(now, path.UDP, time.Second); !slices.Equal(acts, []action{probeTCP}) {
 		t.Errorf("UDP refused: %v", acts)
@@ -173,7 +173,7 @@ func TestPolicyOffline(t *testing.T) {
 			}
 		}
 	}
-	follow(at0, p.unresponsive(at0, within))
+	follow(at0, p.doubt(at0, at0, at0, within, unanswered))
 	for at := p.deadline(); at.Sub(at0) < 10*time.Minute; at = p.deadline() {
 		follow(at, p.tick(at, within))
 	}
@@ -254,9 +254,9 @@ func TestPolicyUnderRandomLoss(t *testing.T) {
 			// The way in use: traffic, and three Pings where it is not answered.
 			if w.works[p.on] {
 				silentFor = 0
-				acts = append(acts, p.responded(now)...)
-			} else if silentFor += 20 * time.Millisecond; silentFor == 1500*time.Millisecond {
-				acts = append(acts, p.unresponsive(now, within)...)
+				acts = append(acts, p.answered(now, now)...)
+			} else if silentFor += 20 * time.Millisecond; silentFor == 500*time.Millisecond {
+				acts = append(acts, p.doubt(now, now, now.Add(minDoubt), within, unanswered)...)
 			}
 			w.follow(acts)
 			for i := range w.works {

@@ -22,6 +22,9 @@ type Exchanger interface {
 	// Send sends a packet that the gateway may answer only after wait, and calls ended
 	// from another goroutine when its connection has ended.
 	Send(packet []byte, wait time.Duration, ended func(answers int, err error)) error
+	// Taken returns when the latest packet was sent whose connection the gateway closed in order,
+	// sooner than one whose packet it drops.
+	Taken() time.Time
 }
 
 // gatewayPath is an open path to the gateway.
@@ -109,8 +112,7 @@ func (st *connState) apply(now time.Time, actions []action) {
 			}
 			st.paths.probes = nil
 		case reconnect:
-			st.unresponsiveAt = now
-			st.s.wakeSupervisor()
+			st.connectBeside(now)
 		}
 	}
 }
@@ -192,18 +194,12 @@ func (st *connState) discard(p *gatewayPath) { st.s.running.Go(p.abort) }
 // noteAuthentic handles the arrival of an authentic packet, before its message is handled,
 // so that an answer takes the path on which the packet came.
 func (st *connState) noteAuthentic(now time.Time, p *gatewayPath) {
-	st.resetHinted, st.keepalive.answered = false, true
+	st.keepalive.answered = true
 	switch {
 	case p == st.c.active.Load():
-		st.apply(now, st.policy.responded(now))
-	case slices.Contains(st.paths.probes, p):
+		st.apply(now, st.policy.arrived(now, st.responseTime()))
+	case slices.Contains(st.paths.probes, p): // the gateway answers there, and nothing else arrives
 		st.migrate(now, p)
-	default: // late, on a path that was left
-		return
-	}
-	if !st.unresponsiveAt.IsZero() {
-		st.unresponsiveAt, st.forgotten = time.Time{}, false
-		st.s.wakeSupervisor() // it need not reconnect
 	}
 }
 
@@ -219,8 +215,10 @@ func (st *connState) migrate(now time.Time, p *gatewayPath) {
 	reason, actions := st.policy.migrated(now, p.path.Transport)
 	st.c.active.Store(p)
 	st.c.session.SetPath(now, p.path, &st.out)
+	st.c.session.NoteAnswered(now)
 	st.ping(now) // measures the round trip
 	st.apply(now, actions)
+	st.noteAnswered(now, now)
 	st.poller = poller{}
 	st.leave(old, now)
 	st.s.pathChanged(old.path.Transport, p.path.Transport, reason)
@@ -326,6 +324,7 @@ func (c *sessionConn) pollEnded(p *gatewayPath, wait time.Duration, answers int,
 		}
 		if err == nil && (answers > 0 || now.Sub(q.sent) >= wait*9/10) {
 			q.pause, q.failed = 0, false
+			c.session.NoteTaken(q.sent)
 			return
 		}
 		q.pause = min(max(2*q.pause, firstPollPause), maxPollPause)

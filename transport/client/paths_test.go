@@ -250,7 +250,7 @@ func TestIdleSessionFallsBackToTCP(t *testing.T) {
 		// and the session.
 		before := w.net.streamed.Load()
 		time.Sleep(5 * time.Minute)
-		if n := w.net.streamed.Load() - before; n < 30 || n > 70 {
+		if n := w.net.streamed.Load() - before; n < 25 || n > 70 {
 			t.Errorf("%d packets over TCP in five idle minutes", n)
 		}
 	})
@@ -593,8 +593,11 @@ func TestOutageOfAMinute(t *testing.T) {
 		if took := time.Since(back); took > time.Second {
 			t.Errorf("echoes after %s", took)
 		}
-		if s.Info().Handle != handle || w.happened() != "connected reconnecting reconnected" {
-			t.Errorf("events: %s", w.happened())
+		w.until("reconnected", time.Second, func() bool { // on the old port or on a new one
+			return strings.Replace(w.happened(), " path changed", "", 1) == "connected reconnecting reconnected"
+		})
+		if s.Info().Handle != handle {
+			t.Error("another session")
 		}
 	})
 }

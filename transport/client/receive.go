@@ -98,7 +98,12 @@ func (st *connState) handleTransport(now time.Time, p *gatewayPath, h wire.Heade
 	case wire.TypePong:
 		st.handlePong(content)
 	}
-	return st.c.session.Control(now, keys, t, content, from, &st.out)
+	before := st.c.session.LastAnswered()
+	err = st.c.session.Control(now, keys, t, content, from, &st.out)
+	if sent := st.c.session.LastAnswered(); sent != before && p == st.c.active.Load() {
+		st.noteAnswered(now, sent)
+	}
+	return err
 }
 
 // handlePong wakes the Session.Ping that waits for a Pong.
@@ -125,6 +130,9 @@ func (st *connState) deliver(now time.Time, id uint16, forward bool, payload []b
 	}
 	if f.to.forward() != forward {
 		return state.ErrUnexpectedMessage
+	}
+	if !forward {
+		st.c.session.NoteReceived(now)
 	}
 	f.receive(st.c, now, payload)
 	return nil

@@ -39,6 +39,7 @@ type Session struct {
 	addrs   atomic.Pointer[[]netip.Addr] // the gateway's, as last resolved; never nil
 	flows   flowTable
 	count   counters
+	carries atomic.Bool        // an inner session is up, whose Pings stand for this one's
 	wake    chan struct{}      // the supervisor has to check the conn
 	ctx     context.Context    // done when the session ends
 	cancel  context.CancelFunc // of ctx
@@ -120,6 +121,9 @@ func (s *Session) adopt(c *sessionConn) bool {
 	}
 	old := s.conn.Swap(c)
 	s.lastErr = nil
+	if s.outer != nil {
+		s.outer.carries.Store(true)
+	}
 	active := c.active.Load()
 	s.pathReason = ""
 	if active.path.Transport == path.TCP && s.config.Transport == Auto {

@@ -35,7 +35,6 @@ type sessionConn struct {
 	active         atomic.Pointer[gatewayPath]
 	maxDatagram    atomic.Int64 // largest packet that the gateway accepts
 	lastWriteError atomic.Int64 // when a writer last reported one, as Session.at
-	activity       activity
 	closeOnce      sync.Once
 
 	mu sync.Mutex
@@ -61,8 +60,6 @@ func newSessionConn(s *Session, p *gatewayPath) *sessionConn {
 // start starts the timers, once the handshake has succeeded.
 func (c *sessionConn) start() {
 	_ = c.update(func(st *connState, now time.Time) {
-		c.activity.timer = time.AfterFunc(time.Hour, c.checkActivity)
-		c.activity.timer.Stop()
 		st.timer = time.AfterFunc(time.Hour, c.onTimer)
 		st.policy.start(now, c.active.Load().path.Transport)
 	})
@@ -126,7 +123,7 @@ func (c *sessionConn) condition() condition {
 	case c.st.ended != nil:
 		return condition{err: c.st.ended, ended: true}
 	case !c.st.unresponsiveAt.IsZero():
-		return condition{err: ErrSilent, forgotten: c.st.forgotten}
+		return condition{err: c.st.policy.cause(), forgotten: c.st.forgotten}
 	}
 	return condition{}
 }
@@ -153,13 +150,15 @@ func (c *sessionConn) write(p *outgoing) error {
 			return errReconnecting
 		}
 	}
-	c.noteSent()
 	to := c.active.Load()
 	if to.path.Transport == path.UDP && c.session.NeedsMTUProbe(len(p.data)) {
 		c.probeMTU(len(p.data))
 	}
 	p.batch[0] = transport.Packet{Data: p.data, Path: to.path}
 	n, err := to.conn.WriteBatch(p.batch[:])
+	if c.session.SentUnnoted() && !c.s.carries.Load() {
+		c.noteSent()
+	}
 	if err == nil {
 		return nil
 	}
@@ -168,6 +167,20 @@ func (c *sessionConn) write(p *outgoing) error {
 		return nil // the error is about an earlier packet
 	}
 	return err
+}
+
+// noteSent makes the session ask whether what it sends is answered. Datagrams call it a few times a
+// second at most.
+func (c *sessionConn) noteSent() {
+	_ = c.update(func(_ *connState, now time.Time) { c.session.NoteSent(now) })
+}
+
+// noteAnswered handles an inner session's proof that this session carries packets both ways.
+func (c *sessionConn) noteAnswered(sent time.Time) {
+	_ = c.update(func(st *connState, now time.Time) {
+		c.session.NoteAnswered(sent)
+		st.noteAnswered(now, sent)
+	})
 }
 
 // probeMTU starts path MTU discovery for packets of size bytes.

@@ -71,6 +71,7 @@ type Conn struct {
 	// Immutable after Dial.
 	to      netip.AddrPort
 	path    path.Path
+	born    time.Time
 	options Options
 	dialer  net.Dialer
 	ctx     context.Context // canceled by Close
@@ -79,6 +80,7 @@ type Conn struct {
 	// Safe for concurrent use.
 	readQueue
 	local    atomic.Pointer[net.TCPAddr]
+	taken    atomic.Int64 // for Taken, in nanoseconds after born
 	counters dialCounters
 	workers  sync.WaitGroup
 	once     sync.Once // Close or Abort
@@ -104,6 +106,7 @@ func Dial(to netip.AddrPort, o Options) (*Conn, error) {
 	o.setDefaults()
 	c := &Conn{
 		to:      to,
+		born:    time.Now(),
 		path:    path.NewTCP(to, netip.Addr{}, 0),
 		options: o,
 		dialer:  net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: -1},
@@ -163,6 +166,28 @@ func (c *Conn) Send(packet []byte, wait time.Duration, ended func(answers int, e
 		c.workers.Go(c.work)
 	}
 	return nil
+}
+
+// Taken returns when the latest packet was sent whose connection the gateway closed in order and sooner
+// than it closes one whose packet it drops; zero: none was.
+func (c *Conn) Taken() time.Time {
+	if at := c.taken.Load(); at != 0 {
+		return c.born.Add(time.Duration(at))
+	}
+	return time.Time{}
+}
+
+// noteTaken notes a connection that was closed in order, and when its packet was sent.
+func (c *Conn) noteTaken(sent time.Time) {
+	if time.Since(sent) >= c.options.AnswerTimeout*4/5 {
+		return
+	}
+	for at := int64(sent.Sub(c.born)); ; {
+		last := c.taken.Load()
+		if last >= at || c.taken.CompareAndSwap(last, at) {
+			return
+		}
+	}
 }
 
 // LocalAddr returns the local address of the newest connection, or the unspecified

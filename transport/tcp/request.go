@@ -92,8 +92,12 @@ func (c *Conn) exchange(r *request) {
 	c.countSent()
 	n := 0
 	if err == nil {
+		sent := time.Now()
 		n, err = c.receive(conn)
 		c.closeConn(conn, err)
+		if err == nil {
+			c.noteTaken(sent)
+		}
 	}
 	if err != nil {
 		err = c.reportError(err)
