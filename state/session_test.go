@@ -207,7 +207,7 @@ func each(d time.Duration, f func()) func(time.Duration) {
 // A Ping follows what was sent: two a second while datagrams are sent, whether others arrive or not,
 // and none while none are.
 //
-// Shows R11.7.
+// Shows R11.12.
 func TestPingsFollowDatagrams(t *testing.T) {
 	for _, rtt := range []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond} {
 		for _, streams := range []bool{false, true} {
@@ -245,7 +245,7 @@ func TestPingsFollowDatagrams(t *testing.T) {
 // A direction that fails is noticed within the Ping's delay and the time for its answer, whatever
 // arrives from the other one.
 //
-// Shows R11.7.
+// Shows R11.12.
 func TestDeadDirectionIsNoticed(t *testing.T) {
 	for _, rtt := range []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 400 * time.Millisecond} {
 		for _, dead := range []string{"up", "down"} {
@@ -300,7 +300,7 @@ func TestReceiverAsksOnceForEachStop(t *testing.T) {
 
 // The time for an answer follows RFC 9002.
 //
-// Shows R11.7.
+// Shows R11.12.
 func TestAnswerTime(t *testing.T) {
 	var e rttEstimator
 	s := &Session{}
