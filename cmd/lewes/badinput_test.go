@@ -15,6 +15,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/gatewaytest"
+	"lewes/transport/client"
 )
 
 // silent returns the address of a socket that takes datagrams and never answers.
@@ -283,4 +284,20 @@ func TestRefusedTargets(t *testing.T) {
 		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--via", g.uri, "lewes://"+other+"@gw.example"),
 			"entry does not forward", other, "is not in its directory")
 	})
+}
+
+// TestRemedyFitsTheReason: only the target or the policy is a reason to choose another target.
+func TestRemedyFitsTheReason(t *testing.T) {
+	for reason, remedy := range map[client.FlowReason]string{
+		client.ReasonPolicy:      "choose another target",
+		client.ReasonUnreachable: "choose another target",
+		client.ReasonLimit:       "try again later",
+		client.ReasonBandwidth:   "try again later",
+	} {
+		err := withRemedy(&client.FlowError{Target: "192.0.2.7:53", Reason: reason, Detail: "the gateway is out of local ports"}, &client.Config{})
+		has(t, err.Error(), remedy, "out of local ports")
+		if remedy != "choose another target" && strings.Contains(err.Error(), "choose another target") {
+			t.Errorf("%v", err)
+		}
+	}
 }

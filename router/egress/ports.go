@@ -31,10 +31,11 @@ const (
 
 // Ports chooses the local ports of connected sockets. It is safe for concurrent use.
 type Ports struct {
-	ports Range
-	now   func() time.Time
-	seed  maphash.Seed // of the accounts' shares
-	limit int          // pairs in a half
+	ports    Range
+	reserved portSet // not taken
+	now      func() time.Time
+	seed     maphash.Seed // of the accounts' shares
+	limit    int          // pairs in a half
 
 	mu     sync.Mutex
 	inUse  pairs
@@ -48,12 +49,16 @@ type pair [8]byte
 
 type pairs map[pair]struct{}
 
-// NewPorts returns the ports of a range. A nil clock means time.Now.
+// NewPorts returns the ports of a range without those that the machine reserves. A nil clock means
+// time.Now.
 func NewPorts(ports Range, now func() time.Time) *Ports {
 	if now == nil {
 		now = time.Now
 	}
-	return &Ports{ports: ports, now: now, seed: maphash.MakeSeed(), limit: MaxPairs / 2, inUse: pairs{}, halves: [2]pairs{{}, {}}}
+	return &Ports{
+		ports: ports, reserved: readReserved(), now: now, seed: maphash.MakeSeed(), limit: MaxPairs / 2,
+		inUse: pairs{}, halves: [2]pairs{{}, {}},
+	}
 }
 
 func pairOf(port uint16, target netip.AddrPort) pair {
@@ -88,7 +93,7 @@ func (p *Ports) takeOf(target netip.AddrPort, by account.Key) (uint16, error) {
 	count := uint64(p.ports[1]-p.ports[0]) + 1
 	for tried, drawn := 0, 0; tried < tries && drawn < 8*tries; drawn++ {
 		port := p.ports[0] + uint16(random.Uint64()>>32*count>>32)
-		if !p.shares(by, port) {
+		if p.reserved.has(port) || !p.shares(by, port) {
 			continue
 		}
 		if p.take(pairOf(port, target)) {

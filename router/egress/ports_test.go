@@ -197,6 +197,26 @@ func TestPortsAreSafeForConcurrentUse(t *testing.T) {
 	}
 }
 
+// TestReservedPortsAreNotTaken takes all ports of a range, two of which are reserved.
+func TestReservedPortsAreNotTaken(t *testing.T) {
+	p := NewPorts(four, nil)
+	p.reserved = parseReserved("22,40001-40002,65535,x,7-,70000,9-8\n")
+	for _, port := range takeAll(t, p, target4) {
+		if port != 40000 && port != 40003 {
+			t.Errorf("port %d is taken", port)
+		}
+	}
+	n := 0
+	for port := range 1 << 16 {
+		if p.reserved.has(uint16(port)) {
+			n++
+		}
+	}
+	if n != 4 || !p.reserved.has(22) || !p.reserved.has(65535) {
+		t.Errorf("%d ports are reserved", n)
+	}
+}
+
 func TestParseRange(t *testing.T) {
 	for s, valid := range map[string]bool{
 		"20000-59999": true, "1024-65535": true, "2000-2099": true,
