@@ -33,7 +33,7 @@ const (
 	DefaultTolerance        = 30 * time.Second // offset of a client's clock
 	DefaultTrustedRate      = 1000             // hellos per second from the address of a gateway of the directory
 	DefaultHandshakeQueue   = 1024             // queued handshake packets of a shard
-	DefaultMaxEarly         = 64 << 20         // bytes buffered before Handshake 3
+	DefaultHandshakeMemory  = 64 << 20         // bytes of handshakes whose source has proved its address; others have a quarter
 	DefaultLookups          = 1000             // concurrent name lookups
 	DefaultLookupDatagrams  = 16               // datagrams buffered per flow during its lookup
 	DefaultHelloRate        = 2                // inner hellos per second and account
@@ -72,15 +72,17 @@ type Config struct {
 	Ports     egress.Range // local ports of these sockets on Linux; zero means egress.DefaultRange
 	Resolver  Resolver     // nil means net.DefaultResolver
 
-	Tolerance    time.Duration
-	MaxRecords   int
-	RecordTTL    time.Duration
-	MaxEarly     int // bytes buffered before Handshake 3
-	TriesASecond int
-	MaxBacklog   int // queued handshake packets of a shard; 0 means 1,024
-	Rate         float64
-	Burst        int
-	TrustedRate  float64
+	Tolerance  time.Duration
+	MaxRecords int
+	RecordTTL  time.Duration
+	// HandshakeMemory bounds the bytes of handshake records and queued packets whose source has proved
+	// its address. Others have a quarter of it. A memory limit may lower both.
+	HandshakeMemory int
+	TriesASecond    int
+	MaxBacklog      int // queued handshake packets of a shard; 0 means 1,024
+	Rate            float64
+	Burst           int
+	TrustedRate     float64
 
 	Terms state.Terms
 	Limits
@@ -205,7 +207,7 @@ func (c *Config) fill() error {
 	c.Ports = cmp.Or(c.Ports, egress.DefaultRange)
 	c.Tolerance = cmp.Or(c.Tolerance, DefaultTolerance)
 	c.MaxRecords = cmp.Or(c.MaxRecords, 1<<16)
-	c.MaxEarly = cmp.Or(c.MaxEarly, DefaultMaxEarly)
+	c.HandshakeMemory = cmp.Or(c.HandshakeMemory, DefaultHandshakeMemory)
 	c.TriesASecond = cmp.Or(c.TriesASecond, 500)
 	c.MaxBacklog = cmp.Or(c.MaxBacklog, DefaultHandshakeQueue)
 	c.Rate = cmp.Or(c.Rate, 20)

@@ -177,7 +177,7 @@ func (g *Gateway) handshakeConfig() *state.GatewayConfig {
 		WallClock:       g.wall.corrected,
 		MaxHandshakes:   c.MaxRecords,
 		HandshakeTTL:    c.RecordTTL,
-		MaxEarlyBytes:   c.MaxEarly / c.Shards,
+		Memory:          int64(c.HandshakeMemory),
 		CookieThreshold: c.TriesASecond,
 		Rate:            c.Rate,
 		Burst:           c.Burst,
@@ -276,6 +276,8 @@ func (g *Gateway) Stats() Stats {
 	}
 	sum.MemoryUsed, sum.MemoryLimit = g.memory.used.Load(), g.memory.limit.Load()
 	sum.QueuedBytes = uint64(g.queued.Load())
+	sum.HandshakeMemory = uint64(g.budgets.Memory(state.Proved))
+	sum.HandshakeOthers = uint64(g.budgets.Memory(state.Unproved))
 	sum.ClockJumps = g.wall.jumps.Load()
 	return sum
 }

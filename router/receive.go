@@ -106,9 +106,8 @@ func (st *shardState) handlePacket(rx *rxContext) {
 	case rx.header.Level == wire.LevelClear && !st.handshakes.Verify(rx.packet):
 		st.counters.Forged++
 	default: // only packets that can belong to a handshake are queued
-		if st.scheduler.push(rx) {
-			st.counters.HandshakeStale++
-		}
+		class := st.handshakes.Class(rx.now, rx.header, rx.packet, rx.from)
+		st.counters.HandshakeStale += uint64(st.scheduler.push(rx, class))
 		st.runQueued() // at once if there is time: the next packets may need the session
 	}
 }

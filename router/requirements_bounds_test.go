@@ -38,15 +38,20 @@ func newTestHello(now time.Time, index uint32) testHello {
 	}
 }
 
+// packet returns the hello's packet.
+func (g *testHello) packet() []byte {
+	p := g.hello.Append(wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello))
+	p = wire.Finish(wire.Pad(p, 0, wire.MinHelloDatagram))
+	cookie.NewMAC1Key(gatewayID.Public()).Sum(p)
+	return p
+}
+
 // sendHello sends a hello, and sends it again with a cookie if one is required. It returns the
 // answers.
 func (r *rig) sendHello(g testHello) (answers []wire.Type) {
 	r.t.Helper()
 	for {
-		p := g.hello.Append(wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello))
-		p = wire.Finish(wire.Pad(p, 0, wire.MinHelloDatagram))
-		cookie.NewMAC1Key(gatewayID.Public()).Sum(p)
-		got := r.receive(p, g.from)
+		got := r.receive(g.packet(), g.from)
 		if len(got) != 1 {
 			r.t.Fatalf("%d answers to a hello", len(got))
 		}
@@ -194,19 +199,20 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 			func(s *Stats) uint64 { return s.Handshakes.Cookies }, 1,
 		},
 		{
-			"early bytes", func(c *Config) { c.MaxEarly = 1200 },
+			"memory of handshakes", func(c *Config) { c.HandshakeMemory = 8 << 10 },
 			func(t *testing.T, r *rig) {
-				for seed := range byte(2) {
+				// Two need a cookie, and the second of them displaces the first.
+				for seed := range byte(3) {
 					early, from := r.withheld(seed+1, 2)
 					for _, p := range early {
-						if len(p) != 500 {
-							t.Fatalf("a packet of %d bytes", len(p))
-						}
 						r.receive(p, from)
 					}
 				}
+				if got := r.shard.Stats().Records; got != 2 {
+					t.Errorf("%d records", got)
+				}
 			},
-			func(s *Stats) uint64 { return s.Refused }, 2, // two of four packets of 500 bytes
+			func(s *Stats) uint64 { return s.Handshakes.EvictedForMemory }, 1,
 		},
 		{
 			"sessions", func(c *Config) { c.MaxSessions = 1 },

@@ -3,7 +3,9 @@ package router
 import (
 	"bytes"
 	"time"
+	"unsafe"
 
+	"lewes/state"
 	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -23,11 +25,13 @@ const (
 // maxHandshakePacket is the size of the longest handshake message in one packet (section 1).
 const maxHandshakePacket = wire.Overhead + wire.PartHeaderSize + parts.MaxHandshake
 
-// scheduler holds the queued handshake packets, oldest first, and the credit of handshakes.
+// scheduler holds the queued handshake packets and the credit of handshakes. Sources that have proved
+// their address have a queue of their own, and the queues take turns, so that spoofed packets do not
+// displace or delay theirs.
 type scheduler struct {
-	queue []queuedPacket
-	head  int // index of the oldest queued packet
-	limit int // packets
+	queues [state.Classes]packetQueue
+	turn   state.Class // whose packet is next
+	limit  int         // packets of each queue
 
 	creditedAt   time.Time
 	credit       time.Duration // unused share
@@ -35,10 +39,17 @@ type scheduler struct {
 	backlogged   bool          // more packets arrive than are processed: no time is idle
 	otherTime    time.Duration // spent on everything else since creditedAt
 	lastDatagram time.Time     // arrival of the latest datagram of a session
-	queueRate    time.Duration // recent wait per position in the queue
 
 	tasks, handshakes time.Duration // spent on each kind since both wait
 	running           bool          // a packet that overtook its Handshake 3 may queue another
+}
+
+// packetQueue holds the handshake packets of one class of sources, oldest first.
+type packetQueue struct {
+	packets []queuedPacket
+	head    int           // index of the oldest queued packet
+	rate    time.Duration // recent wait per position in the queue
+	memory  state.Share
 }
 
 type queuedPacket struct {
@@ -49,43 +60,78 @@ type queuedPacket struct {
 	position int // packets before it when it arrived
 }
 
-func (q *scheduler) len() int { return len(q.queue) - q.head }
+// size returns the memory that the packet takes, in bytes.
+func (p *queuedPacket) size() int64 { return int64(len(p.data) + int(unsafe.Sizeof(*p))) }
 
-// push queues a copy of a packet. A full queue drops its oldest.
-func (q *scheduler) push(rx *rxContext) (dropped bool) {
-	if q.len() >= q.limit {
-		q.pop()
-		dropped = true
-	}
-	q.queue = append(q.queue, queuedPacket{rx.header, bytes.Clone(rx.packet), rx.from, rx.now, q.len()})
-	return dropped
+func (q *packetQueue) len() int { return len(q.packets) - q.head }
+
+func (q *packetQueue) push(p queuedPacket) {
+	p.position = q.len()
+	q.packets = append(q.packets, p)
+	q.memory.Add(p.size())
 }
 
-func (q *scheduler) pop() queuedPacket {
-	p := q.queue[q.head]
-	q.queue[q.head] = queuedPacket{}
-	if q.head++; q.head == len(q.queue) {
-		q.queue, q.head = q.queue[:0], 0
-	} else if q.head >= q.limit {
-		n := copy(q.queue, q.queue[q.head:])
-		clear(q.queue[n:])
-		q.queue, q.head = q.queue[:n], 0
+func (q *packetQueue) pop() queuedPacket {
+	p := q.packets[q.head]
+	q.memory.Add(-p.size())
+	q.packets[q.head] = queuedPacket{}
+	q.head++
+	if q.head*2 >= len(q.packets) {
+		n := copy(q.packets, q.packets[q.head:])
+		clear(q.packets[n:])
+		q.packets, q.head = q.packets[:n], 0
 	}
 	return p
 }
 
-// rateWeight is the number of packets that queueRate averages.
+// rateWeight is the number of packets that rate averages.
 const rateWeight = 16
 
-// observe updates queueRate with the wait of a packet.
-func (q *scheduler) observe(p *queuedPacket, now time.Time) {
+// observe updates rate with the wait of a packet.
+func (q *packetQueue) observe(p *queuedPacket, now time.Time) {
 	if p.position > 0 {
-		q.queueRate += (now.Sub(p.arrived)/time.Duration(p.position) - q.queueRate) / rateWeight
+		q.rate += (now.Sub(p.arrived)/time.Duration(p.position) - q.rate) / rateWeight
 	}
 }
 
-// delay estimates the wait of a packet that arrives now.
-func (q *scheduler) delay() time.Duration { return time.Duration(q.len()) * q.queueRate }
+func (q *scheduler) init(limit int, budgets *state.GatewayBudgets) {
+	q.limit = limit
+	for class := range q.queues {
+		q.queues[class].memory = budgets.QueueShare(state.Class(class))
+	}
+}
+
+func (q *scheduler) len() int { return q.queues[state.Unproved].len() + q.queues[state.Proved].len() }
+
+// push queues a copy of a packet. At the bound of its queue, in packets or bytes, the oldest ones there
+// give way. It returns their number.
+func (q *scheduler) push(rx *rxContext, class state.Class) (dropped int) {
+	p := queuedPacket{header: rx.header, data: bytes.Clone(rx.packet), from: rx.from, arrived: rx.now}
+	queue := &q.queues[class]
+	for queue.len() > 0 && (queue.len() >= q.limit || queue.memory.Full(p.size())) {
+		queue.pop()
+		dropped++
+	}
+	queue.push(p)
+	return dropped
+}
+
+// pop returns the oldest packet of the queue whose turn it is. There is one.
+func (q *scheduler) pop(now time.Time) queuedPacket {
+	class := q.turn
+	if q.queues[class].len() == 0 {
+		class = state.Proved - class
+	}
+	q.turn = state.Proved - class
+	p := q.queues[class].pop()
+	q.queues[class].observe(&p, now)
+	return p
+}
+
+// delay estimates the wait of a packet of a class that arrives now.
+func (q *scheduler) delay(class state.Class) time.Duration {
+	return time.Duration(q.queues[class].len()) * q.queues[class].rate
+}
 
 // allowance returns the time that handshakes may take in this batch.
 func (q *scheduler) allowance(now time.Time) time.Duration {
@@ -149,8 +195,7 @@ func (st *shardState) runQueued() {
 
 // runHandshake processes the oldest queued handshake packet.
 func (st *shardState) runHandshake(now time.Time) {
-	p := st.scheduler.pop()
-	st.scheduler.observe(&p, now)
+	p := st.scheduler.pop(now)
 	if now.Sub(p.arrived) > staleAfter {
 		st.counters.HandshakeStale++
 		return

@@ -119,7 +119,7 @@ func TestHandshakeQueueIsBoundedAndExpires(t *testing.T) {
 	b := &r.shard.st.scheduler
 	packet := hello(t, 1, epoch)
 	for range 1024 + 10 {
-		b.push(rxOf(epoch, packet, clientAt))
+		b.push(rxOf(epoch, packet, clientAt), state.Unproved)
 	}
 	if b.len() != 1024 {
 		t.Errorf("%d packets wait, want %d", b.len(), 1024)
@@ -146,8 +146,8 @@ func TestHandshakeQueueEstimatesDelay(t *testing.T) {
 	popped, long, worst := 0, 0, 0.0
 	for n := range 600 {
 		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}), 1)}
-		came[n], expected[n] = r.now(), b.delay()
-		b.push(rxOf(came[n], hello(t, uint64(n), epoch), from))
+		came[n], expected[n] = r.now(), b.delay(state.Unproved)
+		b.push(rxOf(came[n], hello(t, uint64(n), epoch), from), state.Unproved)
 		if n%8 == 7 { // more arrives than is processed
 			before := b.len()
 			r.shard.Do(func(time.Time, *shardState) {})
@@ -172,13 +172,13 @@ func TestHandshakeQueueEstimatesDelay(t *testing.T) {
 }
 
 func TestHandshakeQueueIsFIFO(t *testing.T) {
-	b := scheduler{limit: 64}
+	b := &newRig(t, func(c *Config) { c.MaxBacklog = 64 }).shard.st.scheduler
 	next := byte(0)
 	for round := range 5000 {
-		b.push(rxOf(epoch, []byte{byte(round)}, clientAt))
+		b.push(rxOf(epoch, []byte{byte(round)}, clientAt), state.Unproved)
 		if round%3 == 2 {
 			for range 3 {
-				if got := b.pop().data[0]; got != next {
+				if got := b.pop(epoch).data[0]; got != next {
 					t.Fatalf("round %d: popped %d, want %d", round, got, next)
 				}
 				next++
@@ -221,5 +221,107 @@ func TestOnlyHandshakePacketsAreQueued(t *testing.T) {
 	r.shard.Do(func(time.Time, *shardState) {})
 	if s := r.shard.Stats(); s.Handshakes.Hellos != before.Handshakes.Hellos+1 {
 		t.Error("the honest hello was displaced")
+	}
+}
+
+// TestSpoofedPacketsDoNotDelayOthers fills the queue of sources that have not proved their address:
+// packets of proved sources lose no place, and take turns with the others.
+//
+// Shows R12.21.
+func TestSpoofedPacketsDoNotDelayOthers(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxBacklog, c.Rate, c.Burst = 64, 1, 1 })
+	b := &r.shard.st.scheduler
+	tcp := path.NewTCP(netip.MustParseAddrPort("203.0.113.7:7"), netip.Addr{}, 1)
+	// A cookie proves a source too: the second hello of a source needs one.
+	r.receive(hello(t, 1, r.now()), clientAt)
+	second := newTestHello(r.now(), 99)
+	second.from = clientAt
+	answers := r.receive(second.packet(), clientAt)
+	_, content, err := wire.ParseBody(wire.Body(answers[0].Data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy, err := wire.ParseBusy(content)
+	if err != nil || !busy.HasCookie {
+		t.Fatalf("%+v, %v", busy, err)
+	}
+	second.hello.HasCookie, second.hello.Cookie = true, busy.Cookie
+
+	p := r.connect(2, secondAt)
+	p.data(1, target, "busy with datagrams")
+	b.credit, b.creditedAt = -time.Hour, r.now()
+	r.receive(hello(t, 3, r.now()), tcp)
+	r.receive(second.packet(), clientAt)
+	for n := range uint32(200) {
+		h := newTestHello(r.now(), 1000+n)
+		h.hello.HasCookie, h.hello.Cookie = true, [16]byte{1} // a forged cookie is none
+		r.receive(h.packet(), h.from)
+	}
+	if p, u := b.queues[state.Proved].len(), b.queues[state.Unproved].len(); p != 2 || u != 64 {
+		t.Fatalf("%d packets of proved sources wait, and %d others", p, u)
+	}
+	if got := r.shard.Stats().HandshakeStale; got != 200-64 {
+		t.Errorf("%d packets were displaced, want %d", got, 200-64)
+	}
+	proved := 0
+	for range 4 {
+		if from := b.pop(r.now()).from; from == tcp || from == clientAt {
+			proved++
+		}
+	}
+	if proved != 2 {
+		t.Errorf("of the first four packets %d are of proved sources", proved)
+	}
+}
+
+// TestQueuedPacketsHaveAShareOfMemory queues packets until their bytes reach the bound.
+//
+// Shows R12.21.
+func TestQueuedPacketsHaveAShareOfMemory(t *testing.T) {
+	const memory = 256 << 10
+	r := newRig(t, func(c *Config) { c.HandshakeMemory = memory })
+	b := &r.shard.st.scheduler
+	for class, total := range map[state.Class]int64{state.Unproved: memory / 4, state.Proved: memory} {
+		before := r.whole.budgets.Memory(class)
+		for n := range 1000 {
+			b.push(rxOf(epoch, make([]byte, 1000+n%80), clientAt), class)
+		}
+		if got := r.whole.budgets.Memory(class) - before; got > total/4 || got < total/4-1500 {
+			t.Errorf("class %d: %d bytes are queued, want about %d", class, got, total/4)
+		}
+		for b.queues[class].len() > 0 {
+			b.queues[class].pop()
+		}
+		if got := r.whole.budgets.Memory(class); got != before {
+			t.Errorf("class %d: %d bytes are counted for an empty queue", class, got-before)
+		}
+	}
+}
+
+// TestMemoryLimitBoundsHandshakes sets a memory limit: handshakes take at most an eighth of it.
+//
+// Shows R12.21.
+func TestMemoryLimitBoundsHandshakes(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxRecords, c.TriesASecond = 1e6, 1e6 })
+	g := r.whole
+	const limit = 2 << 20
+	g.memory.limit.Store(limit)
+	g.limitHandshakes()
+	most := int64(0)
+	for n := range uint32(2000) {
+		h := newTestHello(r.now(), 1000+n)
+		r.sendHello(h) // with a cookie, once one is required
+		most = max(most, g.budgets.Memory(state.Unproved)+g.budgets.Memory(state.Proved))
+	}
+	if most > limit/8 || most < limit/16 {
+		t.Errorf("handshakes take %d bytes of a limit of %d", most, limit)
+	}
+	g.memory.limit.Store(0)
+	g.limitHandshakes()
+	for n := range uint32(2000) {
+		r.sendHello(newTestHello(r.now(), 10_000+n))
+	}
+	if got := r.shard.Stats().Records; got < 2000 {
+		t.Errorf("without a limit %d records are kept", got)
 	}
 }

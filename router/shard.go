@@ -97,14 +97,15 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: state.NewSessions()}}
 	env.do = s.Do
 	st := &s.st
-	st.scheduler.limit = config.MaxBacklog
+	st.scheduler.init(config.MaxBacklog, g.budgets)
 	st.outbound.failed = &st.counters.EgressFailed
 	st.forwarder.upstreams = make(map[identityKey]*upstream)
 	st.delivery.queues = &env.queues
 	own := *handshake
 	own.IndexInUse = func(index uint32) bool { return st.sessions.Find(index) != nil }
 	own.Full = func() bool { return st.full() || st.shortOfMemory(handshake.Full) }
-	own.QueueDelay = st.scheduler.delay
+	// A hello that is told to come back has a proved source then.
+	own.QueueDelay = func() time.Duration { return st.scheduler.delay(state.Proved) }
 	own.Session.NewIndex = st.newIndex
 	var err error
 	if st.handshakes, err = state.NewResponderTable(now(), &own); err != nil {

@@ -61,9 +61,12 @@ type Stats struct {
 	PollsReplaced uint64 `metric:"polls_replaced_total" help:"Waiting Polls that a newer one of the session replaced."`
 	QueuedBytes   uint64 `metric:"tcp_queued_bytes" kind:"gauge" help:"Bytes queued for sessions on TCP."`
 
-	HandshakeQueue uint64        `metric:"handshake_queue_packets" kind:"gauge" help:"Queued handshake packets."`
-	HandshakeStale uint64        `metric:"handshake_stale_packets_total" help:"Handshake packets dropped because they were queued too long."`
-	HandshakeTime  time.Duration `metric:"handshake_milliseconds_total" help:"Time that shards spent on handshakes."`
+	HandshakeQueue uint64 `metric:"handshake_queue_packets" kind:"gauge" help:"Queued handshake packets."`
+	// HandshakeMemory and HandshakeOthers are by whether the source has proved its address.
+	HandshakeMemory uint64        `metric:"handshake_memory_bytes" kind:"gauge" label:"source=proved" help:"Memory of handshake records and queued handshake packets."`
+	HandshakeOthers uint64        `metric:"handshake_memory_bytes" kind:"gauge" label:"source=unproved"`
+	HandshakeStale  uint64        `metric:"handshake_stale_packets_total" help:"Handshake packets dropped because they were queued too long."`
+	HandshakeTime   time.Duration `metric:"handshake_milliseconds_total" help:"Time that shards spent on handshakes."`
 	// HandshakeDelay is the largest of all shards.
 	HandshakeDelay time.Duration `metric:"handshake_delay_milliseconds" kind:"gauge" sum:"max" help:"Expected wait of a handshake packet that arrives now, in the slowest shard."`
 
@@ -118,7 +121,7 @@ func (st *shardState) stats() Stats {
 	s.Bindings = uint64(st.forwarder.timers.Len())
 	s.Handshakes = st.handshakes.Stats
 	s.HandshakeQueue = uint64(st.scheduler.len())
-	s.HandshakeDelay = st.scheduler.delay()
+	s.HandshakeDelay = max(st.scheduler.delay(state.Unproved), st.scheduler.delay(state.Proved))
 	s.Down = Traffic{r.datagrams.Load(), r.bytes.Load()}
 	s.Returned = r.forwarded.Load()
 	s.UnboundIndex = r.unbound.Load()

@@ -189,8 +189,26 @@ func (m *memory) look(now time.Time, log *zap.Logger) (next time.Duration) {
 }
 
 func (g *Gateway) watchMemory(ctx context.Context) {
-	for sleep(ctx, g.memory.look(time.Now(), g.log)) {
+	for {
+		next := g.memory.look(time.Now(), g.log)
+		g.limitHandshakes()
+		if !sleep(ctx, next) {
+			return
+		}
 	}
+}
+
+// handshakeShare is the part of a memory limit that handshakes of proved sources may take: a tenth.
+// Together with those of others, a quarter as much, it is an eighth.
+const handshakeShare = 10
+
+// limitHandshakes sets the memory of handshakes according to the memory limit.
+func (g *Gateway) limitHandshakes() {
+	bytes := int64(g.config.HandshakeMemory)
+	if limit := g.memory.limit.Load(); limit > 0 {
+		bytes = min(bytes, int64(limit/handshakeShare))
+	}
+	g.budgets.SetMemory(bytes)
 }
 
 const (

@@ -120,25 +120,25 @@ func (t *ResponderTable) handleHello(now time.Time, packet, content []byte, from
 		t.reject(now, hello.ReceiverIdx, code, from, out)
 		return nil
 	}
-	if busy := t.checkLimits(now, &hello, from); busy != nil {
+	class, busy := t.checkLimits(now, &hello, from)
+	if busy != nil {
 		t.Stats.Busy++
 		out.send(from, clearPacket(t.mac, hello.ReceiverIdx, wire.TypeBusy, busy))
 		return nil
 	}
-	return t.accept(now, &hello, pair, suite, len(packet), from, out)
+	return t.accept(now, &hello, class, pair, suite, len(packet), from, out)
 }
 
 // accept adds a responder for a hello and answers with its Ack.
-func (t *ResponderTable) accept(now time.Time, hello *wire.ClientHello, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
+func (t *ResponderTable) accept(now time.Time, hello *wire.ClientHello, class Class, pair *kem.KeyPair, suite seal.Suite, size int, from path.Path, out *Output) error {
 	// In a full store one gives way, and another while the store holds more than its bound.
-	for n := 0; n < 2 && t.count > 0 && t.budgets.records.full(int64(t.count), 1); n++ {
-		t.evict()
+	for n := 0; n < 2 && t.records.Full(1) && t.evict(); n++ {
 	}
 	ack := wire.Ack{AEAD: uint8(suite), KEM: hello.KEM}
 	if _, err := t.config.Session.Rand.Read(ack.Nonce[:]); err != nil {
 		return err
 	}
-	r := t.newResponder()
+	r := &responder{table: t, class: class}
 	r.index, r.hello, r.salt, r.keyID = hello.ReceiverIdx, hello.Hello(), hello.Salt, hello.KEMKeyID
 	r.source, r.created, r.bytesIn = from, now, size
 	r.suite, r.kem, r.ack = suite, pair, ack.Append(nil)
@@ -170,34 +170,65 @@ func (t *ResponderTable) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Sui
 	return pair, suite, 0
 }
 
-// checkLimits returns nil, or a Busy that makes the client come back later or with a cookie.
-func (t *ResponderTable) checkLimits(now time.Time, hello *wire.ClientHello, from path.Path) *wire.Busy {
+// checkLimits returns the class of a hello's source, and nil or a Busy that makes the client come back
+// later or with a cookie.
+func (t *ResponderTable) checkLimits(now time.Time, hello *wire.ClientHello, from path.Path) (class Class, busy *wire.Busy) {
 	source := from.Peer.Addr()
 	if t.config.Full != nil && t.config.Full() {
-		return t.busy(fullWait)
+		return Unproved, t.busy(fullWait)
 	}
 	budgets := t.budgets.hellos(t.config, source)
-	if from.Transport == path.TCP || hello.HasCookie && t.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:]) {
-		if wait, ok := budgets.proved.Take(now, source); !ok {
-			return t.busy(wait)
+	if t.hasProof(now, hello, from) {
+		if wait, ok := budgets[Proved].Take(now, source); !ok {
+			return Proved, t.busy(wait)
 		}
-		return nil
+		return Proved, nil
 	}
-	if _, ok := budgets.unproved.Take(now, source); ok && !t.underLoad(now) {
-		return nil
+	if _, ok := budgets[Unproved].Take(now, source); ok && !t.underLoad(now) {
+		return Unproved, nil
 	}
-	busy := t.busy(budgets.proved.Wait(now, source)) // the hello returns with the cookie
+	busy = t.busy(budgets[Proved].Wait(now, source)) // the hello returns with the cookie
 	if made, err := t.jar.Make(now, from.Peer, hello.ReceiverIdx, &hello.Salt); err == nil {
 		t.Stats.Cookies++
 		busy.HasCookie, busy.Cookie = true, made
 	}
-	return busy
+	return Unproved, busy
+}
+
+// hasProof reports whether a hello shows that its sender receives packets at its address.
+func (t *ResponderTable) hasProof(now time.Time, hello *wire.ClientHello, from path.Path) bool {
+	return from.Transport == path.TCP ||
+		hello.HasCookie && t.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:])
+}
+
+// Class returns the class of the source of a handshake packet, whose MAC1 was checked if it has one.
+// A hello shows it by itself, other packets by the record that they belong to.
+func (t *ResponderTable) Class(now time.Time, header wire.Header, packet []byte, from path.Path) Class {
+	if from.Transport == path.TCP {
+		return Proved
+	}
+	if header.ReceiverIdx != 0 {
+		for r := t.responders[header.ReceiverIdx]; r != nil; r = r.next {
+			if r.class == Proved && r.isSource(from) {
+				return Proved
+			}
+		}
+		return Unproved
+	}
+	_, content, err := wire.ParseBody(wire.Body(packet))
+	if err != nil {
+		return Unproved
+	}
+	if hello, err := wire.ParseClientHello(content); err == nil && t.hasProof(now, &hello, from) {
+		return Proved
+	}
+	return Unproved
 }
 
 // underLoad reports whether all hellos need a cookie.
 func (t *ResponderTable) underLoad(now time.Time) bool {
 	b := t.budgets
-	return b.records.used.Load() > b.records.bound.Load()/2 || b.tries.rate(now) > t.config.cookieThreshold()
+	return b.records.moreThanHalf() || b.memory[Unproved].moreThanHalf() || b.tries.rate(now) > t.config.cookieThreshold()
 }
 
 // fullWait is the wait that a full gateway asks for; it cannot predict the end of a session.

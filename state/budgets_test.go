@@ -1,12 +1,16 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
+	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/wire"
 )
@@ -165,4 +169,275 @@ func TestRecordsAreOfTheGateway(t *testing.T) {
 	if got := all[0].responders.budgets.records.used.Load(); count() != 0 || got != 0 {
 		t.Errorf("%d records are left, %d counted", count(), got)
 	}
+}
+
+// flooder makes a stranger's handshakes from spoofed sources, as far as they go without a cookie.
+type flooder struct {
+	t    *testing.T
+	all  []*gatewayEnd
+	next uint32
+}
+
+// flood starts n handshakes, one in each shard in turn: hello, KKT request and parts of Handshake 1
+// that join to nothing. more checks the bounds after each packet.
+func (f *flooder) flood(n int, more func()) {
+	f.t.Helper()
+	for range n {
+		f.next++
+		g := f.all[int(f.next)%len(f.all)]
+		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(f.next >> 8), byte(f.next)}), 1)}
+		m := goodHello(epoch, f.next)
+		packets := [][]byte{g.helloPacket(m), g.kktPacket(m)}
+		for i := range 6 {
+			part := wire.Part{Index: uint8(i % 2), Count: 2, MessageID: [4]byte{9}, Data: bytes.Repeat([]byte{byte(i)}, parts.MaxData)}
+			packets = append(packets, clearPacket(g.responders.MAC1(), f.next, wire.TypeHandshake, &part))
+		}
+		for _, p := range packets {
+			g.handle(epoch, p, from)
+			g.take()
+			more()
+		}
+	}
+}
+
+// charged returns what the records of a class take, added up anew.
+func charged(all []*gatewayEnd, class Class) (n int64) {
+	for _, g := range all {
+		for _, r := range g.responders.responders {
+			for ; r != nil; r = r.next {
+				if r.class == class {
+					n += r.size()
+				}
+			}
+		}
+	}
+	return n
+}
+
+// TestSpoofedSourcesTakeTheirShareOfMemory floods a gateway of two shards from spoofed sources. Their
+// records stay within a quarter of what proved sources have, however large the store of records is,
+// cookies are required from half of it on, and the handshakes of proved sources are not displaced.
+//
+// Shows R4.17, R12.21.
+func TestSpoofedSourcesTakeTheirShareOfMemory(t *testing.T) {
+	const memory = 256 << 10
+	for _, shards := range []int{1, 2, 5} {
+		all := shardedGateway(t, shards, func(c *GatewayConfig) { c.Memory, c.CookieThreshold = memory, 1<<30 })
+		b := all[0].responders.budgets
+		// A client whose hello came over TCP waits between its Handshake 2 and 3.
+		g := all[0]
+		config := clientConfig(2)
+		config.Session.Stream = true
+		c := newClientEnd(t, epoch, config)
+		tcp := path.NewTCP(clientAt.Peer, gatewayAt.Peer.Addr(), 7)
+		for c.session == nil {
+			for _, p := range c.take() {
+				g.handle(epoch, p.Data, tcp)
+			}
+			for _, p := range g.take() {
+				c.handle(epoch, p.Data, gatewayAt)
+			}
+		}
+		if c.session == nil || b.Memory(Proved) == 0 || b.Memory(Unproved) != 0 {
+			t.Fatalf("no Handshake 2: %v %v", c.drops, g.drops)
+		}
+		kept, most := b.Memory(Proved), int64(0)
+		f := &flooder{t: t, all: all}
+		f.flood(100, func() { most = max(most, b.Memory(Unproved)) })
+		if most > memory/4 || most < memory/20 {
+			t.Errorf("%d shards: spoofed sources have taken %d bytes, of at most %d", shards, most, memory/4)
+		}
+		if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, 1<<20)), stranger); !a.busy(t).HasCookie {
+			t.Errorf("%d shards: no cookie is required", shards)
+		}
+		for class := range Classes {
+			if got, want := b.Memory(class), charged(all, class); got != want {
+				t.Errorf("%d shards: %d bytes are counted for class %d, want %d", shards, got, class, want)
+			}
+		}
+		if b.Memory(Proved) != kept {
+			t.Errorf("%d shards: proved sources hold %d bytes, had %d", shards, b.Memory(Proved), kept)
+		}
+		for range 3 {
+			for _, p := range c.take() {
+				g.handle(epoch, p.Data, tcp)
+			}
+			for _, p := range g.take() {
+				c.handle(epoch, p.Data, gatewayAt)
+			}
+		}
+		if g.sessions.Len() != 1 || !c.session.Confirmed() {
+			t.Errorf("%d shards: the client of a proved source has no session: %v", shards, g.drops)
+		}
+		for _, g := range all {
+			g.tick(epoch.Add(90 * time.Second))
+		}
+		if n := b.Memory(Proved) + b.Memory(Unproved); n != 0 {
+			t.Errorf("%d shards: %d bytes are counted once all records have gone", shards, n)
+		}
+	}
+}
+
+// TestOldestOfItsClassGivesWay fills the memory of each class with records. New ones displace the
+// oldest of their class and none of the other.
+//
+// Shows R12.21.
+func TestOldestOfItsClassGivesWay(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.Memory, config.MaxHandshakes, config.Rate, config.Burst = 64<<10, 1000, 1e6, 1e6
+	g := newGatewayEnd(t, config)
+	h := g.responders
+	add := func(index uint32, class Class) {
+		source := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(class), byte(index >> 8), byte(index)}), 1)}
+		h.add(&responder{table: h, class: class, index: index, source: source, created: epoch}, epoch.Add(time.Minute))
+	}
+	const proved, others = 48 << 10 / recordSize, 12 << 10 / recordSize
+	for n := range uint32(100) {
+		add(1000+n, Proved)
+		add(2000+n, Unproved)
+	}
+	for base, most := range map[uint32]uint32{1000: proved, 2000: others} {
+		for n := range uint32(100) {
+			if want := n >= 100-most; h.Has(base+n) != want {
+				t.Errorf("of a class of %d records that of index %d is kept: %v", most, base+n, !want)
+			}
+		}
+	}
+	if h.Stats.EvictedForMemory != 200-proved-others || h.Stats.Evicted != 0 {
+		t.Errorf("%d evictions are counted, and %d at the bound of records", h.Stats.EvictedForMemory, h.Stats.Evicted)
+	}
+	// Less memory takes effect with the next packets, a few records at a time.
+	h.budgets.SetMemory(16 << 10)
+	for n := range uint32(5) {
+		add(3000+n, Proved)
+		add(4000+n, Unproved)
+	}
+	if p, u := h.budgets.Memory(Proved), h.budgets.Memory(Unproved); p > 12<<10 || u > 3<<10 {
+		t.Errorf("with less memory %d and %d bytes are kept", p, u)
+	}
+}
+
+// TestOneShardLeavesRoomForOthers fills the memory from one shard. Another still gets its equal share,
+// and the sum stays within the bound.
+//
+// Shows R12.21.
+func TestOneShardLeavesRoomForOthers(t *testing.T) {
+	const memory, shards = 1 << 20, 4
+	all := shardedGateway(t, shards, func(c *GatewayConfig) { c.Memory = memory })
+	b := all[0].responders.budgets
+	add := func(shard int, index uint32) {
+		h := all[shard].responders
+		h.add(&responder{table: h, class: Proved, index: index, source: clientAt, created: epoch}, epoch.Add(time.Minute))
+		if n := b.Memory(Proved); n > memory*3/4 {
+			t.Fatalf("%d bytes, of at most %d", n, memory*3/4)
+		}
+	}
+	for shard := range shards {
+		for n := range uint32(1000) {
+			add(shard, uint32(shard)<<16|n)
+		}
+	}
+	first, share := all[0].responders.memory[Proved].held, b.memory[Proved].bound.Load()
+	if first > share || first < share-2*recordSize {
+		t.Errorf("the first shard holds %d bytes, want about %d", first, share)
+	}
+	for shard, g := range all[1:] {
+		if n := g.responders.memory[Proved].held; n > share/shards || n < share/shards-2*recordSize {
+			t.Errorf("shard %d holds %d bytes, want about %d", shard+1, n, share/shards)
+		}
+	}
+}
+
+// TestSessionsKeepPartsWhileMemoryIsShort has no memory left for strangers: the parts of KK1 of a
+// standing session are kept all the same.
+//
+// Shows R12.21.
+func TestSessionsKeepPartsWhileMemoryIsShort(t *testing.T) {
+	c, g := established(t)
+	g.responders.budgets.SetMemory(0)
+	for range 3 {
+		c.session.Rekey(epoch, &c.out)
+		kk1 := c.take()
+		g.handle(epoch, kk1[0].Data, clientAt)
+		f := &flooder{t: t, all: []*gatewayEnd{g}, next: 1000}
+		f.flood(2, func() {})
+		g.handle(epoch, kk1[1].Data, clientAt)
+		converse(epoch, c, g)
+	}
+	if n := g.only().keys.current.number; n != 3 {
+		t.Errorf("generation %d, want 3", n)
+	}
+}
+
+// TestChargedMemoryIsReal compares what records are charged with the growth of the heap, at each step
+// of a handshake.
+//
+// Shows R12.21.
+func TestChargedMemoryIsReal(t *testing.T) {
+	const clients = 500
+	config := gatewayConfig(t, 1)
+	config.Memory, config.CookieThreshold, config.Rate, config.Burst = 1<<30, 1<<30, 1e6, 1e6
+	for _, step := range []string{"hello", "KKT", "parts", "Handshake 2", "early packets"} {
+		g := newGatewayEnd(t, config)
+		var all []*clientEnd
+		for n := range clients {
+			all = append(all, newClientEnd(t, epoch, clientConfig(uint64(n))))
+		}
+		for n, c := range all {
+			from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), 1)}
+			send := func(most int) {
+				sent := c.take()
+				for _, p := range sent[:min(most, len(sent))] {
+					g.handle(epoch, p.Data, from)
+				}
+				for _, p := range g.take() {
+					c.handle(epoch, p.Data, gatewayAt)
+				}
+			}
+			switch step {
+			case "hello":
+				send(1)
+			case "KKT":
+				send(2)
+			case "parts":
+				send(2)
+				send(1)
+			case "Handshake 2":
+				send(2)
+				send(2)
+			case "early packets":
+				send(2)
+				send(2)
+				c.take()
+				for range maxEarlyPackets {
+					sendData(t, c.session, &c.out, string(make([]byte, 1000)))
+				}
+				send(maxEarlyPackets)
+			}
+		}
+		counted := g.responders.budgets.Memory(Unproved)
+		if g.responders.Len() != clients {
+			t.Fatalf("%s: %d records", step, g.responders.Len())
+		}
+		g.out = Output{}
+		with := heapInUse()
+		for r := range maps.Values(g.responders.responders) {
+			g.responders.remove(r)
+		}
+		real := int64(with - heapInUse())
+		t.Logf("%s: %d bytes a record are charged, %d are in use", step, counted/clients, real/clients)
+		if real > counted || real < counted/2 {
+			t.Errorf("%s: %d bytes a record are charged, %d are in use", step, counted/clients, real/clients)
+		}
+		runtime.KeepAlive(all)
+		runtime.KeepAlive(g)
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -122,7 +122,7 @@ type GatewayConfig struct {
 	// Bounds of the gateway, whatever the number of its tables.
 	MaxHandshakes   int           // handshakes kept; 0 means 65,536
 	HandshakeTTL    time.Duration // 0 means 90 s
-	MaxEarlyBytes   int           // transport packets kept before Handshake 3; 0 means 64 MiB
+	Memory          int64         // bytes of records and queued packets (see SetMemory); 0 means 64 MiB
 	CookieThreshold int           // Handshake 1 messages a second above which hellos need a cookie; 0 means 500
 	Rate            float64       // handshakes a second and source; 0 means 20
 	Burst           int           // 0 means 40
@@ -139,7 +139,6 @@ func (c *GatewayConfig) wall(now time.Time) time.Time {
 }
 
 func (c *GatewayConfig) tolerance() time.Duration    { return cmp.Or(c.Tolerance, 30*time.Second) }
-func (c *GatewayConfig) maxEarlyBytes() int          { return cmp.Or(c.MaxEarlyBytes, 64<<20) }
 func (c *GatewayConfig) maxHandshakes() int          { return cmp.Or(c.MaxHandshakes, 1<<16) }
 func (c *GatewayConfig) handshakeTTL() time.Duration { return cmp.Or(c.HandshakeTTL, 90*time.Second) }
 func (c *GatewayConfig) cookieThreshold() int        { return cmp.Or(c.CookieThreshold, 500) }

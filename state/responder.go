@@ -39,7 +39,10 @@ type responder struct {
 	created time.Time
 	timer   Timer[*responder]
 	ofPeer  peerLinks[*responder]
-	queue   *list.List // for eviction
+	class   Class
+	charged int64
+	kind    recordKind
+	turn    uint64 // order in which records came to be of their kind
 	place   *list.Element
 	next    *responder // with the same index
 
@@ -137,8 +140,11 @@ func (r *responder) handleKKT(content []byte, size int, from path.Path, out *Out
 const maxHandshake1Parts = 4
 
 // inbox assembles Handshake 1 for the responders of one index and source, so that a part costs the
-// same whatever their number.
-type inbox struct{ parts.Assembler }
+// same whatever their number. Its parts are charged to one of them and go with it.
+type inbox struct {
+	parts.Assembler
+	owner *responder
+}
 
 // handleHandshake1 processes a Handshake 1 with its hash. The first message that opens is final;
 // copies of it are answered by the stored Handshake 2.
@@ -157,7 +163,7 @@ func (r *responder) handleHandshake1(now time.Time, message []byte, sum [32]byte
 		return err
 	}
 	if err := r.accept(now, payload); err != nil {
-		r.table.requeue(r, r.table.failed)
+		r.table.requeue(r, failedRecord)
 		return err
 	}
 	r.handshake1 = &sum
@@ -270,7 +276,7 @@ func (r *responder) handleHandshake3(now time.Time, packet []byte, out *Output) 
 	r.table.removeReady(r)
 	r.handshake3 = bytes.Clone(packet)
 	r.session.send(wire.TypeAck, r.session.terms.ack(), out)
-	r.table.requeue(r, r.table.done)
+	r.table.requeue(r, doneRecord)
 	r.table.timers.Set(&r.timer, now.Add(responderLinger))
 	return r.session, nil
 }
@@ -303,22 +309,40 @@ func (r *responder) bufferEarly(packet []byte, from path.Path) error {
 	if r.handshake1 == nil || r.session != nil {
 		return ErrUnexpectedMessage
 	}
-	if len(r.earlyData) == maxEarlyPackets || r.table.earlyBytes+len(packet) > r.table.config.maxEarlyBytes() {
+	if len(r.earlyData) == maxEarlyPackets {
 		return errEarlyFull
 	}
-	r.table.earlyBytes += len(packet)
 	r.earlyData = append(r.earlyData, Packet{Data: bytes.Clone(packet), Path: from})
+	r.table.recharge(r)
 	return nil
 }
 
-// takeEarlyData removes and returns the buffered packets.
-func (r *responder) takeEarlyData() []Packet {
-	early := r.earlyData
-	for _, p := range early {
-		r.table.earlyBytes -= len(p.Data)
+// Memory of a responder in bytes, as measured: without its variable parts, of its Noise and PSQ state,
+// and what each of its buffers takes beside its contents.
+const (
+	recordSize     = 1152
+	cryptoSize     = 4096
+	bufferOverhead = 160
+)
+
+// size returns the bytes that the responder takes, at least.
+func (r *responder) size() int64 {
+	n := recordSize
+	if r.noise != nil {
+		n += cryptoSize
 	}
-	r.earlyData = nil
-	return early
+	for _, b := range [...][]byte{r.response, r.handshake2, r.handshake3} {
+		if b != nil {
+			n += len(b) + bufferOverhead
+		}
+	}
+	for _, p := range r.earlyData {
+		n += len(p.Data) + bufferOverhead
+	}
+	if r.inbox.owner == r {
+		n += r.inbox.Size() + r.inbox.Kept()*bufferOverhead
+	}
+	return int64(n)
 }
 
 func (r *responder) wipeSecrets() {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -315,7 +314,8 @@ func TestEarlyPacketsAreDelivered(t *testing.T) {
 	if len(g.data) != 0 || g.sessions.Len() != 0 || len(g.take()) != 0 {
 		t.Fatal("something was done before Handshake 3")
 	}
-	if g.responders.earlyBytes == 0 {
+	before := g.responders.budgets.Memory(Unproved)
+	if before < 4*int64(len("early 0")) {
 		t.Error("the bytes that wait are not counted")
 	}
 	for _, p := range third {
@@ -324,45 +324,11 @@ func TestEarlyPacketsAreDelivered(t *testing.T) {
 	if got := fmt.Sprint(payloads(g.data)); got != "[early 0 early 1 early 2 early 3]" {
 		t.Errorf("after Handshake 3 the gateway has %v, want the first four", got)
 	}
-	if g.responders.earlyBytes != 0 {
-		t.Errorf("%d bytes are still counted as waiting", g.responders.earlyBytes)
+	if n := g.responders.budgets.Memory(Unproved); n != 0 {
+		t.Errorf("%d bytes of the established client are counted with those of spoofed sources", n)
 	}
 	converse(epoch, c, g)
 	checkExchange(t, epoch, c, g)
-}
-
-// Shows R5.26.
-func TestEarlyBytesAreBounded(t *testing.T) {
-	config := gatewayConfig(t, 1)
-	config.MaxEarlyBytes = 2500
-	// Three clients send data, and their Handshake 3 is lost.
-	g := newGatewayEnd(t, config)
-	for n := range 3 {
-		c := newClientEnd(t, epoch, clientConfig(uint64(10+n)))
-		from := addr(fmt.Sprintf("192.0.2.%d:1", n+1))
-		for range 2 {
-			for _, p := range c.take() {
-				g.handle(epoch, p.Data, from)
-			}
-			for _, p := range g.take() {
-				c.handle(epoch, p.Data, gatewayAt)
-			}
-		}
-		c.take()
-		for range maxEarlyPackets {
-			sendData(t, c.session, &c.out, strings.Repeat("x", 500))
-		}
-		for _, p := range c.take() {
-			g.handle(epoch, p.Data, from)
-		}
-	}
-	if got := g.responders.earlyBytes; got > 2500 || got < 1500 {
-		t.Errorf("%d bytes wait, of at most 2500", got)
-	}
-	g.tick(epoch.Add(90 * time.Second))
-	if g.responders.earlyBytes != 0 || g.responders.Len() != 0 {
-		t.Errorf("%d bytes of %d responders are left", g.responders.earlyBytes, g.responders.Len())
-	}
 }
 
 // Shows R11.6.
@@ -431,7 +397,7 @@ func TestEvictionOrder(t *testing.T) {
 	waiting := func(r *responder) bool { return r.response != nil }
 	opened := func(r *responder) bool { return r.handshake1 != nil }
 	done := func(r *responder) bool { return r.session != nil }
-	failed := func(r *responder) bool { return r.queue == g.responders.failed }
+	failed := func(r *responder) bool { return r.kind == failedRecord }
 	opened1, opened2 := client(1, opened, false), client(2, opened, false)
 	idle1, idle2 := client(3, waiting, false), client(4, waiting, false)
 	done1, done2 := client(5, done, false), client(6, done, false)
@@ -649,7 +615,7 @@ func TestHandshake3OfRemovedClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.handle(epoch, c.out.Packets[0].Data, clientAt) // kept for the session
-	if g.responders.earlyBytes == 0 {
+	if r := g.responders.responders[i.index]; len(r.earlyData) == 0 {
 		t.Fatalf("no early packet is kept: drops %v", g.drops)
 	}
 	listed = false
@@ -661,8 +627,8 @@ func TestHandshake3OfRemovedClient(t *testing.T) {
 	if got := g.take(); len(got) != 0 || g.sessions.Len() != 0 {
 		t.Errorf("%d answers, %d sessions for a client that is no longer listed", len(got), g.sessions.Len())
 	}
-	if r := g.responders; r.Stats.Unlisted != 1 || r.Len() != 0 || r.earlyBytes != 0 || r.ready.Len() != 0 || len(r.peers) != 0 {
-		t.Errorf("counted %d times; %d records, %d early bytes, %d and %d in the indexes", r.Stats.Unlisted, r.Len(), r.earlyBytes, r.ready.Len(), len(r.peers))
+	if r := g.responders; r.Stats.Unlisted != 1 || r.Len() != 0 || r.budgets.Memory(Unproved) != 0 || r.ready.Len() != 0 || len(r.peers) != 0 {
+		t.Errorf("counted %d times; %d records, %d bytes, %d and %d in the indexes", r.Stats.Unlisted, r.Len(), r.budgets.Memory(Unproved), r.ready.Len(), len(r.peers))
 	}
 }
 

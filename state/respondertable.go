@@ -27,22 +27,34 @@ const strangersJoins = 2048
 
 // HandshakeStats are the counters of a ResponderTable. The tags describe their metrics.
 type HandshakeStats struct {
-	Hellos      uint64    `metric:"handshakes_total" label:"step=hello" help:"Handshake messages by outcome."`
-	Repeated    uint64    `metric:"handshakes_total" label:"step=repeated"`
-	Collisions  uint64    `metric:"handshakes_total" label:"step=collision"`
-	Busy        uint64    `metric:"handshakes_total" label:"step=busy"`
-	Cookies     uint64    `metric:"handshakes_total" label:"step=cookie"`
-	KEMKeys     uint64    `metric:"handshakes_total" label:"step=kem_key"`
-	Opened      uint64    `metric:"handshakes_total" label:"step=opened"`
-	Failed      uint64    `metric:"handshakes_total" label:"step=failed"`
-	Limited     uint64    `metric:"handshakes_total" label:"step=limited"`
-	FailedJoins uint64    `metric:"handshakes_total" label:"step=failed_join"`
-	Unlisted    uint64    `metric:"handshakes_total" label:"step=unlisted"`
-	Established uint64    `metric:"handshakes_total" label:"step=established"`
-	Evicted     uint64    `metric:"handshakes_total" label:"step=evicted"`
-	Expired     uint64    `metric:"handshakes_total" label:"step=expired"`
-	Rejects     [7]uint64 // by code
+	Hellos           uint64    `metric:"handshakes_total" label:"step=hello" help:"Handshake messages by outcome."`
+	Repeated         uint64    `metric:"handshakes_total" label:"step=repeated"`
+	Collisions       uint64    `metric:"handshakes_total" label:"step=collision"`
+	Busy             uint64    `metric:"handshakes_total" label:"step=busy"`
+	Cookies          uint64    `metric:"handshakes_total" label:"step=cookie"`
+	KEMKeys          uint64    `metric:"handshakes_total" label:"step=kem_key"`
+	Opened           uint64    `metric:"handshakes_total" label:"step=opened"`
+	Failed           uint64    `metric:"handshakes_total" label:"step=failed"`
+	Limited          uint64    `metric:"handshakes_total" label:"step=limited"`
+	FailedJoins      uint64    `metric:"handshakes_total" label:"step=failed_join"`
+	Unlisted         uint64    `metric:"handshakes_total" label:"step=unlisted"`
+	Established      uint64    `metric:"handshakes_total" label:"step=established"`
+	Evicted          uint64    `metric:"handshakes_total" label:"step=evicted"`
+	EvictedForMemory uint64    `metric:"handshakes_total" label:"step=evicted_for_memory"`
+	Expired          uint64    `metric:"handshakes_total" label:"step=expired"`
+	Rejects          [7]uint64 // by code
 }
+
+// recordKind is the progress of a responder, in the order of eviction.
+type recordKind uint8
+
+const (
+	failedRecord  recordKind = iota // its last Handshake 1 was refused
+	doneRecord                      // only answers copies
+	waitingRecord                   // waits for Handshake 1
+	openedRecord                    // waits for Handshake 3
+	recordKinds
+)
 
 // ResponderTable holds the responders of a gateway's shard and answers all handshake
 // packets. It is not safe for concurrent use.
@@ -57,10 +69,12 @@ type ResponderTable struct {
 	// peers and ready hold the responders that wait for Handshake 3, by client and all.
 	peers peerIndex[*responder]
 	ready Bag[*responder]
-	// Queues in the order of eviction: responders that failed, that only answer
-	// copies, that wait for Handshake 1, and that wait for Handshake 3.
-	failed, done, waiting, opened *list.List
-	earlyBytes                    int
+	// queues are the responders of each class of source and kind, in the order in which they came
+	// to be of the kind.
+	queues  [Classes][recordKinds]*list.List
+	turns   uint64
+	records Share
+	memory  [Classes]Share
 
 	budgets *GatewayBudgets
 	joins   parts.Joins // of Handshake 1
@@ -79,19 +93,23 @@ func NewResponderTable(now time.Time, config *GatewayConfig) (*ResponderTable, e
 			return nil, err
 		}
 	}
-	return &ResponderTable{
+	t := &ResponderTable{
 		config:     config,
 		mac:        cookie.NewMAC1Key(config.Identity.Public()),
 		jar:        cookie.NewJar(config.Session.Rand),
 		responders: make(map[uint32]*responder),
 		peers:      make(peerIndex[*responder]),
-		failed:     list.New(),
-		done:       list.New(),
-		waiting:    list.New(),
-		opened:     list.New(),
 		joins:      parts.Joins{PerSecond: strangersJoins},
+		records:    Share{pool: &budgets.records},
 		budgets:    budgets,
-	}, nil
+	}
+	for class := range t.queues {
+		t.memory[class].pool = &budgets.memory[class]
+		for kind := range t.queues[class] {
+			t.queues[class][kind] = list.New()
+		}
+	}
+	return t, nil
 }
 
 // SessionConfig returns the configuration of the table's sessions.
@@ -114,6 +132,7 @@ func (t *ResponderTable) handleKKTRequest(index uint32, packet, content []byte, 
 		if !r.isSource(from) {
 			err = ErrWrongSource
 		} else if err = r.handleKKT(content, len(packet), from, out); err == nil {
+			t.recharge(r)
 			return nil
 		}
 	}
@@ -146,6 +165,7 @@ func (t *ResponderTable) handleHandshake1Part(now time.Time, index uint32, packe
 			if message, err = r.inbox.Add(now, part); message != nil {
 				sum = kdf.Hash(message)
 			}
+			t.ownInbox(r)
 			t.Stats.FailedJoins += t.joins.Failed - failed
 			t.budgets.tries.add(now, uint32(t.joins.Failed-failed))
 			joined = true
@@ -155,6 +175,7 @@ func (t *ResponderTable) handleHandshake1Part(now time.Time, index uint32, packe
 		}
 		before := r.handshake1
 		err = r.handleHandshake1(now, message, sum, from, out)
+		t.recharge(r)
 		t.countHandshake1(before != r.handshake1, err)
 	}
 	return err
@@ -173,8 +194,10 @@ func (t *ResponderTable) HandleHandshake3(now time.Time, header wire.Header, pac
 		}
 		if s != nil {
 			t.Stats.Established++
-			early := r.takeEarlyData()
+			early := r.earlyData
+			r.earlyData = nil
 			t.removeCollisions(r)
+			t.setClass(r, Proved)
 			return s, early, nil
 		}
 		if err == nil {
@@ -285,10 +308,6 @@ func (t *ResponderTable) removeCollisions(winner *responder) {
 	}
 }
 
-func (t *ResponderTable) newResponder() *responder {
-	return &responder{table: t}
-}
-
 // inboxOf returns the inbox of a new responder.
 func (t *ResponderTable) inboxOf(r *responder) *inbox {
 	for other := t.responders[r.index]; other != nil; other = other.next {
@@ -296,7 +315,7 @@ func (t *ResponderTable) inboxOf(r *responder) *inbox {
 			return other.inbox
 		}
 	}
-	return &inbox{parts.Assembler{Limit: parts.MaxHandshake, Most: maxHandshake1Parts, Joins: &t.joins}}
+	return &inbox{Assembler: parts.Assembler{Limit: parts.MaxHandshake, Most: maxHandshake1Parts, Joins: &t.joins}}
 }
 
 // add inserts a responder that waits for Handshake 1.
@@ -306,16 +325,17 @@ func (t *ResponderTable) add(r *responder, until time.Time) {
 	r.next = t.responders[r.index]
 	t.responders[r.index] = r
 	t.count++
-	t.budgets.records.used.Add(1)
+	t.records.Add(1)
 	t.timers.Set(&r.timer, until)
-	t.requeue(r, t.waiting)
+	t.requeue(r, waitingRecord)
+	t.recharge(r)
 }
 
 // addReady adds a responder whose Handshake 1 has opened.
 func (t *ResponderTable) addReady(r *responder) {
 	t.ready.Add(&r.timer.Slot)
 	t.peers.add(r.client, r)
-	t.requeue(r, t.opened)
+	t.requeue(r, openedRecord)
 }
 
 // removeReady removes a responder that no longer waits for Handshake 3.
@@ -324,33 +344,102 @@ func (t *ResponderTable) removeReady(r *responder) {
 	t.peers.remove(r.client, r)
 }
 
-// requeue moves a responder to the end of another queue.
-func (t *ResponderTable) requeue(r *responder, to *list.List) {
+// requeue makes a responder the latest of a kind.
+func (t *ResponderTable) requeue(r *responder, kind recordKind) {
 	if r.place != nil {
-		r.queue.Remove(r.place)
+		t.queues[r.class][r.kind].Remove(r.place)
 	}
-	r.queue, r.place = to, to.PushBack(r)
+	t.turns++
+	r.kind, r.turn = kind, t.turns
+	r.place = t.queues[r.class][kind].PushBack(r)
 }
 
-// evict removes the oldest responder of the first queue that is not empty.
-func (t *ResponderTable) evict() {
-	for _, queue := range []*list.List{t.failed, t.done, t.waiting, t.opened} {
-		if oldest := queue.Front(); oldest != nil {
+// setClass moves a responder to another class of sources.
+func (t *ResponderTable) setClass(r *responder, class Class) {
+	t.memory[r.class].Add(-r.charged)
+	r.charged = 0
+	t.queues[r.class][r.kind].Remove(r.place)
+	r.class, r.place = class, nil
+	t.requeue(r, r.kind)
+	t.recharge(r)
+}
+
+// evict removes the responder that R12.1 names. It returns false if there is none.
+func (t *ResponderTable) evict() bool {
+	for kind := range recordKinds {
+		var oldest *responder
+		for class := range t.queues {
+			if front := t.queues[class][kind].Front(); front != nil {
+				if r := front.Value.(*responder); oldest == nil || r.turn < oldest.turn {
+					oldest = r
+				}
+			}
+		}
+		if oldest != nil {
 			t.Stats.Evicted++
-			t.remove(oldest.Value.(*responder))
-			return
+			t.remove(oldest)
+			return true
 		}
 	}
+	return false
+}
+
+// maxEvictions bounds the responders that give way at once: more of them only where the memory was
+// reduced, and then with the next packets.
+const maxEvictions = 16
+
+// recharge charges a responder for the bytes that it takes now. Others of its class give way if there
+// is no room, in the order of eviction.
+func (t *ResponderTable) recharge(r *responder) {
+	memory, more := &t.memory[r.class], r.size()-r.charged
+	for n := 0; more > 0 && n < maxEvictions && memory.Full(more); n++ {
+		oldest := t.oldestBut(r)
+		if oldest == nil {
+			break
+		}
+		t.Stats.EvictedForMemory++
+		t.remove(oldest)
+	}
+	r.charged += more
+	memory.Add(more)
+}
+
+// oldestBut returns the responder that gives way to another of its class, or nil.
+func (t *ResponderTable) oldestBut(r *responder) *responder {
+	for _, queue := range t.queues[r.class] {
+		front := queue.Front()
+		if front != nil && front.Value == any(r) {
+			front = front.Next()
+		}
+		if front != nil {
+			return front.Value.(*responder)
+		}
+	}
+	return nil
+}
+
+// ownInbox charges the parts in a responder's inbox to this responder.
+func (t *ResponderTable) ownInbox(r *responder) {
+	last := r.inbox.owner
+	r.inbox.owner = r
+	if last != nil && last != r {
+		t.recharge(last)
+	}
+	t.recharge(r)
 }
 
 func (t *ResponderTable) remove(r *responder) {
 	t.timers.Set(&r.timer, time.Time{})
 	t.removeReady(r)
-	r.queue.Remove(r.place)
-	r.takeEarlyData()
+	t.queues[r.class][r.kind].Remove(r.place)
+	if r.inbox.owner == r {
+		r.inbox.owner = nil
+		r.inbox.Reset()
+	}
+	t.memory[r.class].Add(-r.charged)
 	r.wipeSecrets()
 	t.count--
-	t.budgets.records.used.Add(-1)
+	t.records.Add(-1)
 	if head := t.responders[r.index]; head != r {
 		for head.next != r {
 			head = head.next
@@ -378,20 +467,25 @@ func (t *ResponderTable) Write(w *snapshot.Writer) {
 	newest := t.newest(maxTableSize)
 	w.Uint32(uint32(len(newest)))
 	for _, r := range newest {
-		w.Part(func() { r.snapshot(snapshot.Encode(w), &r.timer.at) })
+		w.Part(func() {
+			r.snapshot(snapshot.Encode(w), &r.timer.at)
+			snapshot.Byte(snapshot.Encode(w), &r.class)
+		})
 	}
 }
 
-// newest returns the latest responders that fit in size bytes, oldest first. Failed ones
-// are included if there is room after those that wait.
+// newest returns the latest responders of each kind and class that fit in size bytes, oldest first.
+// Those that wait come before those that failed, and of both those of proved sources.
 func (t *ResponderTable) newest(size int) (newest []*responder) {
-	for _, queue := range []*list.List{t.waiting, t.failed} {
-		for e := queue.Back(); e != nil; e = e.Prev() {
-			r := e.Value.(*responder)
-			if size -= minResponderSize + len(r.ack) + len(r.request) + len(r.response); size < 0 {
-				break
+	for _, kind := range []recordKind{waitingRecord, failedRecord} {
+		for _, class := range []Class{Proved, Unproved} {
+			for e := t.queues[class][kind].Back(); e != nil; e = e.Prev() {
+				r := e.Value.(*responder)
+				if size -= minResponderSize + len(r.ack) + len(r.request) + len(r.response); size < 0 {
+					break
+				}
+				newest = append(newest, r)
 			}
-			newest = append(newest, r)
 		}
 	}
 	slices.Reverse(newest)
@@ -409,12 +503,16 @@ func (t *ResponderTable) Read(r *snapshot.Reader) error {
 	}
 	for range r.Count(1<<24, 8) {
 		var until time.Time
-		part, next := r.Part(), t.newResponder()
+		part, next := r.Part(), &responder{table: t}
 		next.snapshot(snapshot.Decode(part), &until)
+		if part.Len() > 0 { // an older program does not write the class
+			snapshot.Byte(snapshot.Decode(part), &next.class)
+			snapshot.Decode(part).Check(next.class < Classes, "class %d", next.class)
+		}
 		if err := part.End(); err != nil {
 			return err
 		}
-		if next.kem != nil && !t.budgets.records.full(int64(t.count), 1) {
+		if next.kem != nil && !t.records.Full(1) {
 			t.add(next, until)
 		}
 	}

@@ -727,7 +727,7 @@ func TestProtocolConstants(t *testing.T) {
 	for name, c := range map[string]struct{ got, want int }{
 		"tries a second and responder": {triesPerSecond, 4},
 		"early packets of a responder": {maxEarlyPackets, 4},
-		"early bytes":                  {(&GatewayConfig{}).maxEarlyBytes(), 64 << 20},
+		"memory of handshakes":         {defaultHandshakeMemory, 64 << 20},
 		"responders":                   {(&GatewayConfig{}).maxHandshakes(), 65_536},
 		"tries before cookies":         {(&GatewayConfig{}).cookieThreshold(), 500},
 		"amplification":                {amplificationFactor, 3},

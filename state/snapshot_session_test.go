@@ -221,7 +221,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[Terms]():          {"IdleTTL", "RekeyAfter", "MaxDatagram", "Flags"},
 		reflect.TypeFor[replay.Window]():  {"next", "floor", "ring"},
 		reflect.TypeFor[path.Path]():      {"Peer", "Local", "IfIndex", "Transport", "[Conn]"},
-		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[ofPeer]", "[queue]", "[place]", "[next]", "suite", "kem", "keyID",
+		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[ofPeer]", "class", "[charged]", "[kind]", "[turn]", "[place]", "[next]", "suite", "kem", "keyID",
 			"ack", "bytesIn", "bytesOut", "request", "response", "[inbox]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
 			"[static]", "[psq]", "[psk]", "[receive]", "[handshake2]", "[earlyData]", "[handshake3]", "[session]"},
 	} {
@@ -307,7 +307,9 @@ func TestHandshakeSnapshot(t *testing.T) {
 // handed over of it stays small, and holds what came last, in its order.
 func TestHandshakeSnapshotIsBounded(t *testing.T) {
 	const flood, frame = 30_000, 32 << 20 // responders, and bytes that a hand-over takes at once
-	g := newGatewayEnd(t, gatewayConfig(t, 1))
+	config := gatewayConfig(t, 1)
+	config.Memory = 1 << 30
+	g := newGatewayEnd(t, config)
 	h := g.responders
 	pair := h.config.KEMs.Find(kem.MLKEM768, 0)
 	response := make([]byte, 1300) // as long as a KKT response
@@ -329,7 +331,7 @@ func TestHandshakeSnapshotIsBounded(t *testing.T) {
 		t.Errorf("%d responders; the newest: %v, the oldest: %v", next.Len(), next.Has(flood), next.Has(1))
 	}
 	before := uint32(0)
-	for e := next.waiting.Front(); e != nil; e = e.Next() {
+	for e := next.queues[Unproved][waitingRecord].Front(); e != nil; e = e.Next() {
 		if index := e.Value.(*responder).index; index <= before {
 			t.Fatalf("responder %d comes behind %d", index, before)
 		} else {
@@ -439,7 +441,7 @@ func newClientEndHello(t testing.TB, g *gatewayEnd) {
 		g.handle(epoch, p.Data, clientAt)
 	}
 	g.take()
-	if g.responders.waiting.Len() == 0 {
+	if g.responders.queues[Unproved][waitingRecord].Len() == 0 {
 		t.Fatal("no responder waits")
 	}
 }

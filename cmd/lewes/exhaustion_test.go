@@ -4,7 +4,8 @@ package main
 
 import (
 	"bufio"
-	"fmt"
+	"bytes"
+	"crypto/rand"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -21,6 +22,8 @@ import (
 	"lewes/crypto/kkt"
 	"lewes/crypto/seal"
 	"lewes/router/access"
+	"lewes/state"
+	"lewes/state/path"
 	"lewes/state/wire"
 	"lewes/transport/client"
 	"lewes/transport/uri"
@@ -103,83 +106,180 @@ func (g *greeter) next(now time.Time) (hello, request []byte) {
 	return hello, request
 }
 
-// TestMemoryRunsOut fills a gateway with handshakes that nobody goes on with until
-// memory is short. Sessions go on, new ones are refused, and taken again once the
-// handshakes are forgotten.
-//
-// Shows R12.6.
-func TestMemoryRunsOut(t *testing.T) {
-	t.Parallel()
-	_, key := newClient(t)
+// parts returns packets with different parts of one message_id for the last hello.
+func (g *greeter) parts() (packets [][]byte) {
+	for n := range 4 {
+		data := bytes.Repeat([]byte{byte(n), byte(g.index)}, 500)
+		part := wire.Part{Index: uint8(n % 2), Count: 2, MessageID: [4]byte{9}, Data: data}
+		p := wire.Finish(part.Append(wire.Begin(nil, g.index, wire.LevelClear, 0, wire.TypeHandshake)))
+		g.mac.Sum(p)
+		packets = append(packets, p)
+	}
+	return packets
+}
+
+// gatewayWithLimit starts a gateway that lists one client and hardly limits the rate of handshakes, and
+// connects that client through it to an echo server.
+func gatewayWithLimit(t *testing.T, limit string) (g *runningGateway, key *identity.PrivateKey, at uri.Gateway, echoes func()) {
+	t.Helper()
+	_, key = newClient(t)
 	target := echo(t)
 	dir := t.TempDir()
 	if err := access.Add(filepath.Join(dir, "clients"), access.Entry{Identity: key.Public()}); err != nil {
 		t.Fatal(err)
 	}
-	g := launchGatewayIn(t, dir, allowEcho+withMetrics+`[handshake]
+	g = launchGatewayIn(t, dir, allowEcho+withMetrics+`[handshake]
 rate = 1000000
 burst = 1000000
 tries_per_second = 1000000
 max_records = 1000000
-record_ttl = "3s"
-`, "GOMEMLIMIT=48MiB", "GOMAXPROCS=2") // whatever the number of processors
-	parsed, err := uri.Parse(g.uri)
+`, "GOMEMLIMIT="+limit)
+	at, err := uri.Parse(g.uri)
 	if err != nil {
 		t.Fatal(err)
 	}
-	session := dial(t, g.uri, key)
-	conn, err := session.DialContext(t.Context(), "udp", target)
+	conn, err := dial(t, g.uri, key).DialContext(t.Context(), "udp", target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := g.until("the limit is read", func(f map[string]float64) bool { return f["lewes_memory_used_bytes"] > 0 })
-	if before["lewes_memory_limit_bytes"] != 48<<20 {
-		t.Errorf("the limit is %v", before["lewes_memory_limit_bytes"])
+	return g, key, at, func() {
+		t.Helper()
+		buffer := make([]byte, 16)
+		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		for string(buffer) != "still here" {
+			if _, err := conn.Write([]byte("still here")); err != nil {
+				t.Fatal(err)
+			}
+			n, err := conn.Read(buffer[:cap(buffer)])
+			if err != nil {
+				t.Fatalf("the session does not carry on: %v", err)
+			}
+			buffer = buffer[:n]
+		}
 	}
+}
 
-	flood, err := net.Dial("udp", net.JoinHostPort(parsed.Host, fmt.Sprint(parsed.Port)))
+// TestHandshakesKeepToTheirMemory floods a gateway with handshakes that nobody goes on with, with parts
+// that join to nothing. However many they are, they take no more than their share of the memory limit,
+// memory does not become short, and clients connect.
+//
+// Shows R12.21.
+func TestHandshakesKeepToTheirMemory(t *testing.T) {
+	t.Parallel()
+	const limit = 64 << 20
+	g, key, at, echoes := gatewayWithLimit(t, "64MiB")
+	flood, err := net.Dial("udp", at.Address())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer flood.Close()
-	makes := newGreeter(parsed.Identity)
-	short := map[string]float64{}
-	for began := time.Now(); short["lewes_memory_refused_hellos_total"] == 0; short = g.figures() {
+	makes := newGreeter(at.Identity)
+	const unproved, cookies = `lewes_handshake_memory_bytes{source="unproved"}`, `lewes_handshakes_total{step="cookie"}`
+	g.until("the limit is read", func(f map[string]float64) bool { return f["lewes_memory_limit_bytes"] == limit })
+	// Cookies are required from half of the memory on; the parts fill the rest.
+	flooded := g.until("there is a flood", func(f map[string]float64) bool {
 		for range 500 {
 			hello, request := makes.next(time.Now())
 			_, _ = flood.Write(hello) // what is lost is made up for by what comes
 			_, _ = flood.Write(request)
+			for _, p := range makes.parts() {
+				_, _ = flood.Write(p)
+			}
 		}
-		if time.Since(began) > patience {
-			t.Fatalf("%d handshakes were not enough: %v", makes.index, short)
+		return f[cookies] > 5000
+	})
+	if n := flooded[unproved]; n > limit/40 || n < limit/160 {
+		t.Errorf("%.0f bytes of handshakes are kept", n)
+	}
+	echoes()
+	again, err := client.Dial(t.Context(), client.Config{Gateway: at, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
+	if err != nil {
+		t.Fatalf("during the flood: %v", err)
+	}
+	_ = again.Close()
+	after := g.figures()
+	if after["lewes_memory_refused_hellos_total"] != 0 || after["lewes_memory_used_bytes"] > 0.8*limit || after[unproved] > limit/40 {
+		t.Errorf("afterwards: %v", after)
+	}
+}
+
+// TestMemoryRunsOut establishes sessions until memory is short. They go on, new ones are refused, and
+// taken again once the others have ended.
+//
+// Shows R12.6.
+func TestMemoryRunsOut(t *testing.T) {
+	t.Parallel()
+	g, key, at, echoes := gatewayWithLimit(t, "32MiB")
+	before := g.until("the limit is read", func(f map[string]float64) bool { return f["lewes_memory_used_bytes"] > 0 })
+	if before["lewes_memory_limit_bytes"] != 32<<20 {
+		t.Errorf("the limit is %v", before["lewes_memory_limit_bytes"])
+	}
+	many, err := net.Dial("udp", at.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer many.Close()
+	var sessions []*state.Session
+	for deadline := time.Now().Add(patience); g.figures()["lewes_memory_refused_hellos_total"] == 0; {
+		for range 50 {
+			if s := establish(t, many, at.Identity, key); s != nil {
+				sessions = append(sessions, s)
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d sessions were not enough: %v", len(sessions), g.figures())
 		}
 	}
 	g.awaitLog("memory is short")
-	t.Logf("%d handshakes; %.0f MiB before, then %.0f MiB of %.0f MiB", makes.index, before["lewes_memory_used_bytes"]/(1<<20), short["lewes_memory_used_bytes"]/(1<<20), short["lewes_memory_limit_bytes"]/(1<<20))
+	t.Logf("%d sessions; %.0f MiB before", len(sessions), before["lewes_memory_used_bytes"]/(1<<20))
+	echoes()
 
-	buffer := make([]byte, 16)
-	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := conn.Write([]byte("still here")); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := conn.Read(buffer); err == nil && string(buffer[:n]) == "still here" {
-			break
-		} else if err != nil {
-			t.Fatalf("the session does not carry on: %v", err)
+	for _, s := range sessions {
+		var out state.Output
+		s.Close(wire.CloseDone, "", &out)
+		for _, p := range out.Packets {
+			_, _ = many.Write(p.Data)
 		}
 	}
-
 	g.awaitLog("memory is no longer short")
-	again, err := client.Dial(t.Context(), client.Config{Gateway: parsed, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
+	again, err := client.Dial(t.Context(), client.Config{Gateway: at, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
 	if err != nil {
 		t.Fatalf("after the shortage: %v", err)
 	}
 	_ = again.Close()
-	after := g.figures()
-	if after["lewes_memory_used_bytes"] > 0.8*48*(1<<20) || strings.Count(g.stderr(), "memory is short") != 1 {
-		t.Errorf("afterwards: %v", after)
+	if used := g.figures()["lewes_memory_used_bytes"]; used > 0.8*32*(1<<20) || strings.Count(g.stderr(), "memory is short") != 1 {
+		t.Errorf("afterwards %.0f bytes are used", used)
+	}
+}
+
+// establish makes a session over a socket that serves one handshake at a time, or returns nil if the
+// gateway refuses or does not answer in time.
+func establish(t *testing.T, conn net.Conn, gateway identity.PublicKey, key *identity.PrivateKey) *state.Session {
+	t.Helper()
+	var out state.Output
+	c, err := state.NewClient(time.Now(), state.ClientConfig{
+		Gateway: gateway, Identity: key, KEM: kem.MLKEM768, Suites: seal.Offer(), Rand: rand.Reader,
+		Path: path.Path{Peer: conn.RemoteAddr().(*net.UDPAddr).AddrPort()},
+	}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 2048)
+	for {
+		for _, p := range out.Packets {
+			_, _ = conn.Write(p.Data)
+		}
+		out.Reset()
+		if c.Session() != nil {
+			return c.Session()
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		n, err := conn.Read(buffer)
+		if err != nil {
+			return nil
+		}
+		_ = c.Handle(time.Now(), buffer[:n], &out)
 	}
 }

@@ -24,8 +24,9 @@ func TestConstantsInREADME(t *testing.T) {
 	want := map[string]string{
 		"offset of a client's clock":                                       seconds(router.DefaultTolerance),
 		"hellos per second from the address of a gateway in the directory": fmt.Sprint(router.DefaultTrustedRate),
-		"queued handshake packets per shard":                               fmt.Sprint(router.DefaultHandshakeQueue),
-		"data buffered before the end of handshakes":                       mebibytes(router.DefaultMaxEarly),
+		"queued handshake packets per shard and class of source":           fmt.Sprint(router.DefaultHandshakeQueue),
+		"memory of handshakes whose source has proved its address":         mebibytes(router.DefaultHandshakeMemory),
+		"memory of other handshakes":                                       mebibytes(router.DefaultHandshakeMemory / 4),
 		"packets under one key before a rekey":                             fmt.Sprintf("2^%d", bits.Len64(state.DefaultRekeyPackets)-1),
 		"time for which replaced keys still open packets":                  seconds(state.DefaultDemotedTTL),
 		"memory of incoming TCP packets":                                   mebibytes(tcp.DefaultMaxReceiving),
