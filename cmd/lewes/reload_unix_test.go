@@ -3,12 +3,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"lewes/transport/client"
+	"lewes/transport/uri"
 )
 
 // reload writes a gateway's configuration anew and has it read, until it says what.
@@ -82,5 +86,35 @@ func TestReload(t *testing.T) {
 	g.reload(loopbackListen, `"sessions_closed": 1`)
 	if code := g.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestReloadRemovesGateway removes the exit from an entry's configuration: the flow to it ends, although
+// its session is open, and the session with the entry goes on.
+func TestReloadRemovesGateway(t *testing.T) {
+	_, key := newClient(t)
+	exit := launchGateway(t, allowEcho, key)
+	entry := launchGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri), key)
+	to, err := uri.Parse(exit.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	via, err := uri.Parse(entry.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := client.Dial(t.Context(), client.Config{Gateway: to, Via: []client.Gateway{via}, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	entry.reload(loopbackListen, `"changed": ["gateway"], "needs_upgrade": [], "needs_restart": [], "sessions_closed": 0, "flows_closed": 1`)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := s.Ping(ctx); err == nil {
+		t.Error("the exit answers through an entry that no longer knows it")
 	}
 }
