@@ -179,7 +179,9 @@ func (c *memConn) arrive(p []byte, at path.Path) {
 func (c *memConn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.errs = append(c.errs, err)
+	if len(c.errs) == 0 { // a socket keeps one
+		c.errs = append(c.errs, err)
+	}
 	c.ready.Broadcast()
 }
 
