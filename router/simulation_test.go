@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/binary"
+	"flag"
 	"net/netip"
 	"slices"
 	"testing"
@@ -20,16 +21,17 @@ import (
 
 const (
 	attackRate     = 20_000 // packets a second
-	attackTime     = 300 * time.Millisecond
 	otherClients   = 100
 	otherRate      = 5_000 // datagrams a second of all other clients
 	handshakeRate  = 50    // honest handshakes a second
-	spoofedRecords = 64    // handshakes of a stranger
+	spoofedRecords = 1000  // handshakes of a stranger
 	socketBuffer   = 4096  // packets
 	mostDelay      = 5 * time.Millisecond
 	mostHandshake  = time.Second
 	leastDelivered = 0.9
 )
+
+var attackTime = flag.Duration("attack", 300*time.Millisecond, "virtual time of each attack of TestAttackersLeaveOthersTheirTime")
 
 // TestAttackersLeaveOthersTheirTime lets one attacker send 20,000 packets a second of each kind to
 // a shard. In virtual time, with the costs of the table in router/costs, other clients keep 90 %
@@ -308,7 +310,7 @@ func (s *simulation) run() {
 	s.pending, s.exchanged = 0, 0
 	at := s.rig.now()
 	const step = time.Second / attackRate
-	for n := range int(attackTime / step) {
+	for n := range int(*attackTime / step) {
 		at = at.Add(step)
 		if s.exchanged > 0 {
 			s.exchanged--

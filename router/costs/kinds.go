@@ -85,6 +85,7 @@ var Kinds = []Kind{
 	{"hello, repeated", Stranger, handshakeTime, "handshakes_total{step=repeated}", repeatedHello},
 	{"hello beyond the budget", Stranger, handshakeTime, "handshakes_total{step=cookie}", busyHello},
 	{"hello with a cookie", Stranger, provedHellos, "handshakes_total{step=hello}", cookieHello},
+	{"hello over TCP", Stranger, provedHellos, "handshakes_total{step=hello}", tcpHello},
 	{"hello with the index of a session", Stranger, collisions, "handshakes_total{step=collision}", takenHello},
 	{"KKT request", Stranger, newHellos, "handshakes_total{step=kem_key}", kktRequest(false)},
 	{"KKT request, repeated", Stranger, handshakeTime, "", kktRequest(true)},

@@ -66,6 +66,14 @@ func trustedHello(e *Env) maker {
 	})
 }
 
+func tcpHello(e *Env) maker {
+	conn := uint64(0)
+	return always(func() transport.Packet {
+		conn++
+		return e.attempt(path.NewTCP(e.source().Peer, netip.Addr{}, conn)).packet()
+	})
+}
+
 // begun returns handshakes with a record, which alternate.
 func begun(e *Env) func() *attempt {
 	var all []*attempt
