@@ -25,10 +25,12 @@ const (
 	otherRate      = 5_000 // datagrams a second of all other clients
 	handshakeRate  = 50    // honest handshakes a second
 	spoofedRecords = 1000  // handshakes of a stranger
-	socketBuffer   = 4096  // packets
-	mostDelay      = 5 * time.Millisecond
-	mostHandshake  = time.Second
-	leastDelivered = 0.9
+	// handshakeMemory is the bound of handshakes, so low that an attack reaches it.
+	handshakeMemory = 4 << 20
+	socketBuffer    = 4096 // packets
+	mostDelay       = 5 * time.Millisecond
+	mostHandshake   = time.Second
+	leastDelivered  = 0.9
 )
 
 var attackTime = flag.Duration("attack", 300*time.Millisecond, "virtual time of each attack of TestAttackersLeaveOthersTheirTime")
@@ -73,7 +75,8 @@ type simulation struct {
 	dialing   []*dialing
 	took      []time.Duration // honest handshakes
 	begun     int
-	dropped   int // by the full socket
+	dropped   int                  // by the full socket
+	memory    [state.Classes]int64 // the most that handshakes took, in bytes
 }
 
 // simulatedEgress opens sockets that note the datagrams of honest clients.
@@ -128,6 +131,7 @@ func newSimulation(t *testing.T, k *costs.Kind) *simulation {
 	s.rig = newRig(t, func(c *Config) {
 		withDirectory(t)(c)
 		c.Policy = policy.New(policy.Config{})
+		c.HandshakeMemory = handshakeMemory
 		c.Resolver = slowResolver{}
 		c.Egress = simulatedEgress{s}
 	})
@@ -222,6 +226,9 @@ func (s *simulation) receive(batch []arrival) []transport.Packet {
 		s.pending += a.cost
 	}
 	s.shard.Receive(s.rig.now(), packets, nil)
+	for class := range s.memory {
+		s.memory[class] = max(s.memory[class], s.whole.budgets.Memory(state.Class(class)))
+	}
 	return s.collect()
 }
 
@@ -376,6 +383,12 @@ func (s *simulation) check() {
 		s.kind, 100*delivered, s.sent, mostDelay, len(s.took), s.begun, longest, s.dropped)
 	if delivered < leastDelivered {
 		s.t.Errorf("%.1f %% of the datagrams arrived in time, want %.0f %%", 100*delivered, 100*leastDelivered)
+	}
+	if s.memory[state.Proved] > handshakeMemory || s.memory[state.Unproved] > handshakeMemory/4 {
+		s.t.Errorf("handshakes took %d bytes of sources that have proved their address, and %d of others", s.memory[state.Proved], s.memory[state.Unproved])
+	}
+	if got := s.shard.Stats(); got.Flows > otherClients+256 || got.Bindings > 64 {
+		s.t.Errorf("one attacker holds %d flows and %d claims", got.Flows-otherClients, got.Bindings)
 	}
 	if len(s.took) < s.begun || longest > mostHandshake {
 		s.t.Errorf("%d of %d handshakes finished, the longest took %v", len(s.took), s.begun, longest)

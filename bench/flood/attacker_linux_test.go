@@ -147,6 +147,7 @@ func (a *attacker) attack(ctx context.Context, p attack) (measure.Sent, error) {
 	makers := map[string]func() (from netip.AddrPort, payload []byte){
 		"garbage":          a.garbage(p.Size),
 		"spoofed hellos":   a.spoofedHellos,
+		"spoofed parts":    a.spoofedParts(),
 		"hellos":           a.hellos,
 		"garbage, known":   a.garbageForKnown(p.Size),
 		"garbage, unknown": a.garbageForUnknown(p.Size),
@@ -227,6 +228,24 @@ func (a *attacker) helloPacket(h *wire.ClientHello) []byte {
 }
 
 func (a *attacker) spoofedHellos() (netip.AddrPort, []byte) { return a.spoofed(), a.hello() }
+
+// spoofedParts returns handshakes of one source after the other: a hello, and parts of Handshake 1 that
+// join to nothing, as many as a gateway keeps.
+func (a *attacker) spoofedParts() func() (netip.AddrPort, []byte) {
+	var from netip.AddrPort
+	n := 0
+	return func() (netip.AddrPort, []byte) {
+		if n++; n%5 == 1 {
+			from = a.spoofed()
+			return from, a.hello()
+		}
+		part := wire.Part{Index: uint8(n % 2), Count: 2, MessageID: [4]byte{9}, Data: make([]byte, parts.MaxData)}
+		binary.LittleEndian.PutUint64(part.Data, uint64(n))
+		p := wire.Finish(part.Append(wire.Begin(nil, a.index, wire.LevelClear, 0, wire.TypeHandshake)))
+		a.mac.Sum(p)
+		return from, p
+	}
+}
 
 func (a *attacker) hellos() (netip.AddrPort, []byte) {
 	return a.foreign(0), a.hello()

@@ -19,6 +19,7 @@ import (
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
 	"lewes/router/costs"
+	"lewes/state/parts"
 	"lewes/transport/uri"
 )
 
@@ -56,7 +57,7 @@ type floodEnv struct {
 	dialed             int // honest sessions, whose Close a flood may have lost
 }
 
-func newFloodEnv(t *testing.T) *floodEnv {
+func newFloodEnv(t *testing.T, memoryLimit int, config string) *floodEnv {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("floods take both processors")
@@ -102,7 +103,7 @@ max_connections = %d
 [flows]
 max = 1000 # few enough for the limit on open files
 [handshake]
-record_ttl = %q
+%s
 [egress]
 allow = ["192.0.2.1"]
 [metrics]
@@ -110,7 +111,7 @@ listen = "192.0.2.2:%d"
 [[gateway]]
 name = "exit"
 uri = %q
-`, maxConnections, recordTTL, metricsPort, exit))
+`, maxConnections, config, metricsPort, exit))
 	start := func(role string, params, result any) *worker.Process {
 		p, err := l.Start(ctx, role, params, result, machines[0].Where())
 		if err != nil {
@@ -203,7 +204,7 @@ func (b *floodEnv) attack(a attack, rate float64) (arrived, sent uint64) {
 // -long it also measures throughput and handshake times, and asserts neither.
 func TestFloods(t *testing.T) {
 	t.Parallel()
-	b := newFloodEnv(t)
+	b := newFloodEnv(t, memoryLimit, fmt.Sprintf("record_ttl = %q", recordTTL))
 	b.capture()
 	b.call(b.attacker, "learn", worker.None{}, nil)
 	before, descriptors := b.idle(), b.gateway.descriptors()
@@ -247,6 +248,39 @@ func TestFloods(t *testing.T) {
 		})
 	}
 	b.recovered(before, descriptors)
+	b.gateway.end()
+}
+
+// TestSpoofedHandshakesKeepToTheirMemory fills a gateway with handshakes of spoofed sources, each with
+// as many parts as are kept. Without a bound they would take several times the memory limit.
+func TestSpoofedHandshakesKeepToTheirMemory(t *testing.T) {
+	t.Parallel()
+	const (
+		limit  = 128 << 20
+		enough = 2 * limit / (4 * parts.MaxData)
+	)
+	b := newFloodEnv(t, limit, "tries_per_second = 1000000 # no cookies, which spoofed sources do not get")
+	before := b.idle()
+	const hellos = `lewes_handshakes_total{step="hello"}`
+	for m := before; m[hellos]-before[hellos] < enough; m = b.metrics() {
+		b.call(b.attacker, "attack", attack{Kind: "spoofed parts", Size: 1000, Rate: 100_000, For: time.Second}, nil)
+		if used := m["lewes_memory_used_bytes"]; used > limit {
+			t.Fatalf("the gateway uses %.0f MiB", used/(1<<20))
+		}
+	}
+	b.flood(t, attack{Kind: "spoofed parts", Size: 1000, Rate: 20_000})
+	m := b.metrics()
+	peak := b.gateway.peakMemory()
+	t.Logf("%.0f hellos, %d MiB were resident at most", m[hellos]-before[hellos], peak>>20)
+	if peak > limit {
+		t.Errorf("%d MiB were resident", peak>>20)
+	}
+	if n := m[`lewes_handshake_memory_bytes{source="unproved"}`]; n > limit/40 || n == 0 {
+		t.Errorf("handshakes of spoofed sources take %.0f bytes", n)
+	}
+	if n := m["lewes_memory_refused_hellos_total"]; n > 0 {
+		t.Errorf("%.0f hellos were refused because memory was short", n)
+	}
 	b.gateway.end()
 }
 

@@ -174,6 +174,24 @@ func (g *gateway) descriptors() int {
 	return len(entries)
 }
 
+// peakMemory returns the most resident memory that the process has had, in bytes.
+func (g *gateway) peakMemory() int {
+	g.t.Helper()
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(g.cmd.Process.Pid) + "/status")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmHWM:" {
+			if n, err := strconv.Atoi(f[1]); err == nil {
+				return n << 10
+			}
+		}
+	}
+	g.t.Fatalf("no VmHWM in %s", status)
+	return 0
+}
+
 // parseMetrics parses a metrics page into values by series name, labels included as written.
 func parseMetrics(page string) map[string]float64 {
 	all := make(map[string]float64)
