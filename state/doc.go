@@ -9,13 +9,14 @@
 //   - Client (handshake_client.go) establishes a session by one or more attempts
 //     (attempt.go).
 //   - ResponderTable (respondertable.go, admission.go) holds a gateway's responders
-//     (responder.go), one per handshake in progress.
+//     (responder.go), one per handshake in progress. The tables of one gateway share the
+//     bounds on strangers, GatewayBudgets (budgets.go).
 //   - Session (session.go) is an established session at either end. It consists of its key
 //     sets (keyset.go), rekeys (rekey_initiator.go, rekey_responder.go), the peer's path
 //     (migration.go), path MTU discovery (pmtu.go) and liveness (liveness.go).
 //   - Sessions (sessions.go) finds a shard's sessions by receiver index and deadline.
-//   - Sender (keyset.go) is the sealing half of a key set, the one value that other
-//     goroutines may use.
+//   - Sender (keyset.go) is the sealing half of a key set. It and GatewayBudgets are the
+//     values that several goroutines may use.
 //
 // Only differences of times are used, except for the time stamps of hello and PSQ, which
 // are Unix times.

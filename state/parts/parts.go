@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"lewes/crypto/kdf"
@@ -99,24 +100,24 @@ func (j *Joins) take(now time.Time) bool {
 }
 
 // Assembler reassembles messages of one type. Its zero value with a Limit is ready to use. It keeps
-// a bounded number of parts and evicts the oldest. An arriving part is always joined with the oldest
-// kept parts that fit it and that it was not joined with before. Other combinations are tried within
-// a budget.
+// a bounded number of parts and evicts the one that arrived the longest ago. An arriving part is always
+// joined with the oldest kept parts that fit it, except those that it was joined with since they
+// arrived. Other combinations are tried within a budget.
 type Assembler struct {
 	Limit int    // the longest accepted message, in bytes
 	Most  int    // kept parts; 0 means eight
 	Joins *Joins // bounds the joins of several Assemblers together; nil: no such bound
 
-	kept  []keptPart // oldest first
+	kept  []keptPart // in order of their last arrival
 	own   Joins
-	count uint64 // of parts kept so far
+	count uint64 // of arrivals
 }
 
 // keptPart is a part that waits for others. It owns Data.
 type keptPart struct {
 	wire.Part
-	number uint64 // of its arrival, from 1
-	tried  uint64 // number of the last part that it was joined with
+	number uint64 // of its last arrival, from 1
+	tried  uint64 // the last arrival that it was joined with
 }
 
 // Add adds a part that arrived at now. It returns the message that this part completes, or nil if
@@ -136,19 +137,23 @@ func (a *Assembler) Add(now time.Time, p wire.Part) (message []byte, err error) 
 		}
 		return p.Data, nil
 	}
-	for i := range a.kept {
-		k := &a.kept[i]
-		if k.Index == p.Index && k.Count == p.Count && k.MessageID == p.MessageID && bytes.Equal(k.Data, p.Data) {
-			return a.complete(now, k), nil
-		}
+	newest := keptPart{Part: p}
+	repeated := slices.IndexFunc(a.kept, func(k keptPart) bool {
+		return k.Index == p.Index && k.Count == p.Count && k.MessageID == p.MessageID && bytes.Equal(k.Data, p.Data)
+	})
+	switch most := cmp.Or(a.Most, maxKept); {
+	case repeated >= 0:
+		newest = a.kept[repeated]
+		a.kept = slices.Delete(a.kept, repeated, repeated+1)
+	case len(a.kept) == most:
+		a.kept = slices.Delete(a.kept, 0, 1)
+		fallthrough
+	default:
+		newest.Data = bytes.Clone(p.Data)
 	}
-	if most := cmp.Or(a.Most, maxKept); len(a.kept) == most {
-		copy(a.kept, a.kept[1:])
-		a.kept = a.kept[:most-1]
-	}
-	p.Data = bytes.Clone(p.Data)
 	a.count++
-	a.kept = append(a.kept, keptPart{Part: p, number: a.count})
+	newest.number = a.count
+	a.kept = append(a.kept, newest)
 	return a.complete(now, &a.kept[len(a.kept)-1]), nil
 }
 
@@ -166,8 +171,8 @@ func (a *Assembler) Size() (n int) {
 	return n
 }
 
-// complete tries combinations of kept parts that contain newest, older parts first. A part that is
-// repeated goes on where its last search ended. It returns the first message with the right hash and
+// complete tries combinations of kept parts that contain newest, older parts first. The search for a
+// repeated part goes on where its last one ended. It returns the first message with the right hash and
 // drops all parts of that message_id.
 func (a *Assembler) complete(now time.Time, newest *keptPart) []byte {
 	c := combination{Assembler: a, now: now, newest: newest}
@@ -175,14 +180,8 @@ func (a *Assembler) complete(now time.Time, newest *keptPart) []byte {
 	if c.message == nil {
 		return nil
 	}
-	id, rest := newest.MessageID, a.kept[:0]
-	for _, k := range a.kept {
-		if k.MessageID != id {
-			rest = append(rest, k)
-		}
-	}
-	clear(a.kept[len(rest):])
-	a.kept = rest
+	id := newest.MessageID
+	a.kept = slices.DeleteFunc(a.kept, func(k keptPart) bool { return k.MessageID == id })
 	return c.message
 }
 

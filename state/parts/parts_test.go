@@ -234,6 +234,42 @@ func TestJoinsAreBounded(t *testing.T) {
 	}
 }
 
+// TestHonestPartsFindEachOther puts up to two forged parts between any two honest ones, with no budget
+// for further joins: the fourth transmission of the honest message completes it, at the latest.
+//
+// Shows R1.18.
+func TestHonestPartsFindEachOther(t *testing.T) {
+	split := Split(pattern(1313), MaxData)
+	rapid.Check(t, func(t *rapid.T) {
+		a := Assembler{Limit: MaxHandshake, Most: 4, Joins: &Joins{}}
+		n := byte(0)
+		forge := func(most int) {
+			for range rapid.IntRange(0, most).Draw(t, "forged") {
+				n++
+				p := forged(split[rapid.IntRange(0, 1).Draw(t, "index")], n%200)
+				if rapid.Bool().Draw(t, "shorter") {
+					p.Data = p.Data[:len(p.Data)-1]
+				}
+				if m, _ := a.Add(start, p); m != nil {
+					t.Fatal("a forged part was joined")
+				}
+			}
+		}
+		forge(10)
+		for range 4 {
+			for _, p := range split {
+				if m, err := a.Add(start, p); err != nil {
+					t.Fatal(err)
+				} else if m != nil {
+					return
+				}
+				forge(2)
+			}
+		}
+		t.Fatal("the honest parts were not joined")
+	})
+}
+
 // Shows R1.13.
 func TestCount(t *testing.T) {
 	for size, want := range map[int]int{0: 1, 1: 1, 255: 1, MaxData: 1, MaxData + 1: 2, 1313: 2, 1345: 2, 2 * MaxData: 2, 2*MaxData + 1: 3} {
@@ -429,10 +465,9 @@ func (m *model) add(p wire.Part) []byte {
 	same := func(k wire.Part) bool {
 		return k.Index == p.Index && k.Count == p.Count && k.MessageID == p.MessageID && bytes.Equal(k.Data, p.Data)
 	}
-	if slices.ContainsFunc(m.kept, same) {
-		return nil
-	}
-	if len(m.kept) == 8 {
+	if n := slices.IndexFunc(m.kept, same); n >= 0 {
+		m.kept = slices.Delete(slices.Clone(m.kept), n, n+1)
+	} else if len(m.kept) == 8 {
 		m.kept = m.kept[1:]
 	}
 	m.kept = append(slices.Clone(m.kept), p)
@@ -521,23 +556,26 @@ func FuzzAssembler(f *testing.F) {
 	f.Add(stream(Split(pattern(20), 60)...))
 	f.Add([]byte{5, 0x01, 1, 2, 3, 4})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		a := Assembler{Limit: 512}
-		for len(b) > 0 {
-			n := min(int(b[0]), len(b)-1)
-			part, err := wire.ParsePart(b[1 : 1+n])
-			b = b[1+n:]
+		const perSecond, each = 3, 8 // further joins, parts in a second
+		a := Assembler{Limit: 512, Most: 6, Joins: &Joins{PerSecond: perSecond}}
+		for n := uint64(0); len(b) > 0; n++ {
+			size := min(int(b[0]), len(b)-1)
+			part, err := wire.ParsePart(b[1 : 1+size])
+			b = b[1+size:]
 			if err != nil {
 				continue
 			}
 			before := a.Kept()
-			m, err := a.Add(start, part)
+			m, err := a.Add(start.Add(time.Duration(n/each)*time.Second), part)
 			switch {
-			case a.Kept() > maxKept:
-				t.Fatalf("%d parts are kept", a.Kept())
+			case a.Kept() > 6 || a.Size() > 6*512:
+				t.Fatalf("%d parts of %d bytes are kept", a.Kept(), a.Size())
 			case err != nil && (m != nil || a.Kept() != before):
 				t.Fatalf("rejected (%v), but kept or joined", err)
 			case m != nil && (len(m) > a.Limit || ID(m) != part.MessageID):
 				t.Fatalf("a message of %d bytes with another hash than its parts name", len(m))
+			case a.Joins.Failed > n+1+(n/each+1)*perSecond:
+				t.Fatalf("%d joins failed for %d parts", a.Joins.Failed, n+1)
 			}
 		}
 	})
