@@ -128,3 +128,44 @@ func TestAccountsReturnWhatTheyHeld(t *testing.T) {
 		t.Errorf("held %q after the session's end", got)
 	}
 }
+
+// TestIdleSessionGivesWay: a listed client whose session was lost without a Close gets another one at
+// its bound of sessions, and not in place of one that it uses. A session in another shard gives way
+// before the client's next handshake.
+//
+// Shows R12.7.
+func TestIdleSessionGivesWay(t *testing.T) {
+	client := testIdentity(2).Public()
+	r := newRig(t, func(c *Config) {
+		c.Access = func(id identity.PublicKey) account.Standing {
+			return account.Standing{Admitted: true, Listed: id == client, Limits: account.Limits{Sessions: 1}}
+		}
+	})
+	first := r.connect(2, clientAt)
+	r.advance(replaceAfter - time.Millisecond)
+	r.connect(2, udpFrom("192.0.2.9", 1)) // refused: the first was in use
+	if s := r.shard.Stats(); s.SessionsRefused != 1 || r.shard.st.sessions.OfPeer(client) != first.serverSession() {
+		t.Fatalf("%d sessions were refused", s.SessionsRefused)
+	}
+	r.advance(time.Millisecond)
+	second := r.connect(2, udpFrom("192.0.2.9", 2))
+	if s := r.shard.Stats(); s.SessionsRefused != 1 || s.Sessions != 1 || r.shard.st.sessions.OfPeer(client) != second.serverSession() {
+		t.Fatalf("%d sessions stand, %d were refused", s.Sessions, s.SessionsRefused)
+	}
+	r.advance(replaceAfter)
+	r.whole.shards = []*Shard{r.shard}
+	r.whole.replaceElsewhere(client, r.shard.id)
+	if s := r.shard.Stats(); s.Sessions != 1 {
+		t.Error("the shard that asks gave up a session")
+	}
+	r.whole.replaceElsewhere(client, r.shard.id+1)
+	if s := r.shard.Stats(); s.Sessions != 0 {
+		t.Error("another shard's idle session stays")
+	}
+	open := r.connect(3, secondAt)
+	r.advance(time.Hour)
+	r.whole.replaceElsewhere(testIdentity(3).Public(), r.shard.id+1)
+	if r.shard.Stats().Sessions != 1 || open.serverSession() == nil {
+		t.Error("a session of an unlisted client gave way")
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"lewes/crypto/seal"
-	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -195,11 +194,7 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 		}
 		return
 	}
-	c := st.newClient(rx.now, session, st.accountKey(session))
-	fits := c.account.Take(account.Sessions)
-	if !fits {
-		c.account.Force(account.Sessions) // until it is closed
-	}
+	fits := st.addClient(rx.now, session)
 	st.sessions.Add(session)
 	st.tableVersion++
 	st.acknowledge(answers, rx.from)

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lewes/crypto/identity"
 	"lewes/router/account"
 	"lewes/state"
 	"lewes/state/path"
@@ -30,21 +31,23 @@ type Shard struct {
 // shardEnv is shared by a shard's batches and its return loop. Fields are immutable once the shard
 // serves; the types behind pointers are safe for concurrent use.
 type shardEnv struct {
-	id          int
-	steer       udp.Steer
-	config      *Config
-	limits      *atomic.Pointer[Limits]
-	accounts    *account.Book
-	now         func() time.Time
-	out         clientSockets
-	maxDatagram int         // largest packet accepted over UDP, in bytes
-	do          func(batch) // runs a function as a batch of its own
-	returns     *returnLoop // nil: each socket has a goroutine
-	returnLoops *sync.WaitGroup
-	returned    returnCounters
-	queues      pollQueues
-	errors      socketErrors
-	shortages   *shortages // of the gateway
+	id       int
+	steer    udp.Steer
+	config   *Config
+	limits   *atomic.Pointer[Limits]
+	accounts *account.Book
+	// replaceElsewhere is Gateway.replaceElsewhere.
+	replaceElsewhere func(client identity.PublicKey, except int)
+	now              func() time.Time
+	out              clientSockets
+	maxDatagram      int         // largest packet accepted over UDP, in bytes
+	do               func(batch) // runs a function as a batch of its own
+	returns          *returnLoop // nil: each socket has a goroutine
+	returnLoops      *sync.WaitGroup
+	returned         returnCounters
+	queues           pollQueues
+	errors           socketErrors
+	shortages        *shortages // of the gateway
 }
 
 // batch is work under the shard's lock.
@@ -91,7 +94,7 @@ type shardTimer struct {
 func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfig, out clientSockets) (*Shard, error) {
 	config, now := &g.config, g.config.Clock
 	env := &shardEnv{
-		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, now: now, out: out,
+		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, replaceElsewhere: g.replaceElsewhere, now: now, out: out,
 		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages,
 	}
 	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: state.NewSessions()}}
@@ -328,47 +331,8 @@ func (st *shardState) closeDiscarded(time.Time) bool {
 	return true
 }
 
-// client is the state of a session beyond package state: its flows and index bindings. It is
-// guarded by the shard's lock, except env, session and queue.
-type client struct {
-	env     *shardEnv
-	session *state.Session
-	queue   atomic.Pointer[pollQueue] // while the session is on TCP; nil: never used
-
-	flows    map[uint16]*flow
-	forwards map[uint16]*forward
-	bindings []*indexBinding // at other gateways
-
-	account    *account.Account
-	dropped    bool                 // it has left its account
-	rekey      []rekeyMessage       // queued, oldest first
-	work       account.Budget       // time of the shard
-	flowClosed map[uint16]time.Time // time of the last FlowClosed for an unknown flow
-}
-
-// newClient gives a session its client and a place in the account of key.
-func (st *shardState) newClient(now time.Time, session *state.Session, key account.Key) *client {
-	c := &client{env: st.shardEnv, session: session, account: st.accounts.Join(now, key)}
-	session.User = c
-	return c
-}
-
-// accountKey returns the key of a new session's account: the client's identity if it is listed,
-// else the source that the session is established from (section 12).
-func (env *shardEnv) accountKey(session *state.Session) account.Key {
-	if env.config.standing(session.Peer()).Listed {
-		return account.Listed(session.Peer())
-	}
-	source := session.Path().Peer.Addr()
-	return account.Source(source, env.config.Directory.Trusts(source))
-}
-
 // maxFlowClosed bounds the flow ids in client.flowClosed.
 const maxFlowClosed = 256
-
-// flowCount returns the number of flow ids in use: datagram flows and forwarding flows share one
-// space and one bound.
-func (c *client) flowCount() int { return len(c.flows) + len(c.forwards) }
 
 // rejectFlow sends a FlowClosed for a flow that is not open, at most once per second and flow id.
 func (st *shardState) rejectFlow(now time.Time, c *client, id uint16, reason wire.FlowReason, detail string) {

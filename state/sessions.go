@@ -89,6 +89,22 @@ func (t *Sessions) Next() time.Time { return t.timers.Next() }
 // OfPeer returns the latest session of a client, or nil.
 func (t *Sessions) OfPeer(client identity.PublicKey) *Session { return t.peers[client] }
 
+// idlestOf bounds the sessions of a client that Idlest looks at.
+const idlestOf = 256
+
+// Idlest returns that of a client's latest sessions which has been without an authentic packet the
+// longest, or nil.
+func (t *Sessions) Idlest(client identity.PublicKey) (idlest *Session) {
+	s := t.peers[client]
+	for n := 0; s != nil && n < idlestOf; n++ {
+		if idlest == nil || s.lastOpened.Before(idlest.lastOpened) {
+			idlest = s
+		}
+		s = s.ofPeer.next
+	}
+	return idlest
+}
+
 // Walk returns the next session of a walk through all sessions, as Bag.Next does.
 func (t *Sessions) Walk(c *Cursor) (*Session, bool) { return t.all.Next(c) }
 
