@@ -141,16 +141,17 @@ func newCostBench() (*costBench, error) {
 		return nil, errors.Join(err, b.target.Close())
 	}
 	b.shard, b.detach, err = router.NewDetached(router.Config{
-		Identity:     key,
-		KEMs:         []kem.ID{kem.MLKEM768},
-		Policy:       policy.New(policy.Config{Allow: []policy.Rule{{Prefix: netip.PrefixFrom(open.Addr(), 32)}}}),
-		Directory:    directory,
-		Egress:       &costEgress{real: &egress.UDP{Ports: egress.NewPorts(egress.DefaultRange, nil)}},
-		Resolver:     noNames{},
-		RecordTTL:    time.Hour,
-		TriesASecond: 1 << 30, // so that cookies are not required
-		Terms:        state.Terms{RekeyAfter: 24 * time.Hour},
-		Clock:        b.Now,
+		Identity:        key,
+		KEMs:            []kem.ID{kem.MLKEM768},
+		Policy:          policy.New(policy.Config{Allow: []policy.Rule{{Prefix: netip.PrefixFrom(open.Addr(), 32)}}}),
+		Directory:       directory,
+		Egress:          &costEgress{real: &egress.UDP{Ports: egress.NewPorts(egress.DefaultRange, nil)}},
+		Resolver:        noNames{},
+		RecordTTL:       time.Hour,
+		TriesASecond:    1 << 30, // so that cookies are not required
+		HandshakeMemory: 1 << 30,
+		Terms:           state.Terms{RekeyAfter: 24 * time.Hour},
+		Clock:           b.Now,
 	}, &b.out)
 	if err != nil {
 		return nil, errors.Join(err, b.target.Close())
