@@ -302,6 +302,41 @@ func TestUnknownSessionIsAnsweredByReset(t *testing.T) {
 	}
 }
 
+// TestShardsShareTheBudgetOfASource sends the hellos of one source to a gateway of many shards: as many
+// are accepted as the configuration says.
+//
+// Shows R12.2.
+func TestShardsShareTheBudgetOfASource(t *testing.T) {
+	const burst = 7
+	g, _ := started(t, func(c *Config) { c.Shards, c.Rate, c.Burst = 16, 1e-6, burst })
+	conn, err := net.Dial("udp", loopback(g).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := map[wire.Type]int{}
+	buffer := make([]byte, 2048)
+	for n := range uint32(50) {
+		h := newTestHello(time.Now(), 0x9E37_79B9*(n+1))
+		if _, err := conn.Write(h.packet()); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		size, err := conn.Read(buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind, _, err := wire.ParseBody(wire.Body(buffer[:size]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers[kind]++
+	}
+	if answers[wire.TypeAck] != burst || answers[wire.TypeBusy] != 50-burst {
+		t.Errorf("answers to 50 hellos: %v, want %d Acks", answers, burst)
+	}
+}
+
 func TestStartFailsIfPortIsTaken(t *testing.T) {
 	g, _ := started(t, nil)
 	_, err := Start(Config{

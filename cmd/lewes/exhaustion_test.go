@@ -193,6 +193,9 @@ func TestHandshakesKeepToTheirMemory(t *testing.T) {
 	if n := flooded[unproved]; n > limit/40 || n < limit/160 {
 		t.Errorf("%.0f bytes of handshakes are kept", n)
 	}
+	if flooded[`lewes_handshakes_total{step="failed_join"}`] == 0 {
+		t.Error("the joins that failed are not counted")
+	}
 	echoes()
 	again, err := client.Dial(t.Context(), client.Config{Gateway: at, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
 	if err != nil {
