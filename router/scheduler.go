@@ -133,10 +133,12 @@ func (q *scheduler) delay(class state.Class) time.Duration {
 	return time.Duration(q.queues[class].len()) * q.queues[class].rate
 }
 
-// allowance returns the time that handshakes may take in this batch.
+// allowance returns the time that handshakes may still take in this batch. Where no datagram arrives, the
+// time is idle otherwise and costs no credit.
 func (q *scheduler) allowance(now time.Time) time.Duration {
 	if now.Sub(q.lastDatagram) >= busyFor {
-		return slice
+		q.credit, q.creditedAt, q.otherTime = slice, now, 0
+		return slice - q.spent
 	}
 	gain := now.Sub(q.creditedAt) / shareOf
 	if q.backlogged {
@@ -144,7 +146,7 @@ func (q *scheduler) allowance(now time.Time) time.Duration {
 	}
 	q.credit = min(maxCredit, q.credit+gain)
 	q.creditedAt, q.otherTime = now, 0
-	return min(slice, q.credit)
+	return min(slice-q.spent, q.credit)
 }
 
 // charge deducts time from the credit.

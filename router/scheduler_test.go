@@ -108,6 +108,25 @@ func TestBackloggedShardEarnsCreditByItsOwnTimeOnly(t *testing.T) {
 	}
 }
 
+// TestIdleTimeIsNoDebt: handshakes that took a minute in which no datagram arrived get their share of
+// the time as soon as datagrams arrive again, and no batch has more than one slice of them.
+func TestIdleTimeIsNoDebt(t *testing.T) {
+	b, now := scheduler{lastDatagram: epoch}, epoch.Add(time.Second)
+	for range 60_000 {
+		b.charge(b.allowance(now))
+		if left := b.allowance(now); left > 0 {
+			t.Fatalf("handshakes may take %v more after a slice in one batch", left)
+		}
+		b.endBatch(time.Millisecond)
+		now = now.Add(time.Millisecond)
+	}
+	b.lastDatagram = now
+	b.allowance(now)
+	if now = now.Add(shareOf * time.Millisecond); b.allowance(now) <= 0 {
+		t.Error("handshakes may take nothing of the time among datagrams")
+	}
+}
+
 // rxOf returns a received packet with its header.
 func rxOf(now time.Time, packet []byte, from path.Path) *rxContext {
 	h, _ := wire.ParseHeader(packet)
