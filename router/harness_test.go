@@ -371,9 +371,13 @@ func (p *peer) closedWith() string {
 	return s
 }
 
-// receive waits for packets from the shard to the peer and handles them.
+// receive waits for packets from the shard to the peer and handles them. n counts those that have
+// arrived since the peer's last packet: a lookup may end within its batch.
 func (p *peer) receive(n int) {
 	p.r.t.Helper()
+	if n -= len(p.got); n <= 0 {
+		return
+	}
 	for _, x := range p.r.socket.waitFor(p.r.t, n) {
 		p.handle(x.Data)
 	}
