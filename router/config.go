@@ -20,6 +20,7 @@ import (
 	"lewes/router/account"
 	"lewes/router/egress"
 	"lewes/router/policy"
+	"lewes/router/unlisted"
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport"
@@ -65,12 +66,15 @@ type Config struct {
 
 	// Access returns what the list of clients says of an identity; nil admits every client, and
 	// lists none.
-	Access    func(identity.PublicKey) account.Standing
-	Policy    *policy.Policy
-	Directory *Directory   // nil: this gateway forwards to no other
-	Egress    Egress       // nil means UDP sockets on Ports
-	Ports     egress.Range // local ports of these sockets on Linux; zero means egress.DefaultRange
-	Resolver  Resolver     // nil means net.DefaultResolver
+	Access func(identity.PublicKey) account.Standing
+	// OnUnlisted, if set, is called under the shard's lock when an identity is refused for the first time
+	// (Gateway.Unlisted); it must not block.
+	OnUnlisted func(unlisted.Entry)
+	Policy     *policy.Policy
+	Directory  *Directory   // nil: this gateway forwards to no other
+	Egress     Egress       // nil means UDP sockets on Ports
+	Ports      egress.Range // local ports of these sockets on Linux; zero means egress.DefaultRange
+	Resolver   Resolver     // nil means net.DefaultResolver
 
 	Tolerance  time.Duration
 	MaxRecords int

@@ -15,6 +15,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/router/account"
 	"lewes/router/egress"
+	"lewes/router/unlisted"
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport/tcp"
@@ -40,6 +41,7 @@ type Gateway struct {
 	wall     wallClock
 
 	shortages shortages
+	unlisted  unlisted.Book
 
 	inputs      []input
 	readers     sync.WaitGroup
@@ -232,6 +234,9 @@ func (g *Gateway) TCPAddrs() []netip.AddrPort {
 
 // Identity returns the gateway's public identity.
 func (g *Gateway) Identity() identity.PublicKey { return g.config.Identity.Public() }
+
+// Unlisted returns the identities refused in the last hour because they are not listed, the latest first.
+func (g *Gateway) Unlisted() []unlisted.Entry { return g.unlisted.All(g.config.Clock()) }
 
 // Socket describes one of the gateway's UDP sockets towards clients.
 type Socket struct {

@@ -119,7 +119,9 @@ func (st *shardState) handleHandshakePacket(rx *rxContext) {
 	case st.closing:
 		st.count(st.handshakes.RejectShutdown(rx.now, rx.header, rx.packet, rx.from, &st.output))
 	default:
-		st.count(st.handshakes.HandleClear(rx.now, rx.header, rx.packet, rx.from, &st.output))
+		err := st.handshakes.HandleClear(rx.now, rx.header, rx.packet, rx.from, &st.output)
+		st.count(err)
+		st.noteUnlisted(rx, err)
 	}
 }
 
@@ -187,6 +189,7 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 	answers := len(st.output.Packets)
 	session, early, err := st.handshakes.HandleHandshake3(rx.now, rx.header, rx.packet, &st.output)
 	st.count(err)
+	st.noteUnlisted(rx, err)
 	if session == nil {
 		keys := st.sessions.Find(rx.header.ReceiverIdx)
 		if err == nil && keys != nil && rx.from.SameSource(keys.Session().Path()) {
@@ -214,6 +217,18 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 			next.keys = st.sessions.Find(next.header.ReceiverIdx)
 			st.handlePacket(&next)
 		}
+	}
+}
+
+// noteUnlisted records the identity of a client that is refused because it is not listed.
+func (st *shardState) noteUnlisted(rx *rxContext, err error) {
+	var refused *state.NotListedError
+	if err == nil || !errors.As(err, &refused) {
+		return
+	}
+	e, added := st.unlisted.Add(rx.now, refused.Client, rx.from.Peer.Addr())
+	if added && st.config.OnUnlisted != nil {
+		st.config.OnUnlisted(e)
 	}
 }
 

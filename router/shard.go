@@ -7,6 +7,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/router/account"
+	"lewes/router/unlisted"
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -47,7 +48,8 @@ type shardEnv struct {
 	returned         returnCounters
 	queues           pollQueues
 	errors           socketErrors
-	shortages        *shortages // of the gateway
+	shortages        *shortages     // of the gateway
+	unlisted         *unlisted.Book // of the gateway
 }
 
 // batch is work under the shard's lock.
@@ -95,7 +97,7 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	config, now := &g.config, g.config.Clock
 	env := &shardEnv{
 		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, replaceElsewhere: g.replaceElsewhere, now: now, out: out,
-		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages,
+		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages, unlisted: &g.unlisted,
 	}
 	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: state.NewSessions()}}
 	env.do = s.Do

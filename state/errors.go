@@ -1,6 +1,10 @@
 package state
 
-import "errors"
+import (
+	"errors"
+
+	"lewes/crypto/identity"
+)
 
 // Reasons for which a packet is dropped or an operation fails. None of them ends the session.
 var (
@@ -20,6 +24,14 @@ var (
 	ErrStaticMismatch    = errors.New("state: static key does not match the credential")
 	errEarlyFull         = errors.New("state: too many packets before Handshake 3")
 )
+
+// NotListedError is an ErrNotListed with the identity, which the client has proved.
+type NotListedError struct{ Client identity.PublicKey }
+
+func (e *NotListedError) Error() string { return ErrNotListed.Error() + ": " + e.Client.String() }
+
+// Unwrap returns ErrNotListed.
+func (e *NotListedError) Unwrap() error { return ErrNotListed }
 
 // Reasons of a Closed event.
 var (

@@ -3,7 +3,6 @@ package state
 import (
 	"bytes"
 	"container/list"
-	"fmt"
 	"time"
 
 	"lewes/crypto/identity"
@@ -217,7 +216,7 @@ func (r *responder) accept(now time.Time, payload []byte) error {
 		return ErrClockSkew
 	}
 	if !r.table.admits(opened.Client) {
-		return fmt.Errorf("%w: %s", ErrNotListed, opened.Client)
+		return &NotListedError{opened.Client}
 	}
 	static, err := opened.Client.X25519()
 	if err != nil {
@@ -268,7 +267,7 @@ func (r *responder) handleHandshake3(now time.Time, packet []byte, out *Output) 
 	}
 	if !r.table.admits(r.client) { // since Handshake 1
 		r.table.remove(r)
-		return nil, fmt.Errorf("%w: %s", ErrNotListed, r.client)
+		return nil, &NotListedError{r.client}
 	}
 	if err := r.finish(now, body); err != nil {
 		return nil, err
