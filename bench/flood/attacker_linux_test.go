@@ -7,10 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"lewes/bench/measure"
@@ -19,12 +16,9 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kdf"
 	"lewes/crypto/kem"
-	"lewes/crypto/noise"
 	"lewes/crypto/seal"
 	"lewes/router/costs"
-	"lewes/state"
 	"lewes/state/parts"
-	"lewes/state/path"
 	"lewes/state/wire"
 )
 
@@ -56,16 +50,17 @@ type capture struct {
 	For       time.Duration
 }
 
-// attacker floods a gateway. Its calls are "attack", "capture" and "learn".
+// attacker floods a gateway. Its calls are "attack", "capture", and "prepare"
+// before an attack with packets of a kind.
 type attacker struct {
 	attackerParams
 	raw    *rawSocket
 	mac    *cookie.MAC1Key
 	random *rand.Rand
-	kem    []byte // the gateway's KEM key
 	seen   []*sniffed
 	known  []sniffed // data of sessions
 	index  uint32
+	ready  *prepared
 }
 
 var attackerRole = worker.Start(func(_ context.Context, p attackerParams) (*worker.Service, error) {
@@ -77,47 +72,9 @@ var attackerRole = worker.Start(func(_ context.Context, p attackerParams) (*work
 	return &worker.Service{Result: worker.None{}, Close: raw.close, Calls: map[string]worker.Handler{
 		"attack":  worker.Method(a.attack),
 		"capture": worker.Method(a.capture),
-		"learn":   worker.Method(func(context.Context, worker.None) (worker.None, error) { return worker.None{}, a.learn() }),
+		"prepare": worker.Method(a.prepare),
 	}}, nil
 })
-
-// learn performs a handshake to learn the gateway's KEM key.
-func (a *attacker) learn() error {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(a.Four))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	key, err := identity.Generate(crand.Reader)
-	if err != nil {
-		return err
-	}
-	var out state.Output
-	c, err := state.NewClient(time.Now(), state.ClientConfig{
-		Gateway: a.Identity, Identity: key, KEM: kem.MLKEM768, Suites: seal.Offer(), Rand: crand.Reader,
-		Path: path.NewUDP(a.Four, netip.Addr{}, 0),
-	}, &out)
-	if err != nil {
-		return err
-	}
-	var buffer [2048]byte
-	for c.Err() == nil && c.Session() == nil {
-		for _, p := range out.Packets {
-			_, _ = conn.Write(p.Data) // the client retransmits
-		}
-		out.Reset()
-		if err := conn.SetReadDeadline(c.Deadline()); err != nil {
-			return err
-		}
-		if n, err := conn.Read(buffer[:]); err == nil {
-			_ = c.Handle(time.Now(), append([]byte(nil), buffer[:n]...), &out)
-		} else {
-			c.Tick(time.Now(), &out)
-		}
-	}
-	a.kem, _ = c.KEMKey()
-	return c.Err()
-}
 
 // capture records datagrams to the gateway.
 func (a *attacker) capture(ctx context.Context, c capture) (int, error) {
@@ -141,8 +98,8 @@ func (a *attacker) capture(ctx context.Context, c capture) (int, error) {
 
 // attack runs a flood and returns the number of packets sent.
 func (a *attacker) attack(ctx context.Context, p attack) (measure.Sent, error) {
-	if k := costs.Find(p.Kind); k != nil {
-		return a.sendKind(ctx, p, k)
+	if costs.Find(p.Kind) != nil {
+		return a.ready.send(ctx, p)
 	}
 	makers := map[string]func() (from netip.AddrPort, payload []byte){
 		"garbage":          a.garbage(p.Size),
@@ -152,9 +109,6 @@ func (a *attacker) attack(ctx context.Context, p attack) (measure.Sent, error) {
 		"garbage, known":   a.garbageForKnown(p.Size),
 		"garbage, unknown": a.garbageForUnknown(p.Size),
 		"replays":          a.replays,
-	}
-	if p.Kind == "bad ciphertexts" {
-		return a.badCiphertexts(ctx, p)
 	}
 	if manner := manners[p.Kind]; manner != nil {
 		return a.connect(ctx, p, manner)
@@ -281,156 +235,4 @@ func (a *attacker) replays() (netip.AddrPort, []byte) {
 		return a.foreign(a.random.IntN(100)), s.payload
 	}
 	return s.from, s.payload
-}
-
-// badCiphertexts performs handshakes from its own sockets, with a cookie when asked, each with
-// four Handshake 1 that decrypt up to the KEM ciphertext, which is random. The rate is that of
-// datagrams, of which a handshake has nine.
-func (a *attacker) badCiphertexts(ctx context.Context, p attack) (measure.Sent, error) {
-	static, err := a.Identity.X25519()
-	if err != nil {
-		return measure.Sent{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.For)
-	defer cancel()
-	began := time.Now()
-	var sent, made atomic.Uint64
-	var all sync.WaitGroup
-	errs := make(chan error, len(a.Own))
-	for i, own := range a.Own {
-		all.Go(func() {
-			conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)), net.UDPAddrFromAddrPort(a.Four))
-			if err != nil {
-				errs <- err
-				return
-			}
-			defer conn.Close()
-			one := &forger{attacker: a, conn: conn, gateway: static, index: uint32(i+1) << 20, spoiled: p.Spoiled}
-			for ctx.Err() == nil {
-				due := time.Duration(float64(made.Add(9)) / p.Rate * float64(time.Second))
-				time.Sleep(due - time.Since(began))
-				if ctx.Err() != nil {
-					return
-				}
-				n, err := one.handshake()
-				sent.Add(n)
-				if err != nil {
-					errs <- err
-					return
-				}
-			}
-		})
-	}
-	all.Wait()
-	close(errs)
-	r := measure.Sent{Sent: sent.Load(), Took: time.Since(began)}
-	for err := range errs {
-		return r, err
-	}
-	return r, nil
-}
-
-// forger is one source of bad ciphertexts.
-type forger struct {
-	*attacker
-	conn    *net.UDPConn
-	gateway [32]byte
-	index   uint32
-	spoiled bool
-}
-
-// write sends a packet, or its spoiled copy.
-func (f *forger) write(p []byte) error {
-	if f.spoiled {
-		p = f.spoil(p)
-	}
-	_, err := f.conn.Write(p)
-	return err
-}
-
-// handshake sends a hello, with a cookie when asked, and the forgeries. It returns the number
-// of datagrams sent.
-func (f *forger) handshake() (sent uint64, err error) {
-	ephemeral, err := noise.GenerateKeyPair(crand.Reader)
-	if err != nil {
-		return 0, err
-	}
-	f.index++
-	commitment := kdf.Hash(ephemeral.Public[:])
-	hello := wire.ClientHello{
-		ReceiverIdx: f.index,
-		Salt:        wire.NewSalt(uint64(time.Now().Unix()), &commitment),
-		AEADOffer:   uint8(seal.ChaCha20Poly1305),
-		KEM:         uint8(kem.MLKEM768),
-		KEMKeyID:    kem.KeyID(f.kem),
-	}
-	for range 2 {
-		if err := f.write(f.helloPacket(&hello)); err != nil {
-			return sent, err
-		}
-		sent++
-		kind, content := wire.TypeAck, []byte(nil)
-		if !f.spoiled {
-			kind, content = f.answer()
-		}
-		if kind == wire.TypeAck {
-			forged, err := f.forge(&hello, ephemeral)
-			return sent + forged, err
-		}
-		busy, err := wire.ParseBusy(content)
-		if kind != wire.TypeBusy || err != nil || !busy.HasCookie {
-			return sent, nil // refused, or lost
-		}
-		hello.HasCookie, hello.Cookie = true, busy.Cookie
-	}
-	return sent, nil
-}
-
-// answer waits 100 ms for an answer to the current hello.
-func (f *forger) answer() (wire.Type, []byte) {
-	var buffer [2048]byte
-	if f.conn.SetReadDeadline(time.Now().Add(100*time.Millisecond)) != nil {
-		return 0xffff, nil
-	}
-	for {
-		n, err := f.conn.Read(buffer[:])
-		if err != nil {
-			return 0xffff, nil
-		}
-		p := append([]byte(nil), buffer[:n]...)
-		if index, ok := wire.ReceiverIdx(p); !ok || index != f.index {
-			continue
-		}
-		if kind, content, err := wire.ParseBody(wire.Body(p)); err == nil {
-			return kind, content
-		}
-	}
-}
-
-// forge sends four Handshake 1, in two parts each.
-func (f *forger) forge(hello *wire.ClientHello, ephemeral noise.KeyPair) (sent uint64, err error) {
-	of := hello.Hello()
-	text := append([]byte("lewes/2 transcript"), f.Identity[:]...)
-	text = append(append(text, of[:]...), make([]byte, 8)...) // no KKT
-	t := kdf.Hash(text)
-	for range 4 {
-		// A ciphertext in its TLS form, its confirmation, and a sealed credential.
-		message := append([]byte{0x03, 0x44, 0x40}, make([]byte, 1088+32+16)...)
-		_, _ = crand.Read(message[3:])
-		message = append(append(message, 0x40, 0x7c), make([]byte, 124)...)
-		x := noise.NewXKInitiator(append([]byte("lewes/2"), t[:]...), noise.KeyPair{}, ephemeral, f.gateway)
-		first, err := x.WriteMessage1(message)
-		if err != nil {
-			return sent, err
-		}
-		for _, part := range parts.Split(first, parts.MaxData) {
-			p := wire.Finish(part.Append(wire.Begin(nil, hello.ReceiverIdx, wire.LevelClear, 0, wire.TypeHandshake)))
-			f.mac.Sum(p)
-			if err := f.write(p); err != nil {
-				return sent, err
-			}
-			sent++
-		}
-	}
-	return sent, nil
 }

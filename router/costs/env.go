@@ -152,9 +152,9 @@ func (e *Env) attempt(at path.Path) *attempt {
 // kemKey returns the gateway's KEM key, which a handshake reveals.
 func (e *Env) kemKey() []byte {
 	if e.kem == nil {
-		c := e.client(e.source())
-		if c.session == nil {
-			panic("costs: the first handshake failed")
+		c := e.client()
+		if c == nil {
+			panic("costs: the gateway refuses all handshakes")
 		}
 		e.kem, _ = c.handshake.KEMKey()
 	}
@@ -249,11 +249,15 @@ func (e *Env) dial(at path.Path, known []byte) *client {
 	return c
 }
 
-// client returns one with a session, unless the gateway refuses it.
-func (e *Env) client(at path.Path) *client {
-	c := e.dial(at, e.kem)
-	c.run()
-	return c
+// client returns one with a session, or nil if the gateway refuses it again and again.
+func (e *Env) client() *client {
+	for range 8 {
+		c := e.dial(e.source(), e.kem)
+		if c.run(); c.session != nil {
+			return c
+		}
+	}
+	return nil
 }
 
 // take returns the client's packets.

@@ -137,8 +137,8 @@ func cookieHello(e *Env) maker {
 }
 
 func takenHello(e *Env) maker {
-	c := e.client(e.source())
-	if c.session == nil {
+	c := e.client()
+	if c == nil {
 		return none
 	}
 	return always(func() transport.Packet {
@@ -335,7 +335,7 @@ func replayedData(e *Env) maker {
 func each(e *Env, packet func(*client) transport.Packet) maker {
 	var all []*client
 	for range e.Clients {
-		if c := e.client(e.source()); c.session != nil {
+		if c := e.client(); c != nil {
 			all = append(all, c)
 		}
 	}
@@ -614,8 +614,8 @@ func misplaced(e *Env) maker {
 
 func closeSession(e *Env) maker {
 	return func() (transport.Packet, bool) {
-		c := e.client(e.source())
-		if c.session == nil {
+		c := e.client()
+		if c == nil {
 			return none()
 		}
 		return c.seal(wire.TypeClose, &wire.Close{}), true
