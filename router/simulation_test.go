@@ -47,7 +47,6 @@ func TestAttackersLeaveOthersTheirTime(t *testing.T) {
 			s := newSimulation(t, k)
 			s.run()
 			s.check()
-			s.debug()
 		})
 	}
 }
