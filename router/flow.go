@@ -34,6 +34,8 @@ type flow struct {
 	sent     uint64        // datagrams of the client
 	answered atomic.Uint64 // datagrams of the target
 
+	icmp failure
+
 	dropped     atomic.Bool // its id may belong to another flow
 	errorQueued atomic.Bool // it is in shardEnv.errors
 }
@@ -106,6 +108,7 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 		}
 		return
 	}
+	f.icmp.sent(now)
 	st.outbound.add(&f.outlet, d.Payload)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -207,34 +208,81 @@ func TestIdleFlowIsClosed(t *testing.T) {
 	}
 }
 
-// refusing is an egress socket whose target refuses.
-type refusing struct{ *memConn }
+// refusing is an egress socket on which errors are reported.
+type refusing struct {
+	*memConn
+	errors chan error
+}
 
-func (c refusing) ReadBatch(p []transport.Packet) (int, error) {
+func (c *refusing) ReadBatch(p []transport.Packet) (int, error) {
 	select {
+	case err := <-c.errors:
+		return 0, err
+	case batch := <-c.fed:
+		return copy(p, batch), nil
 	case <-c.closed:
-		return c.memConn.ReadBatch(p)
-	default:
-		return 0, transport.ErrRefused
+		return 0, net.ErrClosed
 	}
 }
 
-type refusingEgress struct{}
+type refusingEgress struct{ conn *refusing }
 
-func (refusingEgress) Dial(netip.AddrPort, account.Key) (transport.Conn, error) {
-	return refusing{newMemConn()}, nil
+func (e refusingEgress) Dial(netip.AddrPort, account.Key) (transport.Conn, error) {
+	return e.conn, nil
 }
 
+// An ICMP error, which anyone can forge, ends a flow only if a datagram draws a second one and no
+// answer. A target that has answered gets a second to do so again.
+//
 // Shows R8.10.
-func TestICMPRefusalClosesFlow(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Egress = refusingEgress{} })
-	p := r.connect(2, clientAt)
-	p.data(1, target, "x")
-	if p.closedWith() == "" {
-		p.receive(1)
-	}
-	if got := p.closedWith(); got != "1:2 " {
-		t.Errorf("closed with %q, want unreachable", got)
+func TestICMPErrorsCloseFlow(t *testing.T) {
+	for name, row := range map[string]struct {
+		steps string // s: datagram sent, e: error, a: answer, w: a second passes
+		want  string
+	}{
+		"two errors without a datagram":    {"seeee", ""},
+		"a datagram between":               {"sese", "1:2 "},
+		"answers between":                  {"saeseasease", ""},
+		"soon after an answer":             {"saesesese", ""},
+		"a second after an answer":         {"saesewse", "1:2 "},
+		"a rare question and forged ones":  {"saewseaewwseaewse", ""},
+		"forged ones while it answers":     {"saeeeseeeaeeesaeeese", ""},
+		"a second without a further error": {"saesww", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := &refusing{newMemConn(), make(chan error)}
+			r := newRig(t, func(c *Config) { c.Egress = refusingEgress{conn} })
+			p := r.connect(2, clientAt)
+			closed := ""
+			for _, step := range row.steps {
+				switch step {
+				case 's':
+					p.data(1, target, "x")
+				case 'w':
+					r.advance(time.Second)
+				case 'a':
+					conn.fed <- []transport.Packet{{Data: []byte("answer")}}
+					p.got = nil
+					p.receive(1)
+				case 'e':
+					r.advance(time.Millisecond)
+					conn.errors <- transport.ErrRefused
+					select { // the reader has passed the error on
+					case conn.errors <- transport.ErrFull:
+					case <-conn.closed:
+					}
+					r.advance(time.Millisecond)
+					for _, x := range r.socket.take() {
+						p.handle(x.Data)
+					}
+				}
+				closed += p.closedWith()
+				p.got = nil
+			}
+			if closed != row.want {
+				t.Errorf("closed with %q, want %q", closed, row.want)
+			}
+		})
 	}
 }
 

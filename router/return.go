@@ -187,18 +187,47 @@ func (q *socketErrors) take() []socketError {
 	return list
 }
 
+// minFailure is how long a target that has answered before must fail before ICMP ends its flow.
+const minFailure = time.Second
+
+// failure is what ICMP has reported of a flow's target since the last answer. Anyone can forge it, so
+// that one error proves nothing.
+type failure struct {
+	first time.Time // zero: none was reported
+	asked time.Time // the first datagram sent after it; zero: none
+}
+
+// reported handles an error. It reports whether the target is unreachable: datagrams were sent after
+// another error and drew this one, and no answer. A flow that had answers gets time for one.
+func (e *failure) reported(now, lastAnswer time.Time) bool {
+	if e.first.IsZero() || lastAnswer.After(e.first) {
+		*e = failure{first: now}
+		return false
+	}
+	return !e.asked.IsZero() && (lastAnswer.IsZero() || now.Sub(e.asked) >= minFailure)
+}
+
+// sent notes a datagram.
+func (e *failure) sent(now time.Time) {
+	if !e.first.IsZero() && e.asked.IsZero() {
+		e.asked = now
+	}
+}
+
 // handleSocketErrors closes the flows whose target is unreachable according to ICMP.
-func (st *shardState) handleSocketErrors() {
+func (st *shardState) handleSocketErrors(now time.Time) {
 	for _, e := range st.errors.take() {
 		f := e.flow
 		f.errorQueued.Store(false)
 		if f.client.flows[f.id] != f {
 			continue
 		}
+		refused, unreachable := errors.Is(e.err, transport.ErrRefused), errors.Is(e.err, transport.ErrUnreachable)
 		switch {
-		case errors.Is(e.err, transport.ErrRefused):
+		case (refused || unreachable) && !f.icmp.reported(now, f.returnedAt()):
+		case refused:
 			st.closeFlow(f, wire.FlowUnreachable, "the target refuses: nothing listens on that port")
-		case errors.Is(e.err, transport.ErrUnreachable):
+		case unreachable:
 			st.closeFlow(f, wire.FlowUnreachable, "the target cannot be reached")
 		default:
 			st.counters.EgressFailed++

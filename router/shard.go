@@ -183,7 +183,7 @@ func (s *Shard) Do(f batch) {
 
 // endBatch sends the results of the batch and sets the timer for the next deadline.
 func (st *shardState) endBatch(now time.Time) {
-	st.handleSocketErrors()
+	st.handleSocketErrors(now)
 	st.runQueued()
 	st.outbound.flush()
 	st.sendAnswers()

@@ -374,8 +374,13 @@ func (r *exploreRun) deliver(p *explorePacket) {
 	if g == nil {
 		return
 	}
-	if p.kind == wire.TypeSubsessionKK2 {
+	switch p.kind {
+	case wire.TypeSubsessionKK2:
 		r.renewOffer()
+	case wire.TypeSubsessionRequest: // never so soon after another that it is ignored
+		if at := s.rekey.followAt; at.After(e.now) {
+			e.now = at
+		}
 	}
 	from, book := clientAt, e.book(p.index)
 	if s.role == RoleClient {

@@ -16,6 +16,8 @@ const (
 	rekeyRetry     = 500 * time.Millisecond
 	rekeyFastTries = 5
 	rekeySlowRetry = 10 * time.Second
+	// followInterval is the least time between the SubsessionRequests that a client follows.
+	followInterval = 100 * time.Millisecond
 )
 
 const (
@@ -224,9 +226,11 @@ func (i *rekeyInitiator) sendIndexCollision(s *Session, index uint32, out *Outpu
 // handleRekeyRequest starts a rekey for the gateway, or repeats the last message of the
 // one in progress.
 func (s *Session) handleRekeyRequest(now time.Time, out *Output) error {
-	switch {
-	case !s.Confirmed():
+	if !s.Confirmed() || now.Before(s.rekey.followAt) {
 		return ErrStale
+	}
+	s.rekey.followAt = now.Add(followInterval)
+	switch {
 	case s.rekey.initiator == nil:
 		s.Rekey(now, out)
 	default:

@@ -195,7 +195,7 @@ func TestRepeatedSubsessionMessages(t *testing.T) {
 	checkExchange(t, now, c, g)
 }
 
-// Shows R7.6.
+// Shows R7.5, R7.6.
 func TestSubsessionRequests(t *testing.T) {
 	c, g := established(t)
 	s := g.only()
@@ -222,6 +222,19 @@ func TestSubsessionRequests(t *testing.T) {
 		if g.tick(epoch.Add(at)); len(g.take()) != 0 {
 			t.Fatalf("the gateway asks though KK1 has come")
 		}
+	}
+	// A flood of requests is followed ten times a second.
+	now := epoch.Add(time.Minute)
+	c.take()
+	sent := 0
+	for range 1000 {
+		_ = s.Send(wire.TypeSubsessionRequest, &wire.Empty{}, &g.out)
+		down(now, c, g)
+		sent += len(c.take())
+		now = now.Add(time.Millisecond)
+	}
+	if sent != 2*10 {
+		t.Errorf("%d parts of KK1 for a flood of requests in a second, want 20", sent)
 	}
 	// The gateway never starts one itself, whatever its keys have done.
 	s.Rekey(epoch, &g.out)
