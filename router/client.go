@@ -21,6 +21,7 @@ type client struct {
 	forwards map[uint16]*forward
 	bindings []*indexBinding // at other gateways
 
+	stats      clientStats
 	account    *account.Account
 	dropped    bool                 // it has left its account
 	rekey      []rekeyMessage       // queued, oldest first
@@ -31,6 +32,7 @@ type client struct {
 // newClient gives a session its client and a place in the account of key.
 func (st *shardState) newClient(now time.Time, session *state.Session, key account.Key) *client {
 	c := &client{env: st.shardEnv, session: session, account: st.accounts.Join(now, key)}
+	c.stats.first = session.Path().Transport
 	session.User = c
 	return c
 }

@@ -26,7 +26,7 @@ type Directory struct {
 // known is immutable.
 type known struct {
 	byIdentity map[identityKey]resolved
-	trusted    map[netip.Addr]bool
+	trusted    map[netip.Addr]identityKey
 	targets    map[netip.AddrPort]bool
 }
 
@@ -55,7 +55,7 @@ func (d *Directory) Replace(gateways []uri.Gateway) {
 // error names all of these.
 func (d *Directory) Refresh(ctx context.Context) error {
 	before := d.known.Load()
-	now := &known{byIdentity: make(map[identityKey]resolved), trusted: make(map[netip.Addr]bool), targets: make(map[netip.AddrPort]bool)}
+	now := &known{byIdentity: make(map[identityKey]resolved), trusted: make(map[netip.Addr]identityKey), targets: make(map[netip.AddrPort]bool)}
 	var errs []error
 	for _, g := range *d.gateways.Load() {
 		addrs, err := d.resolve(ctx, g.Host)
@@ -66,7 +66,7 @@ func (d *Directory) Refresh(ctx context.Context) error {
 			}
 		}
 		now.byIdentity[g.Identity] = resolved{addrs, g.Port}
-		now.trusted[addrs[0]] = true
+		now.trusted[addrs[0]] = g.Identity
 		for _, addr := range addrs {
 			now.targets[netip.AddrPortFrom(addr, g.Port)] = true
 		}
@@ -115,5 +115,5 @@ func (d *Directory) Serves(target netip.AddrPort) bool {
 // Trusts reports whether an address belongs to a gateway of the directory. Handshakes from there have
 // a budget of their own.
 func (d *Directory) Trusts(addr netip.Addr) bool {
-	return d != nil && d.known.Load().trusted[addr.Unmap()]
+	return d.at(addr) != identity.PublicKey{}
 }

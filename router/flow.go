@@ -100,6 +100,7 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 	f.sent++
 	st.counters.Up.Packets++
 	st.counters.Up.Bytes += uint64(len(d.Payload))
+	c.stats.addUp(len(d.Payload))
 	if f.step != flowOpen {
 		if len(f.waiting) < st.limits.Load().MaxWaiting {
 			f.waiting = append(f.waiting, bytes.Clone(d.Payload))
@@ -116,7 +117,7 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 // the reason why not. It returns nil if the flow does not stand.
 func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) *flow {
 	refuse := func(reason wire.FlowReason, detail string) *flow {
-		st.counters.FlowsRefused++
+		st.noteRefusal(reason, "")
 		st.rejectFlow(now, c, d.FlowID, reason, detail)
 		return nil
 	}
@@ -171,18 +172,18 @@ func (st *shardState) runFlow(now time.Time, f *flow) {
 // finishOpening connects a flow to the first address that the policy allows, and sends what waits.
 // The policy applies to resolved addresses, never to names.
 func (st *shardState) finishOpening(now time.Time, f *flow) {
-	reason, detail := wire.FlowNameNotFound, f.failure
+	reason, detail, rule := wire.FlowNameNotFound, f.failure, ""
 	if f.target.Kind() != wire.TargetName {
 		f.found = []netip.Addr{f.target.Addr}
 	}
 	for _, addr := range f.found[:min(len(f.found), maxAddresses)] {
-		if reason, detail = st.connectFlow(f, netip.AddrPortFrom(addr.Unmap(), f.target.Port)); reason == 0 {
+		if reason, detail, rule = st.connectFlow(f, netip.AddrPortFrom(addr.Unmap(), f.target.Port)); reason == 0 {
 			break
 		}
 	}
 	f.found = nil
 	if reason != 0 {
-		st.counters.FlowsRefused++
+		st.noteRefusal(reason, rule)
 		st.dropFlow(f)
 		st.rejectFlow(now, f.client, f.id, reason, detail)
 		return
@@ -196,18 +197,20 @@ func (st *shardState) finishOpening(now time.Time, f *flow) {
 	f.waiting = nil
 }
 
-// connectFlow opens the flow's socket if the egress policy allows the target.
-func (st *shardState) connectFlow(f *flow, target netip.AddrPort) (wire.FlowReason, string) {
+// connectFlow opens the flow's socket if the egress policy allows the target. Otherwise it returns the
+// reason, and the rule that denied it.
+func (st *shardState) connectFlow(f *flow, target netip.AddrPort) (reason wire.FlowReason, detail, rule string) {
 	if err := st.config.Policy.Check(target); err != nil {
-		return wire.FlowPolicy, denialReason(err)
+		return wire.FlowPolicy, denialReason(err), denialRule(err)
 	}
 	conn, err := st.config.Egress.Dial(target, f.client.account.Key())
 	if err != nil {
-		return st.dialFailed(err)
+		reason, detail = st.dialFailed(err)
+		return reason, detail, ""
 	}
 	f.conn = conn
 	st.startReturn(conn, f)
-	return 0, ""
+	return 0, "", ""
 }
 
 // denialReason returns the policy's reason without the target's address.

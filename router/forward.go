@@ -82,13 +82,14 @@ func (st *shardState) handleForward(rx *rxContext, c *client, content []byte) {
 		return
 	}
 	st.counters.Forwarded++
+	c.stats.addUp(len(m.Inner))
 	st.outbound.add(&f.upstream.outlet, m.Inner)
 }
 
 // openForward opens the flow that m names, or answers with the reason why not.
 func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacket) *forward {
 	refuse := func(reason wire.FlowReason, detail string) *forward {
-		st.counters.FlowsRefused++
+		st.noteRefusal(reason, "")
 		st.rejectFlow(now, c, m.FlowID, reason, detail)
 		return nil
 	}
@@ -190,7 +191,7 @@ func (st *shardState) bindIndex(rx *rxContext, c *client, f *forward, m *wire.Fo
 	}
 	if b == nil {
 		if !c.account.Take(account.Claims) {
-			st.counters.FlowsRefused++
+			st.noteRefusal(wire.FlowBound, "")
 			st.rejectFlow(now, c, m.FlowID, wire.FlowBound, "too many sessions through this gateway")
 			return false
 		}
@@ -265,6 +266,7 @@ func (u *upstream) handleReturn(now time.Time, w *writer, batch []transport.Pack
 				u.env.returned.overRate.Add(1)
 			} else if w.flowPacket(u.env, b.client.session, wire.TypeForwardPacket, b.flowID, inner) {
 				u.env.returned.forwarded.Add(1)
+				b.client.stats.addDown(1, uint64(len(inner)))
 			}
 		}
 		clear(w.owners)

@@ -42,6 +42,7 @@ type Gateway struct {
 
 	shortages shortages
 	unlisted  unlisted.Book
+	draining  atomic.Bool
 
 	inputs      []input
 	readers     sync.WaitGroup

@@ -128,17 +128,21 @@ func (f *flow) handleReturn(now time.Time, w *writer, batch []transport.Packet) 
 		return
 	}
 	f.lastDown.Store(now.UnixNano())
+	var datagrams, bytes uint64
 	for i := range batch {
 		f.answered.Add(uint64(batch[i].Count()))
 		for payload := range batch[i].Segments() {
 			if !f.client.account.Pass(now, len(payload)) {
 				env.returned.overRate.Add(1)
 			} else if w.flowPacket(env, f.client.session, wire.TypeEncryptedData, f.id, payload) {
-				env.returned.datagrams.Add(1)
-				env.returned.bytes.Add(uint64(len(payload)))
+				datagrams++
+				bytes += uint64(len(payload))
 			}
 		}
 	}
+	env.returned.datagrams.Add(datagrams)
+	env.returned.bytes.Add(bytes)
+	f.client.stats.addDown(datagrams, bytes)
 }
 
 // handleSocketError implements returnPath. The shard's next batch handles the error.

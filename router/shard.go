@@ -83,6 +83,7 @@ type shardState struct {
 
 	counters Stats
 	times    BatchTimes
+	refusals map[Refusal]uint64 // nil: none yet
 }
 
 // shardTimer wakes the shard for its next deadline.
@@ -255,6 +256,7 @@ func (st *shardState) applyEvents(session *state.Session) {
 			st.counters.Rekeys++
 		case state.Moved:
 			st.counters.Migrations++
+			e.Session.User.(*client).stats.moved = st.now()
 			st.leaveTCP(e.Session)
 		}
 	}

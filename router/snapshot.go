@@ -186,6 +186,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 			st.forwarder.timers.Set(&b.timer, b.last.Add(IndexBindingTTL))
 		}
 	})
+	owner.stats.code(c)
 	owner.codeRekey(c)
 	owner.codeQueue(c)
 }

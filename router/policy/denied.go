@@ -52,6 +52,9 @@ type DeniedError struct {
 // Source returns the reason as a constant.
 func (e *DeniedError) Source() Source { return e.decision.source }
 
+// Rule returns the rule that decided, or the range, or the empty string.
+func (e *DeniedError) Rule() string { return e.decision.ruleText() }
+
 // Why returns the reason as text, such as "it is a private address (10.0.0.0/8)".
 func (e *DeniedError) Why() string { return e.decision.why(e.Target) }
 
@@ -78,17 +81,22 @@ type Decision struct {
 // Explain decides as Check does, and returns the reason for allowed targets as well.
 func (p *Policy) Explain(target netip.AddrPort) Decision {
 	d := p.decide(target)
-	e := Decision{Target: target, Allowed: d.source.allows(), Source: d.source, Why: d.why(target)}
-	switch {
-	case d.rule != nil:
-		e.Rule = d.rule.String()
-	case d.within.IsValid():
-		e.Rule = d.within.String()
-	}
+	e := Decision{Target: target, Allowed: d.source.allows(), Source: d.source, Why: d.why(target), Rule: d.ruleText()}
 	if !e.Allowed {
 		e.Remedy = d.remedy(target)
 	}
 	return e
+}
+
+// ruleText returns the rule that decided, or the range, or the empty string.
+func (d *decision) ruleText() string {
+	switch {
+	case d.rule != nil:
+		return d.rule.String()
+	case d.within.IsValid():
+		return d.within.String()
+	}
+	return ""
 }
 
 func (d Decision) String() string {

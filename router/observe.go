@@ -1,0 +1,226 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"lewes/crypto/identity"
+	"lewes/router/policy"
+	"lewes/state"
+	"lewes/state/path"
+	"lewes/state/snapshot"
+	"lewes/state/wire"
+)
+
+// SessionInfo describes a session at the moment.
+type SessionInfo struct {
+	Handle   [16]byte
+	Identity identity.PublicKey // of the client
+	Started  time.Time
+	Last     time.Time // of the last authentic packet
+	// Up and Down count the datagrams, and inner packets for and from other gateways, since the start.
+	Up, Down Traffic
+	Path     path.Path
+	First    path.Transport // of the start
+	Moved    time.Time      // last change of the path; zero: none
+	RTT      time.Duration  // 0: not measured
+	// MaxPacket is the path MTU without IP and UDP headers, in bytes; 0: not probed, or TCP.
+	MaxPacket int
+	Flows     int // to targets
+	Forwards  int // to other gateways
+	// Entry is the gateway of the directory that the session comes through; zero: none that is known.
+	Entry identity.PublicKey
+}
+
+// infoUnits is the work of a SessionInfo in units of a walk: its fields are in several cache lines.
+const infoUnits = 4
+
+// Sessions passes all sessions to yield, in slices between which the shards serve others, and stops at
+// the first error. The slice is reused after the call. Sessions that start or end meanwhile may be
+// missing.
+func (g *Gateway) Sessions(ctx context.Context, yield func([]SessionInfo) error) error {
+	some := make([]SessionInfo, 0, sliceUnits/infoUnits)
+	for _, s := range g.shards {
+		at := state.Start
+		for more := true; more; {
+			more = false
+			s.Do(func(_ time.Time, st *shardState) { some, more = st.sessionInfos(&at, some[:0]) })
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := yield(some); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sessionInfos fills the capacity of some from a walk, and reports whether there may be more.
+func (st *shardState) sessionInfos(at *state.Cursor, some []SessionInfo) ([]SessionInfo, bool) {
+	for len(some) < cap(some) {
+		session, ok := st.sessions.Walk(at)
+		if !ok {
+			return some, false
+		}
+		if c, ok := session.User.(*client); ok {
+			some = append(some, c.info())
+		}
+	}
+	return some, true
+}
+
+func (c *client) info() SessionInfo {
+	s := c.session
+	i := SessionInfo{
+		Handle: s.Handle(), Identity: s.Peer(), Started: s.Started(), Last: s.LastOpened(),
+		Up: c.stats.up, Down: c.stats.downTraffic(), Path: s.Path(), First: c.stats.first, Moved: c.stats.moved,
+		RTT: s.RTT(), Flows: len(c.flows), Forwards: len(c.forwards),
+	}
+	if i.Path.Transport == path.UDP && !s.NeedsMTUProbe(wire.MaxUDPPacket) {
+		i.MaxPacket = s.MaxPacket()
+	}
+	i.Entry = c.env.config.Directory.at(i.Path.Peer.Addr())
+	return i
+}
+
+// clientStats are counters of one session.
+type clientStats struct {
+	up    Traffic        // guarded by the shard's lock
+	first path.Transport // of the start
+	moved time.Time      // last change of the path; zero: none
+
+	datagrams, bytes atomic.Uint64 // to the client, by the return path
+}
+
+func (s *clientStats) addUp(bytes int) {
+	s.up.Packets++
+	s.up.Bytes += uint64(bytes)
+}
+
+func (s *clientStats) addDown(datagrams, bytes uint64) {
+	s.datagrams.Add(datagrams)
+	s.bytes.Add(bytes)
+}
+
+func (s *clientStats) downTraffic() Traffic { return Traffic{s.datagrams.Load(), s.bytes.Load()} }
+
+func (s *clientStats) code(c *snapshot.Codec) {
+	down := s.downTraffic()
+	for _, n := range [...]*uint64{&s.up.Packets, &s.up.Bytes, &down.Packets, &down.Bytes} {
+		c.Uint64(n)
+	}
+	snapshot.Byte(c, &s.first)
+	c.Time(&s.moved)
+	if c.Decoding() {
+		s.datagrams.Store(down.Packets)
+		s.bytes.Store(down.Bytes)
+	}
+}
+
+// CloseSessions closes the sessions that match, notifies their clients, and returns their number.
+func (g *Gateway) CloseSessions(ctx context.Context, match func(client identity.PublicKey, handle [16]byte) bool) (closed int) {
+	return g.walk(ctx, func(closed *int) step {
+		at := state.Start
+		return func(st *shardState) int {
+			session, ok := st.sessions.Walk(&at)
+			switch {
+			case !ok:
+				return 0
+			case !match(session.Peer(), session.Handle()):
+				return visitUnits
+			}
+			*closed++
+			return st.closeSession(session, wire.CloseDone, "closed by the gateway's operator")
+		}
+	})
+}
+
+// Drain makes the gateway refuse new sessions, as one that shuts down, or admit them again. Present
+// sessions go on.
+func (g *Gateway) Drain(on bool) {
+	for _, s := range g.shards {
+		s.Do(func(_ time.Time, st *shardState) { st.closing = on })
+	}
+	g.draining.Store(on)
+}
+
+// Draining reports whether Drain is in effect. A successor admits clients again.
+func (g *Gateway) Draining() bool { return g.draining.Load() }
+
+// Refusal is a reason for refusing flows.
+type Refusal struct {
+	Reason wire.FlowReason
+	Rule   string // of the egress policy: a rule or a range; may be empty
+}
+
+// maxRefusals bounds the kinds of refusals that a shard counts: reloads replace the rules.
+const maxRefusals = 256
+
+// noteRefusal counts a refused flow.
+func (st *shardState) noteRefusal(reason wire.FlowReason, rule string) {
+	st.counters.FlowsRefused++
+	r := Refusal{reason, rule}
+	if _, ok := st.refusals[r]; !ok && len(st.refusals) >= maxRefusals {
+		r.Rule = ""
+	}
+	if st.refusals == nil {
+		st.refusals = make(map[Refusal]uint64)
+	}
+	st.refusals[r]++
+}
+
+// Refusals returns how many flows were refused since the start, by reason and rule.
+func (g *Gateway) Refusals() map[Refusal]uint64 {
+	sum := make(map[Refusal]uint64)
+	for _, s := range g.shards {
+		s.mu.Lock()
+		one := maps.Clone(s.st.refusals)
+		s.mu.Unlock()
+		for r, n := range one {
+			sum[r] += n
+		}
+	}
+	return sum
+}
+
+// denialRule returns the rule or range by which the policy denied a target.
+func denialRule(err error) string {
+	var denied *policy.DeniedError
+	if errors.As(err, &denied) {
+		return denied.Rule()
+	}
+	return ""
+}
+
+// at returns the gateway of the directory at an address, or zero.
+func (d *Directory) at(addr netip.Addr) identity.PublicKey {
+	if d == nil {
+		return identity.PublicKey{}
+	}
+	return d.known.Load().trusted[addr.Unmap()]
+}
+
+// DirectoryEntry is a gateway of the directory.
+type DirectoryEntry struct {
+	Identity identity.PublicKey
+	Host     string
+	Addr     netip.AddrPort // in use; zero if the name was not resolved yet
+}
+
+// Directory returns the gateways that this one forwards to.
+func (g *Gateway) Directory() (all []DirectoryEntry) {
+	d := g.config.Directory
+	if d == nil {
+		return nil
+	}
+	for _, gateway := range *d.gateways.Load() {
+		addr, _ := d.Find(gateway.Identity)
+		all = append(all, DirectoryEntry{gateway.Identity, gateway.Host, addr})
+	}
+	return all
+}
