@@ -115,13 +115,14 @@ func (h hosts) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 
 func (c *endpoint) dial(ctx context.Context) (d dialled, err error) {
 	config := client.Config{
-		Gateway:   c.params.Gateway,
-		Via:       c.params.Via,
-		Identity:  c.key,
-		Keys:      new(client.KeyCache),
-		Keepalive: c.params.Keepalive,
-		Resolver:  hosts(c.params.Hosts),
-		OnEvent:   c.note,
+		Gateway:     c.params.Gateway,
+		Via:         c.params.Via,
+		Identity:    c.key,
+		ViaIdentity: c.key,
+		Keys:        new(client.KeyCache),
+		Keepalive:   c.params.Keepalive,
+		Resolver:    hosts(c.params.Hosts),
+		OnEvent:     c.note,
 	}
 	d.Began = measure.Now()
 	if c.session, err = client.Dial(ctx, config); err != nil {

@@ -73,7 +73,7 @@ func dialGateway(t *testing.T, keyFile string, exit, entry uri.Gateway) *client.
 	t.Cleanup(key.Wipe)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	session, err := client.Dial(ctx, client.Config{Gateway: exit, Via: []client.Gateway{entry}, Identity: key})
+	session, err := client.Dial(ctx, client.Config{Gateway: exit, Via: []client.Gateway{entry}, Identity: key, ViaIdentity: key})
 	if err != nil {
 		t.Fatal(err)
 	}

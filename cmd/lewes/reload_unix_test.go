@@ -103,7 +103,7 @@ func TestReloadRemovesGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := client.Dial(t.Context(), client.Config{Gateway: to, Via: []client.Gateway{via}, Identity: key, Keys: new(client.KeyCache), NoReconnect: true})
+	s, err := client.Dial(t.Context(), client.Config{Gateway: to, Via: []client.Gateway{via}, Identity: key, ViaIdentity: key, Keys: new(client.KeyCache), NoReconnect: true})
 	if err != nil {
 		t.Fatal(err)
 	}

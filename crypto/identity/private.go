@@ -5,6 +5,8 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"io"
+
+	"lewes/crypto/kdf"
 )
 
 // SeedSize is the length of an Ed25519 seed in bytes.
@@ -58,6 +60,14 @@ func FromSeed(seed *[SeedSize]byte) *PrivateKey {
 	}
 	s.xpublic = xpublic
 	return &PrivateKey{secret: func() *secret { return s }, public: public}
+}
+
+// ForEntry derives the key that a client uses towards an entry gateway, so that entry and exit see
+// different identities (section 3 of PROTOCOL.md).
+func (k *PrivateKey) ForEntry(entry PublicKey) *PrivateKey {
+	seed := kdf.DeriveKey("lewes/2 entry identity", k.live().ed25519[:SeedSize], entry[:])
+	defer clear(seed[:])
+	return FromSeed(&seed)
 }
 
 // Public returns the public key.

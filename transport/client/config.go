@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"lewes/crypto/identity"
@@ -30,18 +31,23 @@ const (
 // sendWait is how long a writer waits for room in the socket's send buffer.
 const sendWait = 100 * time.Millisecond
 
-// Config configures a Session. Gateway and Identity are required.
+// Config configures a Session. Gateway is required, and Identity unless Ephemeral stands for it.
 type Config struct {
 	// Gateway is the exit: the gateway that sends datagrams to their targets.
 	Gateway Gateway
 	// Via lists the entry gateways, the nearest first. The first is reached at its host and port;
 	// each later one, and Gateway, at the address that the one before it has in its directory.
 	Via []Gateway
-	// Identity is the client's key. The caller keeps it until the session has ended.
+	// Identity is the client's key. Gateway sees it; each gateway in Via sees one derived from it by
+	// PrivateKey.ForEntry, so that no two of them can link the client by its key. The caller keeps it
+	// until the session has ended.
 	Identity *PrivateKey
-	// ViaIdentity is the client's key for the gateways in Via; nil means Identity. If
-	// the two differ, entry and exit cannot link the client by its key.
+	// ViaIdentity is the client's key for all gateways in Via instead of the derived ones.
 	ViaIdentity *PrivateKey
+	// Ephemeral replaces Identity by a key that is drawn once per process and stored nowhere: towards
+	// the gateways whose URI has access=open, and towards all if Identity is nil. It is implied if
+	// Identity is nil and every gateway is open.
+	Ephemeral bool
 
 	// KEM is the post-quantum key exchange. The zero value is ML-KEM-768.
 	KEM KEM
@@ -92,18 +98,64 @@ var ErrConfig = errors.New("client: invalid configuration")
 // header and the next gateway's identity.
 const forwardOverhead = wire.Overhead + wire.FlowHeaderSize + identity.PublicKeySize
 
+// ephemeralKey returns the key of the process for Config.Ephemeral.
+var ephemeralKey = sync.OnceValues(GenerateKey)
+
+// keyFor returns the key towards Via[hop], or towards Gateway if there is none. The caller wipes it if
+// it is derived.
+func (c *Config) keyFor(hop int) (key *PrivateKey, derived bool, err error) {
+	g := c.Gateway
+	if hop < len(c.Via) {
+		g = c.Via[hop]
+		if c.ViaIdentity != nil {
+			return c.ViaIdentity, false, nil
+		}
+	}
+	key = c.Identity
+	if c.Ephemeral && g.Open || key == nil {
+		if key, err = ephemeralKey(); err != nil {
+			return nil, false, err
+		}
+	}
+	if hop < len(c.Via) {
+		return key.ForEntry(g.Identity), true, nil
+	}
+	return key, false, nil
+}
+
+// Identities returns the client's identities as the gateways see them: those in Via in their order, then
+// Gateway. The errors are those of Dial about the Config.
+func (c Config) Identities() (ids []PublicKey, err error) {
+	if c, err = c.withDefaults(); err != nil {
+		return nil, err
+	}
+	for hop := range len(c.Via) + 1 {
+		key, derived, err := c.keyFor(hop)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, key.Public())
+		if derived {
+			key.Wipe()
+		}
+	}
+	return ids, nil
+}
+
 // withDefaults returns the Config with its defaults filled in.
 func (c Config) withDefaults() (Config, error) {
-	if c.Identity == nil {
-		return c, fmt.Errorf("%w: no Identity", ErrConfig)
-	}
 	c.Via = slices.Clone(c.Via)
+	if closed := func(g Gateway) bool { return !g.Open }; c.Identity == nil && !c.Ephemeral {
+		if closed(c.Gateway) || slices.ContainsFunc(c.Via, closed) {
+			return c, fmt.Errorf("%w: no Identity", ErrConfig)
+		}
+		c.Ephemeral = true
+	}
 	for i, g := range append(c.Via, c.Gateway) {
 		if _, err := g.MarshalText(); err != nil {
 			return c, fmt.Errorf("%w: gateway %d of %d: %w", ErrConfig, i+1, len(c.Via)+1, err)
 		}
 	}
-	c.ViaIdentity = cmp.Or(c.ViaIdentity, c.Identity)
 	if int(c.KEM) >= len(kemIDs) || !c.KEM.id().Supported() {
 		return c, fmt.Errorf("%w: unsupported %s: use %s or %s", ErrConfig, c.KEM, MLKEM768, XWing)
 	}

@@ -138,10 +138,9 @@ func ExampleConfig_via() {
 	defer entry.Close()
 
 	session, err := client.Dial(context.Background(), client.Config{
-		Gateway:     exit.URI,
-		Via:         []client.Gateway{entry.URI},
-		Identity:    newKey(),
-		ViaIdentity: newKey(),
+		Gateway:  exit.URI,
+		Via:      []client.Gateway{entry.URI},
+		Identity: newKey(), // the exit sees it, the entry one derived from it
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -27,6 +27,7 @@ type Session struct {
 	hop     int // index of the session's gateway in Via, or its length
 	gateway Gateway
 	key     *PrivateKey
+	derived bool      // the session wipes the key at its end
 	pin     *[32]byte // the hash of the only KEM key to accept; nil: any
 	outer   *Session  // that this session runs over; nil: the underlay
 	mac     *cookie.MAC1Key
@@ -65,10 +66,15 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 	var s *Session
 	for hop := range len(config.Via) + 1 {
 		outer := s
-		s = newSession(config, hop, outer, queue)
-		c, err := s.connect(ctx)
+		var c *sessionConn
+		if s, err = newSession(config, hop, outer, queue); err == nil {
+			c, err = s.connect(ctx)
+		}
 		if err != nil {
-			s.cancel()
+			if s != nil {
+				s.cancel()
+				s.wipe()
+			}
 			if outer != nil {
 				_ = outer.Close()
 			}
@@ -84,16 +90,21 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 	return s, nil
 }
 
-func newSession(config Config, hop int, outer *Session, queue *events) *Session {
-	gateway, key, pin := config.Gateway, config.Identity, config.PinnedKEM
+func newSession(config Config, hop int, outer *Session, queue *events) (*Session, error) {
+	gateway, pin := config.Gateway, config.PinnedKEM
 	if hop < len(config.Via) {
-		gateway, key, pin = config.Via[hop], config.ViaIdentity, nil
+		gateway, pin = config.Via[hop], nil
+	}
+	key, derived, err := config.keyFor(hop)
+	if err != nil {
+		return nil, err
 	}
 	s := &Session{
 		config:  config,
 		hop:     hop,
 		gateway: gateway,
 		key:     key,
+		derived: derived,
 		pin:     pin,
 		outer:   outer,
 		mac:     cookie.NewMAC1Key(gateway.Identity),
@@ -106,7 +117,14 @@ func newSession(config Config, hop int, outer *Session, queue *events) *Session 
 	s.addrs.Store(new([]netip.Addr))
 	s.flows.init()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	return s
+	return s, nil
+}
+
+// wipe erases a derived key, which no goroutine of the session may use any more.
+func (s *Session) wipe() {
+	if s.derived {
+		s.key.Wipe()
+	}
 }
 
 // adopt replaces the sessionConn and closes the previous one. It reports false, and closes
@@ -178,6 +196,12 @@ func (s *Session) finish(err error) {
 	}
 	s.emit(Event{Kind: Closed, Err: err})
 	close(s.done)
+	if s.derived {
+		go func() {
+			s.running.Wait()
+			s.wipe()
+		}()
+	}
 }
 
 // outerEnded is called when the outer session has ended.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -108,28 +109,71 @@ func TestVia(t *testing.T) {
 	}
 }
 
-// Entries and exit see different identities.
+// Entries and exit see different identities, and the same ones in the next session.
+//
+// Shows R3.12.
 func TestViaIdentity(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		config, entries := w.via(2)
-		config.ViaIdentity = identity.FromSeed(&[32]byte{201})
-		s := w.dial(config)
-		defer w.closes(s)
-		exchange(t, flowTo(t, s, "203.0.113.7:53"), "hello")
-		w.g.with(func() {
-			if w.g.only().Peer() != clientKey.Public() {
-				t.Error("the exit sees another identity")
-			}
-		})
-		for _, e := range entries {
-			defer e.stop()
-			e.with(func() {
-				if e.only().Peer() != config.ViaIdentity.Public() {
-					t.Error("an entry sees another identity")
+	one := identity.FromSeed(&[32]byte{201})
+	for name, set := range map[string]func(*client.Config){
+		"derived":   func(*client.Config) {},
+		"one":       func(c *client.Config) { c.ViaIdentity = one },
+		"same":      func(c *client.Config) { c.ViaIdentity = c.Identity },
+		"ephemeral": func(c *client.Config) { c.Identity, c.Ephemeral = nil, true },
+		"open": func(c *client.Config) {
+			c.Gateway.Open, c.Via[0].Open, c.Via[1].Open, c.Identity = true, true, true, nil
+		},
+		"open exit": func(c *client.Config) { c.Gateway.Open, c.Ephemeral = true, true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				config, entries := w.via(2)
+				set(&config)
+				want, err := config.Identities()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 2 {
+					s := w.dial(config)
+					exchange(t, flowTo(t, s, "203.0.113.7:53"), "hello")
+					for i, g := range append(slices.Clip(entries), w.g) {
+						g.with(func() {
+							if got := g.only().Peer(); got != want[i] {
+								t.Errorf("gateway %d of 3 sees %s, want %s", i+1, got, want[i])
+							}
+						})
+					}
+					w.closes(s)
+					time.Sleep(time.Second)
+				}
+				for _, e := range entries {
+					e.stop()
+				}
+				key := clientKey.Public()
+				switch own := []bool{want[0] == key, want[1] == key, want[2] == key}; name {
+				case "same":
+					if !slices.Equal(own, []bool{true, true, true}) {
+						t.Errorf("the key's own: %v", own)
+					}
+				case "one":
+					if want[0] != one.Public() || want[1] != one.Public() || !own[2] {
+						t.Errorf("%v", want)
+					}
+				case "derived":
+					if want[0] != clientKey.ForEntry(entries[0].identity.Public()).Public() || want[0] == want[1] || !slices.Equal(own, []bool{false, false, true}) {
+						t.Errorf("%v", want)
+					}
+				case "open exit":
+					if want[0] != clientKey.ForEntry(entries[0].identity.Public()).Public() || own[2] {
+						t.Errorf("%v", want)
+					}
+				default:
+					if want[0] == want[1] || want[1] == want[2] || slices.Contains(own, true) {
+						t.Errorf("%v", want)
+					}
 				}
 			})
-		}
-	})
+		})
+	}
 }
 
 func TestViaErrors(t *testing.T) {

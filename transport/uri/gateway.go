@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,9 @@ const (
 	DefaultPort    = 51264 // UDP
 	DefaultTCPPort = 41264 // TCP
 )
+
+// openParameter is the query's parameter of a gateway that serves every client.
+const openParameter = "access=open"
 
 // maxSize bounds the input of Parse; a host name has at most 255 bytes.
 const maxSize = 512
@@ -46,6 +50,8 @@ type Gateway struct {
 	Port uint16 // for UDP, never 0
 	// TCPPort is the TCP port. 0 means DefaultTCPPort; Parse returns 0 for it.
 	TCPPort uint16
+	// Open means that the gateway serves every client.
+	Open bool
 }
 
 // Parse parses a gateway's URI. Its errors wrap ErrTooLong, ErrScheme, ErrIdentity (and the
@@ -77,7 +83,7 @@ func parse(s string) (g Gateway, err error) {
 	if g.Identity, err = identity.ParsePublicKey(key); err != nil {
 		return g, fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
-	if address, g.TCPPort, err = cutTCPPort(address); err != nil {
+	if address, err = g.cutQuery(address); err != nil {
 		return g, err
 	}
 	host, port, err := splitPort(address)
@@ -91,29 +97,44 @@ func parse(s string) (g Gateway, err error) {
 	return g, err
 }
 
-// cutTCPPort splits off an optional slash and a query with the TCP port.
-func cutTCPPort(address string) (before string, port uint16, err error) {
+// cutQuery splits off an optional slash and a query, whose parameters it sets.
+func (g *Gateway) cutQuery(address string) (before string, err error) {
 	end := strings.IndexAny(address, "/?#")
 	if end < 0 {
-		return address, 0, nil
+		return address, nil
 	}
 	before = address[:end]
 	query := strings.TrimPrefix(address[end:], "/")
 	if query == "" {
-		return before, 0, nil
+		return before, nil
 	}
-	text, found := strings.CutPrefix(query, "?tcp=")
-	if !found || strings.ContainsAny(text, "&#") {
-		return "", 0, fmt.Errorf("%w: leave out %q; only ?tcp=PORT is allowed", ErrExtra, address[end:])
+	text, found := strings.CutPrefix(query, "?")
+	extra := fmt.Errorf("%w: leave out %q; only ?tcp=PORT and access=open are allowed", ErrExtra, address[end:])
+	if !found || strings.Contains(text, "#") {
+		return "", extra
 	}
-	n, err := strconv.ParseUint(text, 10, 16)
-	switch {
-	case err != nil || n == 0:
-		return "", 0, fmt.Errorf("%w: %q; give a number from 1 to 65535, or leave out %q for %d", ErrTCPPort, text, query, DefaultTCPPort)
-	case n == DefaultTCPPort:
-		n = 0
+	var seen []string
+	for parameter := range strings.SplitSeq(text, "&") {
+		key, value, _ := strings.Cut(parameter, "=")
+		switch {
+		case slices.Contains(seen, key):
+			return "", extra
+		case parameter == openParameter:
+			g.Open = true
+		case strings.HasPrefix(parameter, "tcp="):
+			n, err := strconv.ParseUint(value, 10, 16)
+			if err != nil || n == 0 {
+				return "", fmt.Errorf("%w: %q; give a number from 1 to 65535, or leave out %q for %d", ErrTCPPort, value, parameter, DefaultTCPPort)
+			}
+			if n != DefaultTCPPort {
+				g.TCPPort = uint16(n)
+			}
+		default:
+			return "", extra
+		}
+		seen = append(seen, key)
 	}
-	return before, uint16(n), nil
+	return before, nil
 }
 
 // splitPort splits an address into the host, with its brackets, and the port, by default
@@ -188,8 +209,15 @@ func (g Gateway) PortForTCP() uint16 {
 // DefaultTCPPort.
 func (g Gateway) String() string {
 	s := Scheme + "://" + g.Identity.String() + "@" + g.Address()
+	var query []string
 	if port := g.PortForTCP(); port != DefaultTCPPort {
-		s += "?tcp=" + strconv.Itoa(int(port))
+		query = append(query, "tcp="+strconv.Itoa(int(port)))
+	}
+	if g.Open {
+		query = append(query, openParameter)
+	}
+	if len(query) > 0 {
+		s += "?" + strings.Join(query, "&")
 	}
 	return s
 }

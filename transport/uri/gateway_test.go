@@ -63,6 +63,8 @@ func TestParseTCPPort(t *testing.T) {
 		"gw.example.com/?tcp=443":         {"gw.example.com:51264?tcp=443", "gw.example.com:443"},
 		"[2001:db8::1]?tcp=51264":         {"[2001:db8::1]:51264?tcp=51264", "[2001:db8::1]:51264"},
 		"[2001:db8::1]:443/?tcp=41264":    {"[2001:db8::1]:443", "[2001:db8::1]:41264"},
+		"192.0.2.1?access=open":           {"192.0.2.1:51264?access=open", "192.0.2.1:41264"},
+		"192.0.2.1/?access=open&tcp=443":  {"192.0.2.1:51264?tcp=443&access=open", "192.0.2.1:443"},
 		"192.0.2.1:443?tcp=041264":        {"192.0.2.1:443", "192.0.2.1:41264"},
 		"[::ffff:192.0.2.1]:443?tcp=0443": {"192.0.2.1:443?tcp=443", "192.0.2.1:443"},
 	} {
@@ -74,7 +76,7 @@ func TestParseTCPPort(t *testing.T) {
 			t.Errorf("%s: the default port is %d", in, g.TCPPort)
 		}
 	}
-	if g := (Gateway{testKey(1), "h", 1, DefaultTCPPort}); g.String() != "lewes://"+id+"@h:1" {
+	if g := (Gateway{testKey(1), "h", 1, DefaultTCPPort, false}); g.String() != "lewes://"+id+"@h:1" {
 		t.Errorf("the default port is written: %v", g)
 	}
 }
@@ -128,14 +130,18 @@ func TestParseRejects(t *testing.T) {
 		{"lewes://" + id + "@gw.example.com:1//", ErrExtra, `leave out "//"`},
 		{"lewes://" + id + "@gw.example.com:1/path", ErrExtra, `leave out "/path"`},
 		{"lewes://" + id + "@gw.example.com:1?kem=0", ErrExtra, `leave out "?kem=0"`},
-		{"lewes://" + id + "@gw.example.com:1?", ErrExtra, "only ?tcp=PORT"},
+		{"lewes://" + id + "@gw.example.com:1?", ErrExtra, "only ?tcp=PORT and access=open"},
 		{"lewes://" + id + "@gw.example.com:1?TCP=1", ErrExtra, `leave out "?TCP=1"`},
 		{"lewes://" + id + "@gw.example.com:1//?tcp=1", ErrExtra, `leave out "//?tcp=1"`},
 		{"lewes://" + id + "@gw.example.com?tcp=1&tcp=2", ErrExtra, `leave out "?tcp=1&tcp=2"`},
 		{"lewes://" + id + "@gw.example.com?tcp=1#x", ErrExtra, "?tcp=1#x"},
+		{"lewes://" + id + "@gw.example.com?access=closed", ErrExtra, `leave out "?access=closed"`},
+		{"lewes://" + id + "@gw.example.com?access=open&access=open", ErrExtra, "access=open&access=open"},
+		{"lewes://" + id + "@gw.example.com?tcp=1&", ErrExtra, "?tcp=1&"},
+		{"lewes://" + id + "@gw.example.com?tcp=1&access=open&tcp=2", ErrExtra, "open&tcp=2"},
 		{"lewes://" + id + "@gw.example.com#?tcp=1", ErrExtra, "#?tcp=1"},
 		{"lewes://" + id + "@gw.example.com?tcp=", ErrTCPPort, "1 to 65535"},
-		{"lewes://" + id + "@gw.example.com?tcp=0", ErrTCPPort, `leave out "?tcp=0" for 41264`},
+		{"lewes://" + id + "@gw.example.com?tcp=0", ErrTCPPort, `leave out "tcp=0" for 41264`},
 		{"lewes://" + id + "@gw.example.com?tcp=65536", ErrTCPPort, `"65536"`},
 		{"lewes://" + id + "@gw.example.com?tcp=+1", ErrTCPPort, `"+1"`},
 		{"lewes://" + id + "@gw.example.com?tcp=1/", ErrTCPPort, `"1/"`},
@@ -168,6 +174,7 @@ func drawGateway(t *rapid.T) Gateway {
 		Identity: testKey(rapid.Byte().Draw(t, "key")),
 		Port:     rapid.Uint16Min(1).Draw(t, "port"),
 		TCPPort:  rapid.SampledFrom([]uint16{0, 0, 1, 443, 51264, 65535}).Draw(t, "TCP port"),
+		Open:     rapid.Bool().Draw(t, "open"),
 	}
 	switch rapid.IntRange(0, 2).Draw(t, "host") {
 	case 0:
@@ -202,13 +209,13 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestTextRejects(t *testing.T) {
-	good := Gateway{testKey(1), "gw.example.com", 1, 2}
+	good := Gateway{testKey(1), "gw.example.com", 1, 2, true}
 	for name, g := range map[string]Gateway{
 		"nothing":     {},
 		"no identity": {Host: good.Host, Port: 1},
 		"no host":     {Identity: good.Identity, Port: 1},
 		"no port":     {Identity: good.Identity, Host: good.Host},
-		"a path":      {good.Identity, "gw.example.com/x", 1, 0},
+		"a path":      {good.Identity, "gw.example.com/x", 1, 0, false},
 	} {
 		if b, err := g.MarshalText(); err == nil {
 			t.Errorf("%s: written as %s", name, b)

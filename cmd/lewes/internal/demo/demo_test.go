@@ -48,7 +48,7 @@ func TestJudgeDetectsFaults(t *testing.T) {
 		{"the entry could read the target", func(d *demo, _ *Report) { d.entry.out.leaks++ }, "forwarded by the entry"},
 		{"the exit got more than the entry sent", func(d *demo, _ *Report) { d.entry.out.sent-- }, "the exit did not see the client's address"},
 		{"the exit sent elsewhere", func(d *demo, _ *Report) { d.exit.out.dialled = append(d.exit.out.dialled, d.entry.Addrs()[0]) }, "the exit sent to the target only"},
-		{"the exit knew the client's other identity", func(d *demo, _ *Report) { d.exit.seen = append(d.exit.seen, d.keys[0].Public()) }, "by different identities"},
+		{"the exit knew the client's other identity", func(d *demo, _ *Report) { d.exit.seen = append(d.exit.seen, d.entry.client) }, "by different identities"},
 		{"the target saw the client", func(d *demo, _ *Report) { d.target.from = append(d.target.from, d.sender.locals[0]) }, "the target saw the exit's address only"},
 		{"the client sent in clear", func(d *demo, _ *Report) { d.sender.leaks++ }, "between client and entry"},
 	} {

@@ -28,9 +28,9 @@ type demo struct {
 	target      *target
 	entry, exit *gateway
 	session     *client.Session
-	keys        []*identity.PrivateKey // the client's, for the entry and the exit
-	sender      witness                // at the client's socket
-	marker      [16]byte               // start of every payload
+	key         *identity.PrivateKey // the client's
+	sender      witness              // at the client's socket
+	marker      [16]byte             // start of every payload
 }
 
 // gateway is a gateway with a witness at its egress sockets.
@@ -39,6 +39,8 @@ type gateway struct {
 	uri uri.Gateway
 	key *identity.PrivateKey
 	out witness
+
+	client identity.PublicKey // the only one admitted
 
 	mu   sync.Mutex
 	seen []identity.PublicKey // authenticated clients
@@ -66,12 +68,8 @@ func start() (_ *demo, err error) {
 	if _, err := rand.Read(d.marker[:]); err != nil {
 		return nil, err
 	}
-	for range 2 {
-		key, err := identity.Generate(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		d.keys = append(d.keys, key)
+	if d.key, err = identity.Generate(rand.Reader); err != nil {
+		return nil, err
 	}
 	if d.target, err = startTarget(); err != nil {
 		return nil, err
@@ -83,14 +81,24 @@ func start() (_ *demo, err error) {
 
 	// The exit may send to the target and nothing else on this machine.
 	only := policy.Rule{Prefix: netip.PrefixFrom(loopback, loopback.BitLen()), First: d.target.addr.Port(), Last: d.target.addr.Port()}
-	if d.exit, err = startGateway(d.keys[1].Public(), policy.Config{Allow: []policy.Rule{only}}, nil, nil); err != nil {
+	if d.exit, err = startGateway(d.atExit, policy.Config{Allow: []policy.Rule{only}}, nil, nil); err != nil {
 		return nil, fmt.Errorf("the exit: %w", err)
 	}
 	// The entry may send to no target; the exit is in its directory.
-	if d.entry, err = startGateway(d.keys[0].Public(), policy.Config{}, []uri.Gateway{d.exit.uri}, secrets); err != nil {
+	if d.entry, err = startGateway(d.atEntry, policy.Config{}, []uri.Gateway{d.exit.uri}, secrets); err != nil {
 		return nil, fmt.Errorf("the entry: %w", err)
 	}
 	return d, nil
+}
+
+// atExit returns the client's identity at the exit.
+func (d *demo) atExit(identity.PublicKey) identity.PublicKey { return d.key.Public() }
+
+// atEntry returns the client's identity at an entry.
+func (d *demo) atEntry(entry identity.PublicKey) identity.PublicKey {
+	key := d.key.ForEntry(entry)
+	defer key.Wipe()
+	return key.Public()
 }
 
 func startTarget() (*target, error) {
@@ -117,13 +125,14 @@ func (t *target) serve() {
 	}
 }
 
-// startGateway starts a gateway that admits one client.
-func startGateway(admitted identity.PublicKey, rules policy.Config, directory []uri.Gateway, secrets [][]byte) (*gateway, error) {
+// startGateway starts a gateway that admits one client, by the identity that admitted returns for the
+// gateway's own.
+func startGateway(admitted func(gateway identity.PublicKey) identity.PublicKey, rules policy.Config, directory []uri.Gateway, secrets [][]byte) (*gateway, error) {
 	key, err := identity.Generate(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{key: key}
+	g := &gateway{key: key, client: admitted(key.Public())}
 	g.out.secrets = secrets
 	config := router.Config{
 		Identity: key,
@@ -132,7 +141,7 @@ func startGateway(admitted identity.PublicKey, rules policy.Config, directory []
 		KEMs:     []kem.ID{kem.MLKEM768},
 		Access: func(id identity.PublicKey) account.Standing {
 			addOnce(&g.mu, &g.seen, id)
-			return account.Standing{Admitted: id == admitted, Listed: id == admitted}
+			return account.Standing{Admitted: id == g.client, Listed: id == g.client}
 		},
 		Policy: policy.New(rules),
 		Egress: &watchedEgress{&egress.UDP{}, &g.out},
@@ -173,8 +182,7 @@ func (d *demo) connect(ctx context.Context, r *Report) error {
 	session, err := client.Dial(ctx, client.Config{
 		Gateway:     d.exit.uri,
 		Via:         []uri.Gateway{d.entry.uri},
-		Identity:    d.keys[1],
-		ViaIdentity: d.keys[0],
+		Identity:    d.key,
 		Keys:        new(client.KeyCache),
 		NoReconnect: true,
 		Underlay: func(_ context.Context, to netip.AddrPort) (transport.Conn, error) {
@@ -207,8 +215,8 @@ func (d *demo) close() {
 		_ = d.target.conn.Close()
 		d.target.done.Wait()
 	}
-	for _, key := range d.keys {
-		key.Wipe()
+	if d.key != nil {
+		d.key.Wipe()
 	}
 }
 

@@ -142,7 +142,7 @@ func (d *demo) judge(ctx context.Context, r *Report) {
 	toTarget := only(exitOut.dialled, d.target.addr) && exit.FlowsOpened == 1
 	r.check(toTarget, "the exit sent to the target only",
 		"it sent to %s and opened %d flows", addresses(exitOut.dialled), exit.FlowsOpened)
-	r.check(only(entryClients, d.keys[0].Public()) && only(exitClients, d.keys[1].Public()), "entry and exit know the client by different identities, and no other client",
+	r.check(only(entryClients, d.entry.client) && only(exitClients, d.exit.client) && d.entry.client != d.exit.client, "entry and exit know the client by different identities, and no other client",
 		"the entry saw %v, the exit %v", entryClients, exitClients)
 	r.check(len(exitOut.locals) == 1 && only(targetFrom, one(exitOut.locals)), "the target saw the exit's address only",
 		"it saw %s", addresses(targetFrom))

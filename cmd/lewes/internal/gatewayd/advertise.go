@@ -42,6 +42,7 @@ func advertise(g *router.Gateway, c *config.Config) *Advertisement {
 		if len(tcp) > 0 && tcp[0].Port() != uri.DefaultTCPPort {
 			u.TCPPort = tcp[0].Port()
 		}
+		u.Open = c.Access.Mode == config.AccessOpen
 		a.URIs = append(a.URIs, u.String())
 	}
 	for _, addr := range g.Addrs() {
