@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,14 +48,21 @@ type clientList struct{ file, config, state string }
 
 // path returns the list's file.
 func (l *clientList) path() (string, error) {
+	path, _, err := l.find()
+	return path, err
+}
+
+// find returns the list's file, and the file with the identity of its gateway, which exists once the
+// gateway has run; with --file that is a guess.
+func (l *clientList) find() (path, identity string, err error) {
 	if l.file != "" {
-		return l.file, nil
+		return l.file, filepath.Join(filepath.Dir(l.file), "identity"), nil
 	}
 	c, err := config.LoadOrDefault(l.config, l.state)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return c.ClientsFile(), nil
+	return c.ClientsFile(), c.IdentityFile(), nil
 }
 
 func newClientsAdd(list *clientList) *cobra.Command {
@@ -80,9 +89,14 @@ payload bytes per second of both directions together, such as rate=10MiB.`,
 		if *comment != "" {
 			entry.Comment = *comment
 		}
-		path, err := list.path()
+		path, gateway, err := list.find()
 		if err != nil {
 			return err
+		}
+		_, missing := os.Stat(path)
+		if _, err := os.Stat(gateway); errors.Is(err, fs.ErrNotExist) && (list.file == "" || missing != nil) {
+			defer fmt.Fprintf(cmd.ErrOrStderr(), "warning: no gateway has run here: there is no %s\n"+
+				"run this on the gateway's machine, as its user, with its --config or --state; its log contains the command\n", gateway)
 		}
 		if list.file == "" {
 			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

@@ -15,6 +15,7 @@ import (
 	"lewes/cmd/lewes/internal/demo"
 	"lewes/crypto/identity"
 	"lewes/state/wire"
+	"lewes/transport/uri"
 )
 
 func newConfig() *cobra.Command {
@@ -146,28 +147,58 @@ overwrites a file. It prints the public key in base58, as used in a gateway's li
 clients and in URIs.
 
 You rarely need it: gateway and forward generate an identity on their first start. The
-file format is PKCS#8 in PEM, as written by openssl.`,
+file format is PKCS#8 in PEM, as written by openssl.
+
+With --show it prints the public key of an existing FILE, by default this client's identity.
+An entry gateway, one given with --via, sees another one, derived from it: --for prints that.`,
 		Example: `  lewes keygen gateway.key
-  lewes keygen --show gateway.key                          # print the public key again
+  lewes keygen --show                                      # this client's, for its gateways
+  lewes keygen --show --for lewes://4mZ…@entry.example     # this client's, for an entry
   lewes clients add "$(lewes keygen laptop.key)" laptop`,
-		Args: arguments(1, 1, "FILE"),
+		Args: arguments(0, 1, ""),
 	}
 	asJSON := jsonFlag(cmd)
-	show := cmd.Flags().Bool("show", false, "print the public key of an existing FILE")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	show := cmd.Flags().Bool("show", false, "print the public key of an existing FILE (default: this client's identity)")
+	entry := cmd.Flags().String("for", "", "with --show: print the public key that the entry gateway with this `URI` sees")
+	state := cmd.Flags().String("state", "", "with --show: state `directory` of the client (default: the system's)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		switch {
+		case len(args) == 0 && !*show:
+			return usagef("missing argument: FILE")
+		case *entry != "" && !*show:
+			return usagef("--for needs --show")
+		case len(args) == 0:
+			path, err := clientIdentityFile(*state)
+			if err != nil {
+				return err
+			}
+			args = []string{path}
+		}
 		read := config.CreateIdentity
 		if *show {
 			read = identity.Load
+		}
+		var gateway uri.Gateway
+		if *entry != "" {
+			if gateway, err = uri.Parse(*entry); err != nil {
+				return usagef("--for: %w", err)
+			}
 		}
 		key, err := read(args[0])
 		if err != nil {
 			return err
 		}
 		defer key.Wipe()
+		public := key.Public()
+		if *entry != "" {
+			derived := key.ForEntry(gateway.Identity)
+			defer derived.Wipe()
+			public = derived.Public()
+		}
 		return output(cmd, *asJSON, struct {
 			Identity identity.PublicKey `json:"identity"`
 			File     string             `json:"file"`
-		}{key.Public(), args[0]}, key.Public().String())
+		}{public, args[0]}, public.String())
 	}
 	return cmd
 }

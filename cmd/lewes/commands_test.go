@@ -54,6 +54,8 @@ func TestWrongCommandLine(t *testing.T) {
 		{"keygen", "missing argument: FILE"},
 		{"keygen a b", `unexpected argument "b"`},
 		{"keygen --nothing a", "unknown flag: --nothing"},
+		{"keygen --for x a", "--for needs --show"},
+		{"keygen --show --for x a", `--for: gateway URI "x"`},
 		{"version x", `unexpected argument "x"`},
 		{"gateway x", `unexpected argument "x"`},
 		{"demo --datagrams 1", "--datagrams 1 is not from 2"},

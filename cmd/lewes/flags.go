@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -32,8 +33,8 @@ type gatewayFlags struct {
 func (f *gatewayFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.via, "via", nil, "`URI` of an entry gateway, which sees your address but not your targets; repeat for more, the nearest first")
-	flags.StringVar(&f.identity, "identity", "", "`FILE` with this client's identity (default client-identity in the state directory, created on first use)")
-	flags.StringVar(&f.viaIdentity, "via-identity", "", "`FILE` with a second identity for the gateways of --via, so that entry and exit cannot link this client")
+	flags.StringVar(&f.identity, "identity", "", "`FILE` with this client's identity, or ephemeral: one of this process, stored nowhere (default client-identity in the state directory, created on first use; ephemeral for gateways with access=open)")
+	flags.StringVar(&f.viaIdentity, "via-identity", "", "`FILE` with the identity for the gateways of --via, or same: that of --identity (default one for each, derived from that of --identity, so that they cannot link this client)")
 	flags.StringVar(&f.state, "state", "", "state `directory` (default: the system's)")
 	flags.StringVar(&f.kem, "kem", client.MLKEM768.String(), "post-quantum key exchange: ML-KEM-768 or X-Wing")
 	flags.StringVar(&f.transport, "transport", client.Auto.String(), "transport to the first gateway: udp, tcp, or auto (udp, and tcp where udp is blocked)")
@@ -44,7 +45,7 @@ func (f *gatewayFlags) register(cmd *cobra.Command) {
 // configuration's keys.
 func (f *gatewayFlags) run(cmd *cobra.Command, gateway string, fn func(context.Context, client.Config) error) error {
 	c, err := f.config(gateway)
-	defer func() {
+	defer func() { // twice for the same key does no harm
 		for _, key := range []*identity.PrivateKey{c.Identity, c.ViaIdentity} {
 			if key != nil {
 				key.Wipe()
@@ -54,13 +55,8 @@ func (f *gatewayFlags) run(cmd *cobra.Command, gateway string, fn func(context.C
 	if err != nil {
 		return &usageError{err}
 	}
-	if c.Identity, err = f.loadIdentity(f.identity, cmd.ErrOrStderr()); err != nil {
+	if err := f.loadIdentities(&c, cmd.ErrOrStderr()); err != nil {
 		return err
-	}
-	if f.viaIdentity != "" {
-		if c.ViaIdentity, err = identity.Load(f.viaIdentity); err != nil {
-			return err
-		}
 	}
 	ctx, stop := untilSignal(cmd.Context(), cmd.ErrOrStderr(), hangup()...)
 	defer stop()
@@ -92,30 +88,102 @@ func (f *gatewayFlags) config(gateway string) (c client.Config, err error) {
 	return c, nil
 }
 
-// loadIdentity reads the client's identity. Without a path, it reads the identity in the state
-// directory, and creates it on first use.
-func (f *gatewayFlags) loadIdentity(path string, stderr io.Writer) (*identity.PrivateKey, error) {
-	if path != "" {
-		return identity.Load(path)
+// Values of --identity and --via-identity that are not files.
+const (
+	ephemeral = "ephemeral"
+	same      = "same"
+)
+
+// loadIdentities sets the configuration's identities.
+func (f *gatewayFlags) loadIdentities(c *client.Config, stderr io.Writer) (err error) {
+	created := ""
+	switch closed := func(g client.Gateway) bool { return !g.Open }; {
+	case f.identity == ephemeral:
+		c.Ephemeral = true
+	case f.identity != "":
+		c.Identity, err = identity.Load(f.identity)
+	default:
+		c.Ephemeral = true // towards open gateways
+		if closed(c.Gateway) || slices.ContainsFunc(c.Via, closed) {
+			c.Identity, created, err = loadClientIdentity(f.state)
+		}
 	}
-	dir := f.state
+	switch {
+	case err != nil:
+	case f.viaIdentity == same && c.Identity == nil:
+		c.Identity, err = client.GenerateKey()
+		c.ViaIdentity = c.Identity
+	case f.viaIdentity == same:
+		c.ViaIdentity = c.Identity
+	case f.viaIdentity != "":
+		c.ViaIdentity, err = identity.Load(f.viaIdentity)
+	}
+	if err != nil || created == "" {
+		return err
+	}
+	commands, err := addCommands(c)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stderr, "Created this client's identity in %s. %s\n\n", created, commands)
+	return nil
+}
+
+// loadClientIdentity reads the client's identity in the state directory, by default the system's, and
+// creates it on first use; then it returns the path as well.
+func loadClientIdentity(dir string) (key *identity.PrivateKey, createdAt string, err error) {
+	path, err := clientIdentityFile(dir)
+	if err != nil {
+		return nil, "", err
+	}
+	key, created, err := config.LoadOrCreateIdentity(path)
+	if !created {
+		path = ""
+	}
+	return key, path, err
+}
+
+// clientIdentityFile returns the file of the client's identity in the state directory, by default the
+// system's.
+func clientIdentityFile(dir string) (string, error) {
 	if dir == "" {
 		var err error
 		if dir, err = config.StateDir(); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	path = filepath.Join(dir, "client-identity")
-	key, created, err := config.LoadOrCreateIdentity(path)
-	if created {
-		fmt.Fprintf(stderr, "Created this client's identity in %s. The gateway's operator adds it with:\n\n  %s\n\n", path, addCommand(key.Public()))
-	}
-	return key, err
+	return filepath.Join(dir, "client-identity"), nil
 }
 
-// addCommand returns the command that adds this client to a gateway's list.
-func addCommand(id identity.PublicKey) string {
-	return "lewes clients add " + id.String() + " " + machineName()
+// addCommands returns the commands that add this client to the lists of the gateways, with an
+// introduction. Gateways that serve every client need none.
+func addCommands(c *client.Config) (string, error) {
+	ids, err := c.Identities()
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	for i, g := range append(slices.Clip(c.Via), c.Gateway) {
+		if g.Open {
+			continue
+		}
+		line := "\n  lewes clients add " + ids[i].String() + " " + machineName()
+		switch {
+		case i < len(c.Via):
+			line += "   # at the entry " + g.Address()
+		case len(c.Via) > 0:
+			line += "   # at the exit " + g.Address()
+		}
+		lines = append(lines, line)
+	}
+	who := "The gateway's operator adds it with:\n"
+	if len(lines) > 1 {
+		who = "Each gateway sees another identity; their operators add them with:\n"
+		if ids[0] == ids[len(ids)-1] {
+			who = "The gateways' operators add it with:\n"
+		}
+	}
+	return who + strings.Join(lines, ""), nil
 }
 
 // machineName returns this machine's name, reduced to the characters of a client's name.
@@ -137,12 +205,12 @@ func machineName() string {
 // withRemedy adds the remedy to an error of the client library, on a line of its own, if there is one.
 func withRemedy(err error, c *client.Config) error {
 	var dial *client.DialError
-	if errors.As(err, &dial) && dial.Unlisted() {
-		id := c.Identity
-		if dial.Gateway.Identity != c.Gateway.Identity && c.ViaIdentity != nil {
-			id = c.ViaIdentity
+	if errors.As(err, &dial) && dial.Unlisted() && !dial.Gateway.Open {
+		commands, cerr := addCommands(c)
+		if cerr != nil {
+			return err
 		}
-		return fmt.Errorf("%w\nif the gateway does not list this client, its operator adds it with: %s", err, addCommand(id.Public()))
+		return fmt.Errorf("%w\nLikely cause: a list does not name this client. %s", err, commands)
 	}
 	var flow *client.FlowError
 	switch {

@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"lewes/cmd/lewes/internal/gatewayd"
@@ -31,8 +33,9 @@ cannot reach. Port 0 selects a free port. TARGET is host:port.
 
 Forward runs until SIGINT, SIGTERM or SIGHUP, and reconnects when the connection fails. It
 uses UDP, or TCP where UDP is blocked, and logs each change and its reason. It prints one
-line when it is ready. The exit code is 1 if the first connection fails or the gateway denies every
-target.`,
+line when it is ready. While a gateway does not admit this client, it waits, prints once how to add the
+client, and tries again. The exit code is 1 if the first connection fails otherwise or the gateway denies
+every target.`,
 		Example: `  lewes forward --gateway lewes://9qA…@gw.example.com 5353=9.9.9.9:53
   dig -p 5353 @127.0.0.1 example.com
 
@@ -63,21 +66,54 @@ target.`,
 			mappings = append(mappings, m)
 		}
 		return flags.run(cmd, *gateway, func(ctx context.Context, config client.Config) error {
-			level := zapcore.InfoLevel
+			usual := zapcore.InfoLevel
 			if *verbose {
-				level = zapcore.DebugLevel
+				usual = zapcore.DebugLevel
 			}
+			level := zap.NewAtomicLevelAt(usual)
 			config.Logger = gatewayd.Slog(gatewayd.NewLogger(cmd.ErrOrStderr(), level, *asJSON))
 			return forward(ctx, config, mappings, func(s *client.Session, mappings []portforward.Mapping) error {
+				level.SetLevel(usual)
 				return outputReady(cmd, *asJSON, &config, s.Info().Transport, mappings)
+			}, func(err error) {
+				level.SetLevel(zapcore.WarnLevel) // an entry may connect at each try
+				if *asJSON {
+					config.Logger.Warn("not admitted yet; trying again", "error", err.Error())
+				} else {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n\nWaiting to be admitted …\n", cmd.CommandPath(), err)
+				}
 			})
 		})
 	}
 	return cmd
 }
 
+// admissionInterval is the pause between handshakes with a gateway that does not admit this client. Each
+// handshake repeats its messages for a while, so that it notices sooner that the client was added.
+const admissionInterval = time.Second
+
+// dialAdmitted is client.Dial, but tries again while a gateway does not admit this client. It calls waiting
+// once.
+func dialAdmitted(ctx context.Context, config *client.Config, waiting func(error)) (*client.Session, error) {
+	for first := true; ; first = false {
+		session, err := client.Dial(ctx, *config)
+		var dial *client.DialError
+		if err == nil || ctx.Err() != nil || !errors.As(err, &dial) || !dial.Unlisted() {
+			return session, withRemedy(err, config)
+		}
+		if first {
+			waiting(withRemedy(err, config))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(admissionInterval):
+		}
+	}
+}
+
 // forward runs until ctx is done, the session has closed, or the gateway has denied every target.
-func forward(ctx context.Context, config client.Config, mappings []portforward.Mapping, ready func(*client.Session, []portforward.Mapping) error) error {
+func forward(ctx context.Context, config client.Config, mappings []portforward.Mapping, ready func(*client.Session, []portforward.Mapping) error, waiting func(error)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Listen before connecting, to report a port in use at once.
@@ -91,9 +127,13 @@ func forward(ctx context.Context, config client.Config, mappings []portforward.M
 			cancel(e.Err)
 		}
 	}
-	session, err := client.Dial(ctx, config)
-	if err != nil {
-		return withRemedy(err, &config)
+	session, err := dialAdmitted(ctx, &config, waiting)
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+	case cause != nil && errors.Is(cause, context.Canceled):
+		return nil // by a signal
+	default:
+		return err
 	}
 	defer session.Close()
 	if err := ready(session, f.Mappings()); err != nil { // its reader may have ended

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"lewes/crypto/identity"
 	"lewes/transport/client"
 )
 
@@ -86,23 +87,112 @@ func TestForward(t *testing.T) {
 // TestForwardThroughEntry goes through two gateways, each with an identity of the
 // client's of its own.
 func TestForwardThroughEntry(t *testing.T) {
+	t.Parallel()
 	target := echo(t)
 	file, key := newClient(t)
 	viaFile, viaKey := newClient(t)
 	exit := launchGateway(t, allowEcho, key)
 	entry := launchGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri), viaKey)
-	p, ready := launchForward(t, environment(t.TempDir()), "--gateway", exit.uri, "--via", entry.uri, "--identity", file, "--via-identity", viaFile, "0="+target)
-	if len(ready.Via) != 1 || ready.Via[0] != entry.uri {
-		t.Errorf("it says %+v", ready)
+	through := func(more ...string) {
+		t.Helper()
+		p, ready := launchForward(t, environment(t.TempDir()), append(more, "--gateway", exit.uri, "--via", entry.uri, "--identity", file, "0="+target)...)
+		if len(ready.Via) != 1 || ready.Via[0] != entry.uri {
+			t.Errorf("it says %+v", ready)
+		}
+		ask(t, localSocket(t, ready.Mappings[0].Local), []byte("through two"))
+		if code := p.end(); code != exitOK {
+			t.Errorf("exit code %d", code)
+		}
 	}
-	ask(t, localSocket(t, ready.Mappings[0].Local), []byte("through two"))
-	if code := p.end(); code != exitOK {
-		t.Errorf("exit code %d", code)
+	through("--via-identity", viaFile)
+
+	derived := strings.TrimSpace(mustLewes(t, nil, "keygen", "--show", "--for", entry.uri, file))
+	if want := key.ForEntry(viaKey.Public()).Public().String(); derived == want || derived == key.Public().String() {
+		t.Errorf("for another entry: %s", derived)
 	}
+	public, err := identity.ParsePublicKey(derived)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry.list(public)
+	through()
+
+	entry.list(key.Public())
+	mustLewes(t, environment(entry.dir), "clients", "remove", "--state", entry.dir, derived)
+	through("--via-identity", "same")
+
 	if _, port, err := net.SplitHostPort(target); err != nil {
 		t.Error(err)
 	} else {
 		hasNot(t, entry.stderr(), ":"+port)
+	}
+}
+
+// TestForwardWaitsForBothLists: the newcomer's first use of a chain, by the lines that forward and the
+// gateways print.
+func TestForwardWaitsForBothLists(t *testing.T) {
+	t.Parallel()
+	target := echo(t)
+	exit := launchGateway(t, allowEcho)
+	entry := launchGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri))
+	dir := t.TempDir()
+	p := launch(t, environment(dir), "forward", "--gateway", exit.uri, "--via", entry.uri, "--timeout", "2s", "0="+target)
+	p.awaitLog("Waiting to be admitted")
+	// addLine runs the command that forward prints for a gateway.
+	addLine := func(g *runningGateway, role string) {
+		t.Helper()
+		address, _ := g.address()
+		var found []string
+		for line := range strings.Lines(p.stderr()) {
+			if command, ok := strings.CutSuffix(strings.TrimSpace(line), "   # at the "+role+" "+address); ok {
+				found = strings.Fields(command)
+			}
+		}
+		if len(found) < 4 {
+			t.Fatalf("no command for the %s", role)
+		}
+		mustLewes(t, environment(g.dir), append([]string{"clients", "--state", g.dir}, found[2:]...)...)
+		// The gateway has logged the same identity.
+		g.awaitLog("lewes clients add --file " + filepath.Join(g.dir, "clients") + " " + found[3])
+	}
+	addLine(entry, "entry")
+	exit.awaitLog("only if you know this identity")
+	addLine(exit, "exit")
+	ready := p.awaitLine("ready: 127.0.0.1:")
+	has(t, ready, "through entry ")
+	stderr := p.stderr()
+	if n := strings.Count(stderr, "Waiting to be admitted"); n != 1 {
+		t.Errorf("it says %d times that it waits", n)
+	}
+	for _, g := range []*runningGateway{entry, exit} {
+		if n := strings.Count(g.stderr(), "refused a client"); n != 1 {
+			t.Errorf("a gateway logs one client %d times", n)
+		}
+		has(t, g.stderr(), "127.0.0.0/24")
+	}
+	if code := p.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestForwardEphemeral: a gateway that serves everyone needs no identity, and no file.
+func TestForwardEphemeral(t *testing.T) {
+	t.Parallel()
+	target := echo(t)
+	g := launchGateway(t, allowEcho+"[access]\nmode = \"open\"\n")
+	has(t, g.uri, "access=open")
+	dir := t.TempDir()
+	args := []string{"--gateway", g.uri, "0=" + target}
+	for _, more := range [][]string{nil, {"--identity", "ephemeral"}} {
+		p, ready := launchForward(t, environment(dir), append(more, args...)...)
+		ask(t, localSocket(t, ready.Mappings[0].Local), []byte("hello"))
+		hasNot(t, p.stderr(), "Created")
+		if code := p.end(); code != exitOK {
+			t.Errorf("exit code %d", code)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
 	}
 }
 
@@ -113,10 +203,14 @@ func TestForwardMakesAnIdentity(t *testing.T) {
 	g := launchGateway(t, allowEcho)
 	dir := t.TempDir()
 	args := []string{"forward", "--gateway", g.uri, "--timeout", "1s", "0=" + echo(t)}
-	sentence := fails(t, environment(dir), exitFailed, args...)
-	public := strings.TrimSpace(mustLewes(t, nil, "keygen", "--show", filepath.Join(dir, "lewes", "client-identity")))
+	waiting := launch(t, environment(dir), args...)
+	waiting.awaitLog("Waiting to be admitted")
+	public := strings.TrimSpace(mustLewes(t, environment(dir), "keygen", "--show"))
 	line := "lewes clients add " + public + " "
-	has(t, sentence, "Created this client's identity", "\n  "+line, "it does not list this client's identity", "its operator adds it with: "+line)
+	has(t, waiting.stderr(), "Created this client's identity", "The gateway's operator adds it with:", "\n  "+line, "a list does not name this client")
+	if code := waiting.end(); code != exitOK {
+		t.Errorf("exit code %d of one that waited", code)
+	}
 
 	mustLewes(t, environment(g.dir), "clients", "add", "--state", g.dir, public)
 	g.awaitLog(`{"clients": 1`)

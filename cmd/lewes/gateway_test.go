@@ -471,3 +471,27 @@ func TestGatewayGivesMetrics(t *testing.T) {
 		t.Error(answer.Status)
 	}
 }
+
+// TestClientsAddWithoutGateway warns where no gateway has run, as on the client's own machine, and works
+// nevertheless: a list may be prepared.
+func TestClientsAddWithoutGateway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	add := func(client byte, more ...string) string {
+		t.Helper()
+		id := identity.FromSeed(&[32]byte{client}).Public().String()
+		stdout, stderr, code := lewes(t, environment(dir), append([]string{"clients", "add", id}, more...)...)
+		if code != exitOK || !strings.Contains(stdout, "added "+id) {
+			t.Errorf("exit code %d: %s", code, stdout)
+		}
+		return stderr
+	}
+	const warning = "warning: no gateway has run here: there is no "
+	has(t, add(1), warning+filepath.Join(dir, "lewes", "identity"), "run this on the gateway's machine")
+	has(t, add(2, "--state", filepath.Join(dir, "other")), warning+filepath.Join(dir, "other", "identity"))
+	has(t, add(3, "--file", filepath.Join(dir, "list")), warning)
+	hasNot(t, add(4, "--file", filepath.Join(dir, "list")), warning) // there is a list
+	g := launchGateway(t, "")
+	hasNot(t, add(5, "--state", g.dir), warning)
+	hasNot(t, add(6, "--file", filepath.Join(g.dir, "clients")), warning)
+}

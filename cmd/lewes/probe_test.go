@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"lewes/transport/uri"
 )
 
 // steps returns the names and results of a probe's steps.
@@ -19,9 +21,14 @@ func (r *probeResult) steps() (s []string) {
 func TestProbe(t *testing.T) {
 	file, key := newClient(t)
 	exit := launchGateway(t, allowEcho, key)
-	entry := launchGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri), key)
+	entry := launchGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri))
 	env := environment(t.TempDir())
 	target := echo(t)
+	at, err := uri.Parse(entry.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry.list(key.ForEntry(at.Identity).Public())
 
 	for _, row := range []struct {
 		name      string

@@ -18,8 +18,9 @@ import (
 	"lewes/router/account"
 )
 
-// clientsInterval is how often the list of clients is checked for changes.
-const clientsInterval = time.Second
+// clientsInterval is how often the list of clients is checked for changes, by a stat that takes about a
+// microsecond. Two checks find a change, so that it applies within 200 ms.
+const clientsInterval = 80 * time.Millisecond
 
 // accessControl decides which clients may use the gateway. standing is safe for concurrent use; the other
 // methods belong to the process's main goroutine.
@@ -27,6 +28,7 @@ type accessControl struct {
 	rule      atomic.Pointer[accessRule]
 	log       *zap.Logger
 	stopWatch func()
+	refusals  *refusals
 }
 
 // accessRule is the access section of one configuration, with the list as it was read. It is immutable.
@@ -39,7 +41,7 @@ type accessRule struct {
 // newAccessControl returns the access control of a starting gateway. Invalid lines of its list are
 // logged and admit no client; strict makes them an error.
 func newAccessControl(c *config.Config, strict bool, log *zap.Logger) (*accessControl, error) {
-	a := &accessControl{log: log}
+	a := &accessControl{log: log, refusals: newRefusals()}
 	if _, err := a.apply(c, strict); err != nil {
 		return nil, err
 	}
@@ -100,6 +102,13 @@ func (a *accessControl) standing(client identity.PublicKey) account.Standing {
 	}
 	limits, listed := rule.list.Find(client)
 	return account.Standing{Admitted: listed, Listed: listed, Limits: limits}
+}
+
+// logRefusals logs refused clients until ctx is done.
+func (a *accessControl) logRefusals(ctx context.Context) {
+	a.refusals.serve(ctx, a.log, func(client identity.PublicKey) string {
+		return ClientsCommand("add", a.rule.Load().path, client.String())
+	})
 }
 
 // watch reloads the list when its file changes, until ctx is done or watch is called again.

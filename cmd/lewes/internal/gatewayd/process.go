@@ -122,6 +122,7 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 	err := p.announceReady(ctx, g, inherited)
 	if err == nil {
 		p.access.watch(ctx, g, p.start)
+		p.start(func() { p.access.logRefusals(ctx) })
 		p.start(func() { p.egress.watch(ctx, p.log, func() { g.ReapplyPolicy() }) })
 		var handedOver bool
 		if handedOver, err = p.serveSignals(ctx, g); handedOver {
