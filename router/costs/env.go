@@ -226,7 +226,8 @@ type client struct {
 	handshake *state.Client
 	session   *state.Session
 	sessions  *state.Sessions
-	silent    bool // does not react to answers
+	silent    bool      // does not react to answers
+	asked     time.Time // for new keys, the last time
 	out       state.Output
 }
 

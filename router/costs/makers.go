@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"lewes/crypto/identity"
 	"lewes/state/parts"
@@ -521,9 +522,17 @@ func badKK1(e *Env) maker {
 func (c *client) renew() []transport.Packet {
 	c.session.Rekey(c.e.Now(), &c.out)
 	if len(c.out.Packets) == 0 {
-		_ = c.session.Control(c.e.Now(), c.session.Current(), wire.TypeSubsessionRequest, nil, path.Path{}, &c.out)
+		c.asked = latest(c.e.Now(), c.asked.Add(100*time.Millisecond)) // a client follows no more requests
+		_ = c.session.Control(c.asked, c.session.Current(), wire.TypeSubsessionRequest, nil, path.Path{}, &c.out)
 	}
 	return c.take()
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func goodKK1(e *Env) maker {
