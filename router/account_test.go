@@ -3,12 +3,14 @@ package router
 import (
 	"fmt"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
 	"lewes/crypto/identity"
 	"lewes/router/account"
 	"lewes/state/path"
+	"lewes/state/wire"
 	"lewes/transport"
 )
 
@@ -153,7 +155,6 @@ func TestIdleSessionGivesWay(t *testing.T) {
 		t.Fatalf("%d sessions stand, %d were refused", s.Sessions, s.SessionsRefused)
 	}
 	r.advance(replaceAfter)
-	r.whole.shards = []*Shard{r.shard}
 	r.whole.replaceElsewhere(client, r.shard.id)
 	if s := r.shard.Stats(); s.Sessions != 1 {
 		t.Error("the shard that asks gave up a session")
@@ -167,5 +168,43 @@ func TestIdleSessionGivesWay(t *testing.T) {
 	r.whole.replaceElsewhere(testIdentity(3).Public(), r.shard.id+1)
 	if r.shard.Stats().Sessions != 1 || open.serverSession() == nil {
 		t.Error("a session of an unlisted client gave way")
+	}
+}
+
+// TestForwardingFlowsAreBounded: the flows to gateways that a session opens without using them count
+// for its account like others.
+//
+// Shows R12.7.
+func TestForwardingFlowsAreBounded(t *testing.T) {
+	r := newRig(t, func(c *Config) { withDirectory(t)(c); c.MaxFlows = 9 })
+	p := r.connect(2, clientAt)
+	for id := range uint16(5) {
+		p.forward(id, &exitID, inner(100, false))
+	}
+	if got := p.closedWith(); p.clientOf().flowCount() != 3 || got != fmt.Sprintf("4:%d ", wire.FlowBound) {
+		t.Errorf("%d flows of 9 stand, the last was closed with %q", p.clientOf().flowCount(), got)
+	}
+	p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 0, Reason: wire.FlowIdle})
+	if p.forward(5, &exitID, inner(100, false)); p.closedWith() != "" {
+		t.Error("a flow that was closed leaves no room")
+	}
+}
+
+// TestUnreachableGatewayIsCharged: a gateway towards which no socket opens costs a client's budget, not
+// the shard's time.
+//
+// Shows R12.9.
+func TestUnreachableGatewayIsCharged(t *testing.T) {
+	r := newRig(t, withDirectory(t))
+	r.egress.fail = syscall.ENETUNREACH
+	p := r.connect(2, clientAt)
+	for range 3000 {
+		p.forward(1, &exitID, inner(100, false))
+	}
+	if want, got := uint64(3000-taskDepth/SessionShare/costFlow), r.shard.Stats().OverBudget; got != want {
+		t.Errorf("%d of 3,000 packets were over the budget, want %d", got, want)
+	}
+	if got := p.clientOf().account.Held(account.Flows); got != 0 {
+		t.Errorf("%d flows are held", got)
 	}
 }

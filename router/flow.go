@@ -113,6 +113,8 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 	st.outbound.add(&f.outlet, d.Payload)
 }
 
+const tooManyAtOnce = "too many flows were opened at once: try again in a second"
+
 // openFlow adds the flow that d names and opens it when it is its account's turn, or answers with
 // the reason why not. It returns nil if the flow does not stand.
 func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) *flow {
@@ -136,7 +138,7 @@ func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) 
 	case c.flowCount() >= limits.MaxFlowsPerSession:
 		return refuse(wire.FlowBound, "")
 	case !st.charge(now, c, cost):
-		return refuse(wire.FlowBound, "too many flows were opened at once: try again in a second")
+		return refuse(wire.FlowBound, tooManyAtOnce)
 	case !c.account.Take(account.Flows):
 		return refuse(wire.FlowBound, "")
 	case named && !c.account.Take(account.Lookups):

@@ -2,7 +2,6 @@ package router
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +44,7 @@ type indexBinding struct {
 	flowID   uint16
 	timer    state.Timer[*indexBinding]
 	last     time.Time
+	place    int // in client.bindings; -1: released
 }
 
 // forwarder holds a shard's upstreams and the timers of its bindings.
@@ -100,9 +100,14 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 		return refuse(wire.FlowOtherTarget, "this flow goes to a target")
 	case c.flowCount() >= st.limits.Load().MaxFlowsPerSession:
 		return refuse(wire.FlowBound, "")
+	case st.needsDial(m.Identity) && !st.charge(now, c, costFlow):
+		return refuse(wire.FlowBound, tooManyAtOnce)
+	case !c.account.Take(account.Flows):
+		return refuse(wire.FlowBound, "")
 	}
 	u, reason, detail := st.upstreamFor(m.Identity)
 	if u == nil {
+		c.account.Release(account.Flows)
 		return refuse(reason, detail)
 	}
 	f := &forward{id: m.FlowID, upstream: u}
@@ -134,9 +139,17 @@ func (st *shardState) dropForward(f *forward) {
 	st.unbindAll(f.client, func(b *indexBinding) bool { return b.flowID == f.id })
 	f.upstream.forwards.Remove(&f.slot)
 	delete(f.client.forwards, f.id)
+	f.client.account.Release(account.Flows)
 }
 
 const notInDirectory = "that gateway is not in this gateway's directory"
+
+// needsDial reports whether upstreamFor opens a socket to a gateway.
+func (st *shardState) needsDial(id identity.PublicKey) bool {
+	addr, ok := st.config.Directory.Find(id)
+	u := st.forwarder.upstreams[id]
+	return ok && (u == nil || u.addr != addr)
+}
 
 // upstreamFor returns the upstream of a gateway in the directory, or the reason why there is none.
 func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, wire.FlowReason, string) {
@@ -200,11 +213,17 @@ func (st *shardState) bindIndex(rx *rxContext, c *client, f *forward, m *wire.Fo
 		f.upstream.mu.Lock()
 		f.upstream.bindings[index] = b
 		f.upstream.mu.Unlock()
-		c.bindings = append(c.bindings, b)
+		c.addBinding(b)
 		st.forwarder.timers.Set(&b.timer, now.Add(IndexBindingTTL))
 	}
 	b.last = now
 	return true
+}
+
+// addBinding adds a binding, whose claim its account has taken.
+func (c *client) addBinding(b *indexBinding) {
+	b.place = len(c.bindings)
+	c.bindings = append(c.bindings, b)
 }
 
 // takeHello takes a token from the account's budget of inner hellos.
@@ -221,17 +240,21 @@ func (st *shardState) unbind(b *indexBinding) {
 		delete(b.upstream.bindings, b.index)
 	}
 	b.upstream.mu.Unlock()
-	if at := slices.Index(b.client.bindings, b); at >= 0 {
-		b.client.bindings = slices.Delete(b.client.bindings, at, at+1)
-		b.client.account.Release(account.Claims)
+	if c := b.client; b.place >= 0 {
+		last := len(c.bindings) - 1
+		c.bindings[b.place] = c.bindings[last]
+		c.bindings[b.place].place = b.place
+		c.bindings[last] = nil
+		c.bindings, b.place = c.bindings[:last], -1
+		c.account.Release(account.Claims)
 	}
 	st.forwarder.timers.Set(&b.timer, time.Time{})
 }
 
 // unbindAll releases the matching bindings of a session.
 func (st *shardState) unbindAll(c *client, match func(*indexBinding) bool) {
-	for _, b := range slices.Clone(c.bindings) {
-		if match(b) {
+	for i := len(c.bindings) - 1; i >= 0; i-- { // the last one takes the place of a released one
+		if b := c.bindings[i]; match(b) {
 			st.unbind(b)
 		}
 	}

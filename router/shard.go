@@ -367,9 +367,8 @@ func (st *shardState) dropClient(session *state.Session) {
 	}
 	st.unbindAll(c, func(*indexBinding) bool { return true })
 	for _, f := range c.forwards {
-		f.upstream.forwards.Remove(&f.slot)
+		st.dropForward(f)
 	}
-	c.forwards = nil
 	st.delivery.flushOnClose(c, &st.output)
 	c.account.Release(account.Sessions)
 	c.account.Leave(st.now())

@@ -170,6 +170,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 		st.codeUpstream(c, &f.upstream)
 		if c.Decoding() && c.Err() == nil && f.upstream != nil && owner.forwards[f.id] == nil {
 			owner.addForward(f)
+			owner.account.Force(account.Flows)
 		}
 	})
 	codeList(c, len(owner.bindings), slices.Values(owner.bindings), func(b *indexBinding) {
@@ -181,7 +182,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 		if c.Decoding() && c.Err() == nil && b.upstream != nil && b.upstream.bindings[b.index] == nil {
 			b.timer.Value = b
 			b.upstream.bindings[b.index] = b
-			owner.bindings = append(owner.bindings, b)
+			owner.addBinding(b)
 			owner.account.Force(account.Claims)
 			st.forwarder.timers.Set(&b.timer, b.last.Add(IndexBindingTTL))
 		}
