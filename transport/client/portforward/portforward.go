@@ -9,6 +9,7 @@
 package portforward
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -28,8 +29,12 @@ import (
 )
 
 const (
-	// maxPeers bounds the peers of a port; at it, the least recently active is evicted.
+	// maxPeers bounds the peers of a port; at it, one is evicted.
 	maxPeers = 4096
+	// answerWait is how long a peer without an answer is evicted after all others.
+	answerWait = 5 * time.Second
+	// boundMemory is how long a bound on flows is kept that the gateway has shown.
+	boundMemory = time.Minute
 	// peerIdle is how long a peer keeps an idle flow.
 	peerIdle = 2 * time.Minute
 	// readBatch is how many messages one read of a local socket returns at most.
@@ -51,6 +56,29 @@ type Dialer interface {
 type Forwarder struct {
 	ports []*port
 	log   *slog.Logger
+	open  atomic.Int64 // peers of all ports
+	bound flowBound
+}
+
+// flowBound is the number of flows that the gateway lets this client have, as far as a refusal has shown.
+type flowBound struct {
+	mu    sync.Mutex
+	flows int64
+	until time.Time
+}
+
+// learn records that the gateway has refused a flow beside n others.
+func (b *flowBound) learn(now time.Time, n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.flows, b.until = max(n, 1), now.Add(boundMemory)
+}
+
+// reached reports whether n flows are as many as the gateway accepts.
+func (b *flowBound) reached(now time.Time, n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return now.Before(b.until) && n >= b.flows
 }
 
 // Listen binds the local addresses. A nil logger discards.
@@ -117,13 +145,14 @@ func (f *Forwarder) Run(ctx context.Context, d Dialer) error {
 	return last
 }
 
-// evict drops the least recently active peer of all ports. It reports whether there was one.
+// evict drops a peer of all ports, the one that leastActiveLocked prefers. It reports whether there was one.
 func (f *Forwarder) evict() bool {
 	var of *port
 	var least *peer
+	now := time.Now()
 	for _, p := range f.ports {
 		p.mu.Lock()
-		if q := p.leastActiveLocked(); q != nil && (least == nil || q.active.Load() < least.active.Load()) {
+		if q := p.leastActiveLocked(now); q != nil && (least == nil || q.before(least, now)) {
 			of, least = p, q
 		}
 		p.mu.Unlock()
@@ -146,6 +175,7 @@ type port struct {
 	flows          sync.WaitGroup
 	denied         atomic.Pointer[client.FlowError] // by the gateway's policy
 	up, down, lost atomic.Uint64                    // datagrams
+	failures       failureLog
 
 	mu    sync.Mutex // guards peers and their paths
 	peers map[netip.AddrPort]*peer
@@ -153,9 +183,24 @@ type port struct {
 
 // peer is the socket of a local program, and its flow.
 type peer struct {
-	path   path.Path
-	conn   net.Conn
-	active atomic.Int64 // the last datagram in either direction, in Unix nanoseconds
+	path     path.Path
+	conn     net.Conn
+	active   atomic.Int64 // the last datagram in either direction, in Unix nanoseconds
+	answered atomic.Bool
+	first    []byte // the datagram that opened the flow, to send again if the gateway refuses the flow
+}
+
+// before reports whether a peer is evicted before another: after all others one that waits for its first
+// answer, else the least recently active.
+func (q *peer) before(other *peer, now time.Time) bool {
+	if w := q.waits(now); w != other.waits(now) {
+		return !w
+	}
+	return q.active.Load() < other.active.Load()
+}
+
+func (q *peer) waits(now time.Time) bool {
+	return !q.answered.Load() && now.UnixNano()-q.active.Load() < int64(answerWait)
 }
 
 // run serves the port until ctx is done, and waits for its flows to end. It returns the
@@ -206,7 +251,7 @@ func (p *port) send(ctx context.Context, d Dialer, from path.Path, datagram []by
 	var err error
 	for range 2 {
 		var of *peer
-		if of, err = p.peer(ctx, d, from); err != nil {
+		if of, err = p.peer(ctx, d, from, datagram); err != nil {
 			break
 		}
 		if _, err = of.conn.Write(datagram); !errors.Is(err, net.ErrClosed) {
@@ -237,26 +282,35 @@ func (p *port) report(err error) (reason client.FlowReason) {
 		if errors.As(err, &op) {
 			err = op.Err // which contains the target instead of the flow's LocalAddr
 		}
-		p.f.log.Warn("forwarding failed", slog.String("target", p.target), slog.String("error", err.Error()))
+		p.failures.add(time.Now(), p.f.log, p.target, err)
 	}
 	return reason
 }
 
-// peer returns the peer of a datagram. Only read calls it.
-func (p *port) peer(ctx context.Context, d Dialer, from path.Path) (*peer, error) {
-	now := time.Now().UnixNano()
+// refused reports whether the gateway has refused to open a peer's flow because this client has too many,
+// and the flow's datagram is worth another try.
+func (p *port) refused(of *peer, err error) bool {
+	var flow *client.FlowError
+	return errors.As(err, &flow) && flow.Reason == client.ReasonLimit && flow.Detail == "" && !of.answered.Load() && of.first != nil
+}
+
+// peer returns the peer of a datagram. If it has none, it opens a flow, for which others may have to go.
+func (p *port) peer(ctx context.Context, d Dialer, from path.Path, datagram []byte) (*peer, error) {
+	now := time.Now()
 	p.mu.Lock()
 	if known := p.peers[from.Peer]; known != nil {
 		known.path = from
-		known.active.Store(now)
+		known.active.Store(now.UnixNano())
 		p.mu.Unlock()
 		return known, nil
 	}
 	if len(p.peers) >= p.maxPeers {
-		p.dropLocked(p.leastActiveLocked())
+		p.dropLocked(p.leastActiveLocked(now))
 	}
 	p.mu.Unlock()
 
+	for p.f.bound.reached(now, p.f.open.Load()) && p.f.evict() {
+	}
 	conn, err := d.DialContext(ctx, "udp", p.target)
 	var limit *client.FlowError
 	for errors.As(err, &limit) && limit.Reason == client.ReasonLimit && p.f.evict() {
@@ -265,22 +319,37 @@ func (p *port) peer(ctx context.Context, d Dialer, from path.Path) (*peer, error
 	if err != nil {
 		return nil, err
 	}
-	added := &peer{path: from, conn: conn}
-	added.active.Store(now)
+	added := &peer{path: from, conn: conn, first: bytes.Clone(datagram)}
+	added.active.Store(now.UnixNano())
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.peers[from.Peer]; known != nil { // opened meanwhile, for a datagram that was refused
+		_ = conn.Close()
+		return known, nil
+	}
+	if ctx.Err() != nil {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
 	p.peers[from.Peer] = added
-	p.mu.Unlock()
-	p.flows.Go(func() { p.copyAnswers(added) })
+	p.f.open.Add(1)
+	p.flows.Go(func() { p.copyAnswers(ctx, d, added) })
 	return added, nil
 }
 
 // copyAnswers forwards the target's datagrams to a peer.
-func (p *port) copyAnswers(to *peer) {
+func (p *port) copyAnswers(ctx context.Context, d Dialer, to *peer) {
 	defer p.drop(to)
 	buffer := make([]byte, wire.MaxUDPPacket)
 	packet := make([]transport.Packet, 1)
 	for {
 		n, err := to.conn.Read(buffer)
+		if p.refused(to, err) {
+			p.drop(to)
+			p.f.bound.learn(time.Now(), p.f.open.Load())
+			p.send(ctx, d, to.path, to.first)
+			return
+		}
 		if err != nil {
 			if p.report(err) == client.ReasonUnreachable {
 				continue // the target may return
@@ -288,6 +357,8 @@ func (p *port) copyAnswers(to *peer) {
 			return
 		}
 		to.active.Store(time.Now().UnixNano())
+		to.answered.Store(true)
+		to.first = nil
 		p.mu.Lock()
 		packet[0] = transport.Packet{Data: buffer[:n], Path: to.path}
 		p.mu.Unlock()
@@ -309,14 +380,15 @@ func (p *port) drop(of *peer) {
 func (p *port) dropLocked(of *peer) {
 	if p.peers[of.path.Peer] == of {
 		delete(p.peers, of.path.Peer)
+		p.f.open.Add(-1)
 		_ = of.conn.Close()
 	}
 }
 
-// leastActiveLocked returns the least recently active peer, or nil.
-func (p *port) leastActiveLocked() (least *peer) {
+// leastActiveLocked returns the peer to evict first, or nil.
+func (p *port) leastActiveLocked(now time.Time) (least *peer) {
 	for _, of := range p.peers {
-		if least == nil || of.active.Load() < least.active.Load() {
+		if least == nil || of.before(least, now) {
 			least = of
 		}
 	}
@@ -333,6 +405,7 @@ func (p *port) expire(ctx context.Context) {
 			return
 		case now := <-ticker.C:
 			p.dropIdle(now)
+			p.failures.flush(now, p.f.log, p.target)
 		}
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -205,36 +207,125 @@ func TestPeersHaveSeparateFlows(t *testing.T) {
 	eventually(t, "count", func() bool { return r.up.Load() == 2 && r.down.Load() == 2 && r.lost.Load() == 0 })
 }
 
-// TestFullPortEvictsLeastActivePeer: a port or session at its bound evicts the peer that was inactive
-// longest, in either direction.
-func TestFullPortEvictsLeastActivePeer(t *testing.T) {
-	for _, row := range []struct {
+// TestFullPortEvicts: a port or session at its bound evicts the peer that was inactive longest, in either
+// direction, and those that wait for their first answer after all others.
+func TestFullPortEvicts(t *testing.T) {
+	for _, bound := range []struct {
 		name string
-		peer int // bound of the relay
-		flow int // bound of the session
-	}{{"of the relay", 3, 0}, {"of the session", 100, 3}} {
-		t.Run(row.name, func(t *testing.T) {
-			d := &fakeDialer{bound: row.flow}
-			r := start(t, d, func(r *port) { r.maxPeers = row.peer })
-			var peers []net.Conn
-			for i := range 3 {
-				peers = append(peers, localSocket(t, r.addr()))
-				send(t, peers[i], "first")
-				expect(t, d.flow(t, i), "first")
-			}
-			send(t, peers[0], "again") // 1 is now the first to have sent
-			expect(t, d.flow(t, 0), "again")
-			d.flow(t, 1).down <- []byte("answer") // 2 is now the least active
-			eventually(t, "answer", func() bool { return r.down.Load() == 1 })
-			send(t, localSocket(t, r.addr()), "one more")
-			expect(t, d.flow(t, 3), "one more")
-			if got := []bool{d.flow(t, 0).isClosed(), d.flow(t, 1).isClosed(), d.flow(t, 2).isClosed()}; !slices.Equal(got, []bool{false, false, true}) {
-				t.Errorf("closed are %v, want the third alone", got)
-			}
-			// The evicted peer gets another flow.
-			send(t, peers[2], "back")
-			expect(t, d.flow(t, 4), "back")
-		})
+		peer int // of the port
+		flow int // of the session
+	}{{"of the port", 3, 0}, {"of the session", 100, 3}} {
+		for _, row := range []struct {
+			name     string
+			answered []int // in this order
+			stale    []int // asked long ago
+			evicted  int
+		}{
+			{"all wait", nil, nil, 1}, // which has asked first
+			{"all answered", []int{2, 1, 0}, nil, 2},
+			{"one answered", []int{0}, nil, 0},
+			{"two answered", []int{2, 0}, nil, 2},
+			{"one waits in vain", []int{0, 1}, []int{2}, 2},
+		} {
+			t.Run(bound.name+"/"+row.name, func(t *testing.T) {
+				d := &fakeDialer{bound: bound.flow}
+				r := start(t, d, func(r *port) { r.maxPeers = bound.peer })
+				var peers []net.Conn
+				for i := range 3 {
+					peers = append(peers, localSocket(t, r.addr()))
+					send(t, peers[i], "first")
+					expect(t, d.flow(t, i), "first")
+				}
+				send(t, peers[0], "again") // 1 is now the first to have sent
+				expect(t, d.flow(t, 0), "again")
+				for n, i := range row.answered {
+					d.flow(t, i).down <- []byte("answer")
+					eventually(t, "answer", func() bool { return r.down.Load() == uint64(n+1) })
+				}
+				r.mu.Lock()
+				for _, p := range r.peers {
+					if slices.Contains(row.stale, p.conn.(*fakeFlow).number) {
+						p.active.Add(-int64(answerWait))
+					}
+				}
+				r.mu.Unlock()
+				send(t, localSocket(t, r.addr()), "one more")
+				expect(t, d.flow(t, 3), "one more")
+				for i := range 3 {
+					if d.flow(t, i).isClosed() != (i == row.evicted) {
+						t.Errorf("flow %d is closed: %v", i, d.flow(t, i).isClosed())
+					}
+				}
+				// The evicted peer gets another flow.
+				send(t, peers[row.evicted], "back")
+				expect(t, d.flow(t, 4), "back")
+			})
+		}
+	}
+}
+
+// TestGatewayRefusesFlow: the flow that the gateway refuses for want of room gets it from another, and the
+// datagram is sent again; from then on the room is made before.
+func TestGatewayRefusesFlow(t *testing.T) {
+	d := new(fakeDialer)
+	r := start(t, d, nil)
+	for i := range 3 {
+		send(t, localSocket(t, r.addr()), "question")
+		expect(t, d.flow(t, i), "question")
+		if i < 2 {
+			d.flow(t, i).down <- []byte("answer")
+			eventually(t, "answer", func() bool { return r.down.Load() == uint64(i+1) })
+		}
+	}
+	d.flow(t, 2).fail <- &net.OpError{Op: "read", Err: &client.FlowError{Target: mapping.Target, Reason: client.ReasonLimit}}
+	expect(t, d.flow(t, 3), "question")
+	send(t, localSocket(t, r.addr()), "another")
+	expect(t, d.flow(t, 4), "another")
+	for i, want := range []bool{true, true, true, false, false} {
+		if d.flow(t, i).isClosed() != want {
+			t.Errorf("flow %d is closed: %v", i, !want)
+		}
+	}
+	if n := r.lost.Load(); n != 0 {
+		t.Errorf("%d lost", n)
+	}
+}
+
+// TestFailuresAreCounted: the first failure of a kind is logged at once, the others once a minute with
+// their number; a datagram's size makes no kind.
+func TestFailuresAreCounted(t *testing.T) {
+	var text bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&text, nil))
+	var l failureLog
+	now := time.Unix(1_000_000, 0)
+	logged := func() int { defer text.Reset(); return strings.Count(text.String(), "forwarding failed") }
+	for i := range 50 {
+		l.add(now, log, "a", &client.SizeError{Target: "a", Size: 2000 + i, Limit: 1300})
+	}
+	l.add(now, log, "a", errors.New("another"))
+	if n := logged(); n != 2 {
+		t.Errorf("%d lines for 51 failures of two kinds", n)
+	}
+	l.flush(now.Add(failureInterval-1), log, "a")
+	if n := logged(); n != 0 {
+		t.Errorf("%d lines within the minute", n)
+	}
+	l.flush(now.Add(failureInterval), log, "a")
+	if !strings.Contains(text.String(), "times=49") || !strings.Contains(text.String(), "2049-byte") || logged() != 1 {
+		t.Errorf("after the minute: %s", text.String())
+	}
+	for i := range 100 {
+		l.add(now, log, "a", fmt.Errorf("kind %d", i))
+	}
+	if len(l.kinds) > maxFailureKinds+1 {
+		t.Errorf("%d kinds", len(l.kinds))
+	}
+	for range 3 {
+		now = now.Add(2 * failureInterval)
+		l.flush(now, log, "a")
+	}
+	if len(l.kinds) != 0 {
+		t.Errorf("%d kinds after quiet minutes", len(l.kinds))
 	}
 }
 
