@@ -133,6 +133,9 @@ func (q *scheduler) delay(class state.Class) time.Duration {
 	return time.Duration(q.queues[class].len()) * q.queues[class].rate
 }
 
+// crowded reports whether the queue of sources that may be spoofed is more than half full.
+func (q *scheduler) crowded() bool { return q.queues[state.Unproved].len() > q.limit/2 }
+
 // allowance returns the time that handshakes may still take in this batch. Where no datagram arrives, the
 // time is idle otherwise and costs no credit.
 func (q *scheduler) allowance(now time.Time) time.Duration {

@@ -110,8 +110,8 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	own := *handshake
 	own.IndexInUse = func(index uint32) bool { return st.sessions.Find(index) != nil }
 	own.Full = func() bool { return st.full() || st.shortOfMemory(handshake.Full) }
-	// A hello that is told to come back has a proved source then.
 	own.QueueDelay = func() time.Duration { return st.scheduler.delay(state.Proved) }
+	own.Crowded = st.scheduler.crowded
 	own.Session.NewIndex = st.newIndex
 	var err error
 	if st.handshakes, err = state.NewResponderTable(now(), &own); err != nil {

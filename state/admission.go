@@ -228,7 +228,8 @@ func (t *ResponderTable) Class(now time.Time, header wire.Header, packet []byte,
 // underLoad reports whether all hellos need a cookie.
 func (t *ResponderTable) underLoad(now time.Time) bool {
 	b := t.budgets
-	return b.records.moreThanHalf() || b.memory[Unproved].moreThanHalf() || b.tries.rate(now) > t.config.cookieThreshold()
+	return t.config.Crowded != nil && t.config.Crowded() ||
+		b.records.moreThanHalf() || b.memory[Unproved].moreThanHalf() || b.tries.rate(now) > t.config.cookieThreshold()
 }
 
 // fullWait is the wait that a full gateway asks for; it cannot predict the end of a session.

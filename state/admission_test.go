@@ -405,6 +405,9 @@ func TestCookiesAreRequiredUnderLoad(t *testing.T) {
 		"many tries of Handshake 1": func(_ *GatewayConfig, g *gatewayEnd) {
 			g.responders.budgets.tries.add(epoch, 501)
 		},
+		"many queued packets of such sources": func(_ *GatewayConfig, g *gatewayEnd) {
+			g.responders.config.Crowded = func() bool { return true }
+		},
 		"source above its budget": func(_ *GatewayConfig, g *gatewayEnd) {
 			for n := range uint32(2) {
 				g.askOne(epoch, g.helloPacket(goodHello(epoch, 1000+n)), addr(fmt.Sprintf("192.0.2.1:%d", n+1)))
@@ -634,10 +637,10 @@ func TestKKTRequests(t *testing.T) {
 		t.Errorf("a KKT request from elsewhere got %d answers", len(got))
 	}
 	first := g.ask(epoch, good, clientAt)
-	made := &g.responders.responders[7].response[0]
+	made := &g.responders.responders[7].kktPackets[0][0]
 	g.ask(epoch, g.helloPacket(m), clientAt)
 	again := g.ask(epoch, good, clientAt)
-	if &g.responders.responders[7].response[0] != made {
+	if &g.responders.responders[7].kktPackets[0][0] != made {
 		t.Error("the response was made twice")
 	}
 	if len(first) != 2 || len(again) != 2 || !bytes.Equal(first[0].content, again[0].content) || !bytes.Equal(first[1].content, again[1].content) {

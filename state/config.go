@@ -112,9 +112,12 @@ type GatewayConfig struct {
 	IndexInUse func(uint32) bool
 	// Full reports that no session can be added; hellos are then answered by Busy. May be nil.
 	Full func() bool
-	// QueueDelay returns the expected queueing delay of a handshake packet that
+	// QueueDelay returns the expected queueing delay of a handshake packet of a proved source that
 	// arrives now, the least wait that a Busy asks for. May be nil.
 	QueueDelay func() time.Duration
+	// Crowded reports that the queue of handshake packets of unproved sources is more than half full;
+	// hellos then need a cookie. May be nil.
+	Crowded func() bool
 
 	// Budgets are shared by the tables of one gateway. nil: there is one table.
 	Budgets *GatewayBudgets

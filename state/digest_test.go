@@ -295,7 +295,7 @@ type responderShot struct {
 func shootResponder(r *responder) responderShot {
 	s := responderShot{
 		index: r.index, keyID: r.keyID, hello: r.hello, source: r.source, created: r.created, at: r.timer.at, suite: r.suite,
-		out: r.bytesOut, content: digestOf(r.ack, r.request, r.response, r.handshake2, r.handshake3),
+		out: r.bytesOut, content: digestOf(r.ack, r.request, r.response(), r.handshake2, r.handshake3),
 		opened: r.handshake1 != nil, failed: r.kind == failedRecord, client: r.client, static: r.static, psk: r.psk, session: r.session != nil,
 	}
 	if r.handshake1 != nil {

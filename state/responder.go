@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"time"
 
+	"lewes/crypto/cookie"
 	"lewes/crypto/identity"
 	"lewes/crypto/kdf"
 	"lewes/crypto/kem"
@@ -52,8 +53,8 @@ type responder struct {
 	bytesIn  int // until Handshake 1 has opened
 	bytesOut int
 
-	request  []byte // KKT frames
-	response []byte
+	request    []byte   // KKT frame
+	kktPackets [][]byte // the response
 
 	inbox      *inbox
 	transcript *[32]byte
@@ -91,7 +92,7 @@ func (r *responder) answer(to path.Path, out *Output, packets ...[]byte) error {
 	}
 	r.bytesOut += total
 	for _, p := range packets {
-		out.send(to, p)
+		out.send(to, bytes.Clone(p))
 	}
 	return nil
 }
@@ -123,16 +124,27 @@ func (r *responder) handleKKT(content []byte, size int, from path.Path, out *Out
 	if r.handshake1 == nil {
 		r.bytesIn += size
 	}
-	if r.response == nil {
+	if r.kktPackets == nil {
 		r.table.Stats.KEMKeys++
 		r.request = bytes.Clone(frame)
-		r.response = kkt.AppendResponse(nil, id, r.kem.Public(), sid, r.table.config.Identity)
+		r.setResponse(kkt.AppendResponse(nil, id, r.kem.Public(), sid, r.table.config.Identity))
 	}
-	var packets [][]byte
-	for _, p := range splitFor(r.response, from.Transport == path.TCP) {
-		packets = append(packets, clearPacket(r.table.mac, r.index, wire.TypeKKTResponse, &p))
+	return r.answer(from, out, r.kktPackets...)
+}
+
+// setResponse stores the packets of a KKT response, so that repeated requests cost no hash.
+func (r *responder) setResponse(frame []byte) {
+	for _, p := range splitFor(frame, r.source.Transport == path.TCP) {
+		r.kktPackets = append(r.kktPackets, clearPacket(r.table.mac, r.index, wire.TypeKKTResponse, &p))
 	}
-	return r.answer(from, out, packets...)
+}
+
+// response returns the KKT response, nil if there is none yet.
+func (r *responder) response() (frame []byte) {
+	for _, p := range r.kktPackets {
+		frame = append(frame, p[wire.HeaderSize+wire.PrefixSize+wire.PartHeaderSize:len(p)-cookie.TrailerSize]...)
+	}
+	return frame
 }
 
 // maxHandshake1Parts bounds the kept parts of Handshake 1: of two messages.
@@ -152,7 +164,7 @@ func (r *responder) handleHandshake1(now time.Time, message []byte, sum [32]byte
 		if sum != *r.handshake1 {
 			return ErrDuplicate
 		}
-		return r.answer(from, out, bytes.Clone(r.handshake2))
+		return r.answer(from, out, r.handshake2)
 	}
 	payload, err := r.openHandshake1(now, message)
 	if err != nil {
@@ -167,7 +179,7 @@ func (r *responder) handleHandshake1(now time.Time, message []byte, sum [32]byte
 	}
 	r.handshake1 = &sum
 	r.table.addReady(r)
-	return r.answer(from, out, bytes.Clone(r.handshake2))
+	return r.answer(from, out, r.handshake2)
 }
 
 // openHandshake1 opens the Noise message. It costs one X25519 operation per responder,
@@ -181,12 +193,12 @@ func (r *responder) openHandshake1(now time.Time, message []byte) ([]byte, error
 	if !bytes.Equal(commitment[:saltCommitmentLength], r.salt[8:]) {
 		return nil, ErrSaltMismatch
 	}
-	if r.keyID == 0 && r.response == nil {
+	if r.keyID == 0 && r.kktPackets == nil {
 		return nil, ErrUnexpectedMessage
 	}
 	if r.noise == nil {
 		identity := r.table.config.Identity.Public()
-		t := transcript(identity[:], r.hello[:], r.request, r.response)
+		t := transcript(identity[:], r.hello[:], r.request, r.response())
 		r.transcript = &t
 		r.noise = noise.NewXKResponder(noisePrologue(&t), r.table.config.Session.Static)
 	}
@@ -330,9 +342,11 @@ func (r *responder) size() int64 {
 	if r.noise != nil {
 		n += cryptoSize
 	}
-	for _, b := range [...][]byte{r.response, r.handshake2, r.handshake3} {
-		if b != nil {
-			n += len(b) + bufferOverhead
+	for _, all := range [...][][]byte{r.kktPackets, {r.handshake2, r.handshake3}} {
+		for _, b := range all {
+			if b != nil {
+				n += len(b) + bufferOverhead
+			}
 		}
 	}
 	for _, p := range r.earlyData {
@@ -386,8 +400,13 @@ func (r *responder) snapshot(c *snapshot.Codec, until *time.Time) {
 	snapshot.Int(c, &r.bytesIn)
 	snapshot.Int(c, &r.bytesOut)
 	c.Blob(&r.request, wire.MaxTCPPacket)
-	c.Blob(&r.response, wire.MaxTCPPacket)
-	if c.Decoding() {
+	response := r.response()
+	c.Blob(&response, wire.MaxTCPPacket)
+	c.Check(len(response) == 0 || len(response) == kkt.ResponseSize(kemID), "KKT response of %d bytes", len(response))
+	if c.Decoding() && c.Err() == nil {
 		r.kem = r.table.config.KEMs.Find(kemID, kemKeyID)
+		if len(response) > 0 {
+			r.setResponse(response)
+		}
 	}
 }

@@ -394,7 +394,7 @@ func TestEvictionOrder(t *testing.T) {
 		t.Fatalf("client %d does not come as far; drops %v", n, g.drops)
 		return 0
 	}
-	waiting := func(r *responder) bool { return r.response != nil }
+	waiting := func(r *responder) bool { return r.kktPackets != nil }
 	opened := func(r *responder) bool { return r.handshake1 != nil }
 	done := func(r *responder) bool { return r.session != nil }
 	failed := func(r *responder) bool { return r.kind == failedRecord }
@@ -707,7 +707,7 @@ func TestPartsOfWrongCountAreDropped(t *testing.T) {
 		g.handle(epoch, p.Data, stranger)
 	}
 	answers, a := g.take(), other.client.attempts[0]
-	for _, p := range wrong(g.responders.responders[a.index].response) {
+	for _, p := range wrong(g.responders.responders[a.index].response()) {
 		other.handle(epoch, clearPacket(g.responders.MAC1(), a.index, wire.TypeKKTResponse, &p), gatewayAt)
 		if a.handshake1 != nil || a.assembler.Kept() != 0 {
 			t.Fatalf("KKTResponse: part %d of %d with %d bytes was taken", p.Index, p.Count, len(p.Data))

@@ -481,7 +481,11 @@ func (t *ResponderTable) newest(size int) (newest []*responder) {
 		for _, class := range []Class{Proved, Unproved} {
 			for e := t.queues[class][kind].Back(); e != nil; e = e.Prev() {
 				r := e.Value.(*responder)
-				if size -= minResponderSize + len(r.ack) + len(r.request) + len(r.response); size < 0 {
+				size -= minResponderSize + len(r.ack) + len(r.request)
+				for _, p := range r.kktPackets {
+					size -= len(p)
+				}
+				if size < 0 {
 					break
 				}
 				newest = append(newest, r)

@@ -222,7 +222,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[replay.Window]():  {"next", "floor", "ring"},
 		reflect.TypeFor[path.Path]():      {"Peer", "Local", "IfIndex", "Transport", "[Conn]"},
 		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[ofPeer]", "class", "[charged]", "[kind]", "[turn]", "[place]", "[next]", "suite", "kem", "keyID",
-			"ack", "bytesIn", "bytesOut", "request", "response", "[inbox]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
+			"ack", "bytesIn", "bytesOut", "request", "kktPackets", "[inbox]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
 			"[static]", "[psq]", "[psk]", "[receive]", "[handshake2]", "[earlyData]", "[handshake3]", "[session]"},
 	} {
 		var got []string
@@ -312,9 +312,9 @@ func TestHandshakeSnapshotIsBounded(t *testing.T) {
 	g := newGatewayEnd(t, config)
 	h := g.responders
 	pair := h.config.KEMs.Find(kem.MLKEM768, 0)
-	response := make([]byte, 1300) // as long as a KKT response
+	packets := [][]byte{make([]byte, 1080), make([]byte, 269)} // as long as a KKT response
 	for index := uint32(1); index <= flood; index++ {
-		h.add(&responder{table: h, index: index, kem: pair, suite: seal.ChaCha20Poly1305, source: clientAt, created: epoch, response: response}, epoch.Add(time.Minute))
+		h.add(&responder{table: h, index: index, kem: pair, suite: seal.ChaCha20Poly1305, source: clientAt, created: epoch, kktPackets: packets}, epoch.Add(time.Minute))
 	}
 	w := snapshot.NewWriter(nil, epoch)
 	h.Write(w)

@@ -128,7 +128,7 @@ func TestPartsOverTCP(t *testing.T) {
 	answer := g.take()
 	i := c.client.attempts[0]
 	responder := g.responders.responders[i.index]
-	for _, p := range parts.Split(responder.response, parts.MaxData) {
+	for _, p := range parts.Split(responder.response(), parts.MaxData) {
 		c.handle(epoch, clearPacket(mac, i.index, wire.TypeKKTResponse, &p), tcp)
 	}
 	if i.handshake1 != nil || i.assembler.Kept() != 0 {
