@@ -105,7 +105,7 @@ func FuzzAccounts(f *testing.F) {
 		if st.work.len() > 0 || len(st.work.byKey) > 0 || st.flows.all.Len() > 0 || len(st.discarded) > 0 {
 			t.Errorf("%d tasks, %d flows and %d sockets remain", st.work.len(), st.flows.all.Len(), len(st.discarded))
 		}
-		for res := range account.Polls {
+		for _, res := range []account.Resource{account.Sessions, account.Flows, account.Lookups, account.Claims} {
 			if n := r.whole.accounts.InUse(res); n != 0 {
 				t.Errorf("%d of resource %d are still in use", n, res)
 			}

@@ -122,7 +122,7 @@ func TestAccountsReturnWhatTheyHeld(t *testing.T) {
 	held := func() string {
 		return fmt.Sprint(a.Held(account.Sessions), a.Held(account.Flows), a.Held(account.Lookups), a.Held(account.Claims))
 	}
-	if got := held(); got != "1 2 0 1" {
+	if got := held(); got != "1 3 0 1" {
 		t.Errorf("held %q: sessions, flows, lookups, claims", got)
 	}
 	r.whole.closeSessions(t.Context())

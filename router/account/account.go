@@ -20,7 +20,6 @@ const (
 	Flows
 	Lookups // names being resolved
 	Claims  // index bindings at other gateways
-	Polls   // TCP connections that wait for packets
 	resources
 )
 
