@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"lewes/crypto/identity"
 	"lewes/transport/uri"
@@ -21,7 +24,18 @@ type Directory struct {
 	gateways atomic.Pointer[[]uri.Gateway]
 	resolver Resolver
 	known    atomic.Pointer[known]
+	failed   atomic.Bool   // the last Refresh could not resolve a name
+	wanted   chan struct{} // a client wants a gateway whose name has not been resolved
+
+	mu     sync.Mutex // serialises changes of known, and guards silent
+	silent silentAddrs
 }
+
+// Retries of names that could not be resolved.
+const (
+	minResolvePause = time.Second
+	maxResolvePause = time.Minute
+)
 
 // known is immutable.
 type known struct {
@@ -38,7 +52,7 @@ type resolved struct {
 
 // NewDirectory returns a directory of gateways. Refresh resolves their names.
 func NewDirectory(gateways []uri.Gateway, resolver Resolver) *Directory {
-	d := &Directory{resolver: resolver}
+	d := &Directory{resolver: resolver, wanted: make(chan struct{}, 1)}
 	d.Replace(gateways)
 	d.known.Store(&known{})
 	return d
@@ -54,6 +68,8 @@ func (d *Directory) Replace(gateways []uri.Gateway) {
 // Refresh resolves every gateway's host name. A name that cannot be resolved keeps its address; the
 // error names all of these.
 func (d *Directory) Refresh(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	before := d.known.Load()
 	now := &known{byIdentity: make(map[identityKey]resolved), trusted: make(map[netip.Addr]identityKey), targets: make(map[netip.AddrPort]bool)}
 	var errs []error
@@ -65,6 +81,7 @@ func (d *Directory) Refresh(ctx context.Context) error {
 				continue
 			}
 		}
+		addrs = d.silent.order(time.Now(), g.Host, addrs)
 		now.byIdentity[g.Identity] = resolved{addrs, g.Port}
 		now.trusted[addrs[0]] = g.Identity
 		for _, addr := range addrs {
@@ -72,7 +89,73 @@ func (d *Directory) Refresh(ctx context.Context) error {
 		}
 	}
 	d.known.Store(now)
+	d.failed.Store(len(errs) > 0)
 	return errors.Join(errs...)
+}
+
+// Watch calls refresh, which calls Refresh, until ctx is done: 1, 2, 4 … s after a name could not be
+// resolved, and when a client wants such a gateway, at most once a second.
+func (d *Directory) Watch(ctx context.Context, refresh func()) {
+	pause := minResolvePause
+	for {
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-d.wanted:
+			timer.Reset(minResolvePause)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+		case <-timer.C:
+			if !d.failed.Load() {
+				pause = minResolvePause
+				continue
+			}
+		}
+		refresh()
+		pause = min(2*pause, maxResolvePause)
+	}
+}
+
+// unresolved reports whether the directory lists a gateway whose name has not been resolved yet, and
+// makes Watch try again.
+func (d *Directory) unresolved(id identity.PublicKey) bool {
+	if !d.lists(id) {
+		return false
+	}
+	select {
+	case d.wanted <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// lists reports whether the directory contains a gateway, resolved or not.
+func (d *Directory) lists(id identity.PublicKey) bool {
+	return d != nil && slices.ContainsFunc(*d.gateways.Load(), func(g uri.Gateway) bool { return g.Identity == id })
+}
+
+// demote makes an address that does not answer the last of its gateway's, for minutes.
+func (d *Directory) demote(now time.Time, id identity.PublicKey, addr netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := *d.known.Load()
+	g := next.byIdentity[id]
+	at := slices.IndexFunc(*d.gateways.Load(), func(g uri.Gateway) bool { return g.Identity == id })
+	if len(g.addrs) < 2 || g.addrs[0] != addr || at < 0 {
+		return
+	}
+	host := (*d.gateways.Load())[at].Host
+	d.silent.add(now, host, addr)
+	g.addrs = d.silent.order(now, host, g.addrs)
+	next.byIdentity = maps.Clone(next.byIdentity)
+	next.byIdentity[id] = g
+	d.known.Store(&next)
 }
 
 // resolve returns at least one address without an error.

@@ -24,7 +24,9 @@ type flow struct {
 
 	step    flowStep
 	cancel  context.CancelFunc // of the name lookup
-	found   []netip.Addr       // by the lookup
+	found   []netip.Addr       // by the lookup, and not tried yet
+	inUse   netip.Addr         // of those
+	since   time.Time          // inUse is
 	failure string             // why it found none
 	waiting [][]byte           // datagrams buffered until the flow is open
 
@@ -109,6 +111,9 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 		}
 		return
 	}
+	if len(f.found) > 0 && now.Sub(f.since) >= silence {
+		st.tryNext(now, f)
+	}
 	f.icmp.sent(now)
 	st.outbound.add(&f.outlet, d.Payload)
 }
@@ -178,12 +183,11 @@ func (st *shardState) finishOpening(now time.Time, f *flow) {
 	if f.target.Kind() != wire.TargetName {
 		f.found = []netip.Addr{f.target.Addr}
 	}
-	for _, addr := range f.found[:min(len(f.found), maxAddresses)] {
-		if reason, detail, rule = st.connectFlow(f, netip.AddrPortFrom(addr.Unmap(), f.target.Port)); reason == 0 {
+	for len(f.found) > 0 {
+		if reason, detail, rule = st.connectNext(now, f); reason == 0 {
 			break
 		}
 	}
-	f.found = nil
 	if reason != 0 {
 		st.noteRefusal(reason, rule)
 		st.dropFlow(f)
@@ -197,6 +201,37 @@ func (st *shardState) finishOpening(now time.Time, f *flow) {
 		st.outbound.add(&f.outlet, payload)
 	}
 	f.waiting = nil
+}
+
+// connectNext connects a flow to the next of its addresses.
+func (st *shardState) connectNext(now time.Time, f *flow) (reason wire.FlowReason, detail, rule string) {
+	f.inUse, f.since, f.found = f.found[0].Unmap(), now, f.found[1:]
+	reason, detail, rule = st.connectFlow(f, netip.AddrPortFrom(f.inUse, f.target.Port))
+	if reason == wire.FlowUnreachable && len(f.found) > 0 {
+		st.silent.add(now, string(f.target.Name), f.inUse)
+	}
+	return reason, detail, rule
+}
+
+// tryNext connects a flow whose address does not answer to the name's next one, if there is any and none
+// has answered.
+func (st *shardState) tryNext(now time.Time, f *flow) bool {
+	if f.lastDown.Load() != 0 {
+		f.found = nil
+	}
+	for len(f.found) > 0 {
+		if !st.charge(now, f.client, costFlow) {
+			return false
+		}
+		st.silent.add(now, string(f.target.Name), f.inUse)
+		st.outbound.flushOutlet(&f.outlet)
+		last := f.conn
+		if reason, _, _ := st.connectNext(now, f); reason == 0 {
+			st.discard(last)
+			return true
+		}
+	}
+	return false
 }
 
 // connectFlow opens the flow's socket if the egress policy allows the target. Otherwise it returns the
@@ -232,10 +267,11 @@ func (st *shardState) startLookup(f *flow) {
 	env := st.shardEnv
 	go func() {
 		addrs, err := env.config.Resolver.LookupNetIP(ctx, "ip", string(f.target.Name))
-		env.do(func(_ time.Time, st *shardState) {
+		env.do(func(now time.Time, st *shardState) {
 			cancel()
 			f.client.account.Release(account.Lookups)
-			f.found, f.failure = addrs, lookupFailure(err)
+			addrs = st.silent.order(now, string(f.target.Name), addrs)
+			f.found, f.failure = addrs[:min(len(addrs), maxAddresses)], lookupFailure(err)
 			st.work.push(f.client.account, task{flow: f})
 		})
 	}()

@@ -3,6 +3,7 @@ package router
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lewes/crypto/identity"
@@ -19,12 +20,31 @@ type upstream struct {
 	identity identity.PublicKey
 	addr     netip.AddrPort
 	outlet
-	forwards state.Bag[*forward]
+	forwards   state.Bag[*forward]
+	unanswered time.Time    // the first packet that was sent after the last answer, or after a pause
+	lastUp     time.Time    // the last packet that was sent
+	lastDown   atomic.Int64 // the last answer, in Unix nanoseconds
 
 	// bindings is written under the shard's lock as well, so batches read it without mu. The
 	// return path holds mu for a lookup, never while it seals or sends.
 	mu       sync.RWMutex
 	bindings map[uint32]*indexBinding
+}
+
+// maxUpstreamPause is longer than the pauses between the packets of a handshake that repeats.
+const maxUpstreamPause = 3 * time.Second
+
+// sent notes a packet, and reports whether the address has left those of a second unanswered.
+func (u *upstream) sent(now time.Time) bool {
+	if u.lastDown.Load() >= u.unanswered.UnixNano() || now.Sub(u.lastUp) > maxUpstreamPause {
+		u.unanswered = now
+	}
+	u.lastUp = now
+	if now.Sub(u.unanswered) < silence {
+		return false
+	}
+	u.unanswered = now
+	return true
 }
 
 // forward is a session's flow to another gateway.
@@ -80,6 +100,10 @@ func (st *shardState) handleForward(rx *rxContext, c *client, content []byte) {
 	}
 	if !st.bindIndex(rx, c, f, &m) {
 		return
+	}
+	if f.upstream.sent(now) {
+		st.config.Directory.demote(now, f.upstream.identity, f.upstream.addr.Addr())
+		_, _, _ = st.upstreamFor(f.upstream.identity) // at its next address, if it has another
 	}
 	st.counters.Forwarded++
 	c.stats.addUp(len(m.Inner))
@@ -154,7 +178,10 @@ func (st *shardState) needsDial(id identity.PublicKey) bool {
 // upstreamFor returns the upstream of a gateway in the directory, or the reason why there is none.
 func (st *shardState) upstreamFor(id identity.PublicKey) (*upstream, wire.FlowReason, string) {
 	addr, ok := st.config.Directory.Find(id)
-	if !ok {
+	switch {
+	case !ok && st.config.Directory.unresolved(id):
+		return nil, wire.FlowNameNotFound, "the name of that gateway cannot be resolved yet"
+	case !ok:
 		return nil, wire.FlowPolicy, notInDirectory
 	}
 	u := st.forwarder.upstreams[id]
@@ -277,6 +304,7 @@ func (st *shardState) expireBinding(now time.Time) bool {
 
 // handleReturn implements returnPath: an inner packet goes to the session that owns its index.
 func (u *upstream) handleReturn(now time.Time, w *writer, batch []transport.Packet) {
+	u.lastDown.Store(now.UnixNano())
 	for i := range batch {
 		u.findOwners(w, &batch[i])
 		n := 0

@@ -123,6 +123,8 @@ type memEgress struct {
 	mu    sync.Mutex
 	conns map[netip.AddrPort]*memConn
 	fail  error
+	// failAt is an address that nothing leads to.
+	failAt netip.Addr
 }
 
 func (e *memEgress) Dial(target netip.AddrPort, _ account.Key) (transport.Conn, error) {
@@ -130,6 +132,9 @@ func (e *memEgress) Dial(target netip.AddrPort, _ account.Key) (transport.Conn, 
 	defer e.mu.Unlock()
 	if e.fail != nil {
 		return nil, e.fail
+	}
+	if target.Addr() == e.failAt {
+		return nil, transport.ErrUnreachable
 	}
 	c := newMemConn()
 	c.remote = target

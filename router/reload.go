@@ -132,7 +132,7 @@ func reapplyDirectory(closed *int) step {
 			if st.forwarder.upstreams[u.identity] != u {
 				return visitUnits // another walk has removed it
 			}
-			if _, listed := st.config.Directory.Find(u.identity); listed {
+			if st.config.Directory.lists(u.identity) {
 				_, _, _ = st.upstreamFor(u.identity) // connects it again if it has moved
 			} else {
 				delete(st.forwarder.upstreams, u.identity)

@@ -228,6 +228,8 @@ func (st *shardState) handleSocketErrors(now time.Time) {
 		}
 		refused, unreachable := errors.Is(e.err, transport.ErrRefused), errors.Is(e.err, transport.ErrUnreachable)
 		switch {
+		case (refused || unreachable) && st.tryNext(now, f):
+			f.icmp = failure{}
 		case (refused || unreachable) && !f.icmp.reported(now, f.returnedAt()):
 		case refused:
 			st.closeFlow(f, wire.FlowUnreachable, "the target refuses: nothing listens on that port")

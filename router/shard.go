@@ -71,6 +71,7 @@ type shardState struct {
 	work      workQueue
 	flows     flowTable
 	forwarder forwarder
+	silent    silentAddrs // of flows
 	delivery  tcpDelivery
 	timer     shardTimer
 

@@ -92,6 +92,8 @@ func (e *FlowError) Error() string {
 	switch {
 	case e.Timeout():
 		return fmt.Sprintf("gateway's resolver did not answer for %s", target)
+	case e.forward && e.Reason == ReasonNameNotFound:
+		return fmt.Sprintf("entry does not know the address of %s yet: its name cannot be resolved there", target)
 	case e.forward && e.Reason == ReasonPolicy:
 		return fmt.Sprintf("entry does not forward: %s is not in its directory", target) // Detail repeats it
 	case !known:

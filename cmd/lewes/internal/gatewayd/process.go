@@ -123,6 +123,14 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 	if err == nil {
 		p.access.watch(ctx, g, p.start)
 		p.start(func() { p.access.logRefusals(ctx) })
+		if p.directory != nil {
+			p.start(func() {
+				p.directory.Watch(ctx, func() {
+					resolveDirectory(ctx, p.directory, p.log)
+					g.ReapplyDirectory()
+				})
+			})
+		}
 		p.start(func() { p.egress.watch(ctx, p.log, func() { g.ReapplyPolicy() }) })
 		var handedOver bool
 		if handedOver, err = p.serveSignals(ctx, g); handedOver {
