@@ -161,7 +161,7 @@ func (p *prepared) send(ctx context.Context, a attack) (measure.Sent, error) {
 // repeats them.
 func (s *senders) record(ctx context.Context, next func() (transport.Packet, bool)) func() (transport.Packet, bool) {
 	var all []transport.Packet
-	for end := time.Now().Add(patience / 10); len(all) < recording && time.Now().Before(end) && ctx.Err() == nil; {
+	for end := time.Now().Add(patience / 30); len(all) < recording && time.Now().Before(end) && ctx.Err() == nil; {
 		s.parts = nil
 		if p, ok := next(); ok {
 			all = append(append(all, s.parts...), p)

@@ -46,7 +46,7 @@ func costTable(ctx context.Context, e *env) error {
 		Title:    "What each kind of packet costs",
 		Unit:     "packet",
 		Notes: []string{
-			"CPU time of a shard without sockets towards clients, for packets that arrive " + strconv.Itoa(costBatch) + " at a time; flows to a new target have real sockets",
+			"CPU time of a shard without sockets towards clients, for packets that arrive " + strconv.Itoa(costBatch) + " at a time; flows to a new target have real sockets, and names are looked up elsewhere",
 			"a bound is a row of section 12 of PROTOCOL.md; a kind that costs more than " + costs.Cheap.String() + " needs one",
 		},
 	}

@@ -346,6 +346,9 @@ func each(e *Env, packet func(*client) transport.Packet) maker {
 		if c == nil {
 			return none()
 		}
+		if !c.session.Confirmed() {
+			return none() // its Ack is on the way
+		}
 		p := packet(c)
 		return p, p.Data != nil
 	}
@@ -551,6 +554,9 @@ func repeatedKK1(e *Env) maker {
 	return each(e, func(c *client) transport.Packet {
 		delete(e.clients, c.at)
 		packets := c.renew()
+		if len(packets) < 2 {
+			return transport.Packet{}
+		}
 		e.Exchange(packets[0])
 		return packets[1]
 	})
