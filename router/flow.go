@@ -104,7 +104,7 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 	st.counters.Up.Bytes += uint64(len(d.Payload))
 	c.stats.addUp(len(d.Payload))
 	if f.step != flowOpen {
-		if len(f.waiting) < st.limits.Load().MaxWaiting {
+		if f.mayWait(len(d.Payload), st.limits.Load().MaxWaiting) {
 			f.waiting = append(f.waiting, bytes.Clone(d.Payload))
 		} else {
 			st.counters.EgressFailed++
@@ -119,6 +119,17 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 }
 
 const tooManyAtOnce = "too many flows were opened at once: try again in a second"
+
+// maxWaitingBytes bounds the datagrams that wait until a flow is open, where there are several.
+const maxWaitingBytes = 32 << 10
+
+// mayWait reports whether another datagram may wait until the flow is open.
+func (f *flow) mayWait(size, most int) bool {
+	for _, d := range f.waiting {
+		size += len(d)
+	}
+	return len(f.waiting) < most && (len(f.waiting) == 0 || size <= maxWaitingBytes)
+}
 
 // openFlow adds the flow that d names and opens it when it is its account's turn, or answers with
 // the reason why not. It returns nil if the flow does not stand.

@@ -294,6 +294,20 @@ func TestBoundsAreConfiguredAndCounted(t *testing.T) {
 			func(s *Stats) uint64 { return s.EgressFailed }, 3,
 		},
 		{
+			"their bytes", func(c *Config) { c.MaxWaiting, c.Resolver = 1000, slowResolver{} },
+			func(t *testing.T, r *rig) {
+				p := r.connect(2, clientAt)
+				for range maxWaitingBytes/1024 + 3 {
+					p.named(1, "dns.example", 53, string(make([]byte, 1024)))
+				}
+				f := new(flow)
+				if !f.mayWait(maxWaitingBytes+1, 1) {
+					t.Error("a long datagram cannot wait alone")
+				}
+			},
+			func(s *Stats) uint64 { return s.EgressFailed }, 3,
+		},
+		{
 			"handshake packets that wait", func(c *Config) { c.MaxBacklog = 2 },
 			func(t *testing.T, r *rig) {
 				r.connect(2, clientAt).data(1, target, "busy with datagrams")
