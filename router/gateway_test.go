@@ -399,3 +399,26 @@ func TestOnlyTheTargetAnswers(t *testing.T) {
 		t.Errorf("the client got %q", l.got)
 	}
 }
+
+// TestSessionBoundIsOfTheGateway: with four shards and a bound of two sessions, two stand, whichever
+// shards they select, and every other client is told to come back.
+//
+// Shows R12.3.
+func TestSessionBoundIsOfTheGateway(t *testing.T) {
+	g, _ := started(t, func(c *Config) {
+		c.Shards, c.MaxSessions = 4, 2
+		c.Access = func(identity.PublicKey) account.Standing { return account.Standing{Admitted: true, Listed: true} }
+	})
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), g.Addrs()[0].Port())
+	for i := range byte(2) {
+		dialLive(t, i, to).connect()
+	}
+	for i := range byte(8) {
+		if l := dialLive(t, 10+i, to); !l.until(func() bool { return g.Stats().Handshakes.Busy > uint64(i) || l.session != nil }) || l.session != nil {
+			t.Errorf("client %d got a session beyond the bound, or no answer", i)
+		}
+	}
+	if s := g.Stats(); s.Sessions != 2 {
+		t.Errorf("%d sessions stand, want 2", s.Sessions)
+	}
+}
