@@ -123,6 +123,9 @@ func (m *migration) packetOpened(now time.Time, s *Session, k *KeySet, seq uint6
 		s.scheduleAt(v.nextChallenge)
 	case same:
 	case v != nil && at.fallback != nil && from.SameSource(v.previous):
+		if from.Transport == path.TCP && at.path.Transport == path.UDP {
+			return // a client that tries UDP still sends over TCP: its Pong decides
+		}
 		m.revertMigration(now, s, from, out)
 	case now.Before(m.holdUntil):
 	default:

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -433,6 +434,42 @@ func TestMigrationReverts(t *testing.T) {
 	}
 	if out := sentTo(epoch, c, g); len(out) != 0 {
 		t.Errorf("the gateway asked again: %v", out)
+	}
+}
+
+// TestTrialOfUDPOutlastsPacketsOverTCP shows that a client on TCP can try UDP while it sends over TCP:
+// its Pong over UDP validates the address, and one over TCP returns the session there.
+//
+// Shows R6.12.
+func TestTrialOfUDPOutlastsPacketsOverTCP(t *testing.T) {
+	for _, answers := range []bool{true, false} {
+		c, g := established(t)
+		s := g.only()
+		onTCP := path.NewTCP(clientAt.Peer, netip.Addr{}, 1)
+		sendData(t, c.session, &c.out, "over TCP")
+		pass(epoch, c, g, onTCP)
+		now := epoch.Add(10 * time.Second)
+		g.tick(now)
+		g.take()
+		c.take()
+		c.session.Ping(now, wire.MinPingPacket, &c.out)
+		pass(now, c, g, moved)
+		for range 5 {
+			sendData(t, c.session, &c.out, "still over TCP")
+			pass(now, c, g, onTCP)
+		}
+		if at := s.migration.active.state.Load(); !at.path.SameSource(moved) || at.validated || at.fallback == nil {
+			t.Fatalf("the trial ended: at %v, validated %v", at.path, at.validated)
+		}
+		from := onTCP
+		if answers {
+			from = moved
+		}
+		sentTo(now, c, g, from)
+		pass(now, c, g, from)
+		if at := s.migration.active.state.Load(); !at.path.SameSource(from) || !at.validated {
+			t.Errorf("answered over UDP %v: at %v, validated %v", answers, at.path, at.validated)
+		}
 	}
 }
 
