@@ -312,17 +312,9 @@ func (st *shardState) tickSession(now time.Time) bool {
 	return true
 }
 
-// maxDiscarded bounds the sockets that wait to be closed. One session's flows can be hundreds, and
-// closing a socket takes ten microseconds.
-const maxDiscarded = 4096
-
-// discard closes a socket when there is time.
-func (st *shardState) discard(conn transport.Conn) {
-	if len(st.discarded) == maxDiscarded {
-		st.closeDiscarded(time.Time{})
-	}
-	st.discarded = append(st.discarded, conn)
-}
+// discard closes a socket when there is time: closing it takes ten microseconds, and one packet may
+// end hundreds of flows. They are few beside the bound of flows, as each new flow closes one.
+func (st *shardState) discard(conn transport.Conn) { st.discarded = append(st.discarded, conn) }
 
 // closeDiscarded closes a discarded socket, and reports whether there was one.
 func (st *shardState) closeDiscarded(time.Time) bool {

@@ -17,7 +17,8 @@ const (
 	dropUnits  = 2  // to end a flow or an index binding with its session
 	// socketUnits is the work to close a socket. A walk closes those that it discards once there
 	// are many: closing them in its steps would exceed the units.
-	socketUnits = 10
+	socketUnits   = 10
+	manyDiscarded = 2048
 )
 
 // step does a piece of a walk and returns its work in units, at least one; 0 ends the walk.
@@ -30,7 +31,7 @@ func (s *Shard) walk(ctx context.Context, next step) {
 		s.Do(func(now time.Time, st *shardState) {
 			for left := sliceUnits; left > 0; {
 				units := socketUnits
-				if len(st.discarded) < maxDiscarded/2 {
+				if len(st.discarded) < manyDiscarded {
 					if units = next(st); units == 0 {
 						return
 					}

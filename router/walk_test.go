@@ -161,7 +161,7 @@ func TestWalksAreSliced(t *testing.T) {
 
 // TestWalkClosesItsSockets ends sessions with more flows than sockets may wait to be closed.
 func TestWalkClosesItsSockets(t *testing.T) {
-	const sessions, flows = maxDiscarded/200 + 5, 200
+	const sessions, flows = manyDiscarded/200 + 15, 200
 	r := newRig(t, func(c *Config) { c.MaxFlows = 100 * sessions * flows })
 	for n := range sessions {
 		p := r.connect(2, path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 7)})
@@ -182,7 +182,7 @@ func TestWalkClosesItsSockets(t *testing.T) {
 		most = max(most, len(st.discarded))
 		return units
 	})
-	if closed != sessions || most >= maxDiscarded/2+flows {
+	if closed != sessions || most >= manyDiscarded+flows {
 		t.Errorf("%d sessions closed, up to %d sockets waited", closed, most)
 	}
 }

@@ -113,6 +113,7 @@ func (st *shardState) queueRekey(rx *rxContext, c *client, t wire.Type, content 
 // runTask does one task.
 func (st *shardState) runTask(now time.Time, t *task) {
 	if t.flow != nil {
+		st.closeDiscarded(now) // so that flows do not open faster than sockets are closed
 		st.runFlow(now, t.flow)
 		return
 	}

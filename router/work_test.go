@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -89,5 +90,37 @@ func TestAccountIsCharged(t *testing.T) {
 	}
 	if want := uint64(taskDepth / AccountShare / costFlow); opened != want {
 		t.Errorf("four sessions opened %d flows, want %d of their account", opened, want)
+	}
+}
+
+// TestClosingSocketsTakesItsTurn: sessions that end with many flows do not make a batch close their
+// sockets, and each new flow closes one.
+//
+// Shows R12.9.
+func TestClosingSocketsTakesItsTurn(t *testing.T) {
+	const sessions, flows = 20, 256
+	r := newRig(t, func(c *Config) { c.MaxFlows = 100 * sessions * flows })
+	st := &r.shard.st
+	st.timer.timer.Stop()
+	st.timer.timer = time.AfterFunc(time.Hour, func() {}) // closes no sockets
+	var peers []*peer
+	for n := range sessions {
+		p := r.connect(2, udpFrom(fmt.Sprintf("192.0.2.%d", n), 7))
+		for id := range uint16(flows) {
+			p.data(id, target, "x")
+		}
+		peers = append(peers, p)
+	}
+	for _, p := range peers[1:] {
+		p.session.Close(wire.CloseDone, "", &p.out)
+		p.run()
+	}
+	waiting := (sessions - 1) * flows
+	if len(st.discarded) != waiting {
+		t.Errorf("%d sockets wait to be closed, want %d", len(st.discarded), waiting)
+	}
+	peers[0].send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 0, Reason: wire.FlowIdle})
+	if peers[0].data(0, target, "x"); len(st.discarded) != waiting {
+		t.Errorf("%d sockets wait after one was closed and one opened", len(st.discarded))
 	}
 }
