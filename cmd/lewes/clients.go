@@ -217,13 +217,30 @@ type listedError struct {
 func newClientsList(list *clientList) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "print the clients",
+		Short: "print the clients, or with --live their sessions",
+		Long: `List prints the list of clients. With --live it asks the running gateway instead, on its control
+socket, and prints its sessions: the client, the times since the start and the last packet, bytes
+and datagrams in both directions, the transport and how the session came to it, the round trip
+and the path MTU where they were measured, the client's network or the entry it comes through,
+and the flows. Below are the identities that were refused in the last hour because they are not
+in the list. The gateway masks addresses, except with --show-addresses, which is for root and
+the gateway's user and is logged.`,
 		Example: `  lewes clients list
+  lewes clients list --live
   lewes clients list --json | jq -r '.clients[].identity'`,
 		Args: arguments(0, 0, ""),
 	}
+	live := cmd.Flags().Bool("live", false, "print the sessions of the running gateway")
+	socket := cmd.Flags().String("socket", "", "control socket `FILE` of the gateway, for --live")
+	addresses := cmd.Flags().Bool("show-addresses", false, "with --live, print whole addresses")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *live {
+			return liveClients(cmd, &controlFlags{*socket, list.config, list.state}, *addresses, *asJSON)
+		}
+		if *addresses || *socket != "" {
+			return usagef("--show-addresses and --socket need --live")
+		}
 		path, err := list.path()
 		if err != nil {
 			return err

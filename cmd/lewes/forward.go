@@ -136,6 +136,8 @@ func forward(ctx context.Context, config client.Config, mappings []portforward.M
 		return err
 	}
 	defer session.Close()
+	started := time.Now()
+	defer serveClientStatus(config.Logger.Warn, func() *clientStatus { return newClientStatus(started, &config, session, f.Mappings()) })()
 	if err := ready(session, f.Mappings()); err != nil { // its reader may have ended
 		config.Logger.Warn("cannot print the ready line", "error", err)
 	}

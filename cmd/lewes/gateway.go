@@ -21,7 +21,9 @@ output, logs "ready" when it serves, and notifies systemd.
 SIGUSR2 upgrades it: a new process runs the program's file with the same arguments, reads
 the configuration, and takes over all sockets, sessions and flows without losing a
 datagram. If that fails, the error is logged and the old process continues. SIGHUP reloads
-the configuration in place and logs the changes that need an upgrade or a restart.
+the configuration in place and logs the changes that need an upgrade or a restart. lewes
+upgrade and lewes reload do the same and wait for the outcome; lewes status and lewes clients
+list --live show the running gateway.
 
 No client may use a gateway until you add it: see lewes clients --help.`,
 		Example: `  lewes gateway
@@ -43,7 +45,8 @@ No client may use a gateway until you add it: see lewes clients --help.`,
 				}
 				return c, offloads.apply(&c.Listen)
 			},
-			Log: cmd.ErrOrStderr(),
+			Log:   cmd.ErrOrStderr(),
+			Build: readBuild(),
 			OnReady: func(a *gatewayd.Advertisement) error {
 				return outputLine(cmd, *asJSON, a, strings.Join(a.URIs, "\n"))
 			},

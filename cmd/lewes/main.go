@@ -72,7 +72,8 @@ the gateway, and the targets from the entry.`,
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	return group(root, newClients(), newConfig(), newDemo(), newForward(), newGateway(), newKeygen(), newPolicy(), newProbe(), newVersion())
+	return group(root, newClients(), newConfig(), newDemo(), newDrain(), newForward(), newGateway(), newKeygen(), newPolicy(), newProbe(),
+		newReload(), newSessions(), newStatus(), newUpgrade(), newVersion())
 }
 
 // group adds subcommands to a command that does nothing by itself, and returns it.

@@ -84,6 +84,14 @@ func (l *List) Find(client identity.PublicKey) (account.Limits, bool) {
 	return l.entries[i].Limits, true
 }
 
+// Name returns the name of a client, or the empty string.
+func (l *List) Name(client identity.PublicKey) string {
+	if i, found := l.index[client]; found {
+		return l.entries[i].Name
+	}
+	return ""
+}
+
 // Entries returns all clients in the order of the file. The caller must not modify the slice.
 func (l *List) Entries() []Entry { return l.entries }
 

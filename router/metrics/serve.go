@@ -33,13 +33,18 @@ func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	return listener.(*net.TCPListener), nil
 }
 
-// ServeOn serves /metrics on the connections of listener until ctx ends. It owns the listener.
-func ServeOn(ctx context.Context, listener net.Listener, source Source) {
+// Handler returns the handler of /metrics.
+func Handler(source Source) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(New(source), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+// ServeOn serves /metrics on the connections of listener until ctx ends. It owns the listener.
+func ServeOn(ctx context.Context, listener net.Listener, source Source) {
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", Handler(source))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	go func() {

@@ -62,13 +62,6 @@ func (b *Book) All(now time.Time) []Entry {
 	return all
 }
 
-// Forget removes an identity, which has been listed since.
-func (b *Book) Forget(id identity.PublicKey) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.entries = slices.DeleteFunc(b.entries, func(e Entry) bool { return e.Identity == id })
-}
-
 func (b *Book) expire(now time.Time) {
 	n := 0
 	for n < len(b.entries) && now.Sub(b.entries[n].Last) >= Lifetime {

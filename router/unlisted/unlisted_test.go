@@ -31,9 +31,6 @@ func TestRepeatedTriesAreOneEntry(t *testing.T) {
 	if len(all) != 2 || all[0] != want || all[1].Source != netip.MustParsePrefix("192.0.2.0/24") {
 		t.Errorf("%+v", all)
 	}
-	if b.Forget(key(1)); len(b.All(epoch.Add(3))) != 1 {
-		t.Error("a forgotten identity is still there")
-	}
 }
 
 func TestEntriesExpire(t *testing.T) {

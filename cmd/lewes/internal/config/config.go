@@ -26,6 +26,7 @@ type Config struct {
 	Forward   Forward   `toml:"forward"`
 	Log       Log       `toml:"log"`
 	Metrics   Metrics   `toml:"metrics"`
+	Control   Control   `toml:"control"`
 
 	Gateways []Gateway `toml:"gateway"`
 }
@@ -165,4 +166,9 @@ const (
 // Metrics configures the Prometheus endpoint.
 type Metrics struct {
 	Listen string `toml:"listen"` // IP address and port; empty: off
+}
+
+// Control configures the control socket.
+type Control struct {
+	Group string `toml:"group"` // name or number; empty: that of the process
 }

@@ -156,6 +156,8 @@ max_claims = 1
 [log]
 level = "debug"
 format = "json"
+[control]
+group = "lewes-admins"
 [metrics]
 listen = "127.0.0.1:9264"
 [[gateway]]
@@ -201,6 +203,7 @@ func TestParseEverything(t *testing.T) {
 		Forward:  Forward{1},
 		Log:      Log{LogDebug, LogJSON},
 		Metrics:  Metrics{"127.0.0.1:9264"},
+		Control:  Control{"lewes-admins"},
 		Gateways: []Gateway{{gatewayURI(1), ""}, {gatewayURI(2), "other exit"}},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -276,7 +279,7 @@ func TestParseRejects(t *testing.T) {
 		{"[log]\nlisten = \"\"", 2, "", []string{"did you mean metrics.listen?"}},
 		{"\n[lisen]\nport = 1\nx = 2", 2, "", []string{"no key lisen", "did you mean listen?"}},
 		{"[listen.extra]\nx = 1", 1, "", []string{"no key listen.extra", "[listen] may contain addresses, gro, gso"}},
-		{"whatever = 1", 1, "", []string{"no key whatever", "the file may contain access, egress"}},
+		{"whatever = 1", 1, "", []string{"no key whatever", "the file may contain access, control, egress"}},
 		{"[[gateway]]\nuri = \"" + self + "\"\nurl = 1", 3, "", []string{"did you mean gateway.uri?"}},
 		{"[[gateway]]\n[gateway.more]\nx = 1", 2, "", []string{"no key gateway.more"}},
 		{"\"a b\\u001b\" = 1", 1, "", []string{`"a b\x1b"`}},

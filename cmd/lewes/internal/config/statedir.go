@@ -72,6 +72,39 @@ func (c *Config) IdentityFile() string { return c.stateFile(c.Identity, "identit
 // ClientsFile returns the path of the list of clients.
 func (c *Config) ClientsFile() string { return c.stateFile(c.Access.Clients, "clients") }
 
+// RuntimeDirectory is where the unit of the service puts its control socket.
+const RuntimeDirectory = "/run/lewes"
+
+// ControlSocket returns the path of the control socket of a gateway in this process: in systemd's
+// $RUNTIME_DIRECTORY, or in the state directory. It is empty if there is neither.
+func (c *Config) ControlSocket() string {
+	if list := filepath.SplitList(os.Getenv("RUNTIME_DIRECTORY")); len(list) > 0 && list[0] != "" {
+		return filepath.Join(list[0], controlName)
+	}
+	dir := c.StateDir
+	if dir == "" {
+		dir, _ = StateDir()
+	}
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, "run", controlName)
+}
+
+const controlName = "control.sock"
+
+// ControlSockets returns the paths where the control socket of this configuration's gateway may be. A
+// gateway of a service has it elsewhere than one that a user started.
+func (c *Config) ControlSockets() (paths []string) {
+	if path := c.ControlSocket(); path != "" {
+		paths = append(paths, path)
+	}
+	if own, err := StateDir(); err != nil || c.StateDir == "" || c.StateDir == own {
+		paths = append(paths, filepath.Join(RuntimeDirectory, controlName))
+	}
+	return paths
+}
+
 func (c *Config) stateFile(configured, name string) string {
 	if configured != "" {
 		return configured

@@ -6,6 +6,7 @@
 //   - access.go: the list of clients
 //   - reload.go: SIGHUP
 //   - upgrade.go: SIGUSR2, the live handover
+//   - control.go, status.go, sessions.go: the control socket
 //   - advertise.go: the URIs that a gateway prints
 //   - notify.go, logger.go: systemd and the log
 package gatewayd

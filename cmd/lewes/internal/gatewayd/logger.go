@@ -19,6 +19,12 @@ const (
 
 // NewLogger returns a logger that writes console lines, or JSON, to w. Repeated messages are sampled.
 func NewLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger {
+	sampled, _ := newLoggers(w, level, asJSON)
+	return sampled
+}
+
+// newLoggers returns a second logger for what must not be sampled.
+func newLoggers(w io.Writer, level zapcore.LevelEnabler, asJSON bool) (sampled, all *zap.Logger) {
 	e := zap.NewProductionEncoderConfig()
 	e.EncodeTime = zapcore.ISO8601TimeEncoder
 	e.EncodeDuration = zapcore.StringDurationEncoder
@@ -34,7 +40,7 @@ func NewLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger
 		encoder = zapcore.NewConsoleEncoder(e)
 	}
 	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
-	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, logFirst, logThereafter))
+	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, logFirst, logThereafter)), zap.New(core)
 }
 
 // Slog returns a slog.Logger that writes to l, for the client library.

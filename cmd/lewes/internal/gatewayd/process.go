@@ -8,12 +8,14 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 
 	"lewes/cmd/lewes/internal/config"
+	"lewes/cmd/lewes/internal/control"
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/handover"
@@ -31,6 +33,8 @@ type Process struct {
 	Load func() (*config.Config, error)
 	// Log is where log lines are written.
 	Log io.Writer
+	// Build describes the program on the control socket.
+	Build any
 	// OnReady is called once when the gateway serves, unless it took over from a predecessor.
 	OnReady func(*Advertisement) error
 
@@ -39,12 +43,23 @@ type Process struct {
 
 	config    *config.Config // in effect
 	log       *zap.Logger
+	audit     *zap.Logger // not sampled
 	level     zap.AtomicLevel
 	access    *accessControl
 	start     func(func()) // starts a goroutine that ends with Run
 	egress    *egress
 	directory *router.Directory
 	extras    map[string]*os.File // files handed over beside the gateway
+
+	started       time.Time
+	commands      chan *command   // of the control socket
+	control       *control.Server // nil: there is none
+	removeControl func()
+	advertised    atomic.Pointer[Advertisement]
+	gatewayNames  atomic.Pointer[map[identity.PublicKey]string]
+	metricsURL    string
+	serveTCP      bool
+	history       history
 }
 
 // Run starts the gateway, or takes it over from a predecessor, and serves until ctx is done or a
@@ -60,11 +75,14 @@ func (p *Process) Run(ctx context.Context) (err error) {
 	if p.config, err = p.Load(); err != nil {
 		return err
 	}
+	p.started, p.commands, p.extras = time.Now(), make(chan *command), make(map[string]*os.File)
 	c := p.config
+	p.serveTCP = c.TCP.Enabled
+	p.gatewayNames.Store(gatewayNames(c))
 	if p.level, err = zap.ParseAtomicLevel(string(c.Log.Level)); err != nil {
 		return err
 	}
-	p.log = NewLogger(p.Log, p.level, c.Log.Format == config.LogJSON)
+	p.log, p.audit = newLoggers(p.Log, p.level, c.Log.Format == config.LogJSON)
 	key, err := loadIdentity(c, p.log)
 	if err != nil {
 		return err
@@ -136,8 +154,12 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 		if handedOver, err = p.serveSignals(ctx, g); handedOver {
 			// The exit of the process releases the rest. Closing it here would take processor time
 			// from the successor.
+			p.closeControl()
 			return err
 		}
+	}
+	if p.removeControl != nil {
+		p.removeControl()
 	}
 	p.notify("STOPPING=1")
 	p.shutdown(g)
@@ -157,8 +179,15 @@ func (p *Process) shutdown(g *router.Gateway) {
 
 // announceReady serves metrics, prints the URIs, logs "ready" and notifies systemd.
 func (p *Process) announceReady(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
+	defer closeFiles(inherited)
 	metricsErr := p.serveMetrics(ctx, g, inherited)
 	a := advertise(g, p.config)
+	p.advertised.Store(a)
+	if p.predecessor != nil {
+		stats := g.Stats()
+		p.history.noteUpgrade(&Upgraded{At: p.started, From: os.Getppid(), To: os.Getpid(), Sessions: int(stats.Sessions), Flows: int(stats.Flows)})
+	}
+	p.serveControl(ctx, g, inherited)
 	if p.predecessor == nil {
 		if metricsErr != nil {
 			return metricsErr
@@ -193,10 +222,10 @@ func (p *Process) notify(state string) {
 // address.
 func (p *Process) serveMetrics(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
 	addr := p.config.Metrics.Listen
-	listener := inheritedListener(inherited, metricsFile+addr)
 	if addr == "" {
 		return nil
 	}
+	listener, _ := inheritedListener(inherited, metricsFile+addr).(*net.TCPListener)
 	if listener == nil {
 		var err error
 		if listener, err = metrics.Listen(ctx, addr); err != nil {
@@ -204,10 +233,11 @@ func (p *Process) serveMetrics(ctx context.Context, g *router.Gateway, inherited
 		}
 	}
 	if file, err := listener.File(); err == nil { // fails on Windows, where there is no handover
-		p.extras = map[string]*os.File{metricsFile + addr: file}
+		p.extras[metricsFile+addr] = file
 	}
 	metrics.ServeOn(ctx, listener, g)
-	p.log.Info("metrics", zap.String("url", "http://"+listener.Addr().String()+"/metrics"))
+	p.metricsURL = "http://" + listener.Addr().String() + "/metrics"
+	p.log.Info("metrics", zap.String("url", p.metricsURL))
 	return nil
 }
 
@@ -232,7 +262,8 @@ func (p *Process) handleSignals(ctx context.Context, reload func(), upgrade func
 		signals  = p.signals.upgrade // nil during an upgrade: the next one waits
 		results  = make(chan result, 1)
 		slow     <-chan time.Time
-		reloaded bool // during the upgrade
+		reloaded bool       // during the upgrade
+		waiting  chan error // of the command to upgrade; nil: a signal's
 	)
 	start := func() {
 		ctx, cancel := context.WithTimeoutCause(ctx, upgradeTimeout, fmt.Errorf("the successor has not taken over within %v", upgradeTimeout))
@@ -240,9 +271,32 @@ func (p *Process) handleSignals(ctx context.Context, reload func(), upgrade func
 		cancel()
 		results <- result{next, err}
 	}
+	begin := func() {
+		signals, slow, reloaded = nil, time.After(upgradeSlow), false
+		p.start(start)
+	}
+	answer := func(err error) {
+		if waiting != nil {
+			waiting <- err
+			waiting = nil
+		}
+	}
 	for {
 		var r result
 		select {
+		case c := <-p.commands:
+			switch {
+			case !c.upgrade:
+				reload()
+				reloaded = true
+				c.done <- nil
+			case signals == nil:
+				c.done <- errors.New("an upgrade is under way")
+			default:
+				waiting = c.done
+				begin()
+			}
+			continue
 		case <-ctx.Done():
 			if signals != nil {
 				return false, nil
@@ -256,8 +310,7 @@ func (p *Process) handleSignals(ctx context.Context, reload func(), upgrade func
 			reloaded = true
 			continue
 		case <-signals:
-			signals, slow, reloaded = nil, time.After(upgradeSlow), false
-			p.start(start)
+			begin()
 			continue
 		case <-slow:
 			p.log.Warn("the successor has not taken over yet", zap.Float64("waited_seconds", upgradeSlow.Seconds()), zap.Float64("timeout_seconds", upgradeTimeout.Seconds()))
@@ -265,10 +318,12 @@ func (p *Process) handleSignals(ctx context.Context, reload func(), upgrade func
 		case r = <-results:
 			signals, slow = p.signals.upgrade, nil
 		}
+		answer(r.err)
 		switch {
 		case errors.Is(r.err, router.ErrLost):
 			return true, r.err
 		case r.err != nil:
+			p.history.noteUpgrade(&Upgraded{At: time.Now(), Error: r.err.Error(), From: os.Getpid()})
 			p.log.Error("upgrade failed; keeping this process", zap.Error(r.err))
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -78,6 +79,7 @@ func (p *Process) reload(ctx context.Context, g *router.Gateway) {
 		err = p.apply(ctx, g, next)
 	}
 	if err != nil {
+		p.history.noteReload(&Reloaded{At: time.Now(), Error: err.Error(), Changed: []string{}})
 		p.log.Error("cannot reload the configuration; keeping the previous one", zap.Error(err))
 	}
 }
@@ -110,6 +112,7 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 	g.SetLimits(limits)
 	if p.directory != nil && slices.Contains(found[byReload], "gateway") {
 		p.directory.Replace(directoryOf(next))
+		p.gatewayNames.Store(gatewayNames(next))
 		resolveDirectory(ctx, p.directory, p.log)
 		flows = g.ReapplyDirectory()
 	}
@@ -125,6 +128,10 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 	p.log.Info("reloaded the configuration",
 		zap.Strings("changed", found[byReload]), zap.Strings("needs_upgrade", found[byUpgrade]), zap.Strings("needs_restart", found[byRestart]),
 		zap.Int("sessions_closed", sessions), zap.Int("flows_closed", flows))
+	p.history.noteReload(&Reloaded{
+		At: time.Now(), Changed: append([]string{}, found[byReload]...), NeedsUpgrade: found[byUpgrade], NeedsRestart: found[byRestart],
+		SessionsClosed: sessions, FlowsClosed: flows,
+	})
 	p.commitConfig(next)
 	return nil
 }

@@ -49,6 +49,7 @@ func (p *Process) upgrade(ctx context.Context, g *router.Gateway) (*os.Process, 
 	if err != nil {
 		return nil, err
 	}
+	at := time.Now()
 	report, err := g.HandOver(ctx, conn, p.extras)
 	if err != nil {
 		_ = successor.Process.Kill() // it may have exited
@@ -64,6 +65,9 @@ func (p *Process) upgrade(ctx context.Context, g *router.Gateway) (*os.Process, 
 	}
 	pid := successor.Process.Pid
 	p.notify("MAINPID=" + strconv.Itoa(pid))
+	p.history.noteUpgrade(&Upgraded{
+		At: at, From: os.Getpid(), To: pid, Sessions: report.Sessions, Flows: report.Flows, PauseSeconds: report.Pause.Seconds(),
+	})
 	p.log.Info("handed over to a successor", zap.Int("pid", pid), zap.Int("sessions", report.Sessions), zap.Int("flows", report.Flows), zap.Duration("pause", report.Pause))
 	return successor.Process, nil
 }
@@ -118,15 +122,17 @@ func awaitExit(conn *handover.Conn) error {
 	return conn.Close()
 }
 
-// inheritedListener returns the TCP listener with the given name, or nil, and closes all files.
-func inheritedListener(files map[string]*os.File, name string) (found *net.TCPListener) {
-	for n, file := range files {
-		if n == name && name != metricsFile {
-			if l, err := net.FileListener(file); err == nil {
-				found, _ = l.(*net.TCPListener)
-			}
-		}
-		_ = file.Close()
+// inheritedListener takes the listener with a name out of the inherited files; nil if there is none.
+func inheritedListener(files map[string]*os.File, name string) net.Listener {
+	file := files[name]
+	if file == nil {
+		return nil
 	}
-	return found
+	delete(files, name)
+	defer file.Close()
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil
+	}
+	return l
 }

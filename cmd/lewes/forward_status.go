@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"go.uber.org/zap"
+
+	"lewes/cmd/lewes/internal/control"
+	"lewes/cmd/lewes/internal/gatewayd"
+	"lewes/transport/client"
+	"lewes/transport/client/portforward"
+)
+
+// clientStatus describes a running forward command.
+type clientStatus struct {
+	Build     build            `json:"build"`
+	PID       int              `json:"pid"`
+	Started   time.Time        `json:"started"`
+	Gateway   string           `json:"gateway"`
+	Via       []string         `json:"via,omitempty"` // the nearest first
+	Connected bool             `json:"connected"`
+	Why       string           `json:"why,omitempty"` // it is not connected
+	Handle    string           `json:"handle"`
+	Transport string           `json:"transport"`
+	Reason    string           `json:"transport_reason,omitempty"` // why not the preferred one
+	RTT       float64          `json:"rtt_seconds,omitempty"`
+	MaxPacket int              `json:"max_packet"`
+	Up        gatewayd.Traffic `json:"up"`
+	Down      gatewayd.Traffic `json:"down"`
+	Lost      uint64           `json:"lost"` // datagrams dropped here
+	Flows     int              `json:"flows"`
+	Rekeys    uint64           `json:"rekeys"`
+	Again     uint64           `json:"reconnects"`
+	Mappings  []forwardedPort  `json:"mappings"`
+}
+
+func newClientStatus(started time.Time, config *client.Config, s *client.Session, mappings []portforward.Mapping) *clientStatus {
+	info, stats := s.Info(), s.Stats()
+	c := &clientStatus{
+		Build: readBuild(), PID: os.Getpid(), Started: started, Gateway: config.Gateway.String(), Via: texts(config.Via),
+		Connected: info.Down == nil, Handle: fmt.Sprintf("%x", info.Handle), Transport: info.Transport.String(), Reason: info.TransportReason,
+		RTT: info.RTT.Seconds(), MaxPacket: info.MaxPacket, Up: gatewayd.Traffic{Datagrams: stats.Sent, Bytes: stats.SentBytes},
+		Down: gatewayd.Traffic{Datagrams: stats.Received, Bytes: stats.ReceivedBytes}, Lost: stats.Unsent + stats.Expired + stats.Overflowed,
+		Flows: stats.Flows, Rekeys: stats.Rekeys, Again: stats.Reconnects,
+	}
+	if info.Down != nil {
+		c.Why = info.Down.Error()
+	}
+	for _, m := range mappings {
+		c.Mappings = append(c.Mappings, forwardedPort{m.Local.String(), m.Target})
+	}
+	return c
+}
+
+func (c *clientStatus) String() string {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	row := func(key, format string, args ...any) { fmt.Fprintf(w, key+"\t"+format+"\n", args...) }
+	row("forward", "lewes %s, process %d, up %s", shortVersion(&c.Build), c.PID, ago(time.Now(), c.Started))
+	row("gateway", "%s", c.Gateway)
+	for _, via := range c.Via {
+		row("via", "%s", via)
+	}
+	if c.Connected {
+		row("connected", "handle %s", c.Handle)
+	} else {
+		row("reconnecting", "%s", c.Why)
+	}
+	reason := ""
+	if c.Reason != "" {
+		reason = ": " + c.Reason
+	}
+	row("transport", "%s%s", c.Transport, reason)
+	row("path", "round trip %v, packets of up to %d bytes", seconds(c.RTT), c.MaxPacket)
+	row("traffic", "up %s, down %s; %d datagrams dropped here", amount(c.Up), amount(c.Down), c.Lost)
+	row("flows", "%d; %s, %s", c.Flows, count(int(c.Rekeys), "rekey"), count(int(c.Again), "reconnect"))
+	for _, m := range c.Mappings {
+		row("port", "%s to %s", m.Local, m.Target)
+	}
+	_ = w.Flush() // to memory
+	return strings.TrimSuffix(text.String(), "\n")
+}
+
+// serveClientStatus serves a client's control socket until stop is called. A client without one goes on.
+func serveClientStatus(log func(msg string, args ...any), status func() *clientStatus) (stop func()) {
+	dir := clientSocketDir()
+	if dir == "" {
+		return func() {}
+	}
+	path := filepath.Join(dir, fmt.Sprintf("%d.sock", os.Getpid()))
+	listener, err := control.ListenPrivate(path)
+	if err != nil {
+		log("no control socket", "error", err)
+		return func() {}
+	}
+	s := control.NewServer(zap.NewNop(), zap.NewNop())
+	s.Read("GET "+gatewayd.StatusEndpoint, func(w http.ResponseWriter, _ *http.Request) { control.Answer(w, status(), nil) })
+	go func() { _ = s.Serve(listener) }()
+	return func() {
+		_ = os.Remove(path)
+		s.Close()
+	}
+}
