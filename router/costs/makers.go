@@ -153,15 +153,14 @@ func takenHello(e *Env) maker {
 func kktRequest(again bool) func(*Env) maker {
 	return func(e *Env) maker {
 		return func() (transport.Packet, bool) {
-			c := e.dial(e.source(), nil)
-			flight := c.take()
-			if t, _ := answer(c.at, e.exchange(flight[0])); t != wire.TypeAck || len(flight) < 2 {
+			c, request := e.begin(nil, 1)
+			if request == nil {
 				return none()
 			}
 			if again {
-				e.exchange(transport.Packet{Data: bytes.Clone(flight[1].Data), Path: c.at})
+				e.exchange(transport.Packet{Data: bytes.Clone(request[0].Data), Path: c.at})
 			}
-			return flight[1], true
+			return request[0], true
 		}
 	}
 }
@@ -209,21 +208,25 @@ func handshake1(form int) func(*Env) maker {
 	}
 }
 
-// halfway returns a client that the gateway has a record of, with the parts of its Handshake 1.
-func halfway(e *Env) (c *client, message []transport.Packet) {
-	c = e.dial(e.source(), e.kemKey())
+// begin returns a client that the gateway has a record of, with the last packets of its first flight,
+// which it has not sent.
+func (e *Env) begin(known []byte, last int) (c *client, rest []transport.Packet) {
+	c = e.dial(e.source(), known)
 	for range 3 { // with a cookie if the gateway requires one
 		flight := c.take()
-		if len(flight) < 3 {
+		hellos := len(flight) - last
+		if hellos < 1 {
 			break
 		}
-		hellos := len(flight) - 2
 		if t, _ := answer(c.at, e.exchange(flight[:hellos]...)); t == wire.TypeAck {
 			return c, flight[hellos:]
 		}
 	}
 	return c, nil
 }
+
+// halfway returns a client that the gateway has a record of, with the parts of its Handshake 1.
+func halfway(e *Env) (c *client, message []transport.Packet) { return e.begin(e.kemKey(), 2) }
 
 func goodHandshake1(again bool) func(*Env) maker {
 	return func(e *Env) maker {
