@@ -81,9 +81,9 @@ func (d *Directory) Refresh(ctx context.Context) error {
 				continue
 			}
 		}
+		now.trusted[addrs[0]] = g.Identity
 		addrs = d.silent.order(time.Now(), g.Host, addrs)
 		now.byIdentity[g.Identity] = resolved{addrs, g.Port}
-		now.trusted[addrs[0]] = g.Identity
 		for _, addr := range addrs {
 			now.targets[netip.AddrPortFrom(addr, g.Port)] = true
 		}

@@ -39,9 +39,10 @@
 //
 // Config.Transport selects what carries packets to the first gateway: by default UDP, and
 // TCP where UDP is blocked (section 10 of PROTOCOL.md). Dial starts TCP 2.5 s after UDP
-// and keeps the first that succeeds. When the active path stops responding, the session
-// probes a new local port, then TCP, and moves to the first that answers; on TCP it
-// retries UDP at least every half minute. The session, its flows and its keys survive:
+// and keeps the first that succeeds. While it sends, the session asks twice a second whether
+// the gateway answers; what arrives unasked proves nothing. When the active path stops
+// answering, it probes a new local port, then TCP, and moves to the first that answers; on TCP
+// it retries UDP at least every half minute. The session, its flows and its keys survive:
 // Event PathChanged, Info.Transport and Info.TransportReason report the move.
 //
 // Config.Keepalive bounds how long a session is idle. Where a NAT drops its mapping
