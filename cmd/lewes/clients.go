@@ -147,7 +147,7 @@ func newClientsRemove(list *clientList) *cobra.Command {
 				File string `json:"file"`
 				Line int    `json:"line"`
 				Text string `json:"text"`
-			}{"removed", path, *line, text}, fmt.Sprintf("removed line %d from %s: %q", *line, path, text))
+			}{"removed", path, *line, identity.Mask(text)}, fmt.Sprintf("removed line %d from %s: %q", *line, path, identity.Mask(text)))
 			if err != nil {
 				return err
 			}

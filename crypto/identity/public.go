@@ -28,21 +28,32 @@ var (
 // bytes to a PublicKey checks nothing.
 type PublicKey [PublicKeySize]byte
 
-// ParsePublicKey parses the base58 text of a key, and rejects keys that X25519 would reject.
+// ParsePublicKey parses the base58 text of a key, and rejects keys that X25519 would reject. Its errors do
+// not contain a text that may be a private key (Mask).
 func ParsePublicKey(s string) (PublicKey, error) {
+	shown := func() string {
+		if len(s) < keyWord {
+			return s
+		}
+		return masked
+	}
+	if isPrivateKey(s) {
+		return PublicKey{}, fmt.Errorf("identity: %w", ErrPrivateKey)
+	}
 	if len(s) > maxTextSize {
-		return PublicKey{}, fmt.Errorf("identity: %q… is %d characters long: %w; give the 43 or 44 characters that the peer's key has", s[:maxTextSize], len(s), ErrKeyText)
+		return PublicKey{}, fmt.Errorf("identity: %q is %d characters long: %w; give the 43 or 44 characters that the peer's key has", shown(), len(s), ErrKeyText)
 	}
 	b, err := base58.Decode(s)
 	if err != nil {
-		return PublicKey{}, fmt.Errorf("identity: %q: %w: %v", s, ErrKeyText, err)
+		return PublicKey{}, fmt.Errorf("identity: %q: %w: %v", shown(), ErrKeyText, err)
 	}
 	if len(b) != PublicKeySize {
-		return PublicKey{}, fmt.Errorf("identity: %q is %d bytes, not %d: %w; check that it is complete", s, len(b), PublicKeySize, ErrKeyText)
+		clear(b)
+		return PublicKey{}, fmt.Errorf("identity: %q is %d bytes, not %d: %w; check that it is complete", shown(), len(b), PublicKeySize, ErrKeyText)
 	}
 	k := PublicKey(b)
 	if _, err := k.point(); err != nil {
-		return PublicKey{}, fmt.Errorf("identity: %q: %w; check it for a typing error", s, err)
+		return PublicKey{}, fmt.Errorf("identity: %q: %w; check it for a typing error", shown(), err)
 	}
 	return k, nil
 }

@@ -328,6 +328,9 @@ func cutWord(s string) (word, rest string) {
 
 // checkName returns an error if name is not valid as a client's name.
 func checkName(name string) error {
+	if identity.Redact(name) != name {
+		return identity.ErrPrivateKey
+	}
 	switch {
 	case len(name) > MaxName:
 		return fmt.Errorf("%w: longer than %d bytes", errName, MaxName)
@@ -360,9 +363,10 @@ func printable(s string) error {
 	return nil
 }
 
-// shorten truncates a value for an error.
+// shorten truncates a value for an error, and masks what may be a private key.
 func shorten(s string) string {
 	const most = 64
+	s = identity.Mask(s)
 	if len(s) <= most {
 		return s
 	}

@@ -63,7 +63,7 @@ func Parse(s string) (Gateway, error) {
 		if len(shown) > maxSize {
 			shown = shown[:maxSize] + "…"
 		}
-		return Gateway{}, fmt.Errorf("gateway URI %q: %w (expected lewes://IDENTITY@host:port, as the gateway prints it)", shown, err)
+		return Gateway{}, fmt.Errorf("gateway URI %q: %w (expected lewes://IDENTITY@host:port, as the gateway prints it)", identity.Mask(shown), err)
 	}
 	return g, nil
 }
