@@ -273,6 +273,26 @@ type HandshakeError struct {
 func (e *HandshakeError) Unwrap() error { return e.Cause }
 
 func (e *HandshakeError) Error() string {
+	var causes string
+	switch {
+	case !e.TimedOut():
+	case e.Answered && e.Phase == Handshaking:
+		causes = ": it does not list this client's identity, or packets of 700 bytes are lost"
+	case e.Answered:
+		causes = ": packets are lost"
+	default:
+		causes = fmt.Sprintf(": the gateway is down, %s is blocked on the way, or another identity than the one in the URI answers at this address", strings.ToUpper(e.Transport.String()))
+	}
+	return e.Symptom() + causes
+}
+
+// TimedOut reports whether nothing but silence explains the failure.
+func (e *HandshakeError) TimedOut() bool {
+	return e.Cause == nil && e.Reject == nil && e.Busy == nil && !e.IndexTaken && !e.BadKKTSignature
+}
+
+// Symptom describes the failure without the possible causes of a timeout.
+func (e *HandshakeError) Symptom() string {
 	after := e.Elapsed.Round(100 * time.Millisecond)
 	switch {
 	case e.Cause != nil:
@@ -289,11 +309,11 @@ func (e *HandshakeError) Error() string {
 	case e.BadKKTSignature:
 		return fmt.Sprintf("the gateway did not prove that it is %s: its key exchange is not signed by that identity; check the URI", e.Gateway)
 	case e.Answered && e.Phase == Handshaking:
-		return fmt.Sprintf("the gateway answered the hello but not the handshake within %s: it does not list this client's identity, or packets of 700 bytes are lost", after)
+		return fmt.Sprintf("the gateway answered the hello but not the handshake within %s", after)
 	case e.Answered:
-		return fmt.Sprintf("the gateway answered the hello but its key exchange did not arrive within %s: packets are lost", after)
+		return fmt.Sprintf("the gateway answered the hello but its key exchange did not arrive within %s", after)
 	}
-	return fmt.Sprintf("no answer from %s within %s: the gateway is down, %s is blocked on the way, or another identity than the one in the URI answers at this address", e.Gateway, after, strings.ToUpper(e.Transport.String()))
+	return fmt.Sprintf("no answer within %s", after)
 }
 
 func detail(d wire.Detail) string {

@@ -374,7 +374,7 @@ func TestHandshakeErrorNamesCause(t *testing.T) {
 		do   func(c *clientEnd, index uint32)
 		want string
 	}{
-		{"nothing", func(*clientEnd, uint32) {}, "no answer from"},
+		{"nothing", func(*clientEnd, uint32) {}, "no answer within"},
 		{"KEM", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeReject, &wire.Reject{Code: wire.RejectKEM, Detail: wire.Detail("try another")})
 		}, wire.RejectKEM.String() + " (try another)"},

@@ -50,6 +50,10 @@ func TestWrongCommandLine(t *testing.T) {
 		{"gatway", `unknown command "gatway"; did you mean gateway?`},
 		{"help nothing", `unknown command "nothing"`},
 		{"clients", "missing command"},
+		{"gatway --config x", `unknown command "gatway"; did you mean gateway?`},
+		{"clients ad --comment x y", `unknown command "ad"; did you mean add?`},
+		{"clients --file x lsit --json", `unknown command "lsit"; did you mean list?`},
+		{"--nothing gateway", "unknown flag: --nothing"},
 		{"clients ad", `unknown command "ad"; did you mean add?`},
 		{"keygen", "missing argument: FILE"},
 		{"keygen a b", `unexpected argument "b"`},
@@ -127,7 +131,9 @@ func TestKeygen(t *testing.T) {
 func TestVersion(t *testing.T) {
 	env := environment(t.TempDir())
 	system := runtime.GOOS + "/" + runtime.GOARCH
-	has(t, mustLewes(t, env, "version"), "lewes ", "protocol  LP/2\n", runtime.Version(), system)
+	for _, arg := range []string{"version", "--version"} {
+		has(t, mustLewes(t, env, arg), "lewes ", "protocol  LP/2\n", runtime.Version(), system)
+	}
 	var facts struct {
 		Version, Go, System string
 		Protocol            int

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"lewes/crypto/identity"
 )
 
 // Exit codes.
@@ -20,10 +22,14 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 	exitDenied = 3 // policy test: the target is denied
+	exitNoUDP  = 4 // probe: UDP fails and TCP works
 )
 
-// errDenied ends the program with exitDenied; the command has printed the reason.
-var errDenied = errors.New("the target is denied")
+// Errors that end the program with a code of their own; the command has printed the reason.
+var (
+	errDenied   = errors.New("the target is denied")
+	errFallback = errors.New("UDP fails and TCP works")
+)
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
@@ -35,14 +41,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	cmd, err := root.ExecuteContextC(ctx)
+	cmd, err := misspelt(root, args)
+	if err == nil {
+		cmd, err = root.ExecuteContextC(ctx)
+	}
 	if err == nil {
 		return exitOK
 	}
-	if errors.Is(err, errDenied) {
+	switch {
+	case errors.Is(err, errDenied):
 		return exitDenied
+	case errors.Is(err, errFallback):
+		return exitNoUDP
 	}
-	fmt.Fprintf(stderr, "%s: %v\n", cmd.CommandPath(), err)
+	fmt.Fprintf(stderr, "%s: %s\n", cmd.CommandPath(), identity.Redact(err.Error()))
 	if usage := (*usageError)(nil); errors.As(err, &usage) {
 		fmt.Fprintf(stderr, "usage: %s\ntry:   %s --help\n", cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
@@ -64,6 +76,8 @@ the gateway, and the targets from the entry.`,
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.Version = readBuild().String()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "show a command's help", Example: "  lewes help forward", RunE: func(_ *cobra.Command, args []string) error {
 		found, rest, err := root.Find(args)
 		if err != nil || len(rest) > 0 {
@@ -90,9 +104,33 @@ func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
 		if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
 			near = "; did you mean " + strings.Join(names, " or ") + "?"
 		}
-		return usagef("unknown command %q%s", args[0], near)
+		return usagef("unknown command %q%s", identity.Mask(args[0]), near)
 	}
 	return cmd
+}
+
+// misspelt returns an error, and the group it is about, if the word where a command is expected is none. Cobra parses flags first, and
+// would report that the group has no such flag.
+func misspelt(root *cobra.Command, args []string) (*cobra.Command, error) {
+	root.InitDefaultHelpCmd()
+	cmd, rest, err := root.Find(args)
+	if err != nil || !cmd.HasSubCommands() {
+		return root, nil
+	}
+	for i := 0; i < len(rest); i++ {
+		name := strings.TrimLeft(rest[i], "-")
+		switch flag := cmd.Flag(name); {
+		case strings.HasPrefix(name, cobra.ShellCompRequestCmd):
+			return root, nil
+		case !strings.HasPrefix(rest[i], "-"):
+			return cmd, cmd.RunE(cmd, rest[i:])
+		case flag != nil && flag.NoOptDefVal == "":
+			i++ // its value
+		case flag == nil && !strings.Contains(name, "="):
+			return root, nil // whether the next word is its value is unknown
+		}
+	}
+	return root, nil
 }
 
 // usageError is an error in the command line.

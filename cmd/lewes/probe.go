@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,8 @@ func newProbe() *cobra.Command {
 		Long: `Probe resolves a gateway's name, connects and pings it. With --target it also sends a
 datagram through it and waits for the answer. It prints the time that each step took and
 the negotiated parameters. If a step fails, it prints the step and the reason, and the exit
-code is 1.`,
+code is 1. If UDP fails and TCP works, it prints that and goes on over TCP, and the exit code
+is 4.`,
 		Example: `  lewes probe lewes://9qA…@gw.example.com
   lewes probe --target 9.9.9.9:53 lewes://9qA…@gw.example.com     # a DNS query through it
   lewes probe --transport tcp lewes://9qA…@gw.example.com         # test TCP
@@ -54,6 +56,10 @@ code is 1.`,
 		return flags.run(cmd, args[0], func(ctx context.Context, config client.Config) error {
 			p.config = config
 			err := p.run(ctx)
+			if ctx.Err() != nil { // by a signal
+				err = errors.New("interrupted")
+				p.result.Error = err.Error()
+			}
 			return errors.Join(err, output(cmd, *asJSON, &p.result, p.result.String()))
 		})
 	}
@@ -97,6 +103,7 @@ type probeStep struct {
 // Steps in order.
 const (
 	stepName      = "name"      // resolve the host
+	stepUDP       = "udp"       // only if it failed and TCP works
 	stepEntry     = "entry"     // connect to each gateway of --via
 	stepHello     = "hello"     // the gateway answered and has the identity of the URI
 	stepKey       = "key"       // received the KEM key, signed by the identity
@@ -147,6 +154,9 @@ func (p *probe) run(ctx context.Context) error {
 		return err
 	}
 	r.OK = true
+	if r.Failed == stepUDP {
+		return errFallback
+	}
 	return nil
 }
 
@@ -171,6 +181,10 @@ func (p *probe) connect(ctx context.Context) (*client.Session, error) {
 	steps := info.Handshake
 	r.KEM, r.AEAD = info.KEM.String(), info.AEAD
 	r.Transport, r.Reason, r.Local = info.Transport.String(), info.TransportReason, info.Local.String()
+	if info.Transport == client.TCP && p.config.Transport == client.Auto {
+		r.Failed = stepUDP
+		r.Steps = append(r.Steps, probeStep{stepUDP, "failed", nil, cmp.Or(r.Reason, "it is blocked on the way")})
+	}
 	if len(p.config.Via) > 0 {
 		r.ok(stepEntry, steps.Started.Sub(begun)-resolver.took, "connected to every entry")
 	}

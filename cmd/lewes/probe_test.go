@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"testing"
 
@@ -102,4 +103,24 @@ func TestProbeNamesTheStep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestProbeInterrupted: a signal is no error about contexts.
+func TestProbeInterrupted(t *testing.T) {
+	t.Parallel()
+	file, key := newClient(t)
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	p := launch(t, environment(t.TempDir()), "probe", "--identity", file, "lewes://"+key.Public().String()+"@"+server.LocalAddr().String())
+	if _, _, err := server.ReadFrom(make([]byte, 1500)); err != nil { // the hello: it has begun
+		t.Fatal(err)
+	}
+	if code := p.end(); code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	has(t, p.stderr(), "lewes probe: interrupted\n")
+	hasNot(t, p.stdout()+p.stderr(), "context")
 }

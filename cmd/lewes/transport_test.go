@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,12 @@ func TestProbeTransport(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			var r probeResult
-			parseJSON(t, mustLewes(t, env, "probe", "--json", "--identity", file, "--transport", row.flag, "--target", target, row.uri), &r)
+			stdout, _, code := lewes(t, env, "probe", "--json", "--identity", file, "--transport", row.flag, "--target", target, row.uri)
+			parseJSON(t, stdout, &r)
+			fellBack := row.reason != ""
+			if fellBack != (code == exitNoUDP) || fellBack != slices.Contains(r.steps(), "udp failed") || fellBack != (r.Failed == stepUDP) {
+				t.Errorf("exit code %d: %+v", code, r)
+			}
 			if !r.OK || r.Transport != row.transport || r.Reason != row.reason || !strings.HasPrefix(r.Local, "127.0.0.1:") {
 				t.Errorf("it says %+v", r)
 			}
@@ -55,7 +61,7 @@ func TestProbeTransport(t *testing.T) {
 	if code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	has(t, stderr, "over UDP: no answer from", fmt.Sprintf("over TCP, port %d: ", blocked.TCPPort), "nothing listens on port")
+	has(t, stderr, "over UDP: no answer within", fmt.Sprintf("over TCP, port %d: ", blocked.TCPPort), "nothing listens on port")
 	has(t, fails(t, env, exitUsage, "probe", "--transport", "pigeon", g.uri), "--transport", `"pigeon"`, "auto, udp or tcp")
 }
 

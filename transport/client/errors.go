@@ -163,7 +163,7 @@ type DialError struct {
 	TCP *DialError
 }
 
-// Error returns a line for the fault, followed by a line for each cause or transport.
+// Error returns a line for the fault; with two transports, a line for each.
 func (e *DialError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "no session with gateway %s", e.Gateway.Address())
@@ -176,25 +176,62 @@ func (e *DialError) Error() string {
 		}
 	}
 	if e.TCP == nil {
-		return b.String() + ": " + e.cause()
+		return b.String() + ": " + e.cause(nil)
 	}
-	return b.String() + "\nover UDP: " + e.cause() + fmt.Sprintf("\nover TCP, port %d: ", e.Gateway.PortForTCP()) + e.TCP.cause()
+	return b.String() + "\nover UDP: " + e.cause(e.TCP) + fmt.Sprintf("\nover TCP, port %d: ", e.Gateway.PortForTCP()) + e.TCP.cause(e)
 }
 
-// cause describes the error of one transport.
-func (e *DialError) cause() string {
-	cause := e.Err.Error()
+// cause describes the error of one transport, with the possible causes that the other one, unless it is
+// nil, does not rule out.
+func (e *DialError) cause(other *DialError) string {
+	var h *state.HandshakeError
+	if !errors.As(e.Err, &h) {
+		return e.Err.Error() + e.networkCause("\n")
+	}
+	if network := e.networkCause("; "); !h.TimedOut() || network != "" {
+		return h.Symptom() + network
+	}
+	var o *state.HandshakeError
+	if other != nil {
+		errors.As(other.Err, &o)
+	}
+	known := o != nil && o.Answered // the gateway is up and has the URI's identity
+	var causes []string
+	add := func(possible bool, cause string) {
+		if possible {
+			causes = append(causes, cause)
+		}
+	}
+	silent := h.Answered && h.Phase == state.Handshaking
+	add(silent && !e.Gateway.Open, "it does not list this client's identity")
+	add(silent && e.Transport != TCP && (o == nil || !o.Answered || o.Phase != state.Handshaking), "packets of 700 bytes are lost")
+	add(h.Answered && !silent, "packets are lost")
+	add(!h.Answered && !known, "the gateway is down")
+	add(!h.Answered && e.Via == nil, strings.ToUpper(e.Transport.String())+" is blocked on the way")
+	add(!h.Answered && !known, "another identity than the one in the URI answers at this address")
+	switch n := len(causes); n {
+	case 0:
+		return h.Symptom()
+	case 1:
+		return h.Symptom() + ": " + causes[0]
+	default:
+		return h.Symptom() + ": " + strings.Join(causes[:n-1], ", ") + " or " + causes[n-1]
+	}
+}
+
+// networkCause returns the cause that the network's error suggests, after a separator, or "".
+func (e *DialError) networkCause(separator string) string {
 	switch {
 	case errors.Is(e.Underlay, transport.ErrRefused):
-		cause += fmt.Sprintf("\nlikely cause: nothing listens on port %d of its host", portFor(e.Gateway, e.Transport))
+		return fmt.Sprintf("%slikely cause: nothing listens on port %d of its host", separator, portFor(e.Gateway, e.Transport))
 	case errors.Is(e.Underlay, transport.ErrUnreachable):
-		cause += "\nlikely cause: no route to it; this machine is offline or the address is wrong"
+		return separator + "likely cause: no route to it; this machine is offline or the address is wrong"
 	case errors.Is(e.Underlay, transport.ErrDenied):
-		cause += "\nlikely cause: this machine's firewall"
+		return separator + "likely cause: this machine's firewall"
 	case e.Underlay != nil:
-		cause += fmt.Sprintf("\nlast network error: %v", e.Underlay)
+		return fmt.Sprintf("%slast network error: %v", separator, e.Underlay)
 	}
-	return cause
+	return ""
 }
 
 // portFor returns the gateway's port for a transport.

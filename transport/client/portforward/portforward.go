@@ -1,11 +1,3 @@
-// Package portforward forwards local UDP ports through a session.
-//
-//	f, err := portforward.Listen(ctx, mappings, logger)
-//	if err != nil {
-//		return err
-//	}
-//	defer f.Close()
-//	return f.Run(ctx, session)
 package portforward
 
 import (
