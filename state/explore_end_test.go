@@ -378,7 +378,7 @@ func (r *exploreRun) deliver(p *explorePacket) {
 	case wire.TypeSubsessionKK2:
 		r.renewOffer()
 	case wire.TypeSubsessionRequest: // never so soon after another that it is ignored
-		if at := s.rekey.followAt; at.After(e.now) {
+		if at := s.liveness.answers.followAt; at.After(e.now) {
 			e.now = at
 		}
 	}

@@ -139,6 +139,8 @@ type answers struct {
 	received [receiveCount]time.Time // when the last datagrams arrived, a ring
 	next     int                     // the oldest of them
 	stopAt   time.Time               // when a receiver's datagrams have stopped; zero: none are expected
+
+	followAt time.Time // when a SubsessionRequest may have an effect again
 }
 
 // checked notes that a check begins, which what was sent before waits for.

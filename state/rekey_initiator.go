@@ -226,10 +226,11 @@ func (i *rekeyInitiator) sendIndexCollision(s *Session, index uint32, out *Outpu
 // handleRekeyRequest starts a rekey for the gateway, or repeats the last message of the
 // one in progress.
 func (s *Session) handleRekeyRequest(now time.Time, out *Output) error {
-	if !s.Confirmed() || now.Before(s.rekey.followAt) {
+	a := s.liveness.answers
+	if a == nil || !s.Confirmed() || now.Before(a.followAt) {
 		return ErrStale
 	}
-	s.rekey.followAt = now.Add(followInterval)
+	a.followAt = now.Add(followInterval)
 	switch {
 	case s.rekey.initiator == nil:
 		s.Rekey(now, out)

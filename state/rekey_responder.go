@@ -20,7 +20,6 @@ type rekey struct {
 	initiator *rekeyInitiator // client: in progress
 	responder *rekeyResponder // gateway: in progress
 	requestAt time.Time       // gateway: when the next SubsessionRequest is due
-	followAt  time.Time       // client: when a SubsessionRequest may have an effect again
 	seed      [32]byte        // of the next subsession
 }
 

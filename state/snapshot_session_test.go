@@ -206,7 +206,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[Session](): {"[User]", "[timer]", "[ofPeer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "terms",
 			"keys", "migration", "rekey", "liveness", "mtu", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
 		reflect.TypeFor[keyRing]():        {"current", "demoted", "[sender]"},
-		reflect.TypeFor[rekey]():          {"[initiator]", "responder", "requestAt", "[followAt]", "seed"},
+		reflect.TypeFor[rekey]():          {"[initiator]", "responder", "requestAt", "seed"},
 		reflect.TypeFor[liveness]():       {"rtt", "[answers]", "[check]", "[keepalive]", "[handshake3]"},
 		reflect.TypeFor[pmtu]():           {"prober", "limit", "largeWanted"},
 		reflect.TypeFor[activePath]():     {"state"},
