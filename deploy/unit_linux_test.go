@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -85,6 +86,55 @@ func TestUnitCommand(t *testing.T) {
 	awaitReport(t, reports, "STOPPING=1")
 }
 
+// TestUnitReload runs ExecReload beside a gateway: it ends when the successor serves, with an exit status
+// of its own if that cannot.
+func TestUnitReload(t *testing.T) {
+	u := readUnit(t)
+	reload := strings.Fields(u.one(t, "Service.ExecReload"))
+	if reload[0] != "/usr/local/bin/lewes" || u.one(t, "Service.RuntimeDirectory") != "lewes" || u.one(t, "Service.RuntimeDirectoryMode") != "0750" {
+		t.Fatalf("ExecReload is %q", reload)
+	}
+	reports, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reports.Close()
+	file := filepath.Join(t.TempDir(), "gateway.toml")
+	writeConfig(t, file)
+	directories := []string{"STATE_DIRECTORY=" + t.TempDir(), "RUNTIME_DIRECTORY=" + t.TempDir()}
+	gateway := exec.Command(lewes, "gateway", "--config", file)
+	gateway.Env = append([]string{"NOTIFY_SOCKET=" + reports.LocalAddr().String()}, directories...)
+	startGateway(t, gateway)
+	awaitReport(t, reports, "READY=1")
+	run := func() error {
+		cmd := exec.Command(lewes, reload[1:]...)
+		cmd.Env = directories
+		out, err := cmd.CombinedOutput()
+		t.Logf("%s", out)
+		return err
+	}
+	if err := run(); err != nil {
+		t.Fatal(err)
+	}
+	report := make([]byte, 512)
+	n, err := reports.Read(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimPrefix(string(report[:n]), "MAINPID="))
+	if err != nil {
+		t.Fatalf("the gateway reports %q", report[:n])
+	}
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) }) // it may have ended
+	awaitReport(t, reports, "READY=1")
+	if err := os.WriteFile(file, []byte("[nonsense]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(); err == nil {
+		t.Error("a reload that changes nothing succeeds")
+	}
+}
+
 func awaitReport(t *testing.T, reports *net.UnixConn, want string) {
 	t.Helper()
 	if err := reports.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -144,7 +194,7 @@ func TestUnitVerifies(t *testing.T) {
 		t.Skip("systemd-analyze is not installed: apt-get install systemd")
 	}
 	// It wants the program to be there.
-	text := strings.Replace(read(unitFile), "/usr/local/bin/lewes", lewes, 1)
+	text := strings.ReplaceAll(read(unitFile), "/usr/local/bin/lewes", lewes)
 	file := filepath.Join(t.TempDir(), unitFile)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

@@ -54,6 +54,9 @@ func SetGroup(path, group string) error {
 		}
 	}
 	for _, file := range []string{filepath.Dir(path), path} {
+		if hasGroup(file, gid) {
+			continue // a service may lack the system call
+		}
 		if err := os.Chown(file, -1, gid); err != nil {
 			return err
 		}
