@@ -19,6 +19,7 @@ func NewDetached(config Config, out transport.Conn) (s *Shard, detach func(), er
 	if err != nil {
 		return nil, nil, err
 	}
+	g.shards = []*Shard{s}
 	g.addReturnLoop(s)
 	g.startReturnLoop(s)
 	return s, func() {

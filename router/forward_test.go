@@ -37,7 +37,7 @@ func withDirectory(t testing.TB) func(*Config) {
 func inner(index uint32, hello bool) []byte {
 	if hello {
 		p := wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello)
-		m := wire.ClientHello{ReceiverIdx: index}
+		m := wire.ClientHello{Attempt: index}
 		return wire.Finish(wire.Pad(m.Append(p), 0, wire.MinHelloDatagram))
 	}
 	return wire.Finish(append(wire.Begin(nil, index, wire.LevelTransport, 1, wire.TypePing), make([]byte, 30)...))

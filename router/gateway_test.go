@@ -263,45 +263,6 @@ func TestOnlyListedClientsAreAdmitted(t *testing.T) {
 	}
 }
 
-// Shows R11.1, R11.2.
-func TestUnknownSessionIsAnsweredByReset(t *testing.T) {
-	g, _ := started(t, nil)
-	conn, err := udp.Dial(loopback(g), udp.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	packet := wire.Finish(append(wire.Begin(nil, 0xABCD, wire.LevelTransport, 5, wire.TypePing), make([]byte, 40)...))
-	resets := 0
-	for range 30 {
-		if _, err := conn.WriteBatch([]transport.Packet{{Data: packet}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	waitUntil(t, func() bool { return g.Stats().Unknown == 30 })
-	batch := make([]transport.Packet, 8)
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	for want := int(g.Stats().Resets); resets < want; {
-		n, err := conn.ReadBatch(batch)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range batch[:n] {
-			for p := range batch[i].Segments() {
-				kind, _, err := wire.ParseBody(wire.Body(p))
-				h, _ := wire.ParseHeader(p)
-				if err != nil || kind != wire.TypeReset || h.ReceiverIdx != 0xABCD || h.Level != wire.LevelClear {
-					t.Fatalf("answered by %v on %#x, %v", kind, h.ReceiverIdx, err)
-				}
-				resets++
-			}
-		}
-	}
-	if resets < 1 || resets >= 30 {
-		t.Errorf("%d Resets for 30 packets, want a burst of 10", resets)
-	}
-}
-
 // TestShardsShareTheBudgetOfASource sends the hellos of one source to a gateway of many shards: as many
 // are accepted as the configuration says.
 //

@@ -187,7 +187,7 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 		return
 	}
 	answers := len(st.output.Packets)
-	session, early, err := st.handshakes.HandleHandshake3(rx.now, rx.header, rx.packet, &st.output)
+	session, early, err := st.handshakes.HandleHandshake3(rx.now, rx.header, rx.packet, rx.from, &st.output)
 	st.count(err)
 	st.noteUnlisted(rx, err)
 	if session == nil {
@@ -198,7 +198,7 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 		return
 	}
 	fits := st.addClient(rx.now, session)
-	st.sessions.Add(session)
+	st.table.write(func() { st.sessions.Add(session) })
 	st.tableVersion++
 	st.acknowledge(answers, rx.from)
 	if !fits {
@@ -233,7 +233,7 @@ func (st *shardState) noteUnlisted(rx *rxContext, err error) {
 }
 
 // handleUnknownIndex handles a sealed packet without a session: it is buffered for Handshake 3, or
-// answered by a Reset.
+// dropped.
 func (st *shardState) handleUnknownIndex(rx *rxContext) {
 	index := rx.header.ReceiverIdx
 	if st.handshakes.Has(index) {
@@ -241,13 +241,6 @@ func (st *shardState) handleUnknownIndex(rx *rxContext) {
 		return
 	}
 	st.counters.Unknown++
-	if len(rx.packet) < minResetPacket || index == 0 {
-		return
-	}
-	if reset := st.handshakes.Reset(rx.now, index, rx.from); reset != nil {
-		st.counters.Resets++
-		st.output.Packets = append(st.output.Packets, state.Packet{Data: reset, Path: rx.from})
-	}
 }
 
 // count counts a dropped packet under its reason.

@@ -29,10 +29,10 @@ func newTestHello(now time.Time, index uint32) testHello {
 	commitment := kdf.Hash([]byte{byte(index), byte(index >> 8)})
 	return testHello{
 		hello: wire.ClientHello{
-			ReceiverIdx: index,
-			Salt:        wire.NewSalt(uint64(now.Unix()), &commitment),
-			AEADOffer:   uint8(seal.ChaCha20Poly1305),
-			KEM:         uint8(kem.MLKEM768),
+			Attempt:   index,
+			Salt:      wire.NewSalt(uint64(now.Unix()), &commitment),
+			AEADOffer: uint8(seal.ChaCha20Poly1305),
+			KEM:       uint8(kem.MLKEM768),
 		},
 		from: path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(index >> 8), byte(index)}), 1)},
 	}

@@ -92,7 +92,7 @@ func TestMisplacedTypes(t *testing.T) {
 	}
 	// The same in clear: types that go the other way, or are sealed.
 	index := p.session.Current().Index()
-	for _, kind := range []wire.Type{wire.TypeAck, wire.TypeBusy, wire.TypeReject, wire.TypeReset, wire.TypeKKTResponse, wire.TypeClose, wire.TypeEncryptedData, 0x00EE} {
+	for _, kind := range []wire.Type{wire.TypeAck, wire.TypeBusy, wire.TypeReject, wire.TypeHeld, wire.TypeKKTResponse, wire.TypeClose, wire.TypeEncryptedData, 0x00EE} {
 		packet := wire.Finish(append(wire.Begin(nil, index, wire.LevelClear, 0, kind), make([]byte, 40)...))
 		r.shard.st.handshakes.MAC1().Sum(packet)
 		misplaced++
@@ -212,80 +212,65 @@ func TestDatagramsStayWhole(t *testing.T) {
 	}
 }
 
-// TestPacketsWithoutReset sends packets to which a Reset would be wrong or larger than the
-// packet.
+// TestNobodyIsAnsweredWithoutTheKey sends what a scanner without the gateway's identity can make, and
+// what has an index that the gateway does not know: nothing comes back.
 //
-// Shows R11.1, R11.2.
-func TestPacketsWithoutReset(t *testing.T) {
+// Shows R11.20.
+func TestNobodyIsAnsweredWithoutTheKey(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
 	record := handshakeUnderWay(t, r)
 	packet := func(index uint32, level wire.Level, size int) []byte {
 		return wire.Finish(append(wire.Begin(nil, index, level, 0, wire.TypePing), make([]byte, size-wire.Overhead)...))
 	}
-	clear := packet(0xABCD, wire.LevelClear, 100)
-	r.shard.st.handshakes.MAC1().Sum(clear)
+	unmarked := hello(t, 98, r.now())
+	unmarked[len(unmarked)-1] ^= 1
+	version3 := append([]byte(nil), unmarked...)
+	version3[wire.HeaderSize] = 3
 	for name, bad := range map[string][]byte{
-		"63 bytes":            packet(0xABCD, wire.LevelTransport, 63),
-		"34 bytes":            packet(0xABCD, wire.LevelTransport, 34),
-		"in clear":            clear,
-		"index 0":             packet(0, wire.LevelTransport, 100),
-		"a session's index":   packet(p.session.Current().Index(), wire.LevelTransport, 100),
-		"a record's index":    packet(record, wire.LevelTransport, 100),
-		"Handshake 3, forged": packet(record, wire.LevelHandshake, 103),
+		"HTTP":                   []byte("GET / HTTP/1.1\r\nHost: gateway.example\r\nUser-Agent: a scanner, 64 bytes or more\r\n\r\n"),
+		"zeros":                  make([]byte, 1200),
+		"one byte":               {1},
+		"in clear":               packet(0xABCD, wire.LevelClear, 100),
+		"a hello without MAC1":   unmarked,
+		"a hello of version 3":   version3,
+		"unknown, 64 bytes":      packet(0xABCD, wire.LevelTransport, 64),
+		"unknown, Handshake 3":   packet(0xABCE, wire.LevelHandshake, 103),
+		"unknown, large":         packet(0xABCF, wire.LevelTransport, 1500),
+		"index 0":                packet(0, wire.LevelTransport, 100),
+		"a session's index":      packet(p.session.Current().Index(), wire.LevelTransport, 100),
+		"a session's, Handshake": packet(p.session.Current().Index(), wire.LevelHandshake, 103),
+		"a record's index":       packet(record, wire.LevelTransport, 100),
+		"Handshake 3, forged":    packet(record, wire.LevelHandshake, 103),
 	} {
-		if got := r.receive(bad, clientAt); len(got) != 0 {
-			t.Errorf("%s: %d answers", name, len(got))
+		for _, at := range []path.Path{secondAt, path.NewTCP(secondAt.Peer, netip.Addr{}, 1)} {
+			if got := r.receive(bytes.Clone(bad), at); len(got) != 0 {
+				t.Errorf("%s over %v: %d answers", name, at.Transport, len(got))
+			}
 		}
 	}
-	for name, unknown := range map[string][]byte{
-		"64 bytes":       packet(0xABCD, wire.LevelTransport, 64),
-		"a Handshake 3":  packet(0xABCE, wire.LevelHandshake, 103),
-		"a large packet": packet(0xABCF, wire.LevelTransport, 1500),
-	} {
-		got := r.receive(unknown, clientAt)
-		if len(got) != 1 {
-			t.Fatalf("%s of an unknown index: %d answers", name, len(got))
-		}
-		h, err := wire.ParseHeader(got[0].Data)
-		kind, content, err2 := wire.ParseBody(wire.Body(got[0].Data))
-		if err != nil || err2 != nil || kind != wire.TypeReset || len(content) != 0 || h.Level != wire.LevelClear ||
-			!bytes.Equal(got[0].Data[:4], unknown[:4]) || !r.shard.st.handshakes.MAC1().Verify(got[0].Data) || got[0].Path != clientAt {
-			t.Errorf("%s: answered by %v of index %#x", name, kind, h.ReceiverIdx)
-		}
-	}
-	// Ten a second to one source, whatever port it sends from; others have their own.
-	resets := func(from string) (n int) {
-		for i := range uint32(100) {
-			at := path.Path{Peer: netip.AddrPortFrom(netip.MustParseAddr(from), uint16(1+i))}
-			n += len(r.receive(packet(0x1_0000+i, wire.LevelTransport, 100), at))
-		}
-		return n
-	}
-	if got := resets("203.0.113.9"); got != 10 {
-		t.Errorf("%d Resets at once, want 10", got)
-	}
-	if got := resets("203.0.113.10"); got != 10 {
-		t.Errorf("%d Resets to another source, want 10", got)
-	}
-	r.advance(time.Second)
-	if got := resets("203.0.113.9"); got != 10 {
-		t.Errorf("%d Resets a second later, want 10", got)
-	}
-	r.advance(200 * time.Millisecond)
-	if got := resets("203.0.113.9"); got != 2 {
-		t.Errorf("%d Resets a fifth of a second later, want 2", got)
+	if s := r.shard.Stats(); s.Unknown < 4 {
+		t.Errorf("%d packets of unknown sessions were counted", s.Unknown)
 	}
 }
 
-// handshakeUnderWay starts a handshake and returns its index.
+// handshakeUnderWay starts a handshake and returns the receiver index that its Ack promises.
 func handshakeUnderWay(t *testing.T, r *rig) uint32 {
 	t.Helper()
 	packet := hello(t, 99, r.now())
-	if got := r.receive(packet, secondAt); len(got) != 1 {
+	got := r.receive(packet, secondAt)
+	if len(got) != 1 {
 		t.Fatalf("%d answers to a hello", len(got))
 	}
-	index, _ := wire.ReceiverIdx(packet)
+	_, content, err := wire.ParseBody(wire.Body(got[0].Data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ack, err := wire.ParseAck(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := ack.ReceiverIdx
 	if !r.shard.st.handshakes.Has(index) {
 		t.Fatal("no record")
 	}

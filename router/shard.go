@@ -15,11 +15,6 @@ import (
 	"lewes/transport/udp"
 )
 
-const (
-	// minResetPacket is the smallest sealed packet that is answered by a Reset, in bytes.
-	minResetPacket = 64
-)
-
 // Shard owns the sessions whose receiver indexes steer to it. Its methods lock it for one batch and
 // work on shardState, which has no lock.
 type Shard struct {
@@ -50,6 +45,7 @@ type shardEnv struct {
 	errors           socketErrors
 	shortages        *shortages     // of the gateway
 	unlisted         *unlisted.Book // of the gateway
+	table            sharedTable
 }
 
 // batch is work under the shard's lock.
@@ -101,7 +97,8 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, replaceElsewhere: g.replaceElsewhere, now: now, out: out,
 		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages, unlisted: &g.unlisted,
 	}
-	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: state.NewSessions()}}
+	env.table.sessions = state.NewSessions()
+	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: env.table.sessions}}
 	env.do = s.Do
 	st := &s.st
 	st.scheduler.init(config.MaxBacklog, g.budgets)
@@ -109,7 +106,7 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	st.forwarder.upstreams = make(map[identityKey]*upstream)
 	st.delivery.queues = &env.queues
 	own := *handshake
-	own.IndexInUse = func(index uint32) bool { return st.sessions.Find(index) != nil }
+	own.Holds = g.holds
 	own.Full = func() bool { return st.full() || st.shortOfMemory(handshake.Full) }
 	own.QueueDelay = func() time.Duration { return st.scheduler.delay(state.Proved) }
 	own.Crowded = st.scheduler.crowded
@@ -248,7 +245,7 @@ func (st *shardState) setTimer(now time.Time) {
 // applyEvents applies the events of a session and updates its deadline.
 func (st *shardState) applyEvents(session *state.Session) {
 	for _, e := range st.output.Events {
-		st.sessions.Apply(e)
+		st.table.write(func() { st.sessions.Apply(e) })
 		st.tableVersion++
 		switch e.Kind {
 		case state.Closed:

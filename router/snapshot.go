@@ -101,7 +101,9 @@ func (st *shardState) readSessions(r *snapshot.Reader, sockets *inheritedSockets
 		if err := one.End(); err != nil {
 			return fmt.Errorf("shard %d: %w", st.id, err)
 		}
-		if index := session.Current().Index(); st.steer.Shard(index) != st.id || !st.sessions.Restore(session) {
+		restored := false
+		st.table.write(func() { restored = st.sessions.Restore(session) })
+		if index := session.Current().Index(); st.steer.Shard(index) != st.id || !restored {
 			return fmt.Errorf("shard %d: index %#x belongs to another session", st.id, index)
 		}
 	}

@@ -26,7 +26,6 @@ type Stats struct {
 	Rekeys       uint64 `metric:"rekeys_total" help:"Completed subsessions."`
 	RekeysFailed uint64 `metric:"rekeys_failed_total" help:"Requests for new keys that failed."`
 	Migrations   uint64 `metric:"migrations_total" help:"Migrations of sessions to another path."`
-	Resets       uint64 `metric:"resets_total" help:"Resets sent for unknown sessions."`
 
 	Malformed    uint64 `metric:"dropped_packets_total" label:"reason=malformed" help:"Dropped packets by reason."`
 	Unknown      uint64 `metric:"dropped_packets_total" label:"reason=unknown_session"`

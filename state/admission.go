@@ -45,7 +45,7 @@ func (t *ResponderTable) RejectShutdown(now time.Time, header wire.Header, packe
 	if err != nil {
 		return err
 	}
-	t.reject(now, hello.ReceiverIdx, wire.RejectShuttingDown, from, out)
+	t.reject(now, hello.Attempt, wire.RejectShuttingDown, from, out)
 	return nil
 }
 
@@ -100,7 +100,7 @@ func (t *ResponderTable) handleHello(now time.Time, packet, content []byte, from
 	}
 	t.Stats.Hellos++
 	if clockOffset(t.config.wall(now), hello.Seconds()) > t.config.tolerance() {
-		t.reject(now, hello.ReceiverIdx, wire.RejectClock, from, out)
+		t.reject(now, hello.Attempt, wire.RejectClock, from, out)
 		return ErrClockSkew
 	}
 	if r := t.find(&hello, from); r != nil {
@@ -110,20 +110,20 @@ func (t *ResponderTable) handleHello(now time.Time, packet, content []byte, from
 		}
 		return r.sendAck(from, out)
 	}
-	if t.indexTaken(hello.ReceiverIdx) {
-		t.Stats.Collisions++
-		out.send(from, clearPacket(t.mac, hello.ReceiverIdx, wire.TypeCollision, &wire.Empty{}))
+	if hello.Doubted != 0 && t.config.Holds != nil && t.config.Holds(hello.Doubted) {
+		t.Stats.Held++
+		out.send(from, clearPacket(t.mac, hello.Attempt, wire.TypeHeld, &wire.Empty{}))
 		return nil
 	}
 	pair, suite, code := t.choose(&hello)
 	if code != 0 {
-		t.reject(now, hello.ReceiverIdx, code, from, out)
+		t.reject(now, hello.Attempt, code, from, out)
 		return nil
 	}
 	class, busy := t.checkLimits(now, &hello, from)
 	if busy != nil {
 		t.Stats.Busy++
-		out.send(from, clearPacket(t.mac, hello.ReceiverIdx, wire.TypeBusy, busy))
+		out.send(from, clearPacket(t.mac, hello.Attempt, wire.TypeBusy, busy))
 		return nil
 	}
 	return t.accept(now, &hello, class, pair, suite, len(packet), from, out)
@@ -134,12 +134,13 @@ func (t *ResponderTable) accept(now time.Time, hello *wire.ClientHello, class Cl
 	// In a full store one gives way, and another while the store holds more than its bound.
 	for n := 0; n < 2 && t.records.Full(1) && t.evict(); n++ {
 	}
-	ack := wire.Ack{AEAD: uint8(suite), KEM: hello.KEM}
+	ack := wire.Ack{AEAD: uint8(suite), KEM: hello.KEM, ReceiverIdx: t.config.Session.NewIndex()}
 	if _, err := t.config.Session.Rand.Read(ack.Nonce[:]); err != nil {
 		return err
 	}
 	r := &responder{table: t, class: class}
-	r.index, r.hello, r.salt, r.keyID = hello.ReceiverIdx, hello.Hello(), hello.Salt, hello.KEMKeyID
+	r.attempt, r.index = hello.Attempt, ack.ReceiverIdx
+	r.hello, r.salt, r.keyID = hello.Hello(), hello.Salt, hello.KEMKeyID
 	r.source, r.created, r.bytesIn = from, now, size
 	r.suite, r.kem, r.ack = suite, pair, ack.Append(nil)
 	t.add(r, now.Add(t.config.handshakeTTL()))
@@ -173,22 +174,26 @@ func (t *ResponderTable) choose(hello *wire.ClientHello) (*kem.KeyPair, seal.Sui
 // checkLimits returns the class of a hello's source, and nil or a Busy that makes the client come back
 // later or with a cookie.
 func (t *ResponderTable) checkLimits(now time.Time, hello *wire.ClientHello, from path.Path) (class Class, busy *wire.Busy) {
-	source := from.Peer.Addr()
+	source, key := from.Peer.Addr(), keyOf(hello.Attempt, from)
 	if t.config.Full != nil && t.config.Full() {
 		return Unproved, t.busy(fullWait)
 	}
+	trusted := t.config.Trusted != nil && t.config.Trusted(source)
 	budgets := t.budgets.hellos(t.config, source)
 	if t.hasProof(now, hello, from) {
 		if wait, ok := budgets[Proved].Take(now, source); !ok {
 			return Proved, t.busy(wait)
 		}
+		if !t.makeRoom(key, Proved) {
+			return Proved, t.busy(fullWait)
+		}
 		return Proved, nil
 	}
-	if _, ok := budgets[Unproved].Take(now, source); ok && !t.underLoad(now) {
+	if _, ok := budgets[Unproved].Take(now, source); ok && !t.underLoad(now) && (trusted || t.crowds[prefixOf(from)] < maxCrowd) && t.makeRoom(key, Unproved) {
 		return Unproved, nil
 	}
 	busy = t.busy(budgets[Proved].Wait(now, source)) // the hello returns with the cookie
-	if made, err := t.jar.Make(now, from.Peer, hello.ReceiverIdx, &hello.Salt); err == nil {
+	if made, err := t.jar.Make(now, from.Peer, hello.Attempt, &hello.Salt); err == nil {
 		t.Stats.Cookies++
 		busy.HasCookie, busy.Cookie = true, made
 	}
@@ -198,7 +203,7 @@ func (t *ResponderTable) checkLimits(now time.Time, hello *wire.ClientHello, fro
 // hasProof reports whether a hello shows that its sender receives packets at its address.
 func (t *ResponderTable) hasProof(now time.Time, hello *wire.ClientHello, from path.Path) bool {
 	return from.Transport == path.TCP ||
-		hello.HasCookie && t.jar.Valid(now, from.Peer, hello.ReceiverIdx, &hello.Salt, hello.Cookie[:])
+		hello.HasCookie && t.jar.Valid(now, from.Peer, hello.Attempt, &hello.Salt, hello.Cookie[:])
 }
 
 // Class returns the class of the source of a handshake packet, whose MAC1 was checked if it has one.
@@ -208,8 +213,8 @@ func (t *ResponderTable) Class(now time.Time, header wire.Header, packet []byte,
 		return Proved
 	}
 	if header.ReceiverIdx != 0 {
-		for r := t.responders[header.ReceiverIdx]; r != nil; r = r.next {
-			if r.class == Proved && r.isSource(from) {
+		for r := t.ofHeader(header, from); r != nil; r = r.next {
+			if r.class == Proved {
 				return Proved
 			}
 		}

@@ -78,10 +78,10 @@ func (g *gatewayEnd) askOne(now time.Time, packet []byte, from path.Path) answer
 func goodHello(now time.Time, index uint32) wire.ClientHello {
 	commitment := kdf.Hash([]byte{byte(index), byte(index >> 8), byte(index >> 16), byte(index >> 24)})
 	return wire.ClientHello{
-		ReceiverIdx: index,
-		Salt:        wire.NewSalt(uint64(now.Unix()), &commitment),
-		AEADOffer:   uint8(seal.ChaCha20Poly1305 | seal.AES256GCM),
-		KEM:         uint8(kem.MLKEM768),
+		Attempt:   index,
+		Salt:      wire.NewSalt(uint64(now.Unix()), &commitment),
+		AEADOffer: uint8(seal.ChaCha20Poly1305 | seal.AES256GCM),
+		KEM:       uint8(kem.MLKEM768),
 	}
 }
 
@@ -95,7 +95,7 @@ func (g *gatewayEnd) kktPacket(m wire.ClientHello) []byte {
 	hello := m.Hello()
 	sum := kdf.Hash(hello[:])
 	request := kkt.AppendRequest(nil, kem.ID(m.KEM), kkt.SessionID(sum[:16]))
-	return clearPacket(g.responders.MAC1(), m.ReceiverIdx, wire.TypeKKTRequest, padded{raw(request), wire.MinHelloDatagram})
+	return clearPacket(g.responders.MAC1(), m.Attempt, wire.TypeKKTRequest, padded{raw(request), wire.MinHelloDatagram})
 }
 
 // changed is a packet whose bytes were changed and MAC1 made right again.
@@ -118,7 +118,7 @@ func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 	}{
 		{"version", nil, wire.RejectVersion, wire.TypeReject},
 		{"clock", func(m *wire.ClientHello) { m.Salt[0] += 60 }, wire.RejectClock, wire.TypeReject},
-		{"index", func(m *wire.ClientHello) { m.ReceiverIdx = held }, 0, wire.TypeCollision},
+		{"held", func(m *wire.ClientHello) { m.Doubted = held }, 0, wire.TypeHeld},
 		{"KEM", func(m *wire.ClientHello) { m.KEM = 2 }, wire.RejectKEM, wire.TypeReject},
 		{"AEAD", func(m *wire.ClientHello) { m.AEADOffer = uint8(seal.AES256GCM) }, wire.RejectAEAD, wire.TypeReject},
 		{"key id", func(m *wire.ClientHello) { m.KEMKeyID = 12345 }, wire.RejectStaleKey, wire.TypeReject},
@@ -128,7 +128,7 @@ func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 		config := gatewayConfig(t, 1)
 		config.Burst = 1
 		g := newGatewayEnd(t, config)
-		g.fillIndex(t, held)
+		config.Holds = func(index uint32) bool { return index == held }
 		m := goodHello(epoch, 0x2222_2222)
 		wantKind, wantCode := wire.TypeAck, wire.RejectCode(0)
 		for n := len(reasons) - 1; n >= 0; n-- {
@@ -151,8 +151,8 @@ func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 			packet = g.changed(packet, func(p []byte) { p[wire.HeaderSize] = 3 })
 		}
 		got := g.askOne(epoch, packet, from)
-		if got.kind != wantKind || got.index != m.ReceiverIdx || got.to != from {
-			t.Fatalf("reasons %07b: %v for index %#x to %v, want %v for %#x", set, got.kind, got.index, got.to, wantKind, m.ReceiverIdx)
+		if got.kind != wantKind || got.index != m.Attempt || got.to != from {
+			t.Fatalf("reasons %07b: %v for index %#x to %v, want %v for %#x", set, got.kind, got.index, got.to, wantKind, m.Attempt)
 		}
 		if got.kind == wire.TypeReject {
 			if r := got.reject(t); r.Code != wantCode || r.GatewaySeconds != uint64(epoch.Unix()) {
@@ -161,9 +161,6 @@ func TestFirstFailedHelloCheckAnswers(t *testing.T) {
 		}
 		if after := shootGateway(g); set != 0 && after.responders != before.responders {
 			t.Fatalf("reasons %07b: the gateway keeps something of it", set)
-		}
-		if n := g.responders.countCollisions(held); n != maxCollisions {
-			t.Fatalf("reasons %07b: %d hold the index, want %d", set, n, maxCollisions)
 		}
 	}
 }
@@ -199,8 +196,8 @@ func TestMalformedHellosAreDropped(t *testing.T) {
 	short := goodHello(epoch, 7)
 	for name, packet := range map[string][]byte{
 		"index 0":                 g.changed(good, func(p []byte) { clear(p[content : content+4]) }),
-		"a cookie of 5 bytes":     g.changed(good, func(p []byte) { p[content+42] = 5 }),
-		"a cookie of 255 bytes":   g.changed(good, func(p []byte) { p[content+42] = 255 }),
+		"a cookie of 5 bytes":     g.changed(good, func(p []byte) { p[content+46] = 5 }),
+		"a cookie of 255 bytes":   g.changed(good, func(p []byte) { p[content+46] = 255 }),
 		"padding":                 g.changed(good, func(p []byte) { p[700] = 1 }),
 		"padding at the end":      g.changed(good, func(p []byte) { p[len(p)-17] = 1 }),
 		"reserved bytes":          g.changed(good, func(p []byte) { p[wire.HeaderSize+1] = 1 }),
@@ -223,12 +220,13 @@ func TestMalformedHellosAreDropped(t *testing.T) {
 	kktRequest := g.changed(g.kktPacket(goodHello(epoch, 7)), func(p []byte) { clear(p[:4]) })
 	copy(kktRequest[content:], []byte{7, 0, 0, 0})
 	g.responders.MAC1().Sum(kktRequest)
-	before := g.responders.responders[7].bytesIn
-	if got := g.ask(epoch, kktRequest, clientAt); len(got) != 0 || g.responders.responders[7].bytesIn != before {
-		t.Errorf("a KKT request of index 0: %d answers, %d bytes counted", len(got), g.responders.responders[7].bytesIn-before)
+	r := g.responders.attempts[keyOf(7, clientAt)]
+	before := r.bytesIn
+	if got := g.ask(epoch, kktRequest, clientAt); len(got) != 0 || r.bytesIn != before {
+		t.Errorf("a KKT request of index 0: %d answers, %d bytes counted", len(got), r.bytesIn-before)
 	}
 	// Over TCP no padding is needed.
-	short.ReceiverIdx = 8
+	short.Attempt = 8
 	tcp := path.NewTCP(clientAt.Peer, netip.Addr{}, 1)
 	if a := g.askOne(epoch, clearPacket(g.responders.MAC1(), 0, wire.TypeClientHello, &short), tcp); a.kind != wire.TypeAck {
 		t.Errorf("a short hello over TCP got %v", a.kind)
@@ -286,56 +284,102 @@ func TestRepeatedHelloGetsStoredAck(t *testing.T) {
 	}
 }
 
-// Shows R4.9.
-func TestTakenIndexIsAnsweredByCollision(t *testing.T) {
+// Shows R4.9, R4.15, R11.2.
+func TestHeldAnswersDoubt(t *testing.T) {
 	c, g := established(t)
 	index := c.session.keys.current.index
 	before := shootGateway(g)
-	for _, from := range []path.Path{clientAt, stranger} {
-		m := goodHello(epoch, index) // another salt
-		if a := g.askOne(epoch, g.helloPacket(m), from); a.kind != wire.TypeCollision || a.index != index || len(a.content) != 0 {
-			t.Errorf("a hello for a session's index got %v", a.kind)
+	for n := range uint32(200) { // no budget
+		m := goodHello(epoch, 100+n)
+		m.Doubted = index
+		packet := g.helloPacket(m)
+		if a := g.askOne(epoch, packet, stranger); a.kind != wire.TypeHeld || a.index != m.Attempt || a.to != stranger || a.size >= len(packet)/20 {
+			t.Fatalf("a hello that doubts a session got %v, %d bytes", a.kind, a.size)
 		}
 	}
 	if after := shootGateway(g); after != before {
-		t.Errorf("a hello for a session's index changed %s", difference(before, after))
+		t.Errorf("hellos that doubt a session changed %s", difference(before, after))
 	}
-	// Hellos of other sources and salts stand beside each other, so that a copy from
-	// elsewhere takes no client's index; but no more than 16.
-	g = newGatewayEnd(t, gatewayConfig(t, 1))
+	m := goodHello(epoch, 7)
+	m.Doubted = index + 1
+	if a := g.askOne(epoch, g.helloPacket(m), clientAt); a.kind != wire.TypeAck {
+		t.Errorf("a hello that doubts an unknown session got %v", a.kind)
+	}
+}
+
+// Shows R4.9, R4.34.
+func TestSourcesOfAnAttemptAreApart(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.Burst = 10_000
+	g := newGatewayEnd(t, config)
 	m := goodHello(epoch, 7)
 	g.askOne(epoch, g.helloPacket(m), clientAt)
 	first := g.responders.find(&m, clientAt)
 	held := shootResponder(first)
-	otherSalt := m
-	otherSalt.Salt[20] ^= 1
-	for name, a := range map[string]answer{
-		"another source":    g.askOne(epoch, g.helloPacket(m), stranger),
-		"another port":      g.askOne(epoch, g.helloPacket(m), addr("192.0.2.1:1112")),
-		"another salt":      g.askOne(epoch, g.helloPacket(otherSalt), clientAt),
-		"another transport": g.askOne(epoch, g.helloPacket(m), path.NewTCP(clientAt.Peer, netip.Addr{}, 1)),
-	} {
-		if a.kind != wire.TypeAck {
-			t.Errorf("%s: %v", name, a.kind)
+	for n := range 200 { // each of a prefix of its own
+		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), 1)}
+		if a := g.askOne(epoch, g.helloPacket(m), from); a.kind != wire.TypeAck {
+			t.Fatalf("copy %d of the hello got %v", n, a.kind)
 		}
 	}
-	g.fillIndex(t, 7)
-	if a := g.askOne(epoch, g.helloPacket(m), addr("192.0.2.77:1")); a.kind != wire.TypeCollision {
-		t.Errorf("a seventeenth hello of an index got %v", a.kind)
+	if a := g.askOne(epoch, g.helloPacket(m), path.NewTCP(clientAt.Peer, netip.Addr{}, 1)); a.kind != wire.TypeAck {
+		t.Errorf("a copy over TCP got %v", a.kind)
+	}
+	salted := func(n byte) wire.ClientHello {
+		other := m
+		other.Salt[20] ^= n
+		return other
+	}
+	for n := byte(1); n < 10; n++ {
+		want := wire.TypeAck
+		if n >= maxSalts {
+			want = wire.TypeBusy
+		}
+		if a := g.askOne(epoch, g.helloPacket(salted(n)), clientAt); a.kind != want {
+			t.Errorf("salt %d of the source got %v, want %v", n, a.kind, want)
+		}
 	}
 	if now := shootResponder(g.responders.find(&m, clientAt)); now != held {
 		t.Errorf("the first holder changed: %s", difference(held, now))
 	}
+	// One with a cookie takes the place of the oldest without.
+	proved := salted(20)
+	made, err := g.responders.jar.Make(epoch, clientAt.Peer, proved.Attempt, &proved.Salt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proved.HasCookie, proved.Cookie = true, made
+	if a := g.askOne(epoch, g.helloPacket(proved), clientAt); a.kind != wire.TypeAck {
+		t.Errorf("a hello with a cookie got %v", a.kind)
+	}
+	if g.responders.find(&m, clientAt) != nil {
+		t.Error("the oldest hello without a cookie still has its record")
+	}
 }
 
-// fillIndex gives an index as many responders as it may have.
-func (g *gatewayEnd) fillIndex(t *testing.T, index uint32) {
-	t.Helper()
-	for n := 0; g.responders.countCollisions(index) < maxCollisions; n++ {
-		from := path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), 1)}
-		if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, index)), from); a.kind != wire.TypeAck {
-			t.Fatalf("hello %d of the index got %v", n, a.kind)
+// Shows R4.34.
+func TestCrowdNeedsCookies(t *testing.T) {
+	config := gatewayConfig(t, 1)
+	config.Burst = 10_000
+	g := newGatewayEnd(t, config)
+	for n := range uint32(maxCrowd + 4) {
+		want := wire.TypeAck
+		if n >= maxCrowd {
+			want = wire.TypeBusy
 		}
+		from := path.Path{Peer: netip.AddrPortFrom(netip.MustParseAddr("2001:db8::").Next(), uint16(1000+n))}
+		if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, 100+n)), from); a.kind != want {
+			t.Errorf("hello %d of a prefix got %v, want %v", n, a.kind, want)
+		}
+	}
+	if a := g.askOne(epoch, g.helloPacket(goodHello(epoch, 1)), clientAt); a.kind != wire.TypeAck {
+		t.Errorf("a hello from elsewhere got %v", a.kind)
+	}
+	for now := epoch; g.responders.Len() > 0; now = now.Add(time.Minute) {
+		g.tick(now)
+	}
+	if len(g.responders.crowds) != 0 {
+		t.Errorf("%d prefixes are counted without a record", len(g.responders.crowds))
 	}
 }
 
@@ -364,7 +408,7 @@ func TestAnswersAreNotAmplified(t *testing.T) {
 			case 1:
 				p = g.helloPacket(goodHello(epoch, 100+rng.Uint32N(5)))
 			case 2:
-				p = clearPacket(g.responders.MAC1(), 7, wire.TypeReset, &wire.Empty{}) // 34 bytes
+				p = clearPacket(g.responders.MAC1(), 7, wire.TypeHeld, &wire.Empty{}) // 34 bytes
 			case 3:
 				part := wire.Part{Index: 0, Count: 2, Data: []byte{1}}
 				p = clearPacket(g.responders.MAC1(), 7, wire.TypeHandshake, &part)
@@ -428,7 +472,7 @@ func TestCookiesAreRequiredUnderLoad(t *testing.T) {
 			// The cookie is for this address, port, index and salt.
 			m.HasCookie, m.Cookie = true, busy.Cookie
 			otherIndex, otherSalt, damaged := m, m, m
-			otherIndex.ReceiverIdx = 8
+			otherIndex.Attempt = 8
 			otherSalt.Salt[9] ^= 1
 			damaged.Cookie[3] ^= 1
 			for what, try := range map[string]struct {
@@ -637,10 +681,10 @@ func TestKKTRequests(t *testing.T) {
 		t.Errorf("a KKT request from elsewhere got %d answers", len(got))
 	}
 	first := g.ask(epoch, good, clientAt)
-	made := &g.responders.responders[7].kktPackets[0][0]
+	made := &g.responders.attempts[keyOf(7, clientAt)].kktPackets[0][0]
 	g.ask(epoch, g.helloPacket(m), clientAt)
 	again := g.ask(epoch, good, clientAt)
-	if &g.responders.responders[7].kktPackets[0][0] != made {
+	if &g.responders.attempts[keyOf(7, clientAt)].kktPackets[0][0] != made {
 		t.Error("the response was made twice")
 	}
 	if len(first) != 2 || len(again) != 2 || !bytes.Equal(first[0].content, again[0].content) || !bytes.Equal(first[1].content, again[1].content) {

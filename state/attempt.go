@@ -26,12 +26,12 @@ const (
 	maxCookies     = 2
 )
 
-// attempt is one handshake attempt of a client: one receiver index, one salt, one Noise
+// attempt is one handshake attempt of a client: one attempt index, one salt, one Noise
 // ephemeral key.
 type attempt struct {
 	config *ClientConfig
 	mac    *cookie.MAC1Key
-	index  uint32
+	index  uint32        // of the clear packets and of Handshake 2
 	offset time.Duration // added to the clock, after Reject 2
 
 	ephemeral noise.KeyPair
@@ -49,12 +49,19 @@ type attempt struct {
 	ecdh        [32]byte // of the two static keys
 	transcript  [32]byte
 	handshake1  []byte // Handshake 1, whole
-	acks        [][]byte
+	acks        []*keptAck
 	handshake2s [][]byte
 
 	retry   backoff
 	session *Session
 	failed  error // the authenticated gateway sent an invalid Handshake 2
+}
+
+// keptAck is an Ack that the attempt keeps. The state of the Noise handshake under it is used once.
+type keptAck struct {
+	content []byte
+	index   uint32 // receiver index of the session
+	opened  bool   // a Handshake 2 has opened under it
 }
 
 // newAttempt returns an attempt with the gateway's known KEM key; nil runs KKT.
@@ -64,7 +71,7 @@ func newAttempt(now time.Time, config *ClientConfig, mac *cookie.MAC1Key, known 
 		mac:       mac,
 		offset:    offset,
 		assembler: parts.Assembler{Limit: parts.MaxHandshake},
-		retry:     backoff{rand: config.Rand},
+		retry:     backoff{rand: config.Rand, longest: config.MaxWait},
 	}
 	var err error
 	if a.ephemeral, err = noise.GenerateKeyPair(config.Rand); err != nil {
@@ -75,10 +82,11 @@ func newAttempt(now time.Time, config *ClientConfig, mac *cookie.MAC1Key, known 
 	}
 	commitment := kdf.Hash(a.ephemeral.Public[:])
 	a.hello = wire.ClientHello{
-		ReceiverIdx: a.index,
-		Salt:        wire.NewSalt(uint64(now.Add(offset).Unix()), &commitment),
-		AEADOffer:   uint8(config.Suites | seal.ChaCha20Poly1305),
-		KEM:         uint8(config.KEM),
+		Attempt:   a.index,
+		Salt:      wire.NewSalt(uint64(now.Add(offset).Unix()), &commitment),
+		AEADOffer: uint8(config.Suites | seal.ChaCha20Poly1305),
+		KEM:       uint8(config.KEM),
+		Doubted:   config.Doubted,
 	}
 	if known != nil {
 		a.hello.KEMKeyID = kem.KeyID(known)
@@ -186,7 +194,7 @@ func (a *attempt) tick(now time.Time, out *Output) {
 // handle processes a packet for the attempt's index; the MAC1 of a clear one has been
 // verified. Clear packets are not authenticated, so they yield hints at most.
 func (a *attempt) handle(now time.Time, h wire.Header, packet []byte, out *Output) (hint, error) {
-	if a.session != nil || a.failed != nil {
+	if a.session != nil && a.session.Confirmed() || a.failed != nil {
 		return hint{}, ErrStale
 	}
 	switch h.Level {
@@ -209,8 +217,8 @@ func (a *attempt) handle(now time.Time, h wire.Header, packet []byte, out *Outpu
 		return hint{}, a.handleKKTResponse(now, content, out)
 	case wire.TypeBusy:
 		return a.handleBusy(content)
-	case wire.TypeCollision:
-		return hint{collision: true}, nil
+	case wire.TypeHeld:
+		return hint{held: a.hello.Doubted != 0}, nil
 	case wire.TypeReject:
 		r, err := wire.ParseReject(content)
 		return hint{reject: &r}, err
@@ -220,10 +228,10 @@ func (a *attempt) handle(now time.Time, h wire.Header, packet []byte, out *Outpu
 
 // hint is an unauthenticated message of a gateway.
 type hint struct {
-	collision bool
-	busy      *wire.Busy
-	cookie    bool // in busy, and new
-	reject    *wire.Reject
+	held   bool // the gateway still has the session that the hello doubts
+	busy   *wire.Busy
+	cookie bool // in busy, and new
+	reject *wire.Reject
 }
 
 func (a *attempt) handleAck(now time.Time, content []byte, out *Output) error {
@@ -234,11 +242,11 @@ func (a *attempt) handleAck(now time.Time, content []byte, out *Output) error {
 	if m.KEM != a.hello.KEM || !seal.Suite(m.AEAD).Valid() || a.hello.AEADOffer&m.AEAD == 0 {
 		return ErrStale
 	}
-	if slices.ContainsFunc(a.acks, func(known []byte) bool { return bytes.Equal(known, content) }) {
+	if slices.ContainsFunc(a.acks, func(known *keptAck) bool { return bytes.Equal(known.content, content) }) {
 		return nil
 	}
-	ack := bytes.Clone(content)
-	a.acks = append(a.acks[max(0, len(a.acks)-maxAcks+1):], ack)
+	ack := &keptAck{content: bytes.Clone(content), index: m.ReceiverIdx}
+	a.keepAck(ack)
 	if a.config.Session.Stream && a.handshake1 == nil && len(a.acks) == 1 {
 		a.start(now, out)
 	}
@@ -248,6 +256,18 @@ func (a *attempt) handleAck(now time.Time, content []byte, out *Output) error {
 		}
 	}
 	return nil
+}
+
+// keepAck keeps an Ack in place of the oldest under which no Handshake 2 has opened.
+func (a *attempt) keepAck(ack *keptAck) {
+	if len(a.acks) == maxAcks {
+		oldest := slices.IndexFunc(a.acks, func(known *keptAck) bool { return !known.opened })
+		if oldest < 0 {
+			return
+		}
+		a.acks = slices.Delete(a.acks, oldest, oldest+1)
+	}
+	a.acks = append(a.acks, ack)
 }
 
 // handleKKTResponse processes a part of the KKT response, the gateway's first proof of
@@ -278,7 +298,8 @@ func (a *attempt) handleKKTResponse(now time.Time, content []byte, out *Output) 
 	if err := a.buildHandshake1(now); err != nil {
 		return err
 	}
-	a.send(len(a.acks) == 0, out)
+	// Where cookies are asked for, the record may have given way to another's.
+	a.send(len(a.acks) == 0 || len(a.cookies) > 0, out)
 	a.retry.start(now, a.config.RTT)
 	return nil
 }
@@ -338,13 +359,13 @@ func (a *attempt) handleHandshake2(now time.Time, packet []byte, out *Output) er
 
 // openHandshake2 tries one Ack. done reports that the packet opened, so that it comes from
 // the gateway: it was malformed and is dropped, or the attempt has succeeded or failed.
-func (a *attempt) openHandshake2(now time.Time, ack, packet []byte, out *Output) (done bool, err error) {
-	psk := handshakePSK(&a.ecdh, &a.psq.PSK, &a.hello.Salt, &a.transcript, ack)
+func (a *attempt) openHandshake2(now time.Time, ack *keptAck, packet []byte, out *Output) (done bool, err error) {
+	psk := handshakePSK(&a.ecdh, &a.psq.PSK, &a.hello.Salt, &a.transcript, ack.content)
 	defer clear(psk[:])
 	c2g, g2c := handshakeKeys(&psk)
 	defer clear(c2g[:])
 	defer clear(g2c[:])
-	suite := seal.Suite(ack[0])
+	suite := seal.Suite(ack.content[0])
 	key := seal.NewKey(suite, &g2c)
 	defer key.Wipe()
 	body, err := key.Open(bytes.Clone(packet))
@@ -355,39 +376,60 @@ func (a *attempt) openHandshake2(now time.Time, ack, packet []byte, out *Output)
 	if err != nil {
 		return true, err
 	}
-	if err := a.finish(now, suite, &psk, &c2g, message, out); err != nil {
-		a.failed = fmt.Errorf("invalid Handshake 2: %w", err)
-		return true, a.failed
+	if ack.opened {
+		return true, nil // a copy
+	}
+	ack.opened = true
+	if err := a.finish(now, suite, ack.index, &psk, &c2g, message, out); err != nil {
+		err = fmt.Errorf("invalid Handshake 2: %w", err)
+		if a.session == nil {
+			a.failed = err
+		}
+		return true, err
 	}
 	return true, nil
 }
 
-// finish reads Handshake 2, sends Handshake 3 and creates the session.
-func (a *attempt) finish(now time.Time, suite seal.Suite, psk, c2g *[32]byte, message []byte, out *Output) error {
-	payload, err := a.noise.ReadMessage2(message)
+// finish reads Handshake 2 in a Noise state of its own, sends Handshake 3 and creates the session, or
+// a further candidate for it.
+func (a *attempt) finish(now time.Time, suite seal.Suite, index uint32, psk, c2g *[32]byte, message []byte, out *Output) error {
+	state := a.noise.Clone()
+	defer state.Wipe()
+	payload, err := state.ReadMessage2(message)
 	if err != nil {
 		return err
 	}
 	if err := a.psq.OpenResponderMsg(payload); err != nil {
 		return err
 	}
-	third, split, err := a.noise.WriteMessage3(psk)
+	third, split, err := state.WriteMessage3(psk)
 	if err != nil {
 		return err
 	}
-	packet := sealHandshake(suite, c2g, a.index, third)
-	a.session = &Session{
+	c := candidate{suite: suite, handshake3: sealHandshake(suite, c2g, index, third)}
+	first := deriveFirst(split, psk, &a.psq.KPQ)
+	c.exporter, c.seed = first.exporter, first.seed
+	if s := a.session; s != nil {
+		before := s.suite
+		s.suite = suite
+		c.keys = s.firstKeys(now, index, &first.keys)
+		s.suite = before
+		first = firstSecrets{}
+		s.addCandidate(c, out)
+		return nil
+	}
+	s := &Session{
 		config: &a.config.Session, role: RoleClient, suite: suite, handle: a.psq.Handle(),
 		peer: a.config.Gateway, peerStatic: a.config.gatewayStatic,
 	}
-	first := deriveFirst(split, psk, &a.psq.KPQ)
-	a.session.establish(now, a.index, &first, a.config.Path)
-	c := &handshake3Retransmit{packet: packet, retry: backoff{rand: a.config.Rand}, until: now.Add(a.config.deadline())}
-	c.retry.start(now, a.config.RTT)
-	a.session.liveness.handshake3 = c
-	a.session.reschedule()
-	out.send(a.config.Path, bytes.Clone(packet))
-	a.wipe()
+	s.establish(now, index, &first, a.config.Path)
+	c.keys = s.keys.current
+	w := &confirmation{attempt: a, candidates: []candidate{c}, retry: backoff{rand: a.config.Rand}, until: now.Add(a.config.deadline())}
+	w.retry.start(now, a.config.RTT)
+	s.liveness.confirmation = w
+	s.reschedule()
+	s.sendHandshake3(&c, out)
+	a.session = s
 	return nil
 }
 

@@ -9,16 +9,12 @@ import (
 	"lewes/state/ratelimit"
 )
 
-// resetRate is the number of Resets that a source gets per second (section 11).
-const resetRate = 10
-
 // GatewayBudgets are the bounds on strangers that the ResponderTables of one gateway share: they hold
 // for the gateway, whichever shards a client's random indexes select. They are safe for concurrent
 // use.
 type GatewayBudgets struct {
 	clients, gateways helloBudgets // gateways: those of the directory
-	resets            *ratelimit.Table
-	tries             perSecond // of Handshake 1, and failed joins of its parts
+	tries             perSecond    // of Handshake 1, and failed joins of its parts
 	records           pool
 	// Bytes of records and of queued handshake packets. Spoofed sources cannot displace what belongs
 	// to others.
@@ -82,7 +78,6 @@ func NewGatewayBudgets(now time.Time, config *GatewayConfig, shards int) (*Gatew
 		{&b.clients[Unproved], rate, burst},
 		{&b.gateways[Proved], trusted, int(trusted)},
 		{&b.gateways[Unproved], trusted, int(trusted)},
-		{&b.resets, resetRate, resetRate},
 	} {
 		var err error
 		if *t.table, err = ratelimit.NewTable(now, t.rate, t.burst, config.Session.Rand); err != nil {

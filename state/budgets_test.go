@@ -203,7 +203,7 @@ func (f *flooder) flood(n int, more func()) {
 // charged returns what the records of a class take, added up anew.
 func charged(all []*gatewayEnd, class Class) (n int64) {
 	for _, g := range all {
-		for _, r := range g.responders.responders {
+		for _, r := range g.responders.attempts {
 			for ; r != nil; r = r.next {
 				if r.class == class {
 					n += r.size()
@@ -421,7 +421,7 @@ func TestChargedMemoryIsReal(t *testing.T) {
 		}
 		g.out = Output{}
 		with := heapInUse()
-		for r := range maps.Values(g.responders.responders) {
+		for r := range maps.Values(g.responders.attempts) {
 			g.responders.remove(r)
 		}
 		real := int64(with - heapInUse())

@@ -108,8 +108,8 @@ type GatewayConfig struct {
 	// Trusted reports whether an address belongs to a gateway of the directory.
 	// Their handshakes have a separate rate limit. May be nil.
 	Trusted func(netip.Addr) bool
-	// IndexInUse reports whether a receiver index names a session or is reserved.
-	IndexInUse func(uint32) bool
+	// Holds reports whether a session of the gateway, in whichever shard, has a receiver index. May be nil.
+	Holds func(index uint32) bool
 	// Full reports that no session can be added; hellos are then answered by Busy. May be nil.
 	Full func() bool
 	// QueueDelay returns the expected queueing delay of a handshake packet of a proved source that

@@ -84,7 +84,7 @@ func (s *Session) handleAck(k *KeySet, content []byte, out *Output) error {
 	if err != nil {
 		return err
 	}
-	s.liveness.handshake3 = nil
+	s.liveness.confirmation = nil
 	first := s.terms == Terms{}
 	s.terms = termsOf(&a)
 	if first {

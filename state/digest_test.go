@@ -200,8 +200,12 @@ func shootSession(x *Session) (s sessionShot) {
 	if r := x.rekey.responder; r != nil && r.answered {
 		s.reply = rekeyResponderShot{answered: true, kk1: r.kk1Hash, noise: digestOf(r.kk2Noise), secrets: secretsDigest(&r.secrets), child: shootKeySet(r.child)}
 	}
-	if c := x.liveness.handshake3; c != nil {
-		s.confirming, s.confirm, s.until, s.third = true, backoff{wait: c.retry.wait, at: c.retry.at}, c.until, digestOf(c.packet)
+	if c := x.liveness.confirmation; c != nil {
+		var third [][]byte
+		for _, one := range c.candidates {
+			third = append(third, one.handshake3)
+		}
+		s.confirming, s.confirm, s.until, s.third = true, backoff{wait: c.retry.wait, at: c.retry.at}, c.until, digestOf(third...)
 	}
 	if x.liveness.check != nil {
 		s.checking, s.check = true, *x.liveness.check
@@ -237,10 +241,14 @@ func shootAttempt(i *attempt) attemptShot {
 	for _, c := range i.cookies {
 		cookies = append(cookies, c[:])
 	}
+	var acks [][]byte
+	for _, k := range i.acks {
+		acks = append(acks, k.content)
+	}
 	return attemptShot{
 		index: i.index, keyID: i.hello.KEMKeyID, offset: i.offset, hello: i.hello.Hello(), ephemeral: i.ephemeral.Private,
 		request: digestOf(i.request), response: digestOf(i.response, i.kemKey), first: digestOf(i.handshake1),
-		transcript: i.transcript, ecdh: i.ecdh, acks: digestOf(i.acks...), cookies: digestOf(cookies...),
+		transcript: i.transcript, ecdh: i.ecdh, acks: digestOf(acks...), cookies: digestOf(cookies...),
 		retry: i.retry.at, wait: i.retry.wait, ended: i.failed != nil, session: i.session != nil,
 	}
 }
@@ -252,7 +260,6 @@ type clientShot struct {
 	progress            Progress
 	clockTried, kktDone bool
 	failed              bool
-	collision           bool
 	busy, reject        bool
 	unproved            bool
 	session             sessionShot
@@ -264,7 +271,7 @@ func shootClient(c *clientEnd) (s clientShot) {
 	x := c.client
 	s = clientShot{
 		count: len(x.attempts), until: x.until, progress: x.progress, clockTried: x.clockTried, kktDone: x.kktTried,
-		failed: x.err != nil, collision: x.lastHint.IndexTaken, busy: x.lastHint.Busy != nil, reject: x.lastHint.Reject != nil,
+		failed: x.err != nil, busy: x.lastHint.Busy != nil, reject: x.lastHint.Reject != nil,
 		unproved: x.lastHint.BadKKTSignature, session: shootSession(c.session), data: len(c.data), events: len(c.events),
 	}
 	s.progress.Answered = time.Time{}
@@ -276,7 +283,8 @@ func shootClient(c *clientEnd) (s clientShot) {
 
 // recordShot is a gateway's handshake responder.
 type responderShot struct {
-	index, keyID      uint32
+	attempt, index    uint32
+	keyID             uint32
 	hello             [wire.HelloSize]byte
 	source            path.Path
 	created, at       time.Time
@@ -294,7 +302,7 @@ type responderShot struct {
 
 func shootResponder(r *responder) responderShot {
 	s := responderShot{
-		index: r.index, keyID: r.keyID, hello: r.hello, source: r.source, created: r.created, at: r.timer.at, suite: r.suite,
+		attempt: r.attempt, index: r.index, keyID: r.keyID, hello: r.hello, source: r.source, created: r.created, at: r.timer.at, suite: r.suite,
 		out: r.bytesOut, content: digestOf(r.ack, r.request, r.response(), r.handshake2, r.handshake3),
 		opened: r.handshake1 != nil, failed: r.kind == failedRecord, client: r.client, static: r.static, psk: r.psk, session: r.session != nil,
 	}
@@ -320,8 +328,8 @@ func shootGateway(g *gatewayEnd) (s gatewayShot) {
 		responders: g.responders.Len(), sessions: g.sessions.Len(), indexes: len(g.sessions.table), session: shootSession(g.only()),
 		data: len(g.data), closed: len(g.closed), opened: g.responders.Stats.Opened, established: g.responders.Stats.Established,
 	}
-	if len(g.responders.responders) == 1 {
-		for _, r := range g.responders.responders {
+	if len(g.responders.attempts) == 1 {
+		for _, r := range g.responders.attempts {
 			s.responder = shootResponder(r)
 		}
 	}

@@ -35,6 +35,7 @@ func (e *NotListedError) Unwrap() error { return ErrNotListed }
 
 // Reasons of a Closed event.
 var (
+	ErrHeld        = errors.New("state: the gateway still holds the session in doubt")
 	ErrPeerClosed  = errors.New("state: peer closed the session")
 	ErrIdleTimeout = errors.New("state: session idle for too long")
 	ErrPacketLimit = errors.New("state: session keys have reached their packet limit")

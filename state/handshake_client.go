@@ -36,6 +36,8 @@ type ClientConfig struct {
 	Path      path.Path     // to the gateway
 	RTT       time.Duration // of the path; 0 if unknown
 	Deadline  time.Duration // 0 means DefaultDeadline
+	MaxWait   time.Duration // bounds the time between retransmissions like the default of 1 s; 0 means that
+	Doubted   uint32        // receiver index of the session beside which this handshake runs; 0: none
 	Session   SessionConfig // Static is filled in from Identity
 
 	gatewayStatic [32]byte
@@ -112,7 +114,7 @@ func (c *Client) startAttempt(now time.Time, known []byte, offset time.Duration,
 // Handle processes a packet from the gateway's path. A non-nil error means that the
 // packet was ignored; it never fails the handshake.
 func (c *Client) Handle(now time.Time, packet []byte, out *Output) error {
-	if c.session != nil || c.err != nil {
+	if c.session != nil && c.session.Confirmed() || c.err != nil {
 		return ErrStale
 	}
 	h, err := wire.ParseHeader(packet)
@@ -123,7 +125,7 @@ func (c *Client) Handle(now time.Time, packet []byte, out *Output) error {
 		return ErrMAC1
 	}
 	for _, a := range c.attempts {
-		if a.index == h.ReceiverIdx {
+		if a.index == h.ReceiverIdx && (c.session == nil || c.session == a.session) {
 			return c.handle(now, a, h, packet, out)
 		}
 	}
@@ -142,9 +144,11 @@ func (c *Client) handle(now time.Time, a *attempt, h wire.Header, packet []byte,
 		c.progress.KKT = now
 	}
 	if a.session != nil {
-		c.session = a.session
-		c.progress.Established = now
-		c.wipeOthers()
+		if c.session == nil {
+			c.session = a.session
+			c.progress.Established = now
+			c.wipeOthers()
+		}
 		return err
 	}
 	if a.failed != nil {
@@ -164,9 +168,8 @@ func (c *Client) followHint(now time.Time, a *attempt, h hint, out *Output) erro
 			c.cookies++
 			a.start(now, out)
 		}
-	case h.collision:
-		c.lastHint = HandshakeError{IndexTaken: true}
-		return c.startAttempt(now, a.known(), a.offset, out)
+	case h.held:
+		c.fail(now, ErrHeld)
 	case h.reject != nil:
 		c.lastHint = HandshakeError{Reject: h.reject, RejectAt: now}
 		return c.followReject(now, a, h.reject, out)
@@ -201,6 +204,16 @@ func (c *Client) Tick(now time.Time, out *Output) {
 	}
 }
 
+// Resend sends the current flight again at once, beside the retransmissions of Tick.
+func (c *Client) Resend(out *Output) {
+	if c.session != nil || c.err != nil {
+		return
+	}
+	for _, a := range c.attempts {
+		a.send(true, out)
+	}
+}
+
 // Deadline returns when Tick is due; zero means never.
 func (c *Client) Deadline() time.Time {
 	if c.session != nil || c.err != nil {
@@ -213,8 +226,8 @@ func (c *Client) Deadline() time.Time {
 	return at
 }
 
-// Session returns the session of the attempt that succeeded, or nil. The Client has then
-// finished: the session itself retransmits Handshake 3.
+// Session returns the session of the attempt that succeeded, or nil. The session itself retransmits
+// Handshake 3. Until it is confirmed, Handle still takes the answers to other copies of the hello.
 func (c *Client) Session() *Session { return c.session }
 
 // Err returns a *HandshakeError if the handshake failed, else nil.
@@ -265,7 +278,6 @@ type HandshakeError struct {
 	Reject          *wire.Reject // if it was the last hint
 	RejectAt        time.Time    // when it arrived, by the local clock
 	Busy            *wire.Busy   // if it was the last hint
-	IndexTaken      bool         // the last hint was a Collision
 	BadKKTSignature bool         // a KKT response was not signed by the identity
 	Cause           error        // nil if the time limit ended the handshake
 }
@@ -288,7 +300,7 @@ func (e *HandshakeError) Error() string {
 
 // TimedOut reports whether nothing but silence explains the failure.
 func (e *HandshakeError) TimedOut() bool {
-	return e.Cause == nil && e.Reject == nil && e.Busy == nil && !e.IndexTaken && !e.BadKKTSignature
+	return e.Cause == nil && e.Reject == nil && e.Busy == nil && !e.BadKKTSignature
 }
 
 // Symptom describes the failure without the possible causes of a timeout.
@@ -304,8 +316,6 @@ func (e *HandshakeError) Symptom() string {
 		return fmt.Sprintf("the gateway refused within %s: %s%s", after, e.Reject.Code, detail(e.Reject.Detail))
 	case e.Busy != nil:
 		return fmt.Sprintf("the gateway was busy for %s; retry in %s", after, time.Duration(e.Busy.RetryAfterMillis)*time.Millisecond)
-	case e.IndexTaken:
-		return fmt.Sprintf("the gateway reported an index collision for every attempt within %s: an attacker on the path copies packets or forges answers; try again or from another network", after)
 	case e.BadKKTSignature:
 		return fmt.Sprintf("the gateway did not prove that it is %s: its key exchange is not signed by that identity; check the URI", e.Gateway)
 	case e.Answered && e.Phase == Handshaking:

@@ -76,21 +76,25 @@ func (c *clientEnd) wait(now time.Time) (failed time.Time, sent []Packet) {
 	return now, nil
 }
 
+// TestHeldEndsAttempt: only a client that doubts a session is told that the gateway still has it, and
+// the forged answer to any other hello means nothing.
+//
 // Shows R2.2, R2.9, R2.15, R4.9.
-func TestCollisionStartsAttempt(t *testing.T) {
-	g := newGatewayEnd(t, gatewayConfig(t, 1))
-	c := newClientEnd(t, epoch, clientConfig(2))
-	first := hellos(t, c.out.Packets)[0]
-	g.responders.config.IndexInUse = func(index uint32) bool { return index == first.ReceiverIdx }
+func TestHeldEndsAttempt(t *testing.T) {
+	_, g := established(t)
+	config := clientConfig(4)
+	config.Doubted = g.only().keys.current.index
+	c := newClientEnd(t, epoch, config)
 	converse(epoch, c, g)
-	if c.session == nil || len(c.client.attempts) != 2 {
+	if !errors.Is(c.client.Err(), ErrHeld) || c.session != nil || g.sessions.Len() != 1 {
+		t.Errorf("the client ends with %v, %d sessions", c.client.Err(), g.sessions.Len())
+	}
+	c = newClientEnd(t, epoch, clientConfig(5))
+	c.say(epoch, c.client.attempts[0].index, wire.TypeHeld, &wire.Empty{}) // forged
+	converse(epoch, c, g)
+	if c.session == nil || len(c.client.attempts) != 1 {
 		t.Fatalf("%d attempts, session %v", len(c.client.attempts), c.session)
 	}
-	second := c.client.attempts[1].hello
-	if second.ReceiverIdx == first.ReceiverIdx || second.Salt == first.Salt || bytes.Equal(second.Salt[8:], first.Salt[8:]) {
-		t.Errorf("the second attempt has index %#x and salt %x after %#x and %x", second.ReceiverIdx, second.Salt, first.ReceiverIdx, first.Salt)
-	}
-	checkExchange(t, epoch, c, g)
 }
 
 // Shows R2.10.
@@ -273,7 +277,7 @@ func TestKnownKEMKeySkipsKKT(t *testing.T) {
 		for _, p := range c.take() {
 			g.handle(epoch, p.Data, clientAt)
 		}
-		if got := payloads(g.data); len(got) != 1 || g.responders.responders[c.session.keys.current.index].request != nil {
+		if got := payloads(g.data); len(got) != 1 || g.responders.indexes[c.session.keys.current.index].request != nil {
 			t.Errorf("%v: the gateway has %q", id, got)
 		}
 		if _, byKKT := c.client.KEMKey(); byKKT {
@@ -304,12 +308,11 @@ func TestForgedHintsDoNotPreventSession(t *testing.T) {
 			now = epoch.Add(time.Duration(n) * 40 * time.Millisecond)
 			c.tick(now)
 			for _, i := range c.client.attempts {
-				c.say(now, i.index, wire.TypeCollision, &wire.Empty{})
+				c.say(now, i.index, wire.TypeHeld, &wire.Empty{})
 				for code := range wire.RejectCode(8) {
 					c.say(now, i.index, wire.TypeReject, &wire.Reject{Code: code, GatewaySeconds: uint64(now.Unix()) + uint64(n)})
 				}
 				c.say(now, i.index, wire.TypeBusy, &wire.Busy{RetryAfterMillis: 1 << 31, HasCookie: true, Cookie: [16]byte{byte(n), byte(i.index)}})
-				c.say(now, i.index, wire.TypeReset, &wire.Empty{})
 			}
 			sent := c.take()
 			offers = append(offers, hellos(t, sent)...)
@@ -334,7 +337,6 @@ func TestForgedHintsDoNotPreventSession(t *testing.T) {
 		if flights > 40 {
 			t.Errorf("a forger made the client send %d times", flights)
 		}
-		g.responders.config.IndexInUse = nil
 		c.tick(now.Add(time.Second))
 		converse(now.Add(time.Second), c, g)
 		if c.session == nil {
@@ -349,7 +351,7 @@ func TestForgedHintsDoNotPreventSession(t *testing.T) {
 func TestOneSessionOfTwoAttempts(t *testing.T) {
 	g := newGatewayEnd(t, gatewayConfig(t, 1))
 	c := newClientEnd(t, epoch, clientConfig(2))
-	c.say(epoch, c.client.attempts[0].index, wire.TypeCollision, &wire.Empty{}) // forged
+	c.say(epoch, c.client.attempts[0].index, wire.TypeReject, &wire.Reject{Code: wire.RejectClock, GatewaySeconds: uint64(epoch.Unix())}) // forged
 	if len(c.client.attempts) != 2 {
 		t.Fatal("no second attempt")
 	}
@@ -387,16 +389,13 @@ func TestHandshakeErrorNamesCause(t *testing.T) {
 		{"busy", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeBusy, &wire.Busy{RetryAfterMillis: 1500})
 		}, "busy for 10s; retry in 1.5s"},
-		{"collision", func(c *clientEnd, index uint32) {
-			c.say(epoch, index, wire.TypeCollision, &wire.Empty{})
-		}, "index collision"},
 		{"the last of three", func(c *clientEnd, index uint32) {
 			c.say(epoch, index, wire.TypeReject, &wire.Reject{Code: wire.RejectKEM})
-			c.say(epoch, index, wire.TypeCollision, &wire.Empty{})
+			c.say(epoch, index, wire.TypeReject, &wire.Reject{Code: wire.RejectAEAD})
 			c.say(epoch, index, wire.TypeBusy, &wire.Busy{RetryAfterMillis: 1})
 		}, "busy"},
 		{"an Ack alone", func(c *clientEnd, index uint32) {
-			c.say(epoch, index, wire.TypeAck, &wire.Ack{AEAD: 1, KEM: uint8(kem.MLKEM768)})
+			c.say(epoch, index, wire.TypeAck, &wire.Ack{AEAD: 1, KEM: uint8(kem.MLKEM768), ReceiverIdx: 5})
 		}, "did not arrive"},
 	} {
 		c := newClientEnd(t, epoch, clientConfig(2))
@@ -553,7 +552,7 @@ func TestAcks(t *testing.T) {
 	forge := func(n int) step {
 		return func(c *clientEnd, i *attempt, _, _ []byte) {
 			for k := range n {
-				c.say(epoch, i.index, wire.TypeAck, &wire.Ack{AEAD: 1 + uint8(k%2), KEM: uint8(kem.MLKEM768), Nonce: [16]byte{byte(k), 1}})
+				c.say(epoch, i.index, wire.TypeAck, &wire.Ack{AEAD: 1 + uint8(k%2), KEM: uint8(kem.MLKEM768), Nonce: [16]byte{byte(k), 1}, ReceiverIdx: 9})
 			}
 		}
 	}
@@ -586,7 +585,7 @@ func TestAcks(t *testing.T) {
 	} {
 		c, g, i := atFirst(t, gatewayConfig(t, 1))
 		i.acks = nil
-		genuine := clearPacket(g.responders.MAC1(), i.index, wire.TypeAck, raw(g.responders.responders[i.index].ack))
+		genuine := clearPacket(g.responders.MAC1(), i.index, wire.TypeAck, raw(g.responders.attempts[keyOf(i.index, clientAt)].ack))
 		answer := g.sendFirst(epoch, i.index, i.handshake1, clientAt)[0].Data
 		for _, s := range test.steps {
 			s(c, i, genuine, answer)
@@ -636,7 +635,7 @@ func TestTermsArriveLate(t *testing.T) {
 	now := c.next()
 	c.tick(now)
 	again := c.take()
-	if len(again) != 1 || !bytes.Equal(again[0].Data, third[0].Data) {
+	if len(again) != 2 || !bytes.Equal(again[0].Data, third[0].Data) { // and a Ping
 		t.Fatalf("the client sends %d packets", len(again))
 	}
 	g.handle(now, again[0].Data, clientAt)
@@ -644,7 +643,7 @@ func TestTermsArriveLate(t *testing.T) {
 	if c.confirms != 1 || c.session.Terms() != g.only().Terms() {
 		t.Errorf("the client's terms are %+v", c.session.Terms())
 	}
-	if c.session.liveness.handshake3 != nil {
+	if c.session.liveness.confirmation != nil {
 		t.Error("the client goes on repeating Handshake 3")
 	}
 }

@@ -176,7 +176,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 		"another type":             {g.changed(good, func(p []byte) { p[version+4] = byte(wire.TypeKKTRequest) }), 0},
 		"a KKT request":            {g.kktPacket(held), 0},
 		"clock":                    {changed(func(m *wire.ClientHello) { m.Salt[0] ^= 0xFF }), wire.RejectShuttingDown},
-		"another's index":          {changed(func(m *wire.ClientHello) { m.ReceiverIdx = 8 }), wire.RejectShuttingDown},
+		"another's index":          {changed(func(m *wire.ClientHello) { m.Attempt = 8 }), wire.RejectShuttingDown},
 		"KEM":                      {changed(func(m *wire.ClientHello) { m.KEM = 2 }), wire.RejectShuttingDown},
 		"AEAD":                     {changed(func(m *wire.ClientHello) { m.AEADOffer = 0 }), wire.RejectShuttingDown},
 		"key id":                   {changed(func(m *wire.ClientHello) { m.KEMKeyID = 99 }), wire.RejectShuttingDown},
@@ -199,7 +199,7 @@ func TestShutdownInItsPlace(t *testing.T) {
 			t.Errorf("%s: answered by %d, want %d", name, got, c.want)
 		}
 	}
-	if g.responders.Len() != 1 || g.responders.responders[8].salt != held.Salt {
+	if g.responders.Len() != 1 || g.responders.attempts[keyOf(8, stranger)].salt != held.Salt {
 		t.Errorf("%d responders", g.responders.Len())
 	}
 }
@@ -260,36 +260,27 @@ func TestWrongClockAndStaleKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, taken := range map[string]bool{"stale key": false, "index taken": true} {
+	{
 		g := newGatewayEnd(t, gatewayConfig(t, 1))
 		config := clientConfig(2)
-		if !taken {
-			config.KnownKEM = stale.Public()
-		}
+		config.KnownKEM = stale.Public()
 		here := epoch.Add(time.Hour)
 		c := newClientEnd(t, here, config)
-		refused := map[uint32]bool{}
-		g.responders.config.IndexInUse = func(index uint32) bool {
-			if n := len(c.client.attempts); taken && n == 2 && index == c.client.attempts[1].index {
-				refused[index] = true
-			}
-			return refused[index]
-		}
 		converseWith(here, epoch, c, g)
 		if c.session == nil || len(c.client.attempts) != 3 {
-			t.Fatalf("%s: session %v, %d attempts; drops %v, %v", name, c.session != nil, len(c.client.attempts), c.drops, g.drops)
+			t.Fatalf("session %v, %d attempts; drops %v, %v", c.session != nil, len(c.client.attempts), c.drops, g.drops)
 		}
 		for n, want := range []time.Time{here, epoch, epoch} {
 			i := c.client.attempts[n]
 			if got := i.hello.Seconds(); got != uint64(want.Unix()) {
-				t.Errorf("%s: attempt %d goes by %d, want %d", name, n, got, want.Unix())
+				t.Errorf("attempt %d goes by %d, want %d", n, got, want.Unix())
 			}
-			if kkt := i.request != nil; kkt != (taken || n == 2) {
-				t.Errorf("%s: attempt %d runs KKT: %v", name, n, kkt)
+			if kkt := i.request != nil; kkt != (n == 2) {
+				t.Errorf("attempt %d runs KKT: %v", n, kkt)
 			}
 		}
 		if s := c.session; !s.Started().Equal(here) || !s.lastOpened.Equal(here) {
-			t.Errorf("%s: the session goes by the gateway's clock", name)
+			t.Error("the session goes by the gateway's clock")
 		}
 	}
 }
@@ -309,8 +300,8 @@ func TestCookiesAtOnceAndLater(t *testing.T) {
 		}
 	}
 	for n := range 6 {
-		c.say(epoch, first.ReceiverIdx, wire.TypeBusy, &wire.Busy{HasCookie: true, Cookie: cookie(n)})
-		c.say(epoch, first.ReceiverIdx, wire.TypeBusy, &wire.Busy{HasCookie: true, Cookie: cookie(n)}) // again
+		c.say(epoch, first.Attempt, wire.TypeBusy, &wire.Busy{HasCookie: true, Cookie: cookie(n)})
+		c.say(epoch, first.Attempt, wire.TypeBusy, &wire.Busy{HasCookie: true, Cookie: cookie(n)}) // again
 		sent := hellos(t, c.take())
 		if n >= 2 {
 			if len(sent) != 0 {

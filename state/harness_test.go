@@ -74,7 +74,7 @@ func gatewayConfig(t testing.TB, seed uint64) *GatewayConfig {
 func newGatewayEnd(t testing.TB, config *GatewayConfig) *gatewayEnd {
 	t.Helper()
 	g := &gatewayEnd{t: t, sessions: NewSessions(), drops: map[string]int{}, nextIndex: 0x8000_0000}
-	config.IndexInUse = func(index uint32) bool { return g.sessions.Find(index) != nil }
+	config.Holds = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	config.Session.NewIndex = func() uint32 { g.nextIndex++; return g.nextIndex }
 	var err error
 	if g.responders, err = NewResponderTable(epoch, config); err != nil {
@@ -97,7 +97,7 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 		}
 		g.drop(g.responders.HandleClear(now, h, packet, from, &g.out))
 	case wire.LevelHandshake:
-		s, early, err := g.responders.HandleHandshake3(now, h, packet, &g.out)
+		s, early, err := g.responders.HandleHandshake3(now, h, packet, from, &g.out)
 		g.drop(err)
 		if s != nil {
 			g.sessions.Add(s)
@@ -207,9 +207,10 @@ func (c *clientEnd) handle(now time.Time, packet []byte, from path.Path) {
 		c.drop(err)
 		return
 	}
-	if c.session == nil {
+	if c.session == nil || h.Level != wire.LevelTransport && !c.session.Confirmed() {
 		c.drop(c.client.Handle(now, packet, &c.out))
 		c.adopt()
+		c.settle()
 		return
 	}
 	generation := c.byIndex[h.ReceiverIdx]
@@ -229,6 +230,9 @@ func (c *clientEnd) handle(now time.Time, packet []byte, from path.Path) {
 }
 
 func (c *clientEnd) adopt() {
+	if c.session != nil {
+		return
+	}
 	if c.session = c.client.Session(); c.session != nil {
 		c.byIndex[c.session.Current().Index()] = c.session.Current()
 	}

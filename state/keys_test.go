@@ -48,11 +48,17 @@ func appendixIdentities() (gateway, client *identity.PrivateKey) {
 	return identity.FromSeed(&g), identity.FromSeed(&c)
 }
 
+// The two indexes of the appendix: of the handshake up to Handshake 2, and of the session.
+const (
+	appendixAttempt     = 0x01020304
+	appendixReceiverIdx = 0x0a0b0c0d
+)
+
 // appendixHello is the hello of the appendix, for the KEM.
 func appendixHello(id kem.ID) wire.ClientHello {
 	e := noise.KeyPairFrom(all32(0x44))
 	commitment := kdf.Hash(e.Public[:])
-	return wire.ClientHello{ReceiverIdx: 0x01020304, Salt: wire.NewSalt(1_800_000_000, &commitment), AEADOffer: 3, KEM: uint8(id)}
+	return wire.ClientHello{Attempt: appendixAttempt, Salt: wire.NewSalt(1_800_000_000, &commitment), AEADOffer: 3, KEM: uint8(id)}
 }
 
 // Shows R4.1, R5.1.
@@ -65,9 +71,9 @@ func TestAppendixHelloAndTranscript(t *testing.T) {
 		T       string
 		request string
 	}{
-		{kem.MLKEM768, bytes.Repeat([]byte{0x33}, 64), "5be1e20687ed0b3f3b98a613c9faacff52f056630111e13a541687916e9b8f04", "1002010000000075824a003b62b91ae9bfcbc674c1503d"},
-		{kem.XWing, bytes.Repeat([]byte{0x33}, 32), "e89e612213d6ed867d821a38d21affae9ae9b44c594c988280ee73100086fe5c", ""},
-		{kem.X25519, bytes.Repeat([]byte{0x33}, 32), "5614a256fa10e4448095055d5835f6dc2d114f952290e0323132edf2d83b6b73", ""},
+		{kem.MLKEM768, bytes.Repeat([]byte{0x33}, 64), "4fee592860f22bd81808a87ee7049233fe34e850d89a7234f7750b39b83b3907", "10020100000000e3c604d777de06c4ea9c58c25fc80121"},
+		{kem.XWing, bytes.Repeat([]byte{0x33}, 32), "949ab628cfeaeca82939dac438aa1232fc8eab5a0f22f13b46263f03ed1a3c79", ""},
+		{kem.X25519, bytes.Repeat([]byte{0x33}, 32), "097d8639ce39eed3edbd737e0c89e054a56e4fd575f61cf06d203227fb27f915", ""},
 	} {
 		pair, err := kem.FromSeed(c.id, c.seed)
 		if err != nil {
@@ -83,7 +89,7 @@ func TestAppendixHelloAndTranscript(t *testing.T) {
 		equalHex(t, c.id.String()+": T", transcript[:], c.T)
 		if c.request != "" {
 			equalHex(t, "KKT request", request, c.request)
-			equalHex(t, "hello", hello[:], "0403020100d2496b00000000ae7c35e07437e42466e5130c83f09586ed71c310e7c7f546030100000000")
+			equalHex(t, "hello", hello[:], "0403020100d2496b00000000ae7c35e07437e42466e5130c83f09586ed71c310e7c7f54603010000000000000000")
 		}
 	}
 	// Where KKT was skipped, T ends with two lengths of zero.
@@ -105,19 +111,19 @@ func TestAppendixHandshakeKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	equalHex(t, "ecdh", ecdh[:], "e4f89e666efa723bce776c3df12d9313a2416965d9acc2279388230b8a136262")
-	T := unhex32(t, "5be1e20687ed0b3f3b98a613c9faacff52f056630111e13a541687916e9b8f04")
-	kpq := unhex32(t, "85dea7c654829b143affbc0b8cc7837bdbba9ac3e239a6d3ffbd0191f3e1fc42")
-	psqPSK := unhex32(t, "f112395cb5f64ffeb1237616bafdc13bcbdc88acc5c2712f52e4c5eb5181d756")
+	T := unhex32(t, "4fee592860f22bd81808a87ee7049233fe34e850d89a7234f7750b39b83b3907")
+	kpq := unhex32(t, "c9c2d6c99ac7d72b2930a7ff9b78dfb52199b49f68e5237a56c1d0ef0bf40ee4")
+	psqPSK := unhex32(t, "0c875ca01d4a2697a756cd663505497c68dfaec13270b7fa966e9f0792aef64e")
 	hello := appendixHello(kem.MLKEM768)
-	ack := (&wire.Ack{AEAD: uint8(seal.AES256GCM), KEM: 1, Nonce: [16]byte(bytes.Repeat([]byte{0x66}, 16))}).Append(nil)
+	ack := (&wire.Ack{AEAD: uint8(seal.AES256GCM), KEM: 1, Nonce: [16]byte(bytes.Repeat([]byte{0x66}, 16)), ReceiverIdx: appendixReceiverIdx}).Append(nil)
 	psk := handshakePSK(&ecdh, &psqPSK, &hello.Salt, &T, ack)
-	equalHex(t, "psk", psk[:], "705b7a89f8b1eb0cd2dfa5b26211941d68532059c4043291fd59a36cb989c87a")
+	equalHex(t, "psk", psk[:], "f398b6819be8a24e78d851b3180c16ef06355831c0b416703c637d3e79ad35d6")
 	c2g, g2c := handshakeKeys(&psk)
-	equalHex(t, "hk_c2g", c2g[:], "4744c217845ff2dd865df594947068af666eb821b8c57ec936cd5ef62a5b9804")
-	equalHex(t, "hk_g2c", g2c[:], "87dcb639457cc7c54e0afcca2c7322ac783ac672e4b1c48e6088ff0aa6288276")
+	equalHex(t, "hk_c2g", c2g[:], "901d6cda495e79896f3b1511cfaf7697a3d040f56ac5d3b4ad683b61e90fa081")
+	equalHex(t, "hk_g2c", g2c[:], "21662c0c35b3f5516f085689b1da788cdb9ee7eae84ab964bd792dbf0ab827ba")
 
 	// The Noise messages, with the payloads of the appendix.
-	responder := unhex(t, "d530a0b3eb8830d3f42dd0a0b9eeb097101fbdbaba11695bea93f694201b85a081")
+	responder := unhex(t, "8f8a17faec7d9416e31a92473032b922101acce42b521545549041c31e555452b3")
 	x := noise.NewXKInitiator(noisePrologue(&T), noise.KeyPair{Private: clientPrivate, Public: clientPublic}, noise.KeyPairFrom(all32(0x44)), gatewayPublic)
 	first, err := x.WriteMessage1([]byte("stands for InitiatorMsg"))
 	if err != nil {
@@ -137,16 +143,16 @@ func TestAppendixHandshakeKeys(t *testing.T) {
 	equalHex(t, "e of message 2", second[:32], "1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a67")
 
 	split := noise.Split{
-		InitiatorToResponder: unhex32(t, "4ed48cb8effa56ae0c8b52aaeb9de9a74c651a4241d1ea9242ba495ef43427b3"),
-		ResponderToInitiator: unhex32(t, "b0c15e5f22f04dcd1c8ce831df96f08488a2505f916012cfb90fab4a04335ccd"),
-		Hash:                 unhex32(t, "2e2635d3ab57a26ed8de8bef7eabed71bf2e926e1683610bdb82df4d87f42a45"),
+		InitiatorToResponder: unhex32(t, "7480700d8e5c31a71e135a0ddbc3fc0d0e1f9202686c5d893f2ef0495cc06bb0"),
+		ResponderToInitiator: unhex32(t, "4c59cbe038debfa23156a686d27924c388efa2b57436bab5f9062679c554cbab"),
+		Hash:                 unhex32(t, "2b595100b705fae17390efaf3d85ddcfa3aaaba4e1bb0c0ae16aff4806206c63"),
 	}
 	got := deriveFirst(&split, &psk, &kpq)
-	equalHex(t, "tk_c2g", got.keys.c2g[:], "a09300b086c26c978715837a9d97c75edbf2caffb45965e72269a969a7465401")
-	equalHex(t, "tk_g2c", got.keys.g2c[:], "80d3440c998937e2ac74324ac1faf692c4e2c3026d699f1722adb1c204d74334")
-	equalHex(t, "binding", got.keys.binding[:], "5ed943d24f5dc90984c72916db1820c1ac01f4e4dfdbc9817bea3d8d082dafc5")
-	equalHex(t, "exporter", got.exporter[:], "f2de4936951be6719d96a95212709ac5656f1eadfc9cb5cfcbb695367a2f2fde")
-	equalHex(t, "seed_0", got.seed[:], "4219f7282ed6caefaf41a83eed2ef8e7333f20e04235e3312ccdaf82629ebe55")
+	equalHex(t, "tk_c2g", got.keys.c2g[:], "e5a7464a1b00a178e32da6c06450fc0e16749ff057af661419d77817d724fb92")
+	equalHex(t, "tk_g2c", got.keys.g2c[:], "c3a9a4ba25684f8562110682b14e9b108d86de6407622180c751d17f28360a24")
+	equalHex(t, "binding", got.keys.binding[:], "cc40d2fa338dcc259dbbb9004c06829f12fb148de3157ec3b38cc4a58a06a4ed")
+	equalHex(t, "exporter", got.exporter[:], "91837ae00e2c0041005d93c5f48e25a777a5dcc3e63e8ef5ae077607cc9d656b")
+	equalHex(t, "seed_0", got.seed[:], "4afa0b59f107a03e0a32cf9db5c6fc8028d5c2127f9447a70dafe08a97dc0763")
 	if psk != [32]byte{} || split != (noise.Split{}) {
 		t.Error("psk or Noise's keys are not wiped")
 	}
@@ -154,20 +160,24 @@ func TestAppendixHandshakeKeys(t *testing.T) {
 
 // Shows R5.10, R5.11.
 func TestAppendixHandshakePackets(t *testing.T) {
-	for _, c := range []struct{ name, key, message, packet string }{
+	for _, c := range []struct {
+		name                 string
+		index                uint32
+		key, message, packet string
+	}{
 		{
-			"Handshake 2", "87dcb639457cc7c54e0afcca2c7322ac783ac672e4b1c48e6088ff0aa6288276",
-			"1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a6704d9b840d0bc4678e15829b7dd14ef006df0932a0d05ea7d997dfedb522f0d958827095230ce3c9f4fd248a61d3dbe3a06",
-			"040302010000000000000040f6eb7a454c5eff48a75bc129c943e4816e0cc86e3832e1ec5d3728172b9ba2f3011b52db19cd1b97dccdd0d7a73d60bb135af9c8061c2eb0466fc71b8e6d713ef172060ced99861a9ad48cb7c4e330b736a98a8b94f8bb02146535d4fc8e329213823f8da9ab182549aa67c0",
+			"Handshake 2", appendixAttempt, "21662c0c35b3f5516f085689b1da788cdb9ee7eae84ab964bd792dbf0ab827ba",
+			"1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a675e630f09d749e2bdf66f6b5054c8e6b56df5e2749c469663277e498c6c61dc67ba0c5eec42a542d5242f35932e8582e6fe",
+			"0403020100000000000000407e7f65a71289a003cb02da0e220ef4781a3f5d2fd0d1bb11fdf237361e2f1f8109d96af13da9c0d5e3176b84001afc4d6379b58316be4ff5b785a94f85e7cfbd9c86f329411b5a11851f8d794514a61333f89d49ca310856d281e776f5c5911b20c8be8ce4cd0888f1a31e78",
 		},
 		{
-			"Handshake 3", "4744c217845ff2dd865df594947068af666eb821b8c57ec936cd5ef62a5b9804",
-			"95ca69467d428992679560b44c551a75dba448ef747ca2ffe657c96a467241de37e17ff44f97a4c4a5a91195f17914872beae17be074e95a082b24e21cfb4209",
-			"0403020100000000000000407e210fdef3f6830fdfa58dbbaaaf67cda31617bd518777d74ca5bb9570284dbcf439920b7e9933990ee9ab61421add38e4c4ce3184341bf679afeb13076613e78b25d61974c884fda697a50167e41c2088dd5bc0d2fdc06e3ea84b",
+			"Handshake 3", appendixReceiverIdx, "901d6cda495e79896f3b1511cfaf7697a3d040f56ac5d3b4ad683b61e90fa081",
+			"95ca69467d428992679560b44c551a75dba448ef747ca2ffe657c96a467241dee49835614a0b37564b00ae8b5a526c532ca47d6800d67278807c889b5ddcbc2e",
+			"0d0c0b0a000000000000004051210c0d5b969b26a3ffc744f56cb1d28f6660904ded12b6a4f167f3ade5882f9d9ce870d632a5521a64637a0ee35aff2a4ae0625092b15a83686a2b392a704f6aad4fc6649e3990886c1a4c0c9c6730a11d87d9094d11dbfd986e",
 		},
 	} {
 		key := unhex32(t, c.key)
-		equalHex(t, c.name, sealHandshake(seal.AES256GCM, &key, 0x01020304, unhex(t, c.message)), c.packet)
+		equalHex(t, c.name, sealHandshake(seal.AES256GCM, &key, c.index, unhex(t, c.message)), c.packet)
 		body, err := seal.NewKey(seal.AES256GCM, &key).Open(unhex(t, c.packet))
 		if err != nil {
 			t.Fatalf("%s does not open: %v", c.name, err)
@@ -180,10 +190,10 @@ func TestAppendixHandshakePackets(t *testing.T) {
 
 // Shows R7.1, R7.2.
 func TestAppendixSubsession(t *testing.T) {
-	seed := unhex32(t, "4219f7282ed6caefaf41a83eed2ef8e7333f20e04235e3312ccdaf82629ebe55")
-	binding := unhex32(t, "5ed943d24f5dc90984c72916db1820c1ac01f4e4dfdbc9817bea3d8d082dafc5")
+	seed := unhex32(t, "4afa0b59f107a03e0a32cf9db5c6fc8028d5c2127f9447a70dafe08a97dc0763")
+	binding := unhex32(t, "cc40d2fa338dcc259dbbb9004c06829f12fb148de3157ec3b38cc4a58a06a4ed")
 	psk := subsessionPSK(&seed, 1)
-	equalHex(t, "psk", psk[:], "b77f402cea54e5865772d72459e1b21955139fd9d7591c14e48f4dbc9c4787a2")
+	equalHex(t, "psk", psk[:], "b81ae134e77370ddd80f479703fd677b37a6e427f506a4db13c0d8c05003b533")
 
 	gateway, client := appendixIdentities()
 	clientPrivate, clientPublic := client.X25519()
@@ -200,7 +210,7 @@ func TestAppendixSubsession(t *testing.T) {
 	}
 	kk1 := (&wire.SubsessionKK1{Generation: 1, Noise: first}).Append(nil)
 	sum := kdf.Hash(kk1)
-	equalHex(t, "HASH(KK1)", sum[:], "6eceb8a59428eb708c189f5ce8dcc38882d02142b02b21e5476da27dd8320bd3")
+	equalHex(t, "HASH(KK1)", sum[:], "1f8d2ea000a73cd5dfb2029b4c39a21a19ebfdd5f34d599e48fccdca551403f2")
 	if len(kk1) != 1236 || len(parts.Split(kk1, parts.MaxData)) != 2 {
 		t.Errorf("KK1 has %d bytes", len(kk1))
 	}
@@ -211,19 +221,19 @@ func TestAppendixSubsession(t *testing.T) {
 
 	s := rekeySecrets{
 		split: noise.Split{
-			InitiatorToResponder: unhex32(t, "02ca91bd6fb335b3fae31e0e063ffb2155b4ae463a4fa8f5b328d18aa5b6b7f7"),
-			ResponderToInitiator: unhex32(t, "cbf679b943481066e956b769d939c45c5829fcf2f216cb741a7fe83d7b16a5a1"),
-			Hash:                 unhex32(t, "2e1ca9bd112acf5e56004b4bba6e7fd6142a2ac426c9115ed2f8d12e9b576abf"),
+			InitiatorToResponder: unhex32(t, "18ce570daab62ae5d51f5bdb4530a0e8caf0a10f3d2732892b955a944cce7188"),
+			ResponderToInitiator: unhex32(t, "f811c122f0805e7130a4e8b32004cc1c4aa09c26419caf8ecbfcbe83a16c8f30"),
+			Hash:                 unhex32(t, "21967ec995a79c0b4ddc3f2311c6db6acaebd69fa965b295bbae4c8cbe45eadf"),
 		},
 		psk: psk,
 		ss:  unhex32(t, "e3866617aee599e75b67bfbb66d165037575bd11ced26e84810d356ec9ac1f62"),
 	}
 	keys := s.child(0x05060708)
-	equalHex(t, "tk_c2g", keys.c2g[:], "82a0e39e4737449922c0d73946f67270dfbf8ad12485862dceb6781f7be1233c")
-	equalHex(t, "tk_g2c", keys.g2c[:], "5458b0011caf8c5100067624418f5a48f56c98625c119d9633851e43ae24d2e5")
-	equalHex(t, "binding", keys.binding[:], "f285518d7c5f01d816120163e681656634cb4b9b43702b2790914f80371a05d8")
+	equalHex(t, "tk_c2g", keys.c2g[:], "da15b76d81d8b1d5eb6e835e01bed3e936185f9cac5837c650107a3e8c8285e0")
+	equalHex(t, "tk_g2c", keys.g2c[:], "7aab248f73a64122ba3d6d97b20f82b2245f3d5d7a10b78d0a81f947a09a0462")
+	equalHex(t, "binding", keys.binding[:], "55b4d0e8f48991945219c9647042635e8e49811857b012dd93318b3eec81aad8")
 	next := s.nextSeed(&seed)
-	equalHex(t, "seed_1", next[:], "4a9af7ec3af443c6659f15b3b395056c4c4e044975fd97396d32c246d3bbaf78")
+	equalHex(t, "seed_1", next[:], "aa522e235b8b03f76591378284945e7cd09776b215d8e4546d1fdf6af1d953e5")
 	// Another index makes other keys, and the same next seed.
 	if other := s.child(0x05060709); other.c2g == keys.c2g || other.g2c == keys.g2c || other.binding == keys.binding {
 		t.Error("the index of a child does not go into its keys")
@@ -235,7 +245,7 @@ func TestAppendixSubsession(t *testing.T) {
 	child := newKeySet(session, 1, 0x05060708, &keys)
 	var out Output
 	session.sendOn(child, wire.TypeSubsessionReady, &wire.SubsessionReady{Generation: 1}, &out)
-	equalHex(t, "SubsessionReady", out.Packets[0].Data, "080706050000000000000000add639fd62db1024e67e9089b5b5508f49e93a97dd704f19da44")
+	equalHex(t, "SubsessionReady", out.Packets[0].Data, "08070605000000000000000090551b4223351d5aca418877b0251f0f5e1fa9edab9f4218682e")
 }
 
 // Shows R4.1.
@@ -277,27 +287,27 @@ func TestAppendixFromEndToEnd(t *testing.T) {
 	}{
 		{
 			kem.MLKEM768, bytes.Repeat([]byte{0x33}, 64), bytes.Repeat([]byte{0x55}, 32),
-			"5be1e20687ed0b3f3b98a613c9faacff52f056630111e13a541687916e9b8f04",
-			"85dea7c654829b143affbc0b8cc7837bdbba9ac3e239a6d3ffbd0191f3e1fc42",
-			"17cb52ee0cdeb76d9fdb67451cc65ce704d1ca7faa6359fcc7815654c660097e",
-			"705b7a89f8b1eb0cd2dfa5b26211941d68532059c4043291fd59a36cb989c87a",
-			"a09300b086c26c978715837a9d97c75edbf2caffb45965e72269a969a7465401", 1313,
+			"4fee592860f22bd81808a87ee7049233fe34e850d89a7234f7750b39b83b3907",
+			"c9c2d6c99ac7d72b2930a7ff9b78dfb52199b49f68e5237a56c1d0ef0bf40ee4",
+			"6949f2cbae5ef35347552c54025522e285c17f3f70f21468f1f2a882e83c5d04",
+			"f398b6819be8a24e78d851b3180c16ef06355831c0b416703c637d3e79ad35d6",
+			"e5a7464a1b00a178e32da6c06450fc0e16749ff057af661419d77817d724fb92", 1313,
 		},
 		{
 			kem.XWing, bytes.Repeat([]byte{0x33}, 32), append(bytes.Repeat([]byte{0x55}, 32), bytes.Repeat([]byte{0x5a}, 32)...),
-			"e89e612213d6ed867d821a38d21affae9ae9b44c594c988280ee73100086fe5c",
-			"bfd98d3a242dce2d995d0eb96e528d34f6c1ad980669e6ffa13c1ffdcacd4efd",
-			"34333c99af71c85a74230aec200ecdd7a7a9f9aa687dc1ff4975e84df14334cb",
-			"af5943165fa6979908469cadd25d1723f552bb27195e11633feebe73cee151b2",
-			"2a73cf6150cd8809c66dba1c8edd9184d78cfb5bca11579142419dbb0eaabc6a", 1345,
+			"949ab628cfeaeca82939dac438aa1232fc8eab5a0f22f13b46263f03ed1a3c79",
+			"c76b483e562980f419bcb611701b7489522567a4e6da8dc5de1ff2fb2435383c",
+			"66a90ec33368a1d5168f013955a56058213f709c2e8883e404640da1cd70c89a",
+			"c2e0ace4042b1c91789f05e7b14dc695b1818adafa1f7993f019b9b7239b993e",
+			"6eeddbe0bece6760f238a701b9210d9454032dd11023890e7ae08eb94ba03a97", 1345,
 		},
 		{
 			kem.X25519, bytes.Repeat([]byte{0x33}, 32), bytes.Repeat([]byte{0x55}, 32),
-			"5614a256fa10e4448095055d5835f6dc2d114f952290e0323132edf2d83b6b73",
-			"d4dc5b388ead4ce9b822a9e2aeb4ec572eedf1b306b8aa4986ffcd70e8e00d3c",
-			"4fa67beded64edbe6a5a99b4a893d941e2792314a966afa41801c8445a096c9e",
-			"80f923b3251c80ce3b136de6212eaf5016094c920d1a49adbd1913c57afe8b6f",
-			"9100a42c7f612a036b20644fdcc5f2c8490f4617a903d23bc3967347e25cc1f2", 255,
+			"097d8639ce39eed3edbd737e0c89e054a56e4fd575f61cf06d203227fb27f915",
+			"6775f8fd3ed614a04cb8ebf13e629dc202b5e345407fff3909238f22aab072ab",
+			"108d93be1f87feecf9b1151b411fc62a736688deb8ae7864d72a83ea3088d317",
+			"ffff0fe7e7e914bf1f777d36708566595b2659db83217b5eaa07052cee54e1b8",
+			"076fd69bdb7713572c33f714612a18f1c414ce00e6c90f8225be76ade8dfb5f2", 255,
 		},
 	} {
 		t.Run(c.id.String(), func(t *testing.T) {
@@ -316,7 +326,7 @@ func TestAppendixFromEndToEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			equalHex(t, "k_pq", secrets.KPQ[:], c.kpq)
-			ack := (&wire.Ack{AEAD: uint8(seal.AES256GCM), KEM: uint8(c.id), Nonce: [16]byte(bytes.Repeat([]byte{0x66}, 16))}).Append(nil)
+			ack := (&wire.Ack{AEAD: uint8(seal.AES256GCM), KEM: uint8(c.id), Nonce: [16]byte(bytes.Repeat([]byte{0x66}, 16)), ReceiverIdx: appendixReceiverIdx}).Append(nil)
 
 			x := noise.NewXKInitiator(noisePrologue(&T), noise.KeyPair{Private: clientPrivate, Public: clientPublic}, noise.KeyPairFrom(all32(0x44)), gatewayPublic)
 			first, err := x.WriteMessage1(payload)
@@ -371,8 +381,8 @@ func TestAppendixPackets(t *testing.T) {
 	mac := cookie.NewMAC1Key(gateway.Public())
 	hello := appendixHello(kem.MLKEM768)
 	packet := clearPacket(mac, 0, wire.TypeClientHello, padded{&hello, wire.MinHelloDatagram})
-	if len(packet) != 1000 || !bytes.Equal(packet[18:60], unhex(t, "0403020100d2496b00000000ae7c35e07437e42466e5130c83f09586ed71c310e7c7f546030100000000")) {
-		t.Errorf("a ClientHello of %d bytes, %x…", len(packet), packet[:60])
+	if len(packet) != 1000 || !bytes.Equal(packet[18:18+wire.HelloSize], unhex(t, "0403020100d2496b00000000ae7c35e07437e42466e5130c83f09586ed71c310e7c7f54603010000000000000000")) {
+		t.Errorf("a ClientHello of %d bytes, %x…", len(packet), packet[:18+wire.HelloSize])
 	}
 	equalHex(t, "MAC1 of the ClientHello", packet[len(packet)-16:], "a73ca0500aa52f19676c965d9feee512")
 
@@ -384,18 +394,18 @@ func TestAppendixPackets(t *testing.T) {
 		m               message
 	}{
 		{
-			"EncryptedData", "a09300b086c26c978715837a9d97c75edbf2caffb45965e72269a969a7465401",
-			"040302010000000000000000fa89d5a57b3b4fcb0cf7cb710144189e4b3ecbeff08a7e3790c0c2201d53cf48b460acff4d",
+			"EncryptedData", "e5a7464a1b00a178e32da6c06450fc0e16749ff057af661419d77817d724fb92",
+			"0d0c0b0a0000000000000000b400b92837e2172016e6de1af9127c2c5eb604fdd0d4d17f8b8daba1ba904c80ce7e7db741",
 			wire.TypeEncryptedData, &data,
 		},
 		{
-			"Ack", "80d3440c998937e2ac74324ac1faf692c4e2c3026d699f1722adb1c204d74334",
-			"040302010000000000000000e8bd7aaf556a3f913c0fea193bc730264ee531c56468f7ea9e5058a57f005ef37d61",
+			"Ack", "c3a9a4ba25684f8562110682b14e9b108d86de6407622180c751d17f28360a24",
+			"0d0c0b0a0000000000000000cfede4508153f14d88b3569f20f459dba81827a6b4dede6e7c2346a0f51846139dea",
 			wire.TypeAck, &ack,
 		},
 	} {
 		key := unhex32(t, c.key)
-		s := Sender{index: 0x01020304, key: seal.NewKey(seal.AES256GCM, &key)}
+		s := Sender{index: appendixReceiverIdx, key: seal.NewKey(seal.AES256GCM, &key)}
 		p := unsealed(0, wire.LevelTransport, c.kind, c.m)
 		if err := s.Seal(p); err != nil {
 			t.Fatal(err)

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"sync/atomic"
 	"time"
 
@@ -36,11 +35,11 @@ const (
 
 // liveness determines whether the peer responds. All parts are nil while unused.
 type liveness struct {
-	rtt        *rttEstimator         // since the first Ping
-	answers    *answers              // client
-	check      *livenessCheck        // client: a Ping that is not answered
-	keepalive  *keepalive            // client
-	handshake3 *handshake3Retransmit // client, until the final Ack
+	rtt          *rttEstimator  // since the first Ping
+	answers      *answers       // client
+	check        *livenessCheck // client: a Ping that is not answered
+	keepalive    *keepalive     // client
+	confirmation *confirmation  // client, until the session's Ack
 }
 
 // rttEstimator measures round trips by the last Pings and their Pongs, as RFC 9002 section 5.
@@ -238,7 +237,7 @@ func (s *Session) DoubtedSince() time.Time {
 	return s.liveness.check.since
 }
 
-// CheckLiveness makes a client verify that its session still exists, for example after a Reset: it
+// CheckLiveness makes a client verify that its session still exists: it
 // sends three Pings within the time that an answer may take, on the current keys and with a Ready on a
 // child's that the gateway may have switched to. Without an answer to one of them the session emits
 // PeerUnresponsive. A check in progress continues.
@@ -394,40 +393,8 @@ func (l *liveness) tickKeepalive(now time.Time, s *Session, out *Output) {
 	k.at = now.Add(k.interval / keepaliveChecks)
 }
 
-// handshake3Retransmit is a client's Handshake 3, repeated until the final Ack.
-type handshake3Retransmit struct {
-	packet []byte
-	retry  backoff
-	until  time.Time
-	proved bool // a packet of the gateway has opened, so it has the keys
-}
-
-// tickHandshake3 reports false when the gateway has not confirmed the session in time.
-func (l *liveness) tickHandshake3(now time.Time, s *Session, out *Output) bool {
-	h := l.handshake3
-	if h == nil {
-		return true
-	}
-	if !now.Before(h.until) {
-		l.handshake3 = nil
-		return h.proved
-	}
-	if h.retry.due(now) {
-		out.send(s.Path(), bytes.Clone(h.packet))
-	}
-	return true
-}
-
-// Confirmed reports whether the other end is known to have the session's keys.
-func (s *Session) Confirmed() bool {
-	return s.liveness.handshake3 == nil || s.liveness.handshake3.proved
-}
-
 // packetOpened handles an authentic packet.
 func (l *liveness) packetOpened() {
-	if l.handshake3 != nil {
-		l.handshake3.proved = true
-	}
 }
 
 func (l *liveness) deadline(s *Session) (at time.Time) {
@@ -440,10 +407,7 @@ func (l *liveness) deadline(s *Session) (at time.Time) {
 	if l.keepalive != nil {
 		at = earliest(at, l.keepalive.at)
 	}
-	if l.handshake3 != nil {
-		at = earliest(at, l.handshake3.retry.at, l.handshake3.until)
-	}
-	return at
+	return earliest(at, l.confirmation.deadline())
 }
 
 // snapshot writes or reads the round-trip time of a gateway's session.

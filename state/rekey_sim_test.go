@@ -246,6 +246,11 @@ func (a *audit) learn(w *world) {
 
 func (a *audit) learnSession(direction int, s *Session) {
 	a.learnGeneration(direction, s.keys.current)
+	if w := s.liveness.confirmation; w != nil {
+		for _, c := range w.candidates {
+			a.learnGeneration(direction, c.keys)
+		}
+	}
 	if o := s.rekey.initiator; o != nil {
 		a.learnGeneration(direction, o.child)
 	}

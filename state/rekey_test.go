@@ -612,10 +612,10 @@ func TestIndexRejectedTooLate(t *testing.T) {
 }
 
 // TestForgottenParent lets a gateway prove a child and forget the parent while
-// every packet to the client is lost. The client, told by a Reset that its index is
-// unknown, keeps the session, also if it has refused the child's index meanwhile.
+// every packet to the client is lost. The client checks the session and keeps it, also if it has
+// refused the child's index meanwhile.
 //
-// Shows R7.23, R11.3.
+// Shows R7.23.
 func TestForgottenParent(t *testing.T) {
 	for _, refuse := range []bool{false, true} {
 		c, g := established(t)

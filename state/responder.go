@@ -32,7 +32,9 @@ const (
 // (PROTOCOL.md calls it a record).
 type responder struct {
 	table   *ResponderTable
-	index   uint32
+	attempt uint32 // index of the clear packets and of Handshake 2
+	index   uint32 // receiver index of the session
+	crowded bool   // it is counted in ResponderTable.crowds
 	hello   [wire.HelloSize]byte
 	salt    [32]byte
 	source  path.Path
@@ -44,7 +46,7 @@ type responder struct {
 	kind    recordKind
 	turn    uint64 // order in which records came to be of their kind
 	place   *list.Element
-	next    *responder // with the same index
+	next    *responder // with the same attempt and source
 
 	suite    seal.Suite
 	kem      *kem.KeyPair
@@ -76,6 +78,8 @@ type responder struct {
 
 func (r *responder) links() *peerLinks[*responder] { return &r.ofPeer }
 
+func (r *responder) key() attemptKey { return keyOf(r.attempt, r.source) }
+
 // isSource reports whether a packet comes from the hello's source: address and port over
 // UDP, address alone over TCP.
 func (r *responder) isSource(p path.Path) bool { return p.SameSource(r.source) }
@@ -98,7 +102,7 @@ func (r *responder) answer(to path.Path, out *Output, packets ...[]byte) error {
 }
 
 func (r *responder) sendAck(to path.Path, out *Output) error {
-	return r.answer(to, out, clearPacket(r.table.mac, r.index, wire.TypeAck, raw(r.ack)))
+	return r.answer(to, out, clearPacket(r.table.mac, r.attempt, wire.TypeAck, raw(r.ack)))
 }
 
 // handleKKT answers a KKT request. The response is computed once.
@@ -124,18 +128,14 @@ func (r *responder) handleKKT(content []byte, size int, from path.Path, out *Out
 	if r.handshake1 == nil {
 		r.bytesIn += size
 	}
-	if r.kktPackets == nil {
-		r.table.Stats.KEMKeys++
-		r.request = bytes.Clone(frame)
-		r.setResponse(kkt.AppendResponse(nil, id, r.kem.Public(), sid, r.table.config.Identity))
-	}
+	r.createKKT()
 	return r.answer(from, out, r.kktPackets...)
 }
 
 // setResponse stores the packets of a KKT response, so that repeated requests cost no hash.
 func (r *responder) setResponse(frame []byte) {
 	for _, p := range splitFor(frame, r.source.Transport == path.TCP) {
-		r.kktPackets = append(r.kktPackets, clearPacket(r.table.mac, r.index, wire.TypeKKTResponse, &p))
+		r.kktPackets = append(r.kktPackets, clearPacket(r.table.mac, r.attempt, wire.TypeKKTResponse, &p))
 	}
 }
 
@@ -145,6 +145,18 @@ func (r *responder) response() (frame []byte) {
 		frame = append(frame, p[wire.HeaderSize+wire.PrefixSize+wire.PartHeaderSize:len(p)-cookie.TrailerSize]...)
 	}
 	return frame
+}
+
+// createKKT creates the KKT response, once. Both frames follow from the hello.
+func (r *responder) createKKT() {
+	if r.kktPackets != nil {
+		return
+	}
+	r.table.Stats.KEMKeys++
+	sum := kdf.Hash(r.hello[:])
+	session, id := kkt.SessionID(sum[:len(kkt.SessionID{})]), r.kem.ID()
+	r.request = kkt.AppendRequest(nil, id, session)
+	r.setResponse(kkt.AppendResponse(nil, id, r.kem.Public(), session, r.table.config.Identity))
 }
 
 // maxHandshake1Parts bounds the kept parts of Handshake 1: of two messages.
@@ -193,8 +205,8 @@ func (r *responder) openHandshake1(now time.Time, message []byte) ([]byte, error
 	if !bytes.Equal(commitment[:saltCommitmentLength], r.salt[8:]) {
 		return nil, ErrSaltMismatch
 	}
-	if r.keyID == 0 && r.kktPackets == nil {
-		return nil, ErrUnexpectedMessage
+	if r.keyID == 0 {
+		r.createKKT() // the record may be another than the one that answered the KKTRequest
 	}
 	if r.noise == nil {
 		identity := r.table.config.Identity.Public()
@@ -252,7 +264,7 @@ func (r *responder) accept(now time.Time, payload []byte) error {
 	r.psk = handshakePSK(&ecdh, &r.psq.PSK, &r.salt, r.transcript, r.ack)
 	c2g, g2c := handshakeKeys(&r.psk)
 	r.receive = seal.NewKey(r.suite, &c2g)
-	r.handshake2 = sealHandshake(r.suite, &g2c, r.index, message)
+	r.handshake2 = sealHandshake(r.suite, &g2c, r.attempt, message)
 	clear(c2g[:])
 	clear(g2c[:])
 	return nil
@@ -385,6 +397,7 @@ func (r *responder) snapshot(c *snapshot.Codec, until *time.Time) {
 	if !c.Decoding() {
 		kemID, kemKeyID = r.kem.ID(), r.kem.KeyID()
 	}
+	c.Uint32(&r.attempt)
 	c.Uint32(&r.index)
 	c.Fixed(r.hello[:])
 	c.Fixed(r.salt[:])
@@ -392,7 +405,7 @@ func (r *responder) snapshot(c *snapshot.Codec, until *time.Time) {
 	c.Time(&r.created)
 	c.Time(until)
 	snapshot.Byte(c, &r.suite)
-	c.Check(r.suite.Valid() && r.index != 0 && !until.IsZero(), "handshake of index %d with AEAD %d", r.index, r.suite)
+	c.Check(r.suite.Valid() && r.attempt != 0 && r.index != 0 && !until.IsZero(), "handshake of index %d with AEAD %d", r.index, r.suite)
 	snapshot.Byte(c, &kemID)
 	c.Uint32(&kemKeyID)
 	c.Uint32(&r.keyID)

@@ -3,6 +3,7 @@ package state
 import (
 	"container/list"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -11,15 +12,43 @@ import (
 	"lewes/crypto/kdf"
 	"lewes/state/parts"
 	"lewes/state/path"
+	"lewes/state/ratelimit"
 	"lewes/state/snapshot"
 	"lewes/state/wire"
 )
 
-// maxCollisions bounds the responders of one index, with different sources or salts, until
-// a Handshake 3 opens for one of them. An observer who copies a client's packets from
-// elsewhere, faster than the originals, thus cannot prevent its session: the copies lead to
-// a Handshake 2 for the copying address at most.
-const maxCollisions = 16
+// maxSalts bounds the responders of one attempt index and source, which differ in their salts.
+const maxSalts = 4
+
+// maxCrowd bounds the responders of one source prefix that have shown neither a cookie nor a Handshake 1
+// that opens. A further hello needs a cookie.
+const maxCrowd = 64
+
+// prefixOf returns the source prefix that a hello is counted under.
+func prefixOf(from path.Path) netip.Addr {
+	bits := 64
+	if from.Peer.Addr().Is4() {
+		bits = 32
+	}
+	return ratelimit.Prefix(from.Peer.Addr(), bits)
+}
+
+// attemptKey selects the responders of one attempt index and source. Those of other sources are
+// unaffected by it: an observer who sends copies of a hello, or hellos of its own under the same
+// index, from elsewhere does not touch the client's.
+type attemptKey struct {
+	attempt   uint32
+	transport path.Transport
+	peer      netip.AddrPort // over TCP without the port
+}
+
+func keyOf(attempt uint32, from path.Path) attemptKey {
+	k := attemptKey{attempt, from.Transport, from.Peer}
+	if from.Transport == path.TCP {
+		k.peer = netip.AddrPortFrom(from.Peer.Addr(), 0)
+	}
+	return k
+}
 
 // strangersJoins is the number of joins of Handshake 1 in a second, beyond the first of each part:
 // a few milliseconds of a shard's time.
@@ -29,7 +58,7 @@ const strangersJoins = 2048
 type HandshakeStats struct {
 	Hellos           uint64    `metric:"handshakes_total" label:"step=hello" help:"Handshake messages by outcome."`
 	Repeated         uint64    `metric:"handshakes_total" label:"step=repeated"`
-	Collisions       uint64    `metric:"handshakes_total" label:"step=collision"`
+	Held             uint64    `metric:"handshakes_total" label:"step=held"`
 	Busy             uint64    `metric:"handshakes_total" label:"step=busy"`
 	Cookies          uint64    `metric:"handshakes_total" label:"step=cookie"`
 	KEMKeys          uint64    `metric:"handshakes_total" label:"step=kem_key"`
@@ -63,9 +92,11 @@ type ResponderTable struct {
 	mac    *cookie.MAC1Key
 	jar    *cookie.Jar
 
-	responders map[uint32]*responder // by index, linked by next
-	count      int
-	timers     Deadlines[*responder]
+	attempts map[attemptKey]*responder // linked by next
+	indexes  map[uint32]*responder     // by the receiver index of their session
+	crowds   map[netip.Addr]int        // responders by source prefix, see maxCrowd
+	count    int
+	timers   Deadlines[*responder]
 	// peers and ready hold the responders that wait for Handshake 3, by client and all.
 	peers peerIndex[*responder]
 	ready Bag[*responder]
@@ -94,14 +125,16 @@ func NewResponderTable(now time.Time, config *GatewayConfig) (*ResponderTable, e
 		}
 	}
 	t := &ResponderTable{
-		config:     config,
-		mac:        cookie.NewMAC1Key(config.Identity.Public()),
-		jar:        cookie.NewJar(config.Session.Rand),
-		responders: make(map[uint32]*responder),
-		peers:      make(peerIndex[*responder]),
-		joins:      parts.Joins{PerSecond: strangersJoins},
-		records:    Share{pool: &budgets.records},
-		budgets:    budgets,
+		config:   config,
+		mac:      cookie.NewMAC1Key(config.Identity.Public()),
+		jar:      cookie.NewJar(config.Session.Rand),
+		attempts: make(map[attemptKey]*responder),
+		indexes:  make(map[uint32]*responder),
+		crowds:   make(map[netip.Addr]int),
+		peers:    make(peerIndex[*responder]),
+		joins:    parts.Joins{PerSecond: strangersJoins},
+		records:  Share{pool: &budgets.records},
+		budgets:  budgets,
 	}
 	for class := range t.queues {
 		t.memory[class].pool = &budgets.memory[class]
@@ -118,20 +151,18 @@ func (t *ResponderTable) SessionConfig() *SessionConfig { return &t.config.Sessi
 // Len returns the number of responders.
 func (t *ResponderTable) Len() int { return t.count }
 
-// Has reports whether an index names a responder.
-func (t *ResponderTable) Has(index uint32) bool { return t.responders[index] != nil }
+// Has reports whether a receiver index is promised to the session of a responder.
+func (t *ResponderTable) Has(index uint32) bool { return t.indexes[index] != nil }
 
 // MAC1 returns the key of the MAC1 in clear packets.
 func (t *ResponderTable) MAC1() *cookie.MAC1Key { return t.mac }
 
-// handleKKTRequest answers a KKTRequest for a responder of its index and source. There are several
+// handleKKTRequest answers a KKTRequest for a responder of its attempt and source. There are several
 // only under attack.
-func (t *ResponderTable) handleKKTRequest(index uint32, packet, content []byte, from path.Path, out *Output) error {
+func (t *ResponderTable) handleKKTRequest(attempt uint32, packet, content []byte, from path.Path, out *Output) error {
 	err := error(ErrStale)
-	for r := t.responders[index]; r != nil; r = r.next {
-		if !r.isSource(from) {
-			err = ErrWrongSource
-		} else if err = r.handleKKT(content, len(packet), from, out); err == nil {
+	for r := t.attempts[keyOf(attempt, from)]; r != nil; r = r.next {
+		if err = r.handleKKT(content, len(packet), from, out); err == nil {
 			t.recharge(r)
 			return nil
 		}
@@ -139,19 +170,15 @@ func (t *ResponderTable) handleKKTRequest(index uint32, packet, content []byte, 
 	return err
 }
 
-// handleHandshake1Part passes a part of Handshake 1 to the responders of its index and source. They
+// handleHandshake1Part passes a part of Handshake 1 to the responders of its attempt and source. They
 // share their parts, which are joined once.
-func (t *ResponderTable) handleHandshake1Part(now time.Time, index uint32, packet, content []byte, from path.Path, out *Output) error {
-	first := t.responders[index]
+func (t *ResponderTable) handleHandshake1Part(now time.Time, attempt uint32, packet, content []byte, from path.Path, out *Output) error {
+	first := t.attempts[keyOf(attempt, from)]
 	err := error(ErrStale)
 	var message []byte
 	var sum [32]byte
 	joined := false
 	for r := first; r != nil; r = r.next {
-		if !r.isSource(from) {
-			err = ErrWrongSource
-			continue
-		}
 		if r.handshake1 == nil && first.next == nil {
 			r.bytesIn += len(packet)
 		}
@@ -181,30 +208,29 @@ func (t *ResponderTable) handleHandshake1Part(now time.Time, index uint32, packe
 	return err
 }
 
-// HandleHandshake3 processes a level-1 packet. It returns the session that it creates and
-// the transport packets that arrived before it, in order.
-func (t *ResponderTable) HandleHandshake3(now time.Time, header wire.Header, packet []byte, out *Output) (*Session, []Packet, error) {
-	err := error(ErrStale)
-	for r := t.responders[header.ReceiverIdx]; r != nil; r = r.next {
-		var s *Session
-		s, err = r.handleHandshake3(now, packet, out)
-		if errors.Is(err, ErrNotListed) {
-			t.Stats.Unlisted++
-			break
-		}
-		if s != nil {
-			t.Stats.Established++
-			early := r.earlyData
-			r.earlyData = nil
-			t.removeCollisions(r)
-			t.setClass(r, Proved)
-			return s, early, nil
-		}
-		if err == nil {
-			break // a copy, answered
-		}
+// HandleHandshake3 processes a level-1 packet from the source of its responder, or a copy from the address
+// of the session. It returns the session that it creates and the transport packets that arrived before
+// it, in order.
+func (t *ResponderTable) HandleHandshake3(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) (*Session, []Packet, error) {
+	r := t.indexes[header.ReceiverIdx]
+	switch {
+	case r == nil:
+		return nil, nil, ErrStale
+	case !r.isSource(from) && (r.session == nil || !from.SameSource(r.session.Path())):
+		return nil, nil, ErrWrongSource
 	}
-	return nil, nil, err
+	s, err := r.handleHandshake3(now, packet, out)
+	if errors.Is(err, ErrNotListed) {
+		t.Stats.Unlisted++
+	}
+	if s == nil {
+		return nil, nil, err
+	}
+	t.Stats.Established++
+	early := r.earlyData
+	r.earlyData = nil
+	t.setClass(r, Proved)
+	return s, early, nil
 }
 
 // admits reports whether a client may have a session now.
@@ -235,24 +261,14 @@ func (t *ResponderTable) Reapply(c *Cursor) (more bool) {
 
 // BufferEarly keeps a transport packet for a session whose Handshake 3 is expected.
 func (t *ResponderTable) BufferEarly(header wire.Header, packet []byte, from path.Path) error {
-	err := error(ErrStale)
-	for r := t.responders[header.ReceiverIdx]; r != nil; r = r.next {
-		if !r.isSource(from) {
-			err = ErrWrongSource
-		} else if err = r.bufferEarly(packet, from); err == nil {
-			return nil
-		}
+	r := t.indexes[header.ReceiverIdx]
+	switch {
+	case r == nil:
+		return ErrStale
+	case !r.isSource(from):
+		return ErrWrongSource
 	}
-	return err
-}
-
-// Reset builds a Reset for an unknown index, or returns nil if the source has had its share of them
-// (section 11).
-func (t *ResponderTable) Reset(now time.Time, index uint32, to path.Path) []byte {
-	if _, ok := t.budgets.resets.Take(now, to.Peer.Addr()); !ok {
-		return nil
-	}
-	return clearPacket(t.mac, index, wire.TypeReset, &wire.Empty{})
+	return r.bufferEarly(packet, from)
 }
 
 // TickOne removes one expired responder and reports whether there was one.
@@ -271,49 +287,55 @@ func (t *ResponderTable) TickOne(now time.Time) bool {
 // Next returns when TickOne is due; zero means never.
 func (t *ResponderTable) Next() time.Time { return t.timers.Next() }
 
+// ofHeader returns the responders that a packet with an index belongs to: the first of its attempt and
+// source, or that of its session.
+func (t *ResponderTable) ofHeader(header wire.Header, from path.Path) *responder {
+	if header.Level == wire.LevelClear {
+		return t.attempts[keyOf(header.ReceiverIdx, from)]
+	}
+	if r := t.indexes[header.ReceiverIdx]; r != nil && r.isSource(from) {
+		return r
+	}
+	return nil
+}
+
 // find returns the responder of a hello, or nil.
 func (t *ResponderTable) find(hello *wire.ClientHello, from path.Path) *responder {
-	for r := t.responders[hello.ReceiverIdx]; r != nil; r = r.next {
-		if r.salt == hello.Salt && r.isSource(from) {
+	for r := t.attempts[keyOf(hello.Attempt, from)]; r != nil; r = r.next {
+		if r.salt == hello.Salt {
 			return r
 		}
 	}
 	return nil
 }
 
-// indexTaken reports whether a new hello must choose another index: it names a session, or
-// has too many responders.
-func (t *ResponderTable) indexTaken(index uint32) bool {
-	r := t.responders[index]
-	return r != nil && (r.session != nil || t.countCollisions(index) == maxCollisions) ||
-		t.config.IndexInUse != nil && t.config.IndexInUse(index)
-}
-
-// countCollisions returns the number of responders of an index.
-func (t *ResponderTable) countCollisions(index uint32) (n int) {
-	for r := t.responders[index]; r != nil; r = r.next {
-		n++
-	}
-	return n
-}
-
-// removeCollisions removes the other responders of the winner's index.
-func (t *ResponderTable) removeCollisions(winner *responder) {
-	for r := t.responders[winner.index]; r != nil; {
-		next := r.next
-		if r != winner {
-			t.remove(r)
+// makeRoom reports whether a new hello of an attempt and source may have a responder beside those with
+// other salts. One with a cookie may take the place of the oldest that waits for Handshake 1, if possible
+// of one whose hello had no cookie: an observer who sends hellos in the client's name, and sees the
+// cookies, must not hold the client's place.
+func (t *ResponderTable) makeRoom(key attemptKey, class Class) bool {
+	n := 0
+	var oldest *responder
+	for r := t.attempts[key]; r != nil; r = r.next {
+		if n++; r.handshake1 == nil && (oldest == nil || oldest.class != Unproved || r.class == Unproved) {
+			oldest = r // new ones are linked in front
 		}
-		r = next
 	}
+	switch {
+	case n < maxSalts:
+		return true
+	case class == Unproved || oldest == nil:
+		return false
+	}
+	t.Stats.Evicted++
+	t.remove(oldest)
+	return true
 }
 
 // inboxOf returns the inbox of a new responder.
 func (t *ResponderTable) inboxOf(r *responder) *inbox {
-	for other := t.responders[r.index]; other != nil; other = other.next {
-		if other.isSource(r.source) {
-			return other.inbox
-		}
+	if other := t.attempts[r.key()]; other != nil {
+		return other.inbox
 	}
 	return &inbox{Assembler: parts.Assembler{Limit: parts.MaxHandshake, Most: maxHandshake1Parts, Joins: &t.joins}}
 }
@@ -322,8 +344,12 @@ func (t *ResponderTable) inboxOf(r *responder) *inbox {
 func (t *ResponderTable) add(r *responder, until time.Time) {
 	r.timer.Value = r
 	r.inbox = t.inboxOf(r)
-	r.next = t.responders[r.index]
-	t.responders[r.index] = r
+	r.next = t.attempts[r.key()]
+	t.attempts[r.key()], t.indexes[r.index] = r, r
+	if r.class == Unproved {
+		r.crowded = true
+		t.crowds[prefixOf(r.source)]++
+	}
 	t.count++
 	t.records.Add(1)
 	t.timers.Set(&r.timer, until)
@@ -331,8 +357,22 @@ func (t *ResponderTable) add(r *responder, until time.Time) {
 	t.recharge(r)
 }
 
+// leaveCrowd stops counting a responder under its source prefix.
+func (t *ResponderTable) leaveCrowd(r *responder) {
+	if !r.crowded {
+		return
+	}
+	r.crowded = false
+	if p := prefixOf(r.source); t.crowds[p] > 1 {
+		t.crowds[p]--
+	} else {
+		delete(t.crowds, p)
+	}
+}
+
 // addReady adds a responder whose Handshake 1 has opened.
 func (t *ResponderTable) addReady(r *responder) {
+	t.leaveCrowd(r)
 	t.ready.Add(&r.timer.Slot)
 	t.peers.add(r.client, r)
 	t.requeue(r, openedRecord)
@@ -440,15 +480,17 @@ func (t *ResponderTable) remove(r *responder) {
 	r.wipeSecrets()
 	t.count--
 	t.records.Add(-1)
-	if head := t.responders[r.index]; head != r {
+	delete(t.indexes, r.index)
+	t.leaveCrowd(r)
+	if head := t.attempts[r.key()]; head != r {
 		for head.next != r {
 			head = head.next
 		}
 		head.next = r.next
 	} else if r.next != nil {
-		t.responders[r.index] = r.next
+		t.attempts[r.key()] = r.next
 	} else {
-		delete(t.responders, r.index)
+		delete(t.attempts, r.key())
 	}
 }
 
@@ -458,7 +500,7 @@ const maxTableSize = 8 << 20
 // Write encodes the state that clients depend on: the cookie secrets, and the responders that wait
 // for Handshake 1. One whose Handshake 1 has opened is left out: its Noise state cannot be encoded,
 // and opening Handshake 1 again would seal another Handshake 2 with the same nonce. Its client
-// starts over after a Reset, within a round trip, and so does a client whose final Ack was lost.
+// starts over when it doubts its session (section 11), and so does a client whose final Ack was lost.
 // After a flood only the newest responders are encoded, which clients are still waiting for.
 func (t *ResponderTable) Write(w *snapshot.Writer) {
 	secrets := t.jar.Secrets()

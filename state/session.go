@@ -86,14 +86,19 @@ type Session struct {
 	deadline     time.Time // earliest of all timers; zero: none
 }
 
+// firstKeys returns the key set of generation 0.
+func (s *Session) firstKeys(now time.Time, index uint32, keys *transportKeys) *KeySet {
+	k := newKeySet(s, 0, index, keys)
+	k.since, k.lastOpened = now, now
+	return k
+}
+
 // establish starts a session, whose immutable fields are set, and wipes first.
 func (s *Session) establish(now time.Time, index uint32, first *firstSecrets, p path.Path) {
 	s.terms, s.exporter, s.rekey.seed = s.config.Terms, first.exporter, first.seed
 	s.started, s.lastOpened, s.compactAt = now, now, now.Add(compactAfter)
-	k := newKeySet(s, 0, index, &first.keys)
-	k.since, k.lastOpened = now, now
+	s.keys.use(s.firstKeys(now, index, &first.keys))
 	*first = firstSecrets{}
-	s.keys.use(k)
 	s.migration.active.set(p)
 	if s.role == RoleClient {
 		s.liveness.answers = new(answers)
@@ -175,6 +180,7 @@ func (s *Session) Deadline() time.Time { return s.deadline }
 func (s *Session) opened(now time.Time, k *KeySet, seq uint64, from path.Path, size int, out *Output) {
 	s.lastOpened, k.lastOpened = now, now
 	s.liveness.packetOpened()
+	s.liveness.confirmation.packetOpened(s, k, out)
 	s.wake(now)
 	s.watchKeys(now)
 	s.MaybeProbeMTU(now, out)
@@ -255,7 +261,7 @@ func (s *Session) Tick(now time.Time, out *Output) {
 		s.end(ErrIdleTimeout, out)
 	} else if s.keys.current.exhausted() {
 		s.end(ErrPacketLimit, out)
-	} else if !s.liveness.tickHandshake3(now, s, out) {
+	} else if !s.liveness.confirmation.tick(now, s, out) {
 		s.end(ErrUnconfirmed, out)
 	}
 	if s.closed {
@@ -345,7 +351,8 @@ func (s *Session) reschedule() {
 }
 
 // Close ends the session and notifies the peer: a gateway to which a child is proposed may have
-// proved it already, and then ignores a Close on its parent.
+// proved it already, and then ignores a Close on its parent. Every candidate of a client's session that
+// no packet has settled yet may be a session of the gateway.
 func (s *Session) Close(reason wire.CloseReason, detail string, out *Output) {
 	if s.closed {
 		return
@@ -353,6 +360,9 @@ func (s *Session) Close(reason wire.CloseReason, detail string, out *Output) {
 	m := &wire.Close{Reason: reason, Detail: wire.Detail(detail)}
 	if i := s.rekey.initiator; i != nil && i.child != nil {
 		s.sendOn(i.child, wire.TypeClose, m, out)
+	}
+	if w := s.liveness.confirmation; w != nil {
+		s.closeOthers(w.candidates, m, out)
 	}
 	s.send(wire.TypeClose, m, out)
 	s.end(ErrClosed, out)
@@ -364,12 +374,13 @@ func (s *Session) end(reason error, out *Output) {
 		return
 	}
 	s.closed = true
+	s.liveness.confirmation.end(s, out)
 	s.rekey.end(s, nil, out)
 	for _, k := range append(s.keys.demoted, s.keys.current) {
 		s.remove(k, out)
 	}
 	s.keys.demoted = nil
-	s.liveness.handshake3, s.liveness.check = nil, nil
+	s.liveness.check = nil
 	clear(s.rekey.seed[:])
 	clear(s.exporter[:])
 	s.deadline = time.Time{}

@@ -69,7 +69,7 @@ func measure(c *clientEnd, g *gatewayEnd, now time.Time, rtt time.Duration) {
 
 // TestLivenessCheck asks a gateway that is gone, and one that is there.
 //
-// Shows R11.3.
+// Shows R11.1.
 func TestLivenessCheck(t *testing.T) {
 	for _, rtt := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond} {
 		c, g := established(t)

@@ -123,13 +123,29 @@ func (w *world) established() {
 }
 
 // joined reports whether both ends have the session: data passes both ways.
-func (w *world) joined() bool { return w.client.session != nil && w.gateway.sessions.Len() == 1 }
+func (w *world) joined() bool { return w.client.session != nil && w.gatewaySession() != nil }
 
 // confirmed reports whether the client also knows the gateway's terms.
 func (w *world) confirmed() bool { return w.client.confirms > 0 }
 
-// session returns the gateway's only session.
-func (w *world) session() *Session { return w.gateway.only() }
+// session returns the gateway's session with the client, or its only one.
+func (w *world) session() *Session {
+	if s := w.gatewaySession(); s != nil {
+		return s
+	}
+	return w.gateway.only()
+}
+
+// gatewaySession returns the gateway's session of the index that the client sends on, or nil.
+func (w *world) gatewaySession() *Session {
+	if w.client == nil || w.client.session == nil {
+		return nil
+	}
+	if k := w.gateway.sessions.Find(w.client.session.Current().Index()); k != nil {
+		return k.Session()
+	}
+	return nil
+}
 
 // run lets things happen until done holds or d has passed, and reports whether
 // done holds.

@@ -207,7 +207,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 			"keys", "migration", "rekey", "liveness", "mtu", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
 		reflect.TypeFor[keyRing]():        {"current", "demoted", "[sender]"},
 		reflect.TypeFor[rekey]():          {"[initiator]", "responder", "requestAt", "seed"},
-		reflect.TypeFor[liveness]():       {"rtt", "[answers]", "[check]", "[keepalive]", "[handshake3]"},
+		reflect.TypeFor[liveness]():       {"rtt", "[answers]", "[check]", "[keepalive]", "[confirmation]"},
 		reflect.TypeFor[pmtu]():           {"prober", "limit", "largeWanted"},
 		reflect.TypeFor[activePath]():     {"state"},
 		reflect.TypeFor[KeySet]():         {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "since", "lastOpened", "readOnly"},
@@ -221,7 +221,7 @@ func TestSnapshotCoversAllFields(t *testing.T) {
 		reflect.TypeFor[Terms]():          {"IdleTTL", "RekeyAfter", "MaxDatagram", "Flags"},
 		reflect.TypeFor[replay.Window]():  {"next", "floor", "ring"},
 		reflect.TypeFor[path.Path]():      {"Peer", "Local", "IfIndex", "Transport", "[Conn]"},
-		reflect.TypeFor[responder](): {"[table]", "index", "hello", "salt", "source", "created", "timer", "[ofPeer]", "class", "[charged]", "[kind]", "[turn]", "[place]", "[next]", "suite", "kem", "keyID",
+		reflect.TypeFor[responder](): {"[table]", "attempt", "index", "[crowded]", "hello", "salt", "source", "created", "timer", "[ofPeer]", "class", "[charged]", "[kind]", "[turn]", "[place]", "[next]", "suite", "kem", "keyID",
 			"ack", "bytesIn", "bytesOut", "request", "kktPackets", "[inbox]", "[transcript]", "[noise]", "[tryCount]", "[tryTimes]", "[handshake1]", "[client]",
 			"[static]", "[psq]", "[psk]", "[receive]", "[handshake2]", "[earlyData]", "[handshake3]", "[session]"},
 	} {
@@ -314,7 +314,7 @@ func TestHandshakeSnapshotIsBounded(t *testing.T) {
 	pair := h.config.KEMs.Find(kem.MLKEM768, 0)
 	packets := [][]byte{make([]byte, 1080), make([]byte, 269)} // as long as a KKT response
 	for index := uint32(1); index <= flood; index++ {
-		h.add(&responder{table: h, index: index, kem: pair, suite: seal.ChaCha20Poly1305, source: clientAt, created: epoch, kktPackets: packets}, epoch.Add(time.Minute))
+		h.add(&responder{table: h, attempt: index, index: index, kem: pair, suite: seal.ChaCha20Poly1305, source: clientAt, created: epoch, kktPackets: packets}, epoch.Add(time.Minute))
 	}
 	w := snapshot.NewWriter(nil, epoch)
 	h.Write(w)

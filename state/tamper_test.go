@@ -202,12 +202,12 @@ func TestForgeryChangesNothing(t *testing.T) {
 
 // forge makes a packet of random type and content: what it saw, with some bytes
 // changed, or none of it. It leaves out the types whose content needs no proof to
-// be acted on: a hello makes a responder, and Collision, Busy and Reject advise a
+// be acted on: a hello makes a responder, and Busy and Reject advise a
 // client to make another attempt.
 func (m *meddler) forge(index uint32, level wire.Level, seen []byte) ([]byte, wire.Type) {
 	types := []wire.Type{
 		wire.TypeHandshake, wire.TypeEncryptedData, wire.TypeKKTRequest, wire.TypeKKTResponse, wire.TypeAck,
-		wire.TypeSubsessionKK1, wire.TypeSubsessionReady, wire.TypeClose, wire.TypePing, wire.TypeReset, 0x00EE,
+		wire.TypeSubsessionKK1, wire.TypeSubsessionReady, wire.TypeClose, wire.TypePing, wire.TypeHeld, 0x00EE,
 	}
 	kind := types[m.rng.IntN(len(types))]
 	var seq uint64

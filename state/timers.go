@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"container/heap"
 	"io"
 	"time"
@@ -97,9 +98,10 @@ const (
 
 // backoff schedules retransmissions.
 type backoff struct {
-	rand io.Reader
-	wait time.Duration
-	at   time.Time
+	rand    io.Reader
+	longest time.Duration // 0: longestRetry
+	wait    time.Duration
+	at      time.Time
 }
 
 // start schedules the first retransmission.
@@ -113,7 +115,7 @@ func (b *backoff) due(now time.Time) bool {
 	if now.Before(b.at) {
 		return false
 	}
-	b.wait = min(b.wait*3/2, max(longestRetry, b.wait))
+	b.wait = min(b.wait*3/2, max(cmp.Or(b.longest, longestRetry), b.wait))
 	b.at = now.Add(b.jittered())
 	return true
 }

@@ -152,7 +152,7 @@ func TestUDPIsBlockedForAWhile(t *testing.T) {
 	}
 }
 
-// TestGatewayIsKilledUnderTCP: its Reset comes over TCP as well.
+// TestGatewayIsKilledUnderTCP: the handshake beside the session goes over TCP as well.
 func TestGatewayIsKilledUnderTCP(t *testing.T) {
 	t.Parallel()
 	s := newTopology(t)

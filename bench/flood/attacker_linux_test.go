@@ -167,10 +167,10 @@ func (a *attacker) hello() []byte {
 	a.index++
 	commitment := kdf.Hash(binary.LittleEndian.AppendUint32(nil, a.index))
 	return a.helloPacket(&wire.ClientHello{
-		ReceiverIdx: a.index,
-		Salt:        wire.NewSalt(uint64(time.Now().Unix()), &commitment),
-		AEADOffer:   uint8(seal.ChaCha20Poly1305),
-		KEM:         uint8(kem.MLKEM768),
+		Attempt:   a.index,
+		Salt:      wire.NewSalt(uint64(time.Now().Unix()), &commitment),
+		AEADOffer: uint8(seal.ChaCha20Poly1305),
+		KEM:       uint8(kem.MLKEM768),
 	})
 }
 

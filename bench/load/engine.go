@@ -133,8 +133,7 @@ func (e *engine) handlePacket(now time.Time, packet []byte, p *transport.Packet)
 	if !ok {
 		return
 	}
-	// A packet in clear belongs to a handshake even if the index is that of a session: it is a
-	// Collision.
+	// A packet in clear belongs to a handshake, even if a session has the same index.
 	h, err := wire.ParseHeader(packet)
 	if g := e.sessions.Find(index); g != nil && (err != nil || h.Level != wire.LevelClear) {
 		e.handleTransport(now, g, packet, p)

@@ -33,7 +33,7 @@ type crowd struct {
 
 	sent, got, twice, stray atomic.Int64
 	longest                 atomic.Int64 // round trip, in nanoseconds
-	resets, closed          atomic.Int64
+	closed                  atomic.Int64
 	begun                   time.Time
 }
 
@@ -236,14 +236,11 @@ func (e *crowdEngine) handle(now time.Time, packet []byte) {
 	case m.session == nil:
 		_ = m.client.Handle(now, packet, &e.out)
 		if m.session = m.client.Session(); m.session != nil {
-			m.live[m.session.Current().Index()] = m.session.Current()
+			index := m.session.Current().Index()
+			m.live[index], e.byIndex[index] = m.session.Current(), m
 		}
 	case h.Level == wire.LevelTransport:
 		e.opened(now, m, m.live[h.ReceiverIdx], packet)
-	case h.Level == wire.LevelClear:
-		if t, _, err := wire.ParseBody(wire.Body(packet)); err == nil && t == wire.TypeReset {
-			e.crowd.resets.Add(1)
-		}
 	}
 }
 

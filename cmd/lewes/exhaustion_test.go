@@ -90,10 +90,10 @@ func (g *greeter) next(now time.Time) (hello, request []byte) {
 	g.index++
 	commitment := kdf.Hash(strconv.AppendUint(nil, uint64(g.index), 10))
 	h := wire.ClientHello{
-		ReceiverIdx: g.index,
-		Salt:        wire.NewSalt(uint64(now.Unix()), &commitment),
-		AEADOffer:   uint8(seal.ChaCha20Poly1305),
-		KEM:         uint8(kem.MLKEM768),
+		Attempt:   g.index,
+		Salt:      wire.NewSalt(uint64(now.Unix()), &commitment),
+		AEADOffer: uint8(seal.ChaCha20Poly1305),
+		KEM:       uint8(kem.MLKEM768),
 	}
 	hello = h.Append(wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello))
 	hello = wire.Finish(wire.Pad(hello, 0, wire.MinHelloDatagram))

@@ -55,8 +55,8 @@ func checkSplit(t *testing.T, s *noise.Split, c2g, g2c, h string) {
 //
 // Shows R5.5, R5.11.
 func TestAppendixAHandshake(t *testing.T) {
-	transcript := unhex(t, "5be1e20687ed0b3f3b98a613c9faacff52f056630111e13a541687916e9b8f04")
-	psk := [32]byte(unhex(t, "705b7a89f8b1eb0cd2dfa5b26211941d68532059c4043291fd59a36cb989c87a"))
+	transcript := unhex(t, "4fee592860f22bd81808a87ee7049233fe34e850d89a7234f7750b39b83b3907")
+	psk := [32]byte(unhex(t, "f398b6819be8a24e78d851b3180c16ef06355831c0b416703c637d3e79ad35d6"))
 	prologue := append([]byte("lewes/2"), transcript...)
 	client, gateway := staticOf(0x22), staticOf(0x11)
 	e := noise.KeyPairFrom(fill(0x44))
@@ -87,7 +87,7 @@ func TestAppendixAHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	hash := kdf.Hash(m1)
-	same(t, "HASH(Handshake 1)", hash[:], "17cb52ee0cdeb76d9fdb67451cc65ce704d1ca7faa6359fcc7815654c660097e")
+	same(t, "HASH(Handshake 1)", hash[:], "6949f2cbae5ef35347552c54025522e285c17f3f70f21468f1f2a882e83c5d04")
 	payload, err := r.ReadMessage1(m1)
 	if err != nil {
 		t.Fatal(err)
@@ -101,8 +101,8 @@ func TestAppendixAHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "Noise message 2", m2, "1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a67"+
-		"04d9b840d0bc4678e15829b7dd14ef006df0932a0d05ea7d997dfedb522f0d95"+
-		"8827095230ce3c9f4fd248a61d3dbe3a06")
+		"5e630f09d749e2bdf66f6b5054c8e6b56df5e2749c469663277e498c6c61dc67"+
+		"ba0c5eec42a542d5242f35932e8582e6fe")
 	if _, err := i.ReadMessage2(m2); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestAppendixAHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "Noise message 3", m3, "95ca69467d428992679560b44c551a75dba448ef747ca2ffe657c96a467241de"+
-		"37e17ff44f97a4c4a5a91195f17914872beae17be074e95a082b24e21cfb4209")
+		"e49835614a0b37564b00ae8b5a526c532ca47d6800d67278807c889b5ddcbc2e")
 	from, theirs, err := r.ReadMessage3(&psk, m3)
 	if err != nil {
 		t.Fatal(err)
@@ -121,9 +121,9 @@ func TestAppendixAHandshake(t *testing.T) {
 	}
 	for _, s := range []*noise.Split{mine, theirs} {
 		checkSplit(t, s,
-			"4ed48cb8effa56ae0c8b52aaeb9de9a74c651a4241d1ea9242ba495ef43427b3",
-			"b0c15e5f22f04dcd1c8ce831df96f08488a2505f916012cfb90fab4a04335ccd",
-			"2e2635d3ab57a26ed8de8bef7eabed71bf2e926e1683610bdb82df4d87f42a45")
+			"7480700d8e5c31a71e135a0ddbc3fc0d0e1f9202686c5d893f2ef0495cc06bb0",
+			"4c59cbe038debfa23156a686d27924c388efa2b57436bab5f9062679c554cbab",
+			"2b595100b705fae17390efaf3d85ddcfa3aaaba4e1bb0c0ae16aff4806206c63")
 	}
 }
 
@@ -131,10 +131,10 @@ func TestAppendixAHandshake(t *testing.T) {
 //
 // Shows R7.1.
 func TestAppendixASubsession(t *testing.T) {
-	psk := [32]byte(unhex(t, "b77f402cea54e5865772d72459e1b21955139fd9d7591c14e48f4dbc9c4787a2"))
+	psk := [32]byte(unhex(t, "b81ae134e77370ddd80f479703fd677b37a6e427f506a4db13c0d8c05003b533"))
 	generation := []byte{1, 0, 0, 0}
 	prologue := append([]byte("lewes/2 subsession"), generation...)
-	prologue = append(prologue, unhex(t, "5ed943d24f5dc90984c72916db1820c1ac01f4e4dfdbc9817bea3d8d082dafc5")...)
+	prologue = append(prologue, unhex(t, "cc40d2fa338dcc259dbbb9004c06829f12fb148de3157ec3b38cc4a58a06a4ed")...)
 	client, gateway := staticOf(0x22), staticOf(0x11)
 
 	kp, err := kem.FromSeed(kem.MLKEM768, bytes.Repeat([]byte{0x99}, 64))
@@ -148,7 +148,7 @@ func TestAppendixASubsession(t *testing.T) {
 		t.Fatal(err)
 	}
 	hash := kdf.Hash(generation, m1)
-	same(t, "HASH(KK1)", hash[:], "6eceb8a59428eb708c189f5ce8dcc38882d02142b02b21e5476da27dd8320bd3")
+	same(t, "HASH(KK1)", hash[:], "1f8d2ea000a73cd5dfb2029b4c39a21a19ebfdd5f34d599e48fccdca551403f2")
 	pk, err := r.ReadMessage1(m1)
 	if err != nil {
 		t.Fatal(err)
@@ -163,15 +163,15 @@ func TestAppendixASubsession(t *testing.T) {
 		t.Fatal(err)
 	}
 	hash = kdf.Hash(generation, []byte{0x08, 0x07, 0x06, 0x05}, m2)
-	same(t, "HASH(KK2)", hash[:], "0598a607a998768bdbcac14d8a9d9544a3370a0199befcf9c017961ae0ce7084")
+	same(t, "HASH(KK2)", hash[:], "1f9acdc246214fbfc5c65803d773c36ec932f64b663f63b0e4959de3eaa3221c")
 	_, mine, err := i.ReadMessage2(m2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []*noise.Split{mine, theirs} {
 		checkSplit(t, s,
-			"02ca91bd6fb335b3fae31e0e063ffb2155b4ae463a4fa8f5b328d18aa5b6b7f7",
-			"cbf679b943481066e956b769d939c45c5829fcf2f216cb741a7fe83d7b16a5a1",
-			"2e1ca9bd112acf5e56004b4bba6e7fd6142a2ac426c9115ed2f8d12e9b576abf")
+			"18ce570daab62ae5d51f5bdb4530a0e8caf0a10f3d2732892b955a944cce7188",
+			"f811c122f0805e7130a4e8b32004cc1c4aa09c26419caf8ecbfcbe83a16c8f30",
+			"21967ec995a79c0b4ddc3f2311c6db6acaebd69fa965b295bbae4c8cbe45eadf")
 	}
 }

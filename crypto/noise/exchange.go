@@ -79,6 +79,16 @@ func newExchange(pattern flynn.HandshakePattern, initiator bool, prologue []byte
 	return x
 }
 
+// clone returns an exchange that has made the same steps, with memory of its own.
+func (x *exchange) clone(pattern flynn.HandshakePattern, initiator bool) *exchange {
+	c := newExchange(pattern, initiator, x.config.Prologue, x.suite.static, x.suite.ephemeral)
+	c.peer, c.over = bytes.Clone(x.peer), x.over
+	for _, s := range x.done {
+		c.done = append(c.done, step{s.write, bytes.Clone(s.data)})
+	}
+	return c
+}
+
 // setPSK sets the preshared key, also on an existing state. The library rejects
 // only keys of another length.
 func (x *exchange) setPSK(psk *[32]byte) {

@@ -30,6 +30,12 @@ func (i *XKInitiator) WriteMessage1(payload []byte) ([]byte, error) {
 	return i.step(0, step{write: true, data: payload})
 }
 
+// Clone returns a handshake that goes on from the same messages, with memory of its own: each answer
+// to message 1 needs one, since a handshake never writes two messages 3.
+func (i *XKInitiator) Clone() *XKInitiator {
+	return &XKInitiator{i.exchange.clone(flynn.HandshakeXK, true)}
+}
+
 // ReadMessage2 opens the gateway's message and returns its payload, which the caller owns. An error
 // leaves the handshake unchanged, and another message 2 may be tried.
 func (i *XKInitiator) ReadMessage2(msg []byte) ([]byte, error) {

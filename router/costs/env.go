@@ -141,11 +141,11 @@ func (e *Env) attempt(at path.Path) *attempt {
 	}
 	commitment := kdf.Hash(ephemeral.Public[:])
 	return &attempt{e: e, at: at, ephemeral: ephemeral, hello: wire.ClientHello{
-		ReceiverIdx: binary.LittleEndian.Uint32(e.random(4)) | 1,
-		Salt:        wire.NewSalt(uint64(e.Now().Unix()), &commitment),
-		AEADOffer:   uint8(seal.ChaCha20Poly1305),
-		KEM:         uint8(kem.MLKEM768),
-		KEMKeyID:    kem.KeyID(e.kemKey()),
+		Attempt:   binary.LittleEndian.Uint32(e.random(4)) | 1,
+		Salt:      wire.NewSalt(uint64(e.Now().Unix()), &commitment),
+		AEADOffer: uint8(seal.ChaCha20Poly1305),
+		KEM:       uint8(kem.MLKEM768),
+		KEMKeyID:  kem.KeyID(e.kemKey()),
 	}}
 }
 
@@ -184,7 +184,7 @@ func (a *attempt) begin() bool {
 
 // part returns a packet with a part of Handshake 1.
 func (a *attempt) part(p wire.Part) transport.Packet {
-	return transport.Packet{Data: a.e.sum(a.hello.ReceiverIdx, wire.TypeHandshake, &p, 0), Path: a.at}
+	return transport.Packet{Data: a.e.sum(a.hello.Attempt, wire.TypeHandshake, &p, 0), Path: a.at}
 }
 
 // forge returns the parts of a Handshake 1 whose KEM ciphertext is random. Its Noise message opens

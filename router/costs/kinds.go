@@ -65,9 +65,7 @@ const (
 	handshakeTime = "time of a shard for handshakes and requests while datagrams arrive"
 	keptParts     = "incomplete parts"
 	joins         = "joins of parts, beyond one for each part"
-	collisions    = "records of one index"
 	earlyPackets  = "early transport packets"
-	resets        = "Resets"
 	sessions      = "sessions"
 	flows         = "flows"
 	requests      = "time of a shard for flows to open, names and rekeys"
@@ -85,8 +83,8 @@ var Kinds = []Kind{
 	{"hello, repeated", Stranger, handshakeTime, "handshakes_total{step=repeated}", repeatedHello},
 	{"hello beyond the budget", Stranger, handshakeTime, "handshakes_total{step=cookie}", busyHello},
 	{"hello with a cookie", Stranger, provedHellos, "handshakes_total{step=hello}", cookieHello},
+	{"hello that doubts a session", Stranger, handshakeTime, "handshakes_total{step=held}", doubtingHello},
 	{"hello over TCP", Stranger, provedHellos, "handshakes_total{step=hello}", tcpHello},
-	{"hello with the index of a session", Stranger, collisions, "handshakes_total{step=collision}", takenHello},
 	{"KKT request", Stranger, newHellos, "handshakes_total{step=kem_key}", kktRequest(false)},
 	{"KKT request, repeated", Stranger, handshakeTime, "", kktRequest(true)},
 	{"part of Handshake 1, of four", Stranger, keptParts, "", looseParts(4)},
@@ -100,7 +98,7 @@ var Kinds = []Kind{
 	{"Handshake 3, repeated", Stranger, handshakeTime, "", handshake3(repeatedHandshake)},
 	{"Handshake 3, forged", Stranger, handshakeTime, "dropped_packets_total{reason=forged}", handshake3(forgedHandshake)},
 	{"data before Handshake 3", Stranger, earlyPackets, "", earlyData},
-	{"unknown index", Stranger, resets, "resets_total", unknownIndex},
+	{"unknown index", Stranger, "", "dropped_packets_total{reason=unknown_session}", unknownIndex},
 	{"forged data", Stranger, "", "dropped_packets_total{reason=forged}", forgedData},
 	{"replayed data", Stranger, "", "dropped_packets_total{reason=replayed}", replayedData},
 

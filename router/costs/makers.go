@@ -137,14 +137,14 @@ func cookieHello(e *Env) maker {
 	}
 }
 
-func takenHello(e *Env) maker {
+func doubtingHello(e *Env) maker {
 	c := e.client()
 	if c == nil {
 		return none
 	}
 	return always(func() transport.Packet {
 		a := e.attempt(e.source())
-		a.hello.ReceiverIdx = c.session.Current().Index()
+		a.hello.Doubted = c.session.Current().Index()
 		return a.packet()
 	})
 }
@@ -445,7 +445,7 @@ func closeFlow(e *Env) maker {
 // innerPacket returns a packet for the exit: a hello, or a sealed one.
 func innerPacket(index uint32, hello bool) []byte {
 	if hello {
-		m := wire.ClientHello{ReceiverIdx: index}
+		m := wire.ClientHello{Attempt: index}
 		return wire.Finish(wire.Pad(m.Append(wire.Begin(nil, 0, wire.LevelClear, 0, wire.TypeClientHello)), 0, wire.MinHelloDatagram))
 	}
 	return wire.Finish(append(wire.Begin(nil, index, wire.LevelTransport, 1, wire.TypePing), make([]byte, dataSize)...))

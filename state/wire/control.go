@@ -10,8 +10,7 @@ import (
 const (
 	// PingDataSize is the size of the opaque data in Ping and Pong.
 	PingDataSize = 8
-	// MinPingPacket is the minimum size of a packet with a Ping: longer than the
-	// Pong, and long enough for a Reset as answer.
+	// MinPingPacket is the minimum size of a packet with a Ping: longer than the Pong.
 	MinPingPacket = 64
 
 	minPingContent = MinPingPacket - Overhead

@@ -42,7 +42,7 @@ func TestFlowFlags(t *testing.T) {
 		default:
 			t.Errorf("flags %#x: %v", flags, err)
 		}
-		inner := Finish(Begin([]byte{1, 0, byte(flags)}, 1, LevelClear, 0, TypeReset))
+		inner := Finish(Begin([]byte{1, 0, byte(flags)}, 1, LevelClear, 0, TypeHeld))
 		if _, err := ParseForwardPacket(append(inner, make([]byte, 32)...)); (flags < 2) != (err == nil) || flags >= 2 && err != ErrFlags {
 			t.Errorf("ForwardPacket with flags %#x: %v", flags, err)
 		}

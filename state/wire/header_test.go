@@ -77,7 +77,7 @@ func TestSequenceAtEachLevel(t *testing.T) {
 }
 
 func TestReceiverIdx(t *testing.T) {
-	hello := ClientHello{ReceiverIdx: 0xAABBCCDD}
+	hello := ClientHello{Attempt: 0xAABBCCDD}
 	p := Finish(hello.Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)))
 	if idx, ok := ReceiverIdx(p); !ok || idx != 0xAABBCCDD {
 		t.Errorf("of a ClientHello: %#x, %v", idx, ok)
@@ -90,7 +90,7 @@ func TestReceiverIdx(t *testing.T) {
 
 // A hello of another version is answered, so ParseBody returns its type.
 func TestOtherVersionReturnsType(t *testing.T) {
-	hello := ClientHello{ReceiverIdx: 5}
+	hello := ClientHello{Attempt: 5}
 	p := Finish(hello.Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)))
 	p[HeaderSize] = 3
 	typ, content, err := ParseBody(Body(p))
@@ -278,7 +278,7 @@ func TestPartBounds(t *testing.T) {
 func FuzzPart(f *testing.F) { fuzz(f, "Part") }
 
 func TestParseInner(t *testing.T) {
-	hello := Finish((&ClientHello{ReceiverIdx: 0xAABBCCDD}).Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)))
+	hello := Finish((&ClientHello{Attempt: 0xAABBCCDD}).Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)))
 	change := func(offset int, b byte) []byte {
 		p := append([]byte(nil), hello...)
 		p[offset] = b
@@ -341,7 +341,7 @@ const section2 = `
 0x0004 KKTRequest        clear:C→G
 0x0005 KKTResponse ◇     clear:G→C
 0x0006 ForwardPacket     transport:C→G transport:G→C
-0x0007 Collision         clear:G→C
+0x0007 Held              clear:G→C
 0x0008 Ack               clear:G→C transport:G→C
 0x0009 SubsessionRequest transport:G→C
 0x000A SubsessionKK1 ◇   transport:C→G
@@ -354,7 +354,6 @@ const section2 = `
 0x0013 Ping              transport:C→G transport:G→C
 0x0014 Pong              transport:C→G transport:G→C
 0x0015 Close             transport:C→G transport:G→C
-0x0016 Reset             clear:G→C
 0x0017 Reject            clear:G→C
 0x0018 Poll              transport:C→G
 `

@@ -6,29 +6,30 @@ import "encoding/binary"
 const (
 	SaltSize   = 32
 	CookieSize = 16
-	// HelloSize is the size of "hello", the fields of a ClientHello up to kem_key_id,
+	// HelloSize is the size of "hello", the fields of a ClientHello up to doubted,
 	// which the transcript and the KKT session id cover.
-	HelloSize = 42
+	HelloSize = 46
 	// AckNonceSize is the size of the nonce in an Ack.
 	AckNonceSize = 16
 	// AckSize is the size of an Ack's content.
-	AckSize = 4 + AckNonceSize
+	AckSize = 4 + AckNonceSize + 4
 	// KKTRequestSize is the size of the KKT frame in a KKTRequest.
 	KKTRequestSize = 23
 )
 
 // ClientHello opens a handshake, section 4. Over UDP it is padded (Pad) to MinHelloDatagram.
 //
-//	receiver_index u32 · salt 32 · aead_offer u8 · kem u8 · kem_key_id u32 ·
+//	attempt u32 · salt 32 · aead_offer u8 · kem u8 · kem_key_id u32 · doubted u32 ·
 //	cookie_len u8 (0 or 16) · cookie · zero padding
 type ClientHello struct {
-	ReceiverIdx uint32 // random, never 0
-	Salt        [SaltSize]byte
-	AEADOffer   uint8  // bit 0 ChaCha20-Poly1305, bit 1 AES-256-GCM
-	KEM         uint8  // the KEM's id in KKT
-	KEMKeyID    uint32 // 0: the client runs KKT
-	HasCookie   bool
-	Cookie      [CookieSize]byte // if HasCookie
+	Attempt   uint32 // random, never 0; the index of the handshake's packets up to Handshake 2
+	Salt      [SaltSize]byte
+	AEADOffer uint8  // bit 0 ChaCha20-Poly1305, bit 1 AES-256-GCM
+	KEM       uint8  // the KEM's id in KKT
+	KEMKeyID  uint32 // 0: the client runs KKT
+	Doubted   uint32 // receiver index of the session that the client asks about (section 11); 0: none
+	HasCookie bool
+	Cookie    [CookieSize]byte // if HasCookie
 }
 
 // NewSalt returns a hello's salt: the client's clock in Unix seconds, and the first
@@ -42,7 +43,7 @@ func NewSalt(seconds uint64, ephemeralHash *[32]byte) (salt [SaltSize]byte) {
 // Seconds returns the client's clock in Unix seconds, from the salt.
 func (m *ClientHello) Seconds() uint64 { return binary.LittleEndian.Uint64(m.Salt[:]) }
 
-// Hello returns the first 42 bytes of the content, "hello" in section 4.
+// Hello returns the first 46 bytes of the content, "hello" in section 4.
 func (m *ClientHello) Hello() [HelloSize]byte {
 	var h [HelloSize]byte
 	m.appendHello(h[:0])
@@ -50,10 +51,11 @@ func (m *ClientHello) Hello() [HelloSize]byte {
 }
 
 func (m *ClientHello) appendHello(dst []byte) []byte {
-	dst = binary.LittleEndian.AppendUint32(dst, m.ReceiverIdx)
+	dst = binary.LittleEndian.AppendUint32(dst, m.Attempt)
 	dst = append(dst, m.Salt[:]...)
 	dst = append(dst, m.AEADOffer, m.KEM)
-	return binary.LittleEndian.AppendUint32(dst, m.KEMKeyID)
+	dst = binary.LittleEndian.AppendUint32(dst, m.KEMKeyID)
+	return binary.LittleEndian.AppendUint32(dst, m.Doubted)
 }
 
 // Append appends the content, without padding, to dst.
@@ -68,13 +70,14 @@ func ParseClientHello(content []byte) (ClientHello, error) {
 		return ClientHello{}, ErrShort
 	}
 	m := ClientHello{
-		ReceiverIdx: binary.LittleEndian.Uint32(content),
-		Salt:        [SaltSize]byte(content[4:]),
-		AEADOffer:   content[36],
-		KEM:         content[37],
-		KEMKeyID:    binary.LittleEndian.Uint32(content[38:]),
+		Attempt:   binary.LittleEndian.Uint32(content),
+		Salt:      [SaltSize]byte(content[4:]),
+		AEADOffer: content[36],
+		KEM:       content[37],
+		KEMKeyID:  binary.LittleEndian.Uint32(content[38:]),
+		Doubted:   binary.LittleEndian.Uint32(content[42:]),
 	}
-	if m.ReceiverIdx == 0 {
+	if m.Attempt == 0 {
 		return ClientHello{}, ErrIndex
 	}
 	var padding []byte
@@ -125,20 +128,22 @@ func KKTFrame(content []byte) ([]byte, error) {
 // Ack is the clear answer to a ClientHello, section 4. (FinalAck is the sealed Ack at
 // the end of a handshake or subsession.)
 //
-//	aead u8 · kem u8 · reserved u16 · nonce 16
+//	aead u8 · kem u8 · reserved u16 · nonce 16 · receiver_idx u32
 type Ack struct {
-	AEAD  uint8 // the one bit that the gateway chose
-	KEM   uint8
-	Nonce [AckNonceSize]byte
+	AEAD        uint8 // the one bit that the gateway chose
+	KEM         uint8
+	Nonce       [AckNonceSize]byte
+	ReceiverIdx uint32 // of the session, drawn by the gateway; never 0
 }
 
 // Append appends the content to dst.
 func (m *Ack) Append(dst []byte) []byte {
 	dst = append(dst, m.AEAD, m.KEM, 0, 0)
-	return append(dst, m.Nonce[:]...)
+	dst = append(dst, m.Nonce[:]...)
+	return binary.LittleEndian.AppendUint32(dst, m.ReceiverIdx)
 }
 
-// ParseAck parses the content of a clear Ack. Errors: ErrShort, ErrTrailing, ErrReserved.
+// ParseAck parses the content of a clear Ack. Errors: ErrShort, ErrTrailing, ErrReserved, ErrIndex.
 func ParseAck(content []byte) (Ack, error) {
 	if err := fixed(content, AckSize); err != nil {
 		return Ack{}, err
@@ -146,7 +151,16 @@ func ParseAck(content []byte) (Ack, error) {
 	if content[2]|content[3] != 0 {
 		return Ack{}, ErrReserved
 	}
-	return Ack{AEAD: content[0], KEM: content[1], Nonce: [AckNonceSize]byte(content[4:])}, nil
+	m := Ack{
+		AEAD:        content[0],
+		KEM:         content[1],
+		Nonce:       [AckNonceSize]byte(content[4:]),
+		ReceiverIdx: binary.LittleEndian.Uint32(content[4+AckNonceSize:]),
+	}
+	if m.ReceiverIdx == 0 {
+		return Ack{}, ErrIndex
+	}
+	return m, nil
 }
 
 // Busy asks a client to retry later, with the cookie if there is one, section 4.
@@ -179,9 +193,8 @@ func ParseBusy(content []byte) (Busy, error) {
 	return Busy{binary.LittleEndian.Uint32(content), has, cookie}, nil
 }
 
-// Empty is a message without content: Collision (the client's receiver index is in
-// use, section 4), Reset (the gateway has no session with this index, section 11) and
-// SubsessionRequest (the client is to start a subsession, section 7).
+// Empty is a message without content: Held (the gateway still has the session that the hello
+// doubts, section 11) and SubsessionRequest (the client is to start a subsession, section 7).
 type Empty struct{}
 
 // Append returns dst.

@@ -17,12 +17,12 @@ func array32(t *rapid.T, label string) [32]byte {
 
 func drawHello(t *rapid.T) ClientHello {
 	m := ClientHello{
-		ReceiverIdx: rapid.Uint32Min(1).Draw(t, "idx"),
-		Salt:        array32(t, "salt"),
-		AEADOffer:   rapid.Uint8().Draw(t, "aead"),
-		KEM:         rapid.Uint8().Draw(t, "kem"),
-		KEMKeyID:    rapid.Uint32().Draw(t, "key id"),
-		HasCookie:   rapid.Bool().Draw(t, "has cookie"),
+		Attempt:   rapid.Uint32Min(1).Draw(t, "idx"),
+		Salt:      array32(t, "salt"),
+		AEADOffer: rapid.Uint8().Draw(t, "aead"),
+		KEM:       rapid.Uint8().Draw(t, "kem"),
+		KEMKeyID:  rapid.Uint32().Draw(t, "key id"),
+		HasCookie: rapid.Bool().Draw(t, "has cookie"),
 	}
 	if m.HasCookie {
 		m.Cookie = array16(t, "cookie")
@@ -47,7 +47,7 @@ func TestClientHelloRoundTrip(t *testing.T) {
 
 // Padded hellos with and without cookie have the minimum size.
 func TestClientHelloPadded(t *testing.T) {
-	for _, m := range []ClientHello{{ReceiverIdx: 1}, {ReceiverIdx: 1, HasCookie: true}} {
+	for _, m := range []ClientHello{{Attempt: 1}, {Attempt: 1, HasCookie: true}} {
 		p := Finish(Pad(m.Append(Begin(nil, 0, LevelClear, 0, TypeClientHello)), 0, MinHelloDatagram))
 		if len(p) != MinHelloDatagram {
 			t.Errorf("%d bytes", len(p))
@@ -81,7 +81,7 @@ func TestSalt(t *testing.T) {
 
 func TestHelloAnswersRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		ack := Ack{rapid.Uint8().Draw(t, "aead"), rapid.Uint8().Draw(t, "kem"), array16(t, "nonce")}
+		ack := Ack{rapid.Uint8().Draw(t, "aead"), rapid.Uint8().Draw(t, "kem"), array16(t, "nonce"), rapid.Uint32Min(1).Draw(t, "index")}
 		if got, err := ParseAck(ack.Append(nil)); err != nil || got != ack {
 			t.Fatalf("%+v, %v; want %+v", got, err, ack)
 		}
@@ -142,7 +142,7 @@ func checkWords(t *testing.T, first, last uint8, prefix string, word func(uint8)
 
 func BenchmarkParseClientHello(b *testing.B) {
 	content := make([]byte, MinHelloDatagram-Overhead)
-	(&ClientHello{ReceiverIdx: 1, HasCookie: true}).Append(content[:0])
+	(&ClientHello{Attempt: 1, HasCookie: true}).Append(content[:0])
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := ParseClientHello(content); err != nil {
@@ -155,6 +155,5 @@ func FuzzClientHello(f *testing.F) { fuzz(f, "ClientHello") }
 func FuzzKKTRequest(f *testing.F)  { fuzz(f, "KKTRequest") }
 func FuzzAck(f *testing.F)         { fuzz(f, "Ack") }
 func FuzzBusy(f *testing.F)        { fuzz(f, "Busy") }
-func FuzzCollision(f *testing.F)   { fuzz(f, "Collision") }
-func FuzzReset(f *testing.F)       { fuzz(f, "Reset") }
+func FuzzHeld(f *testing.F)        { fuzz(f, "Held") }
 func FuzzReject(f *testing.F)      { fuzz(f, "Reject") }

@@ -18,7 +18,7 @@ const (
 	TypeKKTRequest        Type = 0x0004
 	TypeKKTResponse       Type = 0x0005
 	TypeForwardPacket     Type = 0x0006
-	TypeCollision         Type = 0x0007
+	TypeHeld              Type = 0x0007
 	TypeAck               Type = 0x0008
 	TypeSubsessionRequest Type = 0x0009
 	TypeSubsessionKK1     Type = 0x000A
@@ -31,7 +31,6 @@ const (
 	TypePing              Type = 0x0013
 	TypePong              Type = 0x0014
 	TypeClose             Type = 0x0015
-	TypeReset             Type = 0x0016
 	TypeReject            Type = 0x0017
 	TypePoll              Type = 0x0018
 )
@@ -78,7 +77,7 @@ var types = [...]struct {
 	TypeKKTRequest:        {"KKTRequest", clearToGateway, 0},
 	TypeKKTResponse:       {"KKTResponse", clearToClient, MaxHandshakeMessage},
 	TypeForwardPacket:     {"ForwardPacket", transportBoth, 0},
-	TypeCollision:         {"Collision", clearToClient, 0},
+	TypeHeld:              {"Held", clearToClient, 0},
 	TypeAck:               {"Ack", clearToClient | transportToClient, 0},
 	TypeSubsessionRequest: {"SubsessionRequest", transportToClient, 0},
 	TypeSubsessionKK1:     {"SubsessionKK1", transportToGateway, MaxHandshakeMessage},
@@ -91,7 +90,6 @@ var types = [...]struct {
 	TypePing:              {"Ping", transportBoth, 0},
 	TypePong:              {"Pong", transportBoth, 0},
 	TypeClose:             {"Close", transportBoth, 0},
-	TypeReset:             {"Reset", clearToClient, 0},
 	TypeReject:            {"Reject", clearToClient, 0},
 	TypePoll:              {"Poll", transportToGateway, 0},
 }

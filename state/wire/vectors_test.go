@@ -136,14 +136,14 @@ func cookieOf(has bool, cookie *[CookieSize]byte) []byte {
 // codecs maps the names in the vectors to messages.
 var codecs = map[string]codec{
 	"ClientHello": padded(message(TypeClientHello, ParseClientHello, (*ClientHello).Append, func(m *ClientHello) fields {
-		return fields{"receiver_index": m.ReceiverIdx, "salt": m.Salt[:], "seconds": m.Seconds(), "commitment": m.Salt[8:],
-			"aead_offer": m.AEADOffer, "kem": m.KEM, "kem_key_id": m.KEMKeyID, "cookie": cookieOf(m.HasCookie, &m.Cookie)}
+		return fields{"attempt": m.Attempt, "salt": m.Salt[:], "seconds": m.Seconds(), "commitment": m.Salt[8:],
+			"aead_offer": m.AEADOffer, "kem": m.KEM, "kem_key_id": m.KEMKeyID, "doubted": m.Doubted, "cookie": cookieOf(m.HasCookie, &m.Cookie)}
 	})),
 	"KKTRequest":  padded(message(TypeKKTRequest, KKTFrame, appendBytes, func(m *[]byte) fields { return fields{"frame": *m} })),
 	"KKTResponse": message(TypeKKTResponse, opaque, appendBytes, func(m *[]byte) fields { return fields{"message": *m} }),
 	"Handshake":   message(TypeHandshake, opaque, appendBytes, func(m *[]byte) fields { return fields{"message": *m} }),
 	"Ack": message(TypeAck, ParseAck, (*Ack).Append, func(m *Ack) fields {
-		return fields{"aead": m.AEAD, "kem": m.KEM, "nonce": m.Nonce[:]}
+		return fields{"aead": m.AEAD, "kem": m.KEM, "nonce": m.Nonce[:], "receiver_idx": m.ReceiverIdx}
 	}),
 	"FinalAck": message(TypeAck, ParseFinalAck, (*FinalAck).Append, func(m *FinalAck) fields {
 		return fields{"idle_ttl_s": m.IdleTTLSeconds, "rekey_after_s": m.RekeyAfterSeconds, "max_datagram": m.MaxDatagram, "flags": m.Flags}
@@ -151,8 +151,7 @@ var codecs = map[string]codec{
 	"Busy": message(TypeBusy, ParseBusy, (*Busy).Append, func(m *Busy) fields {
 		return fields{"retry_after_ms": m.RetryAfterMillis, "cookie": cookieOf(m.HasCookie, &m.Cookie)}
 	}),
-	"Collision": message(TypeCollision, ParseEmpty, (*Empty).Append, func(*Empty) fields { return fields{} }),
-	"Reset":     message(TypeReset, ParseEmpty, (*Empty).Append, func(*Empty) fields { return fields{} }),
+	"Held": message(TypeHeld, ParseEmpty, (*Empty).Append, func(*Empty) fields { return fields{} }),
 	"Reject": message(TypeReject, ParseReject, (*Reject).Append, func(m *Reject) fields {
 		return fields{"code": m.Code, "gateway_unix_seconds": m.GatewaySeconds, "detail": string(m.Detail)}
 	}),

@@ -75,7 +75,8 @@ func (s *Session) open(to destination, in *inbox, owner *packetConn) (*flow, err
 	if err != nil {
 		return nil, err
 	}
-	f := &flow{s: s, to: to, opening: opening, inbox: in, owner: owner, addr: to.net()}
+	f := &flow{s: s, to: to, opening: opening, owner: owner, addr: to.net()}
+	f.inbox.Store(in)
 	open, evicted, err := s.flows.add(f, s.at(time.Now()))
 	if err != nil {
 		return nil, err

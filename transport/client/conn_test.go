@@ -402,10 +402,9 @@ func TestGarbageIsDiscarded(t *testing.T) {
 			make([]byte, 33),
 			make([]byte, 1501),
 			make([]byte, 100),
-			forge(mac, index, wire.TypeCollision, &wire.Empty{}),
+			forge(mac, index, wire.TypeHeld, &wire.Empty{}),
 			forge(mac, index, wire.TypeReject, &wire.Reject{Code: wire.RejectShuttingDown}),
-			forge(mac, index+1, wire.TypeReset, &wire.Empty{}),
-			wire.Finish(wire.Begin(nil, index, wire.LevelClear, 0, wire.TypeReset)), // no MAC1
+			wire.Finish(wire.Begin(nil, index, wire.LevelClear, 0, wire.TypeHeld)), // no MAC1
 			wire.Finish(wire.Begin(nil, index, wire.LevelTransport, 9, wire.TypeClose)),
 			wire.Finish(wire.Begin(nil, index, wire.LevelHandshake, 0, wire.TypeClose)),
 		} {

@@ -17,6 +17,7 @@ type connState struct {
 	c *sessionConn // the owner, for its immutable and atomic fields and its goroutines
 	s *Session
 
+	attempt attempt
 	client  *state.Client // the handshake
 	keySets map[uint32]*state.KeySet
 	out     state.Output
@@ -25,9 +26,8 @@ type connState struct {
 	pongs   map[[8]byte]chan<- struct{} // waiting Pings, by token
 	dials   *dialQueue                  // observes the handshake; nil after it
 
+	doubtedAt      time.Time // when a check had no answer; zero: something was answered since
 	unresponsiveAt time.Time // when no path answered any more; zero: one does
-	resetHinted    bool      // a Reset or its like arrived, and nothing authentic since
-	forgotten      bool      // and Pings had no answer: the gateway has lost the session
 	ended          error     // the reason for the end
 	networkErr     error     // the socket's last
 	discarded      uint64    // packets
@@ -102,25 +102,20 @@ func (st *connState) ping(now time.Time) {
 	st.c.session.Ping(now, wire.MinPingPacket, &st.out)
 }
 
-// handleUnresponsive handles a Ping without an answer in time: the client asks again, then tries other
-// paths, or reconnects if a Reset hinted that the gateway has lost the session.
+// handleUnresponsive handles a Ping without an answer in time: the client asks again, asks by a hello
+// whether the gateway still holds the session, and tries other paths after a while.
 func (st *connState) handleUnresponsive(now time.Time) {
 	since := st.c.session.DoubtedSince()
 	if outer := st.s.outer; outer != nil {
 		outer.carries.Store(false)
 		outer.conn.Load().checkLiveness()
 	}
-	if !st.resetHinted {
-		why := unanswered
-		if st.c.session.LastOpened().After(since) {
-			why = oneWay
-		}
-		st.doubt(now, since, since.Add(max(minDoubt, 3*st.c.session.RTT())), why)
-		return
+	why := unanswered
+	if st.c.session.LastOpened().After(since) {
+		why = oneWay
 	}
-	st.forgotten = true
-	st.apply(now, st.policy.forgotten(now, since))
-	st.connectBeside(now)
+	st.doubt(now, since, since.Add(max(minDoubt, 3*st.c.session.RTT())), why)
+	st.askBeside(now)
 }
 
 // minDoubt is the shortest time that a client asks on the active path alone.
@@ -131,25 +126,15 @@ func (st *connState) doubt(now, since, searchAt time.Time, why string) {
 	st.apply(now, st.policy.doubt(now, since, searchAt, st.responseTime(), why))
 }
 
-// connectBeside makes the supervisor begin a handshake beside the session, which goes on.
-func (st *connState) connectBeside(now time.Time) {
-	if st.unresponsiveAt.IsZero() {
-		st.unresponsiveAt = now
-	}
-	st.s.wakeSupervisor()
-}
-
 // noteAnswered handles the proof that the gateway has received what was sent at a time on the active path.
 func (st *connState) noteAnswered(now, sent time.Time) {
 	if outer := st.s.outer; outer != nil {
 		outer.carries.Store(true)
 		outer.conn.Load().noteAnswered(sent)
 	}
-	st.resetHinted = false
 	st.apply(now, st.policy.answered(now, sent))
-	if !st.unresponsiveAt.IsZero() && !st.policy.doubting() {
-		st.unresponsiveAt, st.forgotten = time.Time{}, false
-		st.s.wakeSupervisor() // it need not reconnect
+	if !st.policy.doubting() {
+		st.endDoubt()
 	}
 }
 
@@ -280,25 +265,20 @@ func (st *connState) activePathFailed(now time.Time, err error) {
 func (st *connState) forwardRefused(now time.Time, refused *FlowError) {
 	switch refused.Reason {
 	case ReasonIndexCollision:
-		// If the session announces no index, the entry means the one in use, or
-		// repeats itself: Pings decide.
-		if st.c.session != nil && st.ended == nil && !st.c.session.RejectIndex(now, &st.out) {
-			st.onReset(now)
+		switch {
+		case st.c.session == nil || st.ended != nil:
+		case !st.c.session.Confirmed(): // Handshake 3 did not pass: another attempt has another index
+			st.askBeside(now)
+		case !st.c.session.RejectIndex(now, &st.out):
+			// The entry means the index in use, or repeats itself, or means that of a
+			// handshake on the same flow: Pings decide.
+			st.checkLiveness(now)
 		}
 	case ReasonUnreachable:
 		st.networkErr = refused
 		st.checkLiveness(now)
 	default:
 		st.end(refused)
-	}
-}
-
-// onReset handles a hint that the gateway has lost the session. If Pings confirm it, no
-// other path is probed.
-func (st *connState) onReset(now time.Time) {
-	if st.ended == nil && !st.forgotten {
-		st.resetHinted = true
-		st.c.session.CheckLiveness(now, &st.out)
 	}
 }
 

@@ -26,11 +26,12 @@ type flow struct {
 	to      destination
 	addr    net.Addr    // of the target
 	opening []byte      // the bytes of a packet that open the flow
-	inbox   *inbox      // for received payloads
 	owner   *packetConn // that the inbox belongs to; nil: the flow has its own
 	number  uint16      // the first id, for LocalAddr
 
 	// Atomic.
+	inbox    atomic.Pointer[inbox] // for received payloads
+	beside   atomic.Pointer[inbox] // of a handshake beside the session of a forwardConn; nil: none
 	id       atomic.Uint32
 	lastUse  atomic.Int64 // the last datagram in either direction, as Session.at
 	closed   atomic.Bool
@@ -112,9 +113,41 @@ func (f *flow) receive(c *sessionConn, now time.Time, payload []byte) {
 	f.lastUse.Store(int64(f.s.at(now)))
 	f.s.count.received.Add(1)
 	f.s.count.receivedBytes.Add(uint64(len(payload)))
-	if dropped := f.inbox.put(f, payload); dropped > 0 {
+	dropped := f.inbox.Load().put(f, payload)
+	if q := f.beside.Load(); q != nil {
+		dropped += q.put(f, payload)
+	}
+	if dropped > 0 {
 		f.s.count.overflowed.Add(uint64(dropped))
 	}
+}
+
+// report makes one read return err.
+func (f *flow) report(err error) {
+	f.inbox.Load().report(err)
+	if q := f.beside.Load(); q != nil {
+		q.report(err)
+	}
+}
+
+// share delivers to a further inbox, too. It reports false if the flow has two already.
+func (f *flow) share(q *inbox) bool { return f.beside.CompareAndSwap(nil, q) }
+
+// leave stops the delivery to an inbox, and reports whether it was the only one.
+func (f *flow) leave(q *inbox) (last bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch other := f.beside.Load(); {
+	case other == q:
+		f.beside.Store(nil)
+	case f.inbox.Load() != q: // it has left before
+	case other == nil:
+		return true
+	default:
+		f.inbox.Store(other) // for a moment a payload may be delivered twice
+		f.beside.Store(nil)
+	}
+	return false
 }
 
 // reopen makes the next datagram open the flow again.
@@ -174,12 +207,12 @@ func (f *flow) handleClosed(m *wire.FlowClosed) {
 		f.reopen()
 	case wire.FlowIndexCollision:
 		if f.to.forward() {
-			f.inbox.report(refused)
+			f.report(refused)
 		}
 	case wire.FlowUnreachable:
 		f.reopen()
 		if f.owner == nil {
-			f.inbox.report(refused)
+			f.report(refused)
 		}
 	default:
 		f.fail(refused)
@@ -189,8 +222,12 @@ func (f *flow) handleClosed(m *wire.FlowClosed) {
 // fail makes every further send return err, and Read too if the flow has its own inbox.
 func (f *flow) fail(err error) {
 	f.refuse(err)
-	if f.owner == nil {
-		f.inbox.end(err)
+	if f.owner != nil {
+		return
+	}
+	f.inbox.Load().end(err)
+	if q := f.beside.Load(); q != nil {
+		q.end(err)
 	}
 }
 
@@ -226,8 +263,9 @@ func (p *outgoing) free() {
 }
 
 // forwardConn is the Conn of an inner session: a flow of ForwardPackets to the next gateway
-// (section 8 of PROTOCOL.md). ReadBatch returns the entry's errors about the flow, a
-// *FlowError or errOuterReplaced.
+// (section 8 of PROTOCOL.md). A handshake beside the session has another one on the same flow; each
+// receives the packets of both. ReadBatch returns the entry's errors about the flow, a *FlowError or
+// errOuterReplaced.
 type forwardConn struct {
 	flow  *flow
 	inbox inbox
@@ -247,6 +285,16 @@ func (s *Session) forward(to identity.PublicKey) (*forwardConn, error) {
 	}
 	c.flow = f
 	return c, nil
+}
+
+// shared returns another Conn on the same flow, or nil if there is one.
+func (c *forwardConn) shared() *forwardConn {
+	other := &forwardConn{flow: c.flow, held: make([]*datagram, readBatch)}
+	other.inbox.init()
+	if !c.flow.share(&other.inbox) {
+		return nil
+	}
+	return other
 }
 
 // ReadBatch implements transport.Conn.
@@ -290,9 +338,12 @@ func (c *forwardConn) LocalAddr() net.Addr {
 	return c.flow.s.conn.Load().active.Load().conn.LocalAddr()
 }
 
-// Close implements transport.Conn. The results of the last ReadBatch stay valid.
+// Close implements transport.Conn. The results of the last ReadBatch stay valid. The flow closes
+// with its last Conn.
 func (c *forwardConn) Close() error {
-	c.flow.close()
+	if c.flow.leave(&c.inbox) {
+		c.flow.close()
+	}
 	c.inbox.end(net.ErrClosed)
 	return nil
 }

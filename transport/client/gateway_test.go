@@ -136,7 +136,7 @@ func (g *gateway) restart() {
 		config.Admit = g.config.Admit
 		config.Session.Terms = g.config.Session.Terms
 	}
-	config.IndexInUse = func(index uint32) bool { return g.sessions.Find(index) != nil }
+	config.Holds = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	g.config = config
 	g.flows = make(map[flowKey]wire.Target)
 	g.tcp = downstream{}
@@ -230,7 +230,7 @@ func (g *gateway) packet(now time.Time, p []byte, from path.Path) {
 			_ = g.hands.HandleClear(now, h, p, from, &g.out)
 		}
 	case wire.LevelHandshake:
-		s, early, _ := g.hands.HandleHandshake3(now, h, p, &g.out)
+		s, early, _ := g.hands.HandleHandshake3(now, h, p, from, &g.out)
 		if s != nil {
 			g.sessions.Add(s)
 			for _, e := range early {
@@ -258,11 +258,7 @@ func (g *gateway) countHello(p []byte) {
 func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path) {
 	generation := g.sessions.Find(h.ReceiverIdx)
 	if generation == nil {
-		if g.hands.BufferEarly(h, p, from) != nil && len(p) >= wire.MinPingPacket {
-			if reset := g.hands.Reset(now, h.ReceiverIdx, from); reset != nil {
-				g.out.Packets = append(g.out.Packets, state.Packet{Data: reset, Path: from})
-			}
-		}
+		_ = g.hands.BufferEarly(h, p, from)
 		return
 	}
 	s := generation.Session()

@@ -35,6 +35,9 @@ func (c *sessionConn) handshake(ctx context.Context) error {
 	if err := c.begin(ctx); err != nil {
 		return err
 	}
+	if q := c.st.dials; q != nil {
+		q.add(c)
+	}
 	return c.exchange(ctx, p)
 }
 
@@ -63,6 +66,8 @@ func (c *sessionConn) begin(ctx context.Context) error {
 		Path:      at,
 		RTT:       c.st.lastRTT,
 		Deadline:  timeout,
+		MaxWait:   c.st.attempt.maxWait(),
+		Doubted:   c.st.attempt.doubted,
 		Session:   state.SessionConfig{Keepalive: c.st.keepalive.interval, MaxPacket: c.s.maxPacket(), Stream: at.Transport == path.TCP},
 	}, &c.st.out)
 	if err != nil {

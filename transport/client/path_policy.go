@@ -151,16 +151,6 @@ func (p *pathPolicy) endSearch() []action {
 	return []action{closeProbes}
 }
 
-// forgotten is called when the gateway has lost the session: another path would not help. since is
-// when the first Ping was sent that had no answer.
-func (p *pathPolicy) forgotten(now, since time.Time) []action {
-	if !p.doubting() {
-		p.doubted, p.why = since, unanswered
-	}
-	p.brokenAt = time.Time{}
-	return append(p.endSearch(), p.noteLost(now, p.nextPause())...)
-}
-
 func (p *pathPolicy) begin(now time.Time, response time.Duration, broken bool) []action {
 	p.searchAt = time.Time{}
 	s := &pathSearch{broken: broken, step: response / 3, until: now.Add(max(udpTimeout, 2*response))}
@@ -252,7 +242,6 @@ func (p *pathPolicy) noteLost(now time.Time, pause time.Duration) (actions []act
 }
 
 // pingInterval is the time between Pings on a path in doubt, or to a gateway that no path reaches.
-// These make a gateway that has restarted send a Reset.
 func (p *pathPolicy) pingInterval(now time.Time, response time.Duration) time.Duration {
 	switch since := now.Sub(p.lostAt); {
 	case !p.lost():

@@ -125,19 +125,6 @@ func TestPolicyWithOneTransport(t *testing.T) {
 	}
 }
 
-// After a Reset no other path would help.
-func TestPolicyStopsProbingAfterReset(t *testing.T) {
-	p := pathPolicy{udp: true, tcp: true}
-	p.start(at0, path.UDP)
-	_ = p.doubt(at0, at0, at0, time.Second, unanswered)
-	if acts := p.forgotten(at0.Add(time.Second), at0); !slices.Equal(acts, []action{closeProbes, reconnect}) {
-		t.Errorf("a Reset while other ways are looked for: %v", acts)
-	}
-	if acts := p.forgotten(at0.Add(time.Second), at0); len(acts) != 0 {
-		t.Errorf("once more: %v", acts)
-	}
-}
-
 // Once every probe has failed, the search ends without waiting.
 func TestPolicyFailedProbes(t *testing.T) {
 	p := pathPolicy{udp: true, tcp: true}

@@ -112,7 +112,8 @@ func (st *connState) apply(now time.Time, actions []action) {
 			}
 			st.paths.probes = nil
 		case reconnect:
-			st.connectBeside(now)
+			st.unresponsiveAt = now
+			st.askBeside(now)
 		}
 	}
 }
@@ -200,6 +201,9 @@ func (st *connState) noteAuthentic(now time.Time, p *gatewayPath) {
 		st.apply(now, st.policy.arrived(now, st.responseTime()))
 	case slices.Contains(st.paths.probes, p): // the gateway answers there, and nothing else arrives
 		st.migrate(now, p)
+	}
+	if !st.policy.doubting() {
+		st.endDoubt()
 	}
 }
 

@@ -113,8 +113,8 @@ func TestFallbackToTCP(t *testing.T) {
 			t.Fatalf("%d hellos over UDP, %d over TCP", len(udp), len(tcp))
 		}
 		for _, h := range udp {
-			if h.ReceiverIdx == tcp[0].ReceiverIdx || h.Salt == tcp[0].Salt {
-				t.Error("index or salt of the hello over UDP came again over TCP")
+			if h.Attempt == tcp[0].Attempt || h.Salt == tcp[0].Salt {
+				t.Error("attempt or salt of the hello over UDP came again over TCP")
 			}
 		}
 	})
@@ -334,7 +334,7 @@ func TestOverUDPAlone(t *testing.T) {
 		exchange(t, c, "hello")
 		w.block()
 		for range 100 {
-			write(t, c, long)
+			write(t, c, "hello")
 			time.Sleep(200 * time.Millisecond)
 		}
 		w.closes(s)
@@ -416,13 +416,13 @@ func TestRestartReconnectsOverEitherTransport(t *testing.T) {
 					exchange(t, c, "before")
 					time.Sleep(20 * time.Second)
 					w.g.stop()
-					write(t, c, long)
+					write(t, c, "hello")
 					time.Sleep(away)
 					w.g = w.gateway(1)
 					w.g.listens(w.net.listenTCP(w.g.at))
 					back := time.Now()
 					w.until("echoes", time.Minute, func() bool {
-						write(t, c, long)
+						write(t, c, "hello")
 						_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 						_, err := c.Read(make([]byte, 100))
 						return err == nil
@@ -555,7 +555,7 @@ func TestLossyPath(t *testing.T) {
 		came := 0
 		const sent = 6000
 		for range sent {
-			write(t, c, long)
+			write(t, c, "hello")
 			over[s.Info().Transport]++
 			_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			if _, err := c.Read(make([]byte, 100)); err == nil {
@@ -579,13 +579,13 @@ func TestOutageOfAMinute(t *testing.T) {
 		handle := s.Info().Handle
 		w.net.losing(func(netip.AddrPort, netip.AddrPort, []byte) bool { return true })
 		for range 600 {
-			write(t, c, long)
+			write(t, c, "hello")
 			time.Sleep(100 * time.Millisecond)
 		}
 		w.net.losing(nil)
 		back := time.Now()
 		w.until("echoes", time.Minute, func() bool {
-			write(t, c, long)
+			write(t, c, "hello")
 			_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 			_, err := c.Read(make([]byte, 100))
 			return err == nil

@@ -14,6 +14,8 @@ const (
 	readBatch = 16
 	// maxReadPause bounds the pause between reads that return nothing but errors.
 	maxReadPause = 200 * time.Millisecond
+	// refusedPause is the pause after an ICMP error.
+	refusedPause = time.Millisecond
 )
 
 // handleBatch handles received packets.
@@ -42,13 +44,11 @@ func (st *connState) accept(now time.Time, p *gatewayPath, packet []byte, from p
 	if err != nil {
 		return err
 	}
-	switch h.Level {
-	case wire.LevelTransport:
+	if h.Level == wire.LevelTransport {
 		return st.handleTransport(now, p, h, packet, from)
-	case wire.LevelClear:
-		return st.handleClear(now, h, packet)
 	}
-	return state.ErrStale
+	// An answer to another copy of the hello, while the session is not confirmed.
+	return st.client.Handle(now, packet, &st.out)
 }
 
 // handleTransport opens a sealed packet and handles its message.
@@ -135,25 +135,5 @@ func (st *connState) deliver(now time.Time, id uint16, forward bool, payload []b
 		st.c.session.NoteReceived(now)
 	}
 	f.receive(st.c, now, payload)
-	return nil
-}
-
-// handleClear handles an unencrypted packet. Once the session is established only Reset is
-// of use, as a hint (section 11 of PROTOCOL.md).
-func (st *connState) handleClear(now time.Time, h wire.Header, packet []byte) error {
-	if !st.s.mac.Verify(packet) {
-		return state.ErrMAC1
-	}
-	t, content, err := wire.ParseBody(wire.Body(packet))
-	if err != nil {
-		return err
-	}
-	if t != wire.TypeReset || h.ReceiverIdx != st.c.session.Current().Index() {
-		return state.ErrStale
-	}
-	if _, err := wire.ParseEmpty(content); err != nil {
-		return err
-	}
-	st.onReset(now)
 	return nil
 }

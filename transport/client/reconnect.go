@@ -1,9 +1,6 @@
 package client
 
 import (
-	"context"
-	"errors"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -14,9 +11,6 @@ const (
 	// minBackoff and maxBackoff bound the pause before a reconnect.
 	minBackoff = time.Second
 	maxBackoff = 30 * time.Second
-	// besideInterval is the least time between the starts of two handshakes beside an
-	// unresponsive session (section 11 of PROTOCOL.md).
-	besideInterval = 10 * time.Second
 	// stableAfter is how long a session has to be up to reset the backoff.
 	stableAfter = 30 * time.Second
 	// livenessInterval is the time between liveness checks of an unresponsive session
@@ -27,8 +21,7 @@ const (
 // backoff paces the handshakes of reconnects.
 type backoff struct {
 	next   time.Duration
-	beside time.Time // when the last handshake beside a session started
-	reset  time.Time // when the last one that a Reset triggered started
+	beside time.Time // when the last handshake started that named a session
 	upAt   time.Time // when the session was last up
 }
 
@@ -40,18 +33,12 @@ func (b *backoff) take() time.Duration {
 	return d*4/5 + rand.N(d*2/5)
 }
 
-// until returns the pause before the next handshake. Those that a Reset triggers don't
-// wait for the others.
-func (b *backoff) until(c *sessionConn, first bool) time.Duration {
-	switch now := c.condition(); {
-	case now.ended && first:
-		return b.take()
-	case now.ended:
-		return 0
-	case now.forgotten:
-		return max(0, time.Until(b.reset.Add(besideInterval)))
+// besideAt returns when the next handshake beside a session may start.
+func (b *backoff) besideAt() time.Time {
+	if b.beside.IsZero() {
+		return time.Now()
 	}
-	return max(0, time.Until(b.beside.Add(besideInterval)))
+	return b.beside.Add(besideInterval)
 }
 
 // supervise reconnects the session when necessary.
@@ -64,11 +51,10 @@ func (s *Session) supervise() {
 		case <-s.wake:
 		}
 		c := s.conn.Load()
-		now := c.condition()
-		switch {
+		switch now := c.condition(); {
+		case !s.config.NoReconnect && !now.fine():
+			s.reconnect(c, &b)
 		case now.err == nil:
-		case !s.config.NoReconnect:
-			s.reconnect(c, now.err, &b)
 		case now.ended:
 			s.finish(&EndedError{s.gateway.Identity, now.err})
 		default:
@@ -88,51 +74,6 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-// reconnect replaces a sessionConn that has ended or is unresponsive. It returns when it
-// has, or when the unresponsive one responds.
-func (s *Session) reconnect(c *sessionConn, cause error, b *backoff) {
-	if time.Since(b.upAt) >= stableAfter {
-		b.next = 0
-	}
-	s.setLastErr(cause)
-	s.emit(Event{Kind: Reconnecting, Err: cause})
-	pause := b.until(c, true)
-	for {
-		switch s.pause(pause, c) {
-		case pauseResponded:
-			s.recovered(b)
-			return
-		case pauseForgotten:
-			pause = b.until(c, false)
-			continue
-		}
-		if s.ctx.Err() != nil {
-			return
-		}
-		next, err := s.connectBeside(c, b)
-		switch {
-		case err == nil && next == nil:
-			s.recovered(b)
-			return
-		case err == nil:
-			if !s.adopt(next) {
-				return
-			}
-			s.count.reconnects.Add(1)
-			s.recovered(b)
-			return
-		case s.ctx.Err() != nil:
-			return
-		case errors.Is(err, errGatewayRestarted):
-			pause = b.until(c, true)
-			continue
-		}
-		s.setLastErr(err)
-		s.log.Warn("reconnect failed", slog.String("error", err.Error()))
-		pause = max(b.take(), b.until(c, false))
-	}
-}
-
 // recovered is called when the session carries datagrams again.
 func (s *Session) recovered(b *backoff) {
 	b.upAt = time.Now()
@@ -140,78 +81,19 @@ func (s *Session) recovered(b *backoff) {
 	s.emitTransport(Reconnected)
 }
 
-// errGatewayRestarted ends a handshake that started because the gateway was unresponsive:
-// it has since sent a Reset, so that a new handshake succeeds sooner.
-var errGatewayRestarted = errors.New("client: gateway restarted")
-
-// connectBeside makes a handshake beside an unresponsive session. It returns nil if that
-// one responds.
-func (s *Session) connectBeside(c *sessionConn, b *backoff) (*sessionConn, error) {
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	before := c.condition()
-	b.beside = time.Now()
-	if before.forgotten {
-		b.reset = b.beside
-	}
-	c.checkLiveness()
-	type outcome struct {
-		conn *sessionConn
-		err  error
-	}
-	result := make(chan outcome, 1)
-	go func() {
-		next, err := s.connect(ctx)
-		result <- outcome{next, err}
-	}()
-	var instead error
-	for {
-		select {
-		case r := <-result:
-			if r.err != nil && before.forgotten {
-				c.allowReset()
-			}
-			if r.err != nil && ctx.Err() != nil && s.ctx.Err() == nil {
-				return nil, instead
-			}
-			return r.conn, r.err
-		case <-s.wake:
-		}
-		switch now := c.condition(); {
-		case now.ended || ctx.Err() != nil:
-		case now.err == nil:
-			cancel()
-		case now.forgotten && !before.forgotten && time.Since(b.reset) >= besideInterval:
-			instead = errGatewayRestarted
-			cancel()
-		}
-	}
-}
-
-// Results of Session.pause.
-const (
-	pauseOver      = iota // the time is up, or the session has ended
-	pauseResponded        // the sessionConn is up again
-	pauseForgotten        // the gateway has lost the session
-)
-
-// pause waits, unless the sessionConn's condition changes.
-func (s *Session) pause(d time.Duration, c *sessionConn) int {
+// pause waits, and reports whether the sessionConn is up again.
+func (s *Session) pause(d time.Duration, c *sessionConn) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	before := c.condition()
 	for {
-		switch now := c.condition(); {
-		case now.err == nil:
-			return pauseResponded
-		case now.forgotten && !before.forgotten:
-			return pauseForgotten
+		if c.condition().err == nil {
+			return true
 		}
 		select {
 		case <-timer.C:
-			return pauseOver
+			return false
 		case <-s.ctx.Done():
-			return pauseOver
+			return false
 		case <-s.wake:
 		}
 	}
@@ -222,7 +104,7 @@ func (s *Session) pause(d time.Duration, c *sessionConn) int {
 func (s *Session) awaitResponse(c *sessionConn) {
 	until := time.Now().Add(s.config.Timeout)
 	for {
-		if s.pause(livenessInterval, c) == pauseResponded || s.ctx.Err() != nil {
+		if s.pause(livenessInterval, c) || s.ctx.Err() != nil {
 			return
 		}
 		switch now := c.condition(); {

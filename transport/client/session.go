@@ -68,7 +68,7 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 		outer := s
 		var c *sessionConn
 		if s, err = newSession(config, hop, outer, queue); err == nil {
-			c, err = s.connect(ctx)
+			c, err = s.connect(ctx, attempt{})
 		}
 		if err != nil {
 			if s != nil {
@@ -156,7 +156,7 @@ func (s *Session) adopt(c *sessionConn) bool {
 	old.close()
 	for _, f := range s.flows.all() {
 		if f.to.forward() {
-			f.inbox.report(errOuterReplaced)
+			f.report(errOuterReplaced)
 		}
 	}
 	return true

@@ -41,11 +41,12 @@ type sessionConn struct {
 	st connState // guarded by mu
 }
 
-func newSessionConn(s *Session, p *gatewayPath) *sessionConn {
+func newSessionConn(s *Session, p *gatewayPath, a attempt) *sessionConn {
 	c := &sessionConn{s: s, quit: make(chan struct{})}
 	c.st = connState{
 		c:       c,
 		s:       s,
+		attempt: a,
 		keySets: make(map[uint32]*state.KeySet),
 		changed: make(chan struct{}),
 		pongs:   make(map[[8]byte]chan<- struct{}),
@@ -113,24 +114,20 @@ func (c *sessionConn) generation() uint32 {
 type condition struct {
 	err       error // nil: it is up
 	ended     bool  // it is closed, because of err
-	forgotten bool  // the gateway has lost the session
+	doubtedAt time.Time
 }
+
+// fine reports whether nothing has to be done.
+func (c condition) fine() bool { return c.err == nil && c.doubtedAt.IsZero() }
 
 func (c *sessionConn) condition() condition {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.st.ended != nil:
-		return condition{err: c.st.ended, ended: true}
-	case !c.st.unresponsiveAt.IsZero():
-		return condition{err: c.st.policy.cause(), forgotten: c.st.forgotten}
+	now := condition{err: c.st.ended, ended: c.st.ended != nil, doubtedAt: c.st.doubtedAt}
+	if now.err == nil && !c.st.unresponsiveAt.IsZero() {
+		now.err = c.st.policy.cause()
 	}
-	return condition{}
-}
-
-// allowReset accepts the next Reset as a hint, after the handshake that one triggered.
-func (c *sessionConn) allowReset() {
-	_ = c.update(func(st *connState, _ time.Time) { st.resetHinted, st.forgotten = false, false })
+	return now
 }
 
 // checkLiveness probes the gateway.
@@ -258,6 +255,8 @@ func nextPause(last time.Duration, n int, err error) time.Duration {
 		return 0
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return last
+	case errors.Is(err, transport.ErrRefused), errors.Is(err, transport.ErrUnreachable):
+		return refusedPause // each answers a packet, and an answer may be behind it
 	}
 	return min(max(2*last, time.Millisecond), maxReadPause)
 }

@@ -256,6 +256,7 @@ func TestExitRestart(t *testing.T) {
 	through(t, 1, func(t *testing.T, w *world, entries []*gateway, s *client.Session) {
 		c := flowTo(t, s, "203.0.113.7:53")
 		exchange(t, c, "before")
+		time.Sleep(2 * time.Second)
 		w.g.restart()
 		write(t, c, "lost")
 		time.Sleep(5 * time.Second)
@@ -314,6 +315,31 @@ func TestIndexCollisionAtEntry(t *testing.T) {
 		write(t, c, "lost")
 		time.Sleep(5 * time.Second)
 		exchange(t, c, "another session")
+		if got := w.happened(); got != "connected connected reconnecting reconnected" {
+			t.Errorf("events: %s", got)
+		}
+	})
+}
+
+// The entry has the index in use that the gateway drew: another attempt has another one.
+func TestReceiverIndexCollisionAtEntry(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		config, entries := w.via(1)
+		entry := entries[0]
+		defer entry.stop()
+		var indexes []uint32
+		entry.taken = func(index uint32) bool {
+			if !slices.Contains(indexes, index) {
+				indexes = append(indexes, index)
+			}
+			return slices.Index(indexes, index) == 1
+		}
+		s := w.dial(config)
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		if took := w.flowing(c); took > 500*time.Millisecond {
+			t.Errorf("echoes after %s", took)
+		}
 		if got := w.happened(); got != "connected connected reconnecting reconnected" {
 			t.Errorf("events: %s", got)
 		}
