@@ -76,8 +76,6 @@ the gateway, and the targets from the entry.`,
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.Version = readBuild().String()
-	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "show a command's help", Example: "  lewes help forward", RunE: func(_ *cobra.Command, args []string) error {
 		found, rest, err := root.Find(args)
 		if err != nil || len(rest) > 0 {
@@ -86,8 +84,17 @@ the gateway, and the targets from the entry.`,
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	return group(root, newClients(), newConfig(), newDemo(), newDrain(), newForward(), newGateway(), newKeygen(), newPolicy(), newProbe(),
+	group(root, newClients(), newConfig(), newDemo(), newDrain(), newForward(), newGateway(), newKeygen(), newPolicy(), newProbe(),
 		newReload(), newSessions(), newStatus(), newUpgrade(), newVersion())
+	// Cobra's own flag needs a template, for which the linker keeps 2 MB of unused methods.
+	version, commands := root.Flags().Bool("version", false, "print this program's version and build"), root.RunE
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if *version && len(args) == 0 {
+			return output(cmd, false, nil, readBuild().String())
+		}
+		return commands(cmd, args)
+	}
+	return root
 }
 
 // group adds subcommands to a command that does nothing by itself, and returns it.
