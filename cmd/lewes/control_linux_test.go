@@ -84,7 +84,7 @@ func TestOperatorSeesAndSteersTheGateway(t *testing.T) {
 	f.awaitLog("target denied")
 
 	has(t, g.control("status"), "lewes ", fmt.Sprintf("process %d", g.cmd.Process.Pid), "health", "ok", g.uri,
-		"1 session", "1 client in the list", "GSO", "flow", "policy", "rule 198.51.100.0/24", "not listed")
+		"1 session", "1 client in the list", "GSO", "flow", "policy (198.51.100.0/24)", "not listed")
 	list := g.control("clients", "list", "--live")
 	has(t, list, "anna-phone", "5 B (1)", "udp", "127.0.0.x", strangerID, "from 127.0.0.x")
 	hasNot(t, list, annaID, "127.0.0.1:")

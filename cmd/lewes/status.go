@@ -133,11 +133,11 @@ func (s *runningStatus) String() string {
 	if len(s.Refusals) > 0 {
 		fmt.Fprintln(w, "\nrefused since the start")
 		for _, r := range s.Refusals {
-			rule := ""
+			reason := r.Reason
 			if r.Rule != "" {
-				rule = "rule " + r.Rule
+				reason += " (" + r.Rule + ")"
 			}
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\n", r.Count, r.What, r.Reason, rule)
+			fmt.Fprintf(w, "%d\t%s\t%s\n", r.Count, r.What, reason)
 		}
 		_ = w.Flush()
 	}
