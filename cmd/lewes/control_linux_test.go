@@ -143,12 +143,10 @@ func TestDrainCommand(t *testing.T) {
 	g := launchGateway(t, "[access]\nmode = \"open\"\n")
 	has(t, g.control("drain", "--wait"), "refuses new clients; 0 sessions left")
 	has(t, g.control("status"), "draining")
-	dir := t.TempDir()
-	env, key := environment(dir), filepath.Join(dir, "key")
-	mustLewes(t, env, "keygen", key)
-	has(t, fails(t, env, exitFailed, "probe", "--identity", key, "--timeout", "2s", g.uri), "shutting down")
+	env := environment(t.TempDir())
+	has(t, fails(t, env, exitFailed, "probe", "--timeout", "2s", g.uri), "shutting down")
 	has(t, g.control("drain", "--off"), "admits new clients")
-	mustLewes(t, env, "probe", "--identity", key, g.uri)
+	has(t, mustLewes(t, env, "probe", g.uri), "ephemeral")
 }
 
 // TestUpgradeCommand upgrades under traffic, then tries a successor that fails. The control socket is

@@ -78,7 +78,7 @@ type probe struct {
 type probeResult struct {
 	Gateway string   `json:"gateway"`
 	Via     []string `json:"via,omitempty"`
-	Client  string   `json:"client"` // this client's identity
+	Client  string   `json:"client"` // this client's identity; "ephemeral": drawn for each session
 	OK      bool     `json:"ok"`
 	Failed  string   `json:"failed,omitempty"` // the step
 	Error   string   `json:"error,omitempty"`
@@ -137,7 +137,10 @@ func (r *probeResult) fail(name string, took time.Duration, err error) error {
 
 func (p *probe) run(ctx context.Context) error {
 	r := &p.result
-	r.Gateway, r.Via, r.Client = p.config.Gateway.String(), texts(p.config.Via), p.config.Identity.Public().String()
+	r.Gateway, r.Via, r.Client = p.config.Gateway.String(), texts(p.config.Via), ephemeral
+	if p.config.Identity != nil {
+		r.Client = p.config.Identity.Public().String()
+	}
 	session, err := p.connect(ctx)
 	if err != nil {
 		return err
