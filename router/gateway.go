@@ -43,6 +43,7 @@ type Gateway struct {
 	shortages shortages
 	unlisted  unlisted.Book
 	draining  atomic.Bool
+	measured  atomic.Int64 // last MeasureRTT, Unix nanoseconds
 
 	inputs      []input
 	readers     sync.WaitGroup

@@ -60,6 +60,42 @@ func (g *Gateway) Sessions(ctx context.Context, yield func([]SessionInfo) error)
 	return nil
 }
 
+// Bounds of MeasureRTT.
+const (
+	maxMeasured  = 256
+	measureEvery = time.Second
+	measureIdle  = 30 * time.Second
+)
+
+// MeasureRTT sends a Ping on up to 256 sessions that received a packet in the last 30 s, so that their
+// next SessionInfo has the round trip, and returns how many of them had none. It does nothing within a
+// second of the last call.
+func (g *Gateway) MeasureRTT(ctx context.Context) (unmeasured int) {
+	now := g.config.Clock().UnixNano()
+	last := g.measured.Load()
+	if last != 0 && now-last < int64(measureEvery) || !g.measured.CompareAndSwap(last, now) {
+		return 0
+	}
+	return g.walk(ctx, func(unmeasured *int) step {
+		at, left := state.Start, maxMeasured/len(g.shards)
+		return func(st *shardState) int {
+			session, ok := st.sessions.Walk(&at)
+			if !ok || left <= 0 {
+				return 0
+			}
+			if now := st.now(); now.Sub(session.LastOpened()) < measureIdle {
+				left--
+				if session.RTT() == 0 {
+					*unmeasured++
+				}
+				session.Ping(now, wire.MinPingPacket, &st.output)
+				return closeUnits
+			}
+			return visitUnits
+		}
+	})
+}
+
 // sessionInfos fills the capacity of some from a walk, and reports whether there may be more.
 func (st *shardState) sessionInfos(at *state.Cursor, some []SessionInfo) ([]SessionInfo, bool) {
 	for len(some) < cap(some) {

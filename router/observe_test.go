@@ -49,6 +49,28 @@ func TestSessionInfoCountsBothDirections(t *testing.T) {
 	}
 }
 
+func TestMeasureRTT(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.connect(2, clientAt)
+	r.advance(measureIdle + time.Second)
+	if n := r.whole.MeasureRTT(t.Context()); n != 0 || len(r.socket.take()) != 0 {
+		t.Errorf("Ping on %d idle sessions", n)
+	}
+	r.advance(time.Second)
+	p.data(1, target, "x")
+	if n := r.whole.MeasureRTT(t.Context()); n != 1 || r.whole.MeasureRTT(t.Context()) != 0 {
+		t.Errorf("%d sessions without a measurement", n)
+	}
+	for _, x := range r.socket.take() {
+		p.handle(x.Data)
+	}
+	r.advance(20 * time.Millisecond)
+	p.run()
+	if i := infos(t, r.whole)[testIdentity(2).Public()]; i.RTT != 20*time.Millisecond {
+		t.Errorf("round trip %v", i.RTT)
+	}
+}
+
 // TestSessionsArePassedInSlices: the shard is free between the slices, and the first error ends the walk.
 func TestSessionsArePassedInSlices(t *testing.T) {
 	const sessions = 3*sliceUnits/infoUnits + 1

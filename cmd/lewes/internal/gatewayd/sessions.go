@@ -47,8 +47,17 @@ type ClientList struct {
 	Unlisted []UnlistedClient `json:"unlisted"` // refused in the last hour
 }
 
+// pongWait is the time for the answers of clients whose round trip was not measured before.
+const pongWait = 300 * time.Millisecond
+
 // writeClients streams a ClientList, one session per line.
 func (p *Process) writeClients(ctx context.Context, w http.ResponseWriter, g *router.Gateway, full bool, throttle *control.Throttle) {
+	if g.MeasureRTT(ctx) > 0 {
+		select { // for most of the Pongs
+		case <-time.After(pongWait):
+		case <-ctx.Done():
+		}
+	}
 	w.Header().Set("Content-Type", "application/json")
 	b := append(make([]byte, 0, 96<<10), "{\"sessions\":["...)
 	separator, began := "\n", time.Now()
