@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"lewes/crypto/identity"
+	"lewes/router/account"
 	"lewes/router/egress"
 	"lewes/router/handover"
 	"lewes/router/policy"
@@ -279,6 +280,45 @@ func TestHandoverReappliesAccessAndDirectory(t *testing.T) {
 	}
 	if !clients[0].until(func() bool { return clients[0].closed != nil }) {
 		t.Error("the removed client was not notified")
+	}
+}
+
+// TestHandoverKeepsAccounts: an account holds at the successor what it held, and nothing once its
+// sessions have ended.
+//
+// Shows R12.7.
+func TestHandoverKeepsAccounts(t *testing.T) {
+	directory := func(c *Config) {
+		c.Directory = NewDirectory([]uri.Gateway{{Identity: exitID, Host: "127.0.0.1", Port: 9}}, nil)
+		if err := c.Directory.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g, target := started(t, directory)
+	for i, c := range liveSessions(t, g, 3, target) {
+		m := &wire.ForwardPacket{FlowID: 9, Flags: wire.FlagIdentity, Identity: exitID, Inner: inner(100+uint32(i), false)}
+		if err := c.session.Send(wire.TypeForwardPacket, m, &c.out); err != nil {
+			t.Fatal(err)
+		}
+		if !c.until(func() bool { return g.Stats().Bindings == uint64(i+1) }) {
+			t.Fatal("no claim")
+		}
+	}
+	held := func() (n [4]int) {
+		for i, r := range []account.Resource{account.Sessions, account.Flows, account.Lookups, account.Claims} {
+			n[i] = g.accounts.InUse(r)
+		}
+		return n
+	}
+	for round := range 2 {
+		g, _ = succeeded(t, g, directory)
+		if got := held(); got != [4]int{3, 6, 0, 3} {
+			t.Errorf("round %d: %v are held, want 3 sessions, 6 flows, no lookup and 3 claims", round, got)
+		}
+	}
+	g.closeSessions(t.Context())
+	if got := held(); got != [4]int{} {
+		t.Errorf("%v are held without a session", got)
 	}
 }
 
