@@ -6,6 +6,7 @@ import (
 
 	"lewes/router/account"
 	"lewes/state"
+	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/wire"
 )
@@ -96,12 +97,16 @@ func (q *workQueue) pop() task {
 	return t
 }
 
-// maxRekeyMessages bounds the queued messages of one session's rekey.
-const maxRekeyMessages = 4
+// Bounds of the queued messages of one session's rekey, and of each in bytes: TCP carries longer ones,
+// which are of no use.
+const (
+	maxRekeyMessages = 4
+	maxRekeyMessage  = wire.PartHeaderSize + parts.MaxHandshake
+)
 
 // queueRekey queues a message that may cost public-key operations or new keys (section 7).
 func (st *shardState) queueRekey(rx *rxContext, c *client, t wire.Type, content []byte) {
-	if len(c.rekey) >= maxRekeyMessages || !st.charge(rx.now, c, costRekey) {
+	if len(content) > maxRekeyMessage || len(c.rekey) >= maxRekeyMessages || !st.charge(rx.now, c, costRekey) {
 		st.counters.Refused++
 		return
 	}

@@ -124,3 +124,22 @@ func TestClosingSocketsTakesItsTurn(t *testing.T) {
 		t.Errorf("%d sockets wait after one was closed and one opened", len(st.discarded))
 	}
 }
+
+// TestLongRekeyMessageIsNotQueued: over TCP a KK1 may have 64 KB, of which none is kept.
+//
+// Shows R12.9.
+func TestLongRekeyMessageIsNotQueued(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect(2, clientAt).clientOf()
+	st := &r.shard.st
+	st.scheduler.running = true // nothing runs yet
+	for size, want := range map[int]int{maxRekeyMessage: 1, maxRekeyMessage + 1: 0} {
+		c.rekey = nil
+		refused := st.counters.Refused
+		st.queueRekey(&rxContext{now: r.now()}, c, wire.TypeSubsessionKK1, make([]byte, size))
+		if len(c.rekey) != want || st.counters.Refused != refused+uint64(1-want) {
+			t.Errorf("%d bytes: %d messages are queued, %d refused", size, len(c.rekey), st.counters.Refused-refused)
+		}
+	}
+	c.rekey, st.work = nil, workQueue{}
+}
