@@ -172,3 +172,29 @@ func ids(t *testing.T, user string) (uid, gid int) {
 	}
 	return uid, gid
 }
+
+// TestImageVersion builds with the arguments that name a version: the program reports it, and the image
+// has it in its labels.
+func TestImageVersion(t *testing.T) {
+	t.Setenv("VERSION", "v1.2.3")
+	t.Setenv("REVISION", "0123456789abcdef")
+	program := filepath.Join(t.TempDir(), "lewes")
+	if err := buildAsImage(program); err != nil {
+		t.Fatal(err)
+	}
+	text := run(t, exec.Command(program, "version", "--json"))
+	for _, want := range []string{`"version": "v1.2.3"`, `"revision": "0123456789abcdef"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in %s", want, text)
+		}
+	}
+	if strings.Contains(text, "modified") {
+		t.Errorf("whether the files were modified is unknown: %s", text)
+	}
+	labels := strings.Join(instructions("LABEL"), " ")
+	for _, want := range []string{"org.opencontainers.image.version=$VERSION", "org.opencontainers.image.revision=$REVISION"} {
+		if !strings.Contains(labels, want) {
+			t.Errorf("no label %s", want)
+		}
+	}
+}

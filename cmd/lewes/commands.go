@@ -3,18 +3,15 @@ package main
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"io"
-	"runtime"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"lewes/cmd/lewes/internal/config"
 	"lewes/cmd/lewes/internal/demo"
+	"lewes/cmd/lewes/internal/version"
 	"lewes/crypto/identity"
-	"lewes/state/wire"
 	"lewes/transport/uri"
 )
 
@@ -203,52 +200,6 @@ An entry gateway, one given with --via, sees another one, derived from it: --for
 	return cmd
 }
 
-// build describes this binary.
-type build struct {
-	Version  string `json:"version"`            // of the module; "(devel)" for a build from a working copy
-	Revision string `json:"revision,omitempty"` // of the repository, if the build recorded it
-	Time     string `json:"time,omitempty"`     // of that revision
-	Modified bool   `json:"modified"`           // the files differed from the revision
-	Go       string `json:"go"`
-	System   string `json:"system"` // GOOS/GOARCH
-	Protocol int    `json:"protocol"`
-}
-
-func readBuild() build {
-	b := build{Version: "(devel)", Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, Protocol: wire.Version}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return b
-	}
-	b.Version = cmp.Or(info.Main.Version, b.Version)
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			b.Revision = s.Value
-		case "vcs.time":
-			b.Time = s.Value
-		case "vcs.modified":
-			b.Modified = s.Value == "true"
-		}
-	}
-	return b
-}
-
-func (b build) String() string {
-	s := fmt.Sprintf("lewes %s\nprotocol  LP/%d\n", b.Version, b.Protocol)
-	if b.Revision != "" {
-		s += "revision  " + b.Revision
-		if b.Modified {
-			s += ", modified"
-		}
-		s += "\n"
-	}
-	if b.Time != "" {
-		s += "date      " + b.Time + "\n"
-	}
-	return s + fmt.Sprintf("go        %s\nsystem    %s", b.Go, b.System)
-}
-
 func newVersion() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
@@ -259,7 +210,7 @@ func newVersion() *cobra.Command {
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		b := readBuild()
+		b := version.Read()
 		return output(cmd, *asJSON, b, b.String())
 	}
 	return cmd

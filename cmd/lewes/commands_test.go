@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lewes/cmd/lewes/internal/config"
+	"lewes/cmd/lewes/internal/version"
 	"lewes/crypto/identity"
 )
 
@@ -145,12 +146,13 @@ func TestVersion(t *testing.T) {
 }
 
 func TestBuildText(t *testing.T) {
-	b := build{Version: "v1.2.3", Revision: "abc", Time: "2026-01-02T03:04:05Z", Modified: true, Go: "go1", System: "plan9/mips", Protocol: 2}
+	modified := true
+	b := version.Info{Version: "v1.2.3", Revision: "abc", Time: "2026-01-02T03:04:05Z", Modified: &modified, Go: "go1", System: "plan9/mips", Protocol: 2}
 	want := "lewes v1.2.3\nprotocol  LP/2\nrevision  abc, modified\ndate      2026-01-02T03:04:05Z\ngo        go1\nsystem    plan9/mips"
 	if got := b.String(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := (build{Version: "(devel)", Go: "go1", System: "a/b", Protocol: 2}).String(); got != "lewes (devel)\nprotocol  LP/2\ngo        go1\nsystem    a/b" {
+	if got := (version.Info{Version: "(devel)", Go: "go1", System: "a/b", Protocol: 2}).String(); got != "lewes (devel)\nprotocol  LP/2\ngo        go1\nsystem    a/b" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"lewes/cmd/lewes/internal/config"
 	"lewes/cmd/lewes/internal/control"
 	"lewes/cmd/lewes/internal/gatewayd"
+	"lewes/cmd/lewes/internal/version"
 )
 
 // controlFlags locate the control socket of a running gateway.
@@ -132,8 +133,8 @@ running gateway goes on, and the exit code is 1. It is for root and the gateway'
 				u.From, u.To, before.version(), after.version(), count(u.Sessions, "session"), count(u.Flows, "flow"), seconds(u.PauseSeconds))
 			return output(cmd, *asJSON, struct {
 				gatewayd.Upgraded
-				Before build `json:"before"`
-				After  build `json:"after"`
+				Before version.Info `json:"before"`
+				After  version.Info `json:"after"`
 			}{u, before.Build, after.Build}, text)
 		})
 	}

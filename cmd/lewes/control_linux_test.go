@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lewes/cmd/lewes/internal/gatewayd"
+	"lewes/cmd/lewes/internal/version"
 )
 
 // socket returns the path of a gateway's control socket.
@@ -162,7 +163,7 @@ func TestUpgradeCommand(t *testing.T) {
 	for range 2 {
 		var up struct {
 			gatewayd.Upgraded
-			Before, After build
+			Before, After version.Info
 		}
 		parseJSON(t, mustLewes(t, environment(dir), "upgrade", "--json", "--state", dir), &up)
 		if up.From != u.pid || up.To == u.pid || up.Sessions != sessions || up.Flows != sessions || up.PauseSeconds <= 0 || up.After.Version == "" {

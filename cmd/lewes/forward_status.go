@@ -13,13 +13,14 @@ import (
 
 	"lewes/cmd/lewes/internal/control"
 	"lewes/cmd/lewes/internal/gatewayd"
+	"lewes/cmd/lewes/internal/version"
 	"lewes/transport/client"
 	"lewes/transport/client/portforward"
 )
 
 // clientStatus describes a running forward command.
 type clientStatus struct {
-	Build     build            `json:"build"`
+	Build     version.Info     `json:"build"`
 	PID       int              `json:"pid"`
 	Started   time.Time        `json:"started"`
 	Gateway   string           `json:"gateway"`
@@ -43,7 +44,7 @@ type clientStatus struct {
 func newClientStatus(started time.Time, config *client.Config, s *client.Session, mappings []portforward.Mapping) *clientStatus {
 	info, stats := s.Info(), s.Stats()
 	c := &clientStatus{
-		Build: readBuild(), PID: os.Getpid(), Started: started, Gateway: config.Gateway.String(), Via: texts(config.Via),
+		Build: version.Read(), PID: os.Getpid(), Started: started, Gateway: config.Gateway.String(), Via: texts(config.Via),
 		Connected: info.Down == nil, Handle: fmt.Sprintf("%x", info.Handle), Transport: info.Transport.String(), Reason: info.TransportReason,
 		RTT: info.RTT.Seconds(), MaxPacket: info.MaxPacket, Up: gatewayd.Traffic{Datagrams: stats.Sent, Bytes: stats.SentBytes},
 		Down: gatewayd.Traffic{Datagrams: stats.Received, Bytes: stats.ReceivedBytes}, Lost: stats.Unsent + stats.Expired + stats.Overflowed,
@@ -62,7 +63,7 @@ func (c *clientStatus) String() string {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	row := func(key, format string, args ...any) { fmt.Fprintf(w, key+"\t"+format+"\n", args...) }
-	row("forward", "lewes %s, process %d, up %s", shortVersion(&c.Build), c.PID, ago(time.Now(), c.Started))
+	row("forward", "lewes %s, process %d, up %s", c.Build.Short(), c.PID, ago(time.Now(), c.Started))
 	row("gateway", "%s", c.Gateway)
 	for _, via := range c.Via {
 		row("via", "%s", via)

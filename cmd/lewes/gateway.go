@@ -45,8 +45,7 @@ No client may use a gateway until you add it: see lewes clients --help.`,
 				}
 				return c, offloads.apply(&c.Listen)
 			},
-			Log:   cmd.ErrOrStderr(),
-			Build: readBuild(),
+			Log: cmd.ErrOrStderr(),
 			OnReady: func(a *gatewayd.Advertisement) error {
 				return outputLine(cmd, *asJSON, a, strings.Join(a.URIs, "\n"))
 			},

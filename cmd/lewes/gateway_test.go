@@ -131,6 +131,8 @@ func TestGatewayWithoutConfiguration(t *testing.T) {
 	if parsed.Identity != key.Public() || parsed.Port != 51264 {
 		t.Errorf("the URI %s, the identity %s", line, key.Public())
 	}
+	first, _, _ := strings.Cut(g.stderr(), "\n")
+	has(t, first, "starting lewes", `"version": "`, `"revision": "`, `"modified": "`)
 	has(t, g.stderr(), "created the gateway's identity", `no client may use this gateway  {"add_with": "lewes clients add IDENTITY NAME"}`)
 	if n := strings.Count(g.stderr(), "  ready  "); n != 1 {
 		t.Errorf("%d lines say that it is ready", n)

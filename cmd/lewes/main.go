@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lewes/cmd/lewes/internal/version"
 	"lewes/crypto/identity"
 )
 
@@ -87,10 +88,10 @@ the gateway, and the targets from the entry.`,
 	group(root, newClients(), newConfig(), newDemo(), newDrain(), newForward(), newGateway(), newKeygen(), newPolicy(), newProbe(),
 		newReload(), newSessions(), newStatus(), newUpgrade(), newVersion())
 	// Cobra's own flag needs a template, for which the linker keeps 2 MB of unused methods.
-	version, commands := root.Flags().Bool("version", false, "print this program's version and build"), root.RunE
+	asked, commands := root.Flags().Bool("version", false, "print this program's version and build"), root.RunE
 	root.RunE = func(cmd *cobra.Command, args []string) error {
-		if *version && len(args) == 0 {
-			return output(cmd, false, nil, readBuild().String())
+		if *asked && len(args) == 0 {
+			return output(cmd, false, nil, version.Read().String())
 		}
 		return commands(cmd, args)
 	}

@@ -55,11 +55,8 @@ The exit code is 0 if a process answered, whatever its health.`,
 	return cmd
 }
 
-// runningStatus is a gateway's status with this program's type of build.
-type runningStatus struct {
-	Build build `json:"build"`
-	gatewayd.Status
-}
+// runningStatus is a gateway's status, which it prints.
+type runningStatus struct{ gatewayd.Status }
 
 func readStatus(ctx context.Context, c control.Client) (*runningStatus, error) {
 	s := new(runningStatus)
@@ -67,15 +64,7 @@ func readStatus(ctx context.Context, c control.Client) (*runningStatus, error) {
 }
 
 // version returns the version of the running program in a few words.
-func (s *runningStatus) version() string { return shortVersion(&s.Build) }
-
-func shortVersion(b *build) string {
-	v := b.Version
-	if len(b.Revision) >= 12 && !strings.Contains(v, b.Revision[:12]) {
-		v += " " + b.Revision[:12]
-	}
-	return v
-}
+func (s *runningStatus) version() string { return s.Build.Short() }
 
 func (s *runningStatus) String() string {
 	var text strings.Builder

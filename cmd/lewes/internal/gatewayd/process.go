@@ -16,6 +16,7 @@ import (
 
 	"lewes/cmd/lewes/internal/config"
 	"lewes/cmd/lewes/internal/control"
+	"lewes/cmd/lewes/internal/version"
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/handover"
@@ -33,8 +34,6 @@ type Process struct {
 	Load func() (*config.Config, error)
 	// Log is where log lines are written.
 	Log io.Writer
-	// Build describes the program on the control socket.
-	Build any
 	// OnReady is called once when the gateway serves, unless it took over from a predecessor.
 	OnReady func(*Advertisement) error
 
@@ -83,6 +82,9 @@ func (p *Process) Run(ctx context.Context) (err error) {
 		return err
 	}
 	p.log, p.audit = newLoggers(p.Log, p.level, c.Log.Format == config.LogJSON)
+	build := version.Read()
+	p.log.Info("starting lewes", zap.String("version", build.Version), zap.String("revision", build.Revision), zap.String("modified", build.Changed()),
+		zap.String("go", build.Go), zap.Int("pid", os.Getpid()), zap.Bool("takes_over", p.predecessor != nil))
 	key, err := loadIdentity(c, p.log)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"lewes/cmd/lewes/internal/version"
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/unlisted"
@@ -14,7 +15,7 @@ import (
 
 // Status describes a running gateway.
 type Status struct {
-	Build    any                `json:"build"` // Process.Build
+	Build    version.Info       `json:"build"`
 	PID      int                `json:"pid"`
 	Started  time.Time          `json:"started"` // of this process
 	Uptime   float64            `json:"uptime_seconds"`
@@ -88,7 +89,7 @@ func (p *Process) status(g *router.Gateway) *Status {
 	stats := g.Stats()
 	a := p.advertised.Load()
 	s := &Status{
-		Build: p.Build, PID: os.Getpid(), Started: p.started, Uptime: time.Since(p.started).Seconds(), Identity: g.Identity(),
+		Build: version.Read(), PID: os.Getpid(), Started: p.started, Uptime: time.Since(p.started).Seconds(), Identity: g.Identity(),
 		URIs: a.URIs, TCP: a.ListenTCP, Access: "open", Draining: g.Draining(), Sessions: stats.Sessions, Flows: stats.Flows,
 		Problems: []string{}, Metrics: p.metricsURL, Directory: []DirectoryState{},
 	}
