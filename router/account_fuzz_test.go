@@ -105,7 +105,7 @@ func FuzzAccounts(f *testing.F) {
 		if st.work.len() > 0 || len(st.work.byKey) > 0 || st.flows.all.Len() > 0 || len(st.discarded) > 0 {
 			t.Errorf("%d tasks, %d flows and %d sockets remain", st.work.len(), st.flows.all.Len(), len(st.discarded))
 		}
-		for _, res := range []account.Resource{account.Sessions, account.Flows, account.Lookups, account.Claims} {
+		for _, res := range []account.Resource{account.Sessions, account.Flows, account.Forwards, account.Lookups, account.Claims} {
 			if n := r.whole.accounts.InUse(res); n != 0 {
 				t.Errorf("%d of resource %d are still in use", n, res)
 			}
@@ -140,22 +140,27 @@ func (r *rig) checkAccounts() {
 	r.t.Helper()
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	type holding struct{ sessions, flows, claims int }
-	want, total := map[*account.Account]holding{}, holding{}
+	type holding struct{ sessions, flows, forwards, claims int }
+	want, total := map[*account.Account]*holding{}, holding{}
 	r.shard.st.sessions.All(func(s *state.Session) {
 		c := s.User.(*client)
-		h := want[c.account]
-		h.sessions, h.flows, h.claims = h.sessions+1, h.flows+c.flowCount(), h.claims+len(c.bindings)
-		want[c.account] = h
-		total.sessions, total.flows, total.claims = total.sessions+1, total.flows+c.flowCount(), total.claims+len(c.bindings)
+		if want[c.account] == nil {
+			want[c.account] = new(holding)
+		}
+		for _, h := range []*holding{want[c.account], &total} {
+			h.sessions++
+			h.flows += len(c.flows)
+			h.forwards += len(c.forwards)
+			h.claims += len(c.bindings)
+		}
 	})
 	for a, h := range want {
-		if got := (holding{a.Held(account.Sessions), a.Held(account.Flows), a.Held(account.Claims)}); got != h {
-			r.t.Fatalf("an account holds %+v, its sessions have %+v", got, h)
+		if got := (holding{a.Held(account.Sessions), a.Held(account.Flows), a.Held(account.Forwards), a.Held(account.Claims)}); got != *h {
+			r.t.Fatalf("an account holds %+v, its sessions have %+v", got, *h)
 		}
 	}
 	b := r.whole.accounts
-	if got := (holding{b.InUse(account.Sessions), b.InUse(account.Flows), b.InUse(account.Claims)}); got != total {
+	if got := (holding{b.InUse(account.Sessions), b.InUse(account.Flows), b.InUse(account.Forwards), b.InUse(account.Claims)}); got != total {
 		r.t.Fatalf("in use: %+v, sessions have %+v", got, total)
 	}
 }

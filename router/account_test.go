@@ -121,13 +121,13 @@ func TestAccountsReturnWhatTheyHeld(t *testing.T) {
 	r.shard.Do(func(time.Time, *shardState) {}) // behind the last lookup's batch
 	a := p.clientOf().account
 	held := func() string {
-		return fmt.Sprint(a.Held(account.Sessions), a.Held(account.Flows), a.Held(account.Lookups), a.Held(account.Claims))
+		return fmt.Sprint(a.Held(account.Sessions), a.Held(account.Flows), a.Held(account.Forwards), a.Held(account.Lookups), a.Held(account.Claims))
 	}
-	if got := held(); got != "1 3 0 1" {
-		t.Errorf("held %q: sessions, flows, lookups, claims", got)
+	if got := held(); got != "1 2 1 0 1" {
+		t.Errorf("held %q: sessions, flows, flows to gateways, lookups, claims", got)
 	}
 	r.whole.closeSessions(t.Context())
-	if got := held(); got != "0 0 0 0" {
+	if got := held(); got != "0 0 0 0 0" {
 		t.Errorf("held %q after the session's end", got)
 	}
 }
@@ -172,22 +172,27 @@ func TestIdleSessionGivesWay(t *testing.T) {
 	}
 }
 
-// TestForwardingFlowsAreBounded: the flows to gateways that a session opens without using them count
-// for its account like others.
+// TestForwardingFlowsAreBounded: an account gets a share of the flows to gateways, whether it uses them
+// or not.
 //
 // Shows R12.7.
 func TestForwardingFlowsAreBounded(t *testing.T) {
-	r := newRig(t, func(c *Config) { withDirectory(t)(c); c.MaxFlows = 9 })
+	r := newRig(t, withDirectory(t))
 	p := r.connect(2, clientAt)
-	for id := range uint16(5) {
-		p.forward(id, &exitID, inner(100, false))
+	a := p.clientOf().account
+	for a.Held(account.Forwards) < MaxBindings/3 {
+		a.Force(account.Forwards)
 	}
-	if got := p.closedWith(); p.clientOf().flowCount() != 3 || got != fmt.Sprintf("4:%d ", wire.FlowBound) {
-		t.Errorf("%d flows of 9 stand, the last was closed with %q", p.clientOf().flowCount(), got)
+	p.forward(1, &exitID, inner(100, false))
+	if got := p.closedWith(); got != fmt.Sprintf("1:%d ", wire.FlowBound) {
+		t.Errorf("closed with %q", got)
 	}
-	p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 0, Reason: wire.FlowIdle})
-	if p.forward(5, &exitID, inner(100, false)); p.closedWith() != "" {
-		t.Error("a flow that was closed leaves no room")
+	a.Release(account.Forwards)
+	for range 2 { // what is closed leaves room
+		if p.forward(1, &exitID, inner(100, false)); p.closedWith() != "" {
+			t.Errorf("closed with %q though there is room", p.closedWith())
+		}
+		p.send(wire.TypeFlowClosed, &wire.FlowClosed{FlowID: 1, Reason: wire.FlowIdle})
 	}
 }
 
@@ -205,7 +210,7 @@ func TestUnreachableGatewayIsCharged(t *testing.T) {
 	if want, got := uint64(3000-taskDepth/SessionShare/costFlow), r.shard.Stats().OverBudget; got != want {
 		t.Errorf("%d of 3,000 packets were over the budget, want %d", got, want)
 	}
-	if got := p.clientOf().account.Held(account.Flows); got != 0 {
+	if got := p.clientOf().account.Held(account.Forwards); got != 0 {
 		t.Errorf("%d flows are held", got)
 	}
 }

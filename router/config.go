@@ -135,6 +135,7 @@ func (l *Limits) accountBounds() (gateway, each account.Bounds) {
 	gateway = account.Bounds{
 		account.Sessions: l.MaxSessions,
 		account.Flows:    l.MaxFlows,
+		account.Forwards: MaxBindings, // each has a binding, if it is used
 		account.Lookups:  l.MaxLookups,
 		account.Claims:   MaxBindings,
 	}

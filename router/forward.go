@@ -126,12 +126,12 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 		return refuse(wire.FlowBound, "")
 	case st.needsDial(m.Identity) && !st.charge(now, c, costFlow):
 		return refuse(wire.FlowBound, tooManyAtOnce)
-	case !c.account.Take(account.Flows):
+	case !c.account.Take(account.Forwards):
 		return refuse(wire.FlowBound, "")
 	}
 	u, reason, detail := st.upstreamFor(m.Identity)
 	if u == nil {
-		c.account.Release(account.Flows)
+		c.account.Release(account.Forwards)
 		return refuse(reason, detail)
 	}
 	f := &forward{id: m.FlowID, upstream: u}
@@ -163,7 +163,7 @@ func (st *shardState) dropForward(f *forward) {
 	st.unbindAll(f.client, func(b *indexBinding) bool { return b.flowID == f.id })
 	f.upstream.forwards.Remove(&f.slot)
 	delete(f.client.forwards, f.id)
-	f.client.account.Release(account.Flows)
+	f.client.account.Release(account.Forwards)
 }
 
 const notInDirectory = "that gateway is not in this gateway's directory"

@@ -304,20 +304,20 @@ func TestHandoverKeepsAccounts(t *testing.T) {
 			t.Fatal("no claim")
 		}
 	}
-	held := func() (n [4]int) {
-		for i, r := range []account.Resource{account.Sessions, account.Flows, account.Lookups, account.Claims} {
+	held := func() (n [5]int) {
+		for i, r := range []account.Resource{account.Sessions, account.Flows, account.Forwards, account.Lookups, account.Claims} {
 			n[i] = g.accounts.InUse(r)
 		}
 		return n
 	}
 	for round := range 2 {
 		g, _ = succeeded(t, g, directory)
-		if got := held(); got != [4]int{3, 6, 0, 3} {
-			t.Errorf("round %d: %v are held, want 3 sessions, 6 flows, no lookup and 3 claims", round, got)
+		if got := held(); got != [5]int{3, 3, 3, 0, 3} {
+			t.Errorf("round %d: %v are held, want 3 sessions, 3 flows to targets, 3 to gateways, no lookup, 3 claims", round, got)
 		}
 	}
 	g.closeSessions(t.Context())
-	if got := held(); got != [4]int{} {
+	if got := held(); got != [5]int{} {
 		t.Errorf("%v are held without a session", got)
 	}
 }

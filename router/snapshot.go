@@ -172,7 +172,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 		st.codeUpstream(c, &f.upstream)
 		if c.Decoding() && c.Err() == nil && f.upstream != nil && owner.forwards[f.id] == nil {
 			owner.addForward(f)
-			owner.account.Force(account.Flows)
+			owner.account.Force(account.Forwards)
 		}
 	})
 	codeList(c, len(owner.bindings), slices.Values(owner.bindings), func(b *indexBinding) {

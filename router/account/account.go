@@ -17,9 +17,10 @@ type Resource uint8
 // The resources.
 const (
 	Sessions Resource = iota
-	Flows
-	Lookups // names being resolved
-	Claims  // index bindings at other gateways
+	Flows             // to targets: each has a socket
+	Forwards          // flows to other gateways
+	Lookups           // names being resolved
+	Claims            // index bindings at other gateways
 	resources
 )
 
