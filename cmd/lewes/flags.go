@@ -28,6 +28,8 @@ type gatewayFlags struct {
 	kem                   string
 	transport             string
 	timeout               time.Duration
+
+	introduced bool // the commands that add this client were printed
 }
 
 func (f *gatewayFlags) register(cmd *cobra.Command) {
@@ -126,6 +128,7 @@ func (f *gatewayFlags) loadIdentities(c *client.Config, stderr io.Writer) (err e
 		return err
 	}
 	fmt.Fprintf(stderr, "Created this client's identity in %s. %s\n\n", created, commands)
+	f.introduced = true
 	return nil
 }
 

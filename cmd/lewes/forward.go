@@ -75,13 +75,16 @@ every target.`,
 			return forward(ctx, config, mappings, func(s *client.Session, mappings []portforward.Mapping) error {
 				level.SetLevel(usual)
 				return outputReady(cmd, *asJSON, &config, s.Info().Transport, mappings)
-			}, func(err error) {
+			}, func(err *client.DialError) {
 				level.SetLevel(zapcore.WarnLevel) // an entry may connect at each try
 				if *asJSON {
-					config.Logger.Warn("not admitted yet; trying again", "error", err.Error())
-				} else {
-					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n\nWaiting to be admitted …\n", cmd.CommandPath(), err)
+					config.Logger.Warn("waiting to be admitted", "error", withRemedy(err, &config).Error())
+					return
 				}
+				if !flags.introduced {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n\n", cmd.CommandPath(), withRemedy(err, &config))
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "Waiting to be admitted by gateway %s …\n", err.Gateway.Address())
 			})
 		})
 	}
@@ -94,7 +97,7 @@ const admissionInterval = time.Second
 
 // dialAdmitted is client.Dial, but tries again while a gateway does not admit this client. It calls waiting
 // once.
-func dialAdmitted(ctx context.Context, config *client.Config, waiting func(error)) (*client.Session, error) {
+func dialAdmitted(ctx context.Context, config *client.Config, waiting func(*client.DialError)) (*client.Session, error) {
 	for first := true; ; first = false {
 		session, err := client.Dial(ctx, *config)
 		var dial *client.DialError
@@ -102,7 +105,7 @@ func dialAdmitted(ctx context.Context, config *client.Config, waiting func(error
 			return session, withRemedy(err, config)
 		}
 		if first {
-			waiting(withRemedy(err, config))
+			waiting(dial)
 		}
 		select {
 		case <-ctx.Done():
@@ -113,7 +116,7 @@ func dialAdmitted(ctx context.Context, config *client.Config, waiting func(error
 }
 
 // forward runs until ctx is done, the session has closed, or the gateway has denied every target.
-func forward(ctx context.Context, config client.Config, mappings []portforward.Mapping, ready func(*client.Session, []portforward.Mapping) error, waiting func(error)) error {
+func forward(ctx context.Context, config client.Config, mappings []portforward.Mapping, ready func(*client.Session, []portforward.Mapping) error, waiting func(*client.DialError)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Listen before connecting, to report a port in use at once.

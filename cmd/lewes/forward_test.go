@@ -207,13 +207,21 @@ func TestForwardMakesAnIdentity(t *testing.T) {
 	waiting.awaitLog("Waiting to be admitted")
 	public := strings.TrimSpace(mustLewes(t, environment(dir), "keygen", "--show"))
 	line := "lewes clients add " + public + " "
-	has(t, waiting.stderr(), "Created this client's identity", "The gateway's operator adds it with:", "\n  "+line, "a list does not name this client")
+	has(t, waiting.stderr(), "Created this client's identity", "The gateway's operator adds it with:", "\n  "+line)
+	hasNot(t, waiting.stderr(), "no session with gateway") // it says once what to do
 	if code := waiting.end(); code != exitOK {
 		t.Errorf("exit code %d of one that waited", code)
 	}
 
+	waiting = launch(t, environment(dir), args...)
+	waiting.awaitLog("Waiting to be admitted")
+	has(t, waiting.stderr(), "no session with gateway", "a list does not name this client", "\n  "+line)
+	hasNot(t, waiting.stderr(), "Created this client's identity")
 	mustLewes(t, environment(g.dir), "clients", "add", "--state", g.dir, public)
-	g.awaitLog(`{"clients": 1`)
+	waiting.awaitLine("ready: 127.0.0.1:")
+	if code := waiting.end(); code != exitOK {
+		t.Errorf("exit code %d of one that was admitted", code)
+	}
 	p := launch(t, environment(dir), args...)
 	line = p.awaitLine("ready: 127.0.0.1:")
 	has(t, line, " to 127.0.0.1:", "through gateway 127.0.0.1:")
