@@ -114,7 +114,7 @@ func (f *gatewayFlags) loadIdentities(c *client.Config, stderr io.Writer) (err e
 	case err != nil:
 	case f.viaIdentity == same && c.Identity == nil:
 		c.Identity, err = client.GenerateKey()
-		c.ViaIdentity = c.Identity
+		c.ViaIdentity, c.Ephemeral = c.Identity, false
 	case f.viaIdentity == same:
 		c.ViaIdentity = c.Identity
 	case f.viaIdentity != "":

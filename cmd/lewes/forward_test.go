@@ -191,6 +191,9 @@ func TestForwardEphemeral(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	}
+	for _, more := range [][]string{nil, {"--identity", "ephemeral"}, {"--identity", "ephemeral", "--via-identity", "same"}} {
+		mustLewes(t, environment(dir), append([]string{"probe", g.uri}, more...)...)
+	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
 	}

@@ -78,12 +78,15 @@ type probe struct {
 type probeResult struct {
 	Gateway string   `json:"gateway"`
 	Via     []string `json:"via,omitempty"`
-	Client  string   `json:"client"` // this client's identity; "ephemeral": drawn for each session
-	OK      bool     `json:"ok"`
-	Failed  string   `json:"failed,omitempty"` // the step
-	Error   string   `json:"error,omitempty"`
-	KEM     string   `json:"kem,omitempty"`
-	AEAD    string   `json:"aead,omitempty"`
+	Client  string   `json:"client"` // this client's identity, as Gateway sees it
+	// Ephemeral: Client was drawn for this process.
+	Ephemeral bool `json:"ephemeral,omitempty"`
+
+	OK     bool   `json:"ok"`
+	Failed string `json:"failed,omitempty"` // the step
+	Error  string `json:"error,omitempty"`
+	KEM    string `json:"kem,omitempty"`
+	AEAD   string `json:"aead,omitempty"`
 	// Transport carries the packets to the first gateway; Reason is set if it is not the preferred
 	// one; Local is this machine's address.
 	Transport string      `json:"transport,omitempty"`
@@ -137,10 +140,12 @@ func (r *probeResult) fail(name string, took time.Duration, err error) error {
 
 func (p *probe) run(ctx context.Context) error {
 	r := &p.result
-	r.Gateway, r.Via, r.Client = p.config.Gateway.String(), texts(p.config.Via), ephemeral
-	if p.config.Identity != nil {
-		r.Client = p.config.Identity.Public().String()
+	ids, err := p.config.Identities()
+	if err != nil {
+		return err
 	}
+	r.Gateway, r.Via, r.Client = p.config.Gateway.String(), texts(p.config.Via), ids[len(ids)-1].String()
+	r.Ephemeral = p.config.Identity == nil || ids[len(ids)-1] != p.config.Identity.Public()
 	session, err := p.connect(ctx)
 	if err != nil {
 		return err
@@ -290,7 +295,11 @@ func (r *probeResult) String() string {
 	for _, v := range r.Via {
 		fmt.Fprintf(w, "via\t%s\n", v)
 	}
-	fmt.Fprintf(w, "client\t%s\n", r.Client)
+	fmt.Fprintf(w, "client\t%s", r.Client)
+	if r.Ephemeral {
+		fmt.Fprint(w, " (ephemeral)")
+	}
+	fmt.Fprintln(w)
 	if r.Transport != "" {
 		fmt.Fprintf(w, "over\t%s from %s", r.Transport, r.Local)
 		if r.Reason != "" {
