@@ -11,6 +11,7 @@ import (
 	"lewes/cmd/lewes/internal/control"
 	"lewes/crypto/identity"
 	"lewes/router"
+	"lewes/router/unlisted"
 	"lewes/state/path"
 )
 
@@ -47,11 +48,18 @@ type ClientList struct {
 	Unlisted []UnlistedClient `json:"unlisted"` // refused in the last hour
 }
 
+// sessionSource lists sessions: a *router.Gateway.
+type sessionSource interface {
+	MeasureRTT(context.Context) int
+	Sessions(context.Context, func([]router.SessionInfo) error) error
+	Unlisted() []unlisted.Entry
+}
+
 // pongWait is the time for the answers of clients whose round trip was not measured before.
 const pongWait = 300 * time.Millisecond
 
 // writeClients streams a ClientList, one session per line.
-func (p *Process) writeClients(ctx context.Context, w http.ResponseWriter, g *router.Gateway, full bool, throttle *control.Throttle) {
+func (p *Process) writeClients(ctx context.Context, w http.ResponseWriter, g sessionSource, full bool, throttle *control.Throttle) {
 	if g.MeasureRTT(ctx) > 0 {
 		select { // for most of the Pongs
 		case <-time.After(pongWait):

@@ -1,14 +1,24 @@
+//go:build unix
+
 package gatewayd
 
 import (
+	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"reflect"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
+	"lewes/cmd/lewes/internal/config"
+	"lewes/cmd/lewes/internal/control"
 	"lewes/crypto/identity"
 	"lewes/router"
+	"lewes/router/unlisted"
 	"lewes/state/path"
 )
 
@@ -43,12 +53,67 @@ func TestSessionAsJSON(t *testing.T) {
 	}
 }
 
-// BenchmarkSession appends one session of a list. Beside BenchmarkSessions in package router, it is the
-// cost of clients list --live.
-func BenchmarkSession(b *testing.B) {
-	i, text := exampleSession(), make([]byte, 0, 1<<10)
-	b.ReportAllocs()
-	for b.Loop() {
-		text = appendSession(text[:0], i, "anna-phone", "", false)
+// manySessions is a source of many equal sessions.
+type manySessions int
+
+func (manySessions) MeasureRTT(context.Context) int { return 0 }
+func (manySessions) Unlisted() []unlisted.Entry     { return nil }
+
+func (n manySessions) Sessions(_ context.Context, yield func([]router.SessionInfo) error) error {
+	some := slices.Repeat([]router.SessionInfo{*exampleSession()}, 128)
+	for left := int(n); left > 0; left -= len(some) {
+		if err := yield(some[:min(left, len(some))]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestListIsOneObject decodes a list of several slices.
+func TestListIsOneObject(t *testing.T) {
+	for _, n := range []int{0, 1, 300} {
+		var list ClientList
+		w := httptest.NewRecorder()
+		listing().writeClients(t.Context(), w, manySessions(n), false, new(control.Throttle))
+		if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil || len(list.Sessions) != n || list.Unlisted == nil {
+			t.Errorf("%d sessions of %d, %v", len(list.Sessions), n, err)
+		}
 	}
 }
+
+// listing returns a process that can list sessions.
+func listing() *Process {
+	p := &Process{access: openAccess()}
+	p.gatewayNames.Store(gatewayNames(config.Default()))
+	return p
+}
+
+// BenchmarkList writes a list of 100,000 sessions. The shards' part of its cost is BenchmarkSessions in
+// package router. core-% is the share of a core that a list every 15 s takes.
+func BenchmarkList(b *testing.B) {
+	const sessions, every = 100_000, 15 * time.Second
+	p, w := listing(), discard{make(http.Header)}
+	before := processorTime(b)
+	for b.Loop() {
+		p.writeClients(b.Context(), w, manySessions(sessions), false, new(control.Throttle))
+	}
+	each := (processorTime(b) - before) / time.Duration(b.N) // without the pauses
+	b.ReportMetric(float64(each.Nanoseconds())/sessions, "ns/session")
+	b.ReportMetric(100*each.Seconds()/every.Seconds(), "core-%")
+}
+
+// processorTime returns the time that this process has used.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// discard is an http.ResponseWriter.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d discard) WriteHeader(int)             {}
