@@ -84,7 +84,8 @@ type resting struct {
 }
 
 // restingTime is how long an account is kept after its last session: longer than any budget takes
-// to fill, so that a new session does not renew the budgets.
+// to fill, so that a new session does not renew the budgets; but for a rate of less than a few
+// datagrams in that time.
 const restingTime = 10 * time.Second
 
 // NewBook returns a book with the bounds of the gateway in total and of every account beside its
@@ -222,14 +223,14 @@ func (a *Account) Release(r Resource) {
 const rateDepth = time.Second
 
 // Pass reports whether size bytes of payload may pass at the account's rate. It takes them from the
-// budget.
+// budget, which must be full for more than a second's worth.
 func (a *Account) Pass(now time.Time, size int) bool {
 	rate := a.rate.Load()
 	if rate == 0 {
 		return true
 	}
 	refill := time.Duration(float64(size) / float64(rate) * float64(time.Second))
-	return a.bytes.Take(now, min(refill, rateDepth), rateDepth)
+	return a.bytes.Take(now, refill, max(refill, rateDepth))
 }
 
 // Limited reports whether the account has a rate.

@@ -163,3 +163,18 @@ func TestRate(t *testing.T) {
 		t.Error("the rate was removed and still applies")
 	}
 }
+
+// TestLongDatagramsKeepToTheRate: a datagram of more than a second's payload passes when the budget is
+// full, and the next one when it is full again.
+func TestLongDatagramsKeepToTheRate(t *testing.T) {
+	b := NewBook(func() (gateway, account Bounds) { return }, func(identity.PublicKey) Limits { return Limits{Rate: 100} })
+	a, passed := b.Join(start, who(1)), 0
+	for second := range 100 {
+		if a.Pass(start.Add(time.Duration(second)*time.Second), 1000) {
+			passed++
+		}
+	}
+	if passed != 10 {
+		t.Errorf("%d datagrams of 1,000 bytes passed in 100 s at 100 bytes a second, want 10", passed)
+	}
+}
