@@ -51,7 +51,8 @@ func (s *Session) dial(ctx context.Context, network, address string) (*flowConn,
 
 // ListenPacket returns a socket that sends to any target and receives from the targets that it has
 // sent to. It opens a flow per target. If the session has MaxFlows, it evicts the least recently
-// used flow of a ListenPacket; datagrams of that target are lost until the next WriteTo it.
+// used flow of a ListenPacket, one that waits for its first answer last; datagrams of that target are
+// lost until the next WriteTo it.
 //
 // WriteTo accepts a *net.UDPAddr, any other net.Addr with a method AddrPort() netip.AddrPort, and a
 // NameAddr. ReadFrom returns the address of the WriteTo: a *net.UDPAddr, which must not be changed,

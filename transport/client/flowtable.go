@@ -12,6 +12,8 @@ import (
 const (
 	// MaxFlows bounds the flows of a session (section 8 of PROTOCOL.md).
 	MaxFlows = 256
+	// answerWait is how long a flow without an answer is evicted after all others.
+	answerWait = 5 * time.Second
 	// idRetirement is how long an id is not used for another target.
 	idRetirement = 120 * time.Second
 	// flowClosedInterval limits the FlowClosed to a gateway that sends on a closed flow.
@@ -88,8 +90,7 @@ func (t *flowTable) unregister(c *packetConn) []*flow {
 }
 
 // add assigns f an id and returns f, or the flow that its packetConn has already opened to
-// the target. A full table evicts the least recently used flow of a packetConn, which the
-// caller closes.
+// the target. A full table evicts a flow of a packetConn, which the caller closes.
 func (t *flowTable) add(f *flow, now time.Duration) (open, evicted *flow, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -105,7 +106,7 @@ func (t *flowTable) add(f *flow, now time.Duration) (open, evicted *flow, err er
 		}
 	}
 	if len(t.byID) >= MaxFlows {
-		if evicted = t.leastRecent(); evicted == nil {
+		if evicted = t.leastRecent(now); evicted == nil {
 			return nil, nil, f.limitError("the session has 256 open")
 		}
 	}
@@ -144,15 +145,27 @@ func (t *flowTable) forget(id uint16, r *retiredID) {
 	}
 }
 
-// leastRecent returns the flow to evict, or nil if all belong to a DialContext.
-func (t *flowTable) leastRecent() *flow {
-	var oldest *flow
+// leastRecent returns the flow to evict, or nil if all belong to a DialContext: the least recently used
+// one, and those that wait for their first answer after all others.
+func (t *flowTable) leastRecent(now time.Duration) *flow {
+	var first *flow
 	for _, f := range t.byID {
-		if f.owner != nil && (oldest == nil || f.lastUse.Load() < oldest.lastUse.Load()) {
-			oldest = f
+		if f.owner != nil && (first == nil || f.before(first, now)) {
+			first = f
 		}
 	}
-	return oldest
+	return first
+}
+
+// before reports whether a flow is evicted before another.
+func (f *flow) before(other *flow, now time.Duration) bool {
+	waits := func(f *flow) bool {
+		return f.answered.Load() == nil && now-time.Duration(f.lastUse.Load()) < answerWait
+	}
+	if w := waits(f); w != waits(other) {
+		return !w
+	}
+	return f.lastUse.Load() < other.lastUse.Load()
 }
 
 // free returns an id for f. A packetConn reuses the id that it had for the target, so that

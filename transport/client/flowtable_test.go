@@ -75,7 +75,14 @@ func TestFlowIDsRetire(t *testing.T) {
 							t.Fatal("somebody's own flow gave way")
 						}
 						for _, other := range open {
-							if other.owner != nil && other.lastUse.Load() < evicted.lastUse.Load() {
+							waits := func(f *flow) bool {
+								return f.answered.Load() == nil && now-time.Duration(f.lastUse.Load()) < answerWait
+							}
+							switch {
+							case other.owner == nil:
+							case waits(evicted) && !waits(other):
+								t.Fatal("a flow gave way that waits for its answer")
+							case waits(evicted) == waits(other) && other.lastUse.Load() < evicted.lastUse.Load():
 								t.Fatal("a flow gave way that was not the one used least recently")
 							}
 						}
@@ -99,6 +106,14 @@ func TestFlowIDsRetire(t *testing.T) {
 					touch(f)
 					open = append(open, f)
 				}
+			},
+			"answer": func(t *rapid.T) {
+				if len(open) == 0 {
+					t.Skip("none open")
+				}
+				f := rapid.SampledFrom(open).Draw(t, "flow")
+				f.answered.Store(new(sessionConn))
+				touch(f)
 			},
 			"close": func(t *rapid.T) {
 				if len(open) == 0 {
