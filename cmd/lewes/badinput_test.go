@@ -281,7 +281,7 @@ func TestRefusedTargets(t *testing.T) {
 	})
 	t.Run("entry without a directory", func(t *testing.T) {
 		other := identity.FromSeed(&[32]byte{9}).Public().String()
-		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--via", g.uri, "lewes://"+other+"@gw.example"),
+		has(t, fails(t, env, exitFailed, "probe", "--identity", file, "--via-identity", "same", "--via", g.uri, "lewes://"+other+"@gw.example"),
 			"entry does not forward", other, "is not in its directory")
 	})
 }
