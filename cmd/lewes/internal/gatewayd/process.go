@@ -51,6 +51,7 @@ type Process struct {
 	extras    map[string]*os.File // files handed over beside the gateway
 
 	started       time.Time
+	parent        int             // that started this process
 	commands      chan *command   // of the control socket
 	control       *control.Server // nil: there is none
 	removeControl func()
@@ -74,7 +75,7 @@ func (p *Process) Run(ctx context.Context) (err error) {
 	if p.config, err = p.Load(); err != nil {
 		return err
 	}
-	p.started, p.commands, p.extras = time.Now(), make(chan *command), make(map[string]*os.File)
+	p.started, p.parent, p.commands, p.extras = time.Now(), os.Getppid(), make(chan *command), make(map[string]*os.File)
 	c := p.config
 	p.serveTCP = c.TCP.Enabled
 	p.gatewayNames.Store(gatewayNames(c))
@@ -187,7 +188,7 @@ func (p *Process) announceReady(ctx context.Context, g *router.Gateway, inherite
 	p.advertised.Store(a)
 	if p.predecessor != nil {
 		stats := g.Stats()
-		p.history.noteUpgrade(&Upgraded{At: p.started, From: os.Getppid(), To: os.Getpid(), Sessions: int(stats.Sessions), Flows: int(stats.Flows)})
+		p.history.noteUpgrade(&Upgraded{At: p.started, From: p.parent, To: os.Getpid(), Sessions: int(stats.Sessions), Flows: int(stats.Flows)})
 	}
 	p.serveControl(ctx, g, inherited)
 	if p.predecessor == nil {
