@@ -37,7 +37,8 @@ var attackTime = flag.Duration("attack", 300*time.Millisecond, "virtual time of 
 
 // TestAttackersLeaveOthersTheirTime lets one attacker send 20,000 packets a second of each kind to
 // a shard. In virtual time, with the costs of the table in router/costs, other clients keep 90 %
-// of their datagrams within 5 ms, and honest handshakes finish within a second.
+// of their datagrams within 5 ms, their sessions stay as they are, and honest handshakes finish
+// within a second. Hellos that doubt sessions change none, of whichever client.
 func TestAttackersLeaveOthersTheirTime(t *testing.T) {
 	if raceEnabled {
 		t.Skip("each simulation has one goroutine: run without -race")
@@ -76,9 +77,18 @@ type simulation struct {
 	dialing   []*dialing
 	took      []time.Duration // honest handshakes
 	begun     int
-	dropped   int                  // by the full socket
-	memory    [state.Classes]int64 // the most that handshakes took, in bytes
+	dropped   int                          // by the full socket
+	memory    [state.Classes]int64         // the most that handshakes took, in bytes
+	sessions  map[*state.Session]situation // before the attack, which may not change them
 }
+
+// situation is the path of a session at the gateway, and the keys that it seals under.
+type situation struct {
+	at   path.Path
+	keys *state.KeySet
+}
+
+func situationOf(s *state.Session) situation { return situation{s.Path(), s.Current()} }
 
 // simulatedEgress opens sockets that note the datagrams of honest clients.
 type simulatedEgress struct{ *simulation }
@@ -344,6 +354,14 @@ func (s *simulation) record(next func() (transport.Packet, bool)) func() (transp
 func (s *simulation) run() {
 	next := s.record(s.kind.Start(&s.env))
 	s.pending, s.exchanged = 0, 0
+	s.sessions = make(map[*state.Session]situation)
+	for _, p := range s.clients {
+		session := s.shard.st.sessions.Find(p.session.Current().Index()).Session()
+		s.sessions[session] = situationOf(session)
+	}
+	if s.kind == costs.Find("hello that doubts a session") {
+		s.shard.st.sessions.All(func(session *state.Session) { s.sessions[session] = situationOf(session) })
+	}
 	at := s.rig.now()
 	const step = time.Second / attackRate
 	for n := range int(*attackTime / step) {
@@ -411,6 +429,11 @@ func (s *simulation) check() {
 	delivered := float64(inTime) / float64(s.sent)
 	s.t.Logf("%s: %d packets; %.1f %% of %d datagrams within %v; %d of %d handshakes, the longest %v; %d packets dropped by the socket",
 		s.kind, s.attacked, 100*delivered, s.sent, mostDelay, len(s.took), s.begun, longest, s.dropped)
+	for session, before := range s.sessions {
+		if keys := s.shard.st.sessions.Find(before.keys.Index()); keys != before.keys || situationOf(session) != before {
+			s.t.Errorf("the session at %v with index %#x has changed", before.at, before.keys.Index())
+		}
+	}
 	if s.attacked < leastAttack {
 		s.t.Errorf("the attacker sent %d packets", s.attacked)
 	}

@@ -39,6 +39,8 @@ const (
 	// packetsPerConnection is the number of packets that open and close one.
 	packetsPerConnection = 6
 	memoryLimit          = 192 << 20 // of the gateway
+	// standing is the number of sessions that send beside the floods.
+	standing = 8
 	// maxConnections is a bound that the connections of a few sources reach.
 	maxConnections = 200
 	// recordTTL lets the gateway forget handshakes within the test.
@@ -131,7 +133,7 @@ uri = %q
 		a.Own = append(a.Own, netip.AddrFrom4([4]byte{198, 51, 100, byte(n + 1)}))
 	}
 	b.attacker = start("attacker", a, nil)
-	b.call(b.load, "connect", load.ConnectPlan{Sessions: 8, Flows: 1}, nil)
+	b.call(b.load, "connect", load.ConnectPlan{Sessions: standing, Flows: 1}, nil)
 	b.call(b.load, "open", target, nil)
 	return b
 }
@@ -225,6 +227,7 @@ func TestFloods(t *testing.T) {
 		{attack{Kind: manySources, Rate: 600, Size: 100}, fmt.Sprintf(evicted, "max_connections")},
 		{attack{Kind: "connections of a huge length", Rate: 600, Size: 100}, fmt.Sprintf(failed, "bad_length")},
 		{attack{Kind: "wrong MAC1", Rate: 20_000}, ""},
+		{attack{Kind: "hello that doubts a session", Rate: 20_000}, ""},
 		{attack{Kind: "KKT request, repeated", Rate: 20_000}, fmt.Sprintf(steps, "kem_key")},
 		{attack{Kind: "part of Handshake 1, of two", Rate: 20_000}, ""},
 		{attack{Kind: "Handshake 1 that does not open", Rate: 20_000}, ""},
@@ -298,6 +301,9 @@ func (b *floodEnv) flood(t *testing.T, a attack) {
 	}
 	if arrived == 0 {
 		t.Error("no datagram of a session arrived")
+	}
+	if n := b.metrics()["lewes_sessions"]; n < standing {
+		t.Errorf("%.0f sessions are left of %d", n, standing)
 	}
 	if len(honest.Delays) < honest.Tried {
 		t.Errorf("%d of %d honest clients have a session: %s", len(honest.Delays), honest.Tried, honest.Err)

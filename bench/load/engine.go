@@ -36,7 +36,7 @@ type engine struct {
 	mu       sync.Mutex
 	out      state.Output
 	packets  []transport.Packet
-	attempts map[uint32]*attempt // by receiver index
+	attempts map[uint32]*attempt // by the index of their packets
 	sessions *state.Sessions
 	kept     []*state.Session // in the order of their confirmation
 	knownKEM []byte
@@ -249,7 +249,7 @@ func (e *engine) begin(now time.Time, known bool) error {
 	return nil
 }
 
-// register records the receiver indexes of a client's new packets.
+// register records the indexes of a client's new packets: the attempt's and the session's.
 func (e *engine) register(a *attempt, from int) {
 	for _, p := range e.out.Packets[from:] {
 		index, ok := wire.ReceiverIdx(p.Data)

@@ -137,16 +137,24 @@ func cookieHello(e *Env) maker {
 	}
 }
 
+// doubtingHello sends hellos of other sources that name the sessions of some clients.
 func doubtingHello(e *Env) maker {
-	c := e.client()
-	if c == nil {
-		return none
-	}
-	return always(func() transport.Packet {
+	var all []*client
+	n := 0
+	return func() (transport.Packet, bool) {
+		if len(all) < min(e.Clients, 16) {
+			if c := e.client(); c != nil {
+				all = append(all, c)
+			}
+		}
+		if len(all) == 0 {
+			return none()
+		}
+		n++
 		a := e.attempt(e.source())
-		a.hello.Doubted = c.session.Current().Index()
-		return a.packet()
-	})
+		a.hello.Doubted = all[n%len(all)].session.Current().Index()
+		return a.packet(), true
+	}
 }
 
 // kktRequest requests the KEM key after a hello, or requests it again.
