@@ -54,7 +54,7 @@ func (t *ResponderTable) RejectShutdown(now time.Time, header wire.Header, packe
 func (t *ResponderTable) readClear(now time.Time, header wire.Header, packet []byte, from path.Path, out *Output) (wire.Type, []byte, error) {
 	kind, content, err := wire.ParseBody(wire.Body(packet))
 	if errors.Is(err, wire.ErrVersion) && header.ReceiverIdx == 0 && !isShort(packet, from) {
-		// Every version has the receiver_index in the same place.
+		// Every version has the attempt index in the same place.
 		index, _ := wire.ReceiverIdx(packet)
 		t.reject(now, index, wire.RejectVersion, from, out)
 	}

@@ -84,14 +84,14 @@ const (
 	exploreDeliver                          // a packet arrives
 	exploreLate                             // the same, when the gateway may send an Ack again
 	exploreAge                              // demoted generations are forgotten
-	exploreLivenessCheck                    // client: a Reset says that its index is unknown
+	exploreLivenessCheck                    // client: it is in doubt of the session
 	exploreLose                             // a packet is lost
 	exploreCopy                             // a packet is duplicated
 )
 
 var exploreKindNames = [...]string{
 	"wants new keys", "its timer expires", "refuses the index", "asks for new keys", "its timer expires",
-	"sends data", "receives", "receives, half a second later,", "hears nothing for minutes", "is told that its index is unknown", "lost:", "duplicated:",
+	"sends data", "receives", "receives, half a second later,", "hears nothing for minutes", "is in doubt", "lost:", "duplicated:",
 }
 
 // exploreEvent is one thing that happens, packet the one that it happens to.
@@ -320,8 +320,8 @@ func (r *exploreRun) event(event exploreEvent) {
 	}
 }
 
-// explorePayload is the data of an end in a generation. Its packet is long enough
-// to be answered by a Reset.
+// explorePayload is the data of an end in a generation. Its packet is as long as a
+// Ping's, and longer than those of messages about keys.
 func explorePayload(from Role, generation uint32) string {
 	return fmt.Sprintf("%-24v%8d", from, generation)
 }

@@ -685,8 +685,8 @@ func (m *exploreModel) fair(s *exploreState) (settled bool, err error) {
 	return settled, err
 }
 
-// arrive delivers the packet that is longest in flight. If the gateway has to
-// answer it by a Reset, the client hears that at once.
+// arrive delivers the packet that is longest in flight. If the gateway leaves a
+// datagram or Ping unanswered, the client is in doubt at once.
 func (m *exploreModel) arrive(s *exploreState) (err error) {
 	f := s.flight[0]
 	p := &m.packets[f.packet]
@@ -699,16 +699,17 @@ func (m *exploreModel) arrive(s *exploreState) (err error) {
 	} else {
 		s.flight = s.flight[1:]
 	}
-	reset := m.ends[s.gateway].resets(p) && p.index == m.ends[s.client].index
-	if *s, err = m.moved(*s, by, exploreEvent{exploreLate, f.packet}); err == nil && reset {
+	unanswered := m.ends[s.gateway].drops(p) && p.index == m.ends[s.client].index
+	if *s, err = m.moved(*s, by, exploreEvent{exploreLate, f.packet}); err == nil && unanswered {
 		*s, err = m.moved(*s, RoleClient, exploreEvent{kind: exploreLivenessCheck})
 	}
 	return err
 }
 
-// resets reports whether a gateway answers a packet by a Reset (R11.1).
-func (l *exploreLocal) resets(p *explorePacket) bool {
-	return !p.toClient && len(p.data) >= 64 && l.end.find(p.index) == nil
+// drops reports whether a gateway drops a datagram or a Ping because it knows no such
+// index (R11.20).
+func (l *exploreLocal) drops(p *explorePacket) bool {
+	return !p.toClient && len(p.data) >= wire.MinPingPacket && l.end.find(p.index) == nil
 }
 
 // checkRenewal checks that both ends, now that nothing is under way, agree, that

@@ -133,7 +133,7 @@ func (j *Jar) Restore(s *Secrets) {
 // NewJar returns a jar that draws its secrets, 32 bytes each, from rand.
 func NewJar(rand io.Reader) *Jar { return &Jar{rand: rand} }
 
-// Make returns the cookie for a hello from source with this receiver_index and salt. An IPv4-mapped
+// Make returns the cookie for a hello from source with this attempt index and salt. An IPv4-mapped
 // address equals the IPv4 address. The errors are ErrSource and those of the random source.
 func (j *Jar) Make(now time.Time, source netip.AddrPort, idx uint32, salt *[32]byte) ([Size]byte, error) {
 	if !source.IsValid() {
@@ -149,7 +149,7 @@ func (j *Jar) Make(now time.Time, source netip.AddrPort, idx uint32, salt *[32]b
 }
 
 // Valid reports whether this jar made cookie, with its present or last secret,
-// for a hello with this source, receiver_index and salt.
+// for a hello with this source, attempt index and salt.
 func (j *Jar) Valid(now time.Time, source netip.AddrPort, idx uint32, salt *[32]byte, cookie []byte) bool {
 	if len(cookie) != Size || !source.IsValid() {
 		return false
@@ -193,7 +193,7 @@ func (j *Jar) draw(now time.Time) error {
 	return nil
 }
 
-// sum returns the MAC over address, port, receiver_index and salt. Only the
+// sum returns the MAC over address, port, attempt index and salt. Only the
 // address varies in length, so the input is unambiguous.
 func sum(secret *kdf.MACKey, source netip.AddrPort, idx uint32, salt *[32]byte) [Size]byte {
 	var in [16 + 2 + 4 + 32]byte

@@ -86,7 +86,7 @@ func TestCookieIsBound(t *testing.T) {
 			t.Fatal("taken from another port")
 		}
 		if jar.Valid(t0, from, idx^1<<rapid.IntRange(0, 31).Draw(t, "idx bit"), &salt, c) {
-			t.Fatal("taken for another receiver_index")
+			t.Fatal("taken for another attempt index")
 		}
 		bit := rapid.IntRange(0, 255).Draw(t, "salt bit")
 		salt[bit/8] ^= 1 << (bit % 8)

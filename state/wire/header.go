@@ -94,11 +94,11 @@ func (h Header) Allows(t Type, d Direction) bool {
 	return t.Allowed(h.Level, d) && (h.ReceiverIdx == 0) == (t == TypeClientHello)
 }
 
-// helloIdxOffset is the offset of a ClientHello's receiver_index, the first field of its content.
+// helloIdxOffset is the offset of a ClientHello's attempt index, the first field of its content.
 const helloIdxOffset = HeaderSize + PrefixSize
 
 // ReceiverIdx returns the index that packet p is routed by: that of the header, or if it is 0 (a
-// ClientHello) the one requested in the hello. It reads nothing else, so that it always agrees with
+// ClientHello) the attempt index in the hello. It reads nothing else, so that it always agrees with
 // a steering program in the kernel. It returns false for a packet shorter than MinPacket.
 func ReceiverIdx(p []byte) (uint32, bool) {
 	if len(p) < MinPacket {

@@ -26,7 +26,7 @@ const (
 	udpGrace = 200 * time.Millisecond
 	// maxAddresses is how many of a gateway's addresses are tried.
 	maxAddresses = 4
-	// indexTries is how often a handshake restarts because an entry has its receiver index in use.
+	// indexTries is how often a handshake restarts because an entry has its attempt index in use.
 	indexTries = 4
 )
 

@@ -22,9 +22,9 @@ import (
 // past is a deadline that ends a read at once.
 var past = time.Unix(1, 0)
 
-// errIndexTaken ends a handshake that needs another receiver index and another flow: a
+// errIndexTaken ends a handshake that needs another attempt index and another flow: a
 // later FlowClosed of the entry's would be about the rejected index.
-var errIndexTaken = errors.New("client: receiver index in use at the entry")
+var errIndexTaken = errors.New("client: attempt index in use at the entry")
 
 // handshake establishes the session. It reads the path in the caller's goroutine; serve
 // takes over from there.
