@@ -68,6 +68,10 @@ func TestOperatorSeesAndSteersTheGateway(t *testing.T) {
 	if code == exitOK {
 		t.Error("an unlisted client gets through")
 	}
+	waits := launch(t, env, "forward", "--identity", stranger, "--gateway", g.uri, "0=127.0.0.1:9")
+	waits.awaitLog("lewes clients add " + strangerID)
+	has(t, mustLewes(t, env, "status", "--clients"), fmt.Sprintf("process %d", waits.cmd.Process.Pid), "not connected", "127.0.0.1:9")
+	waits.end()
 	f := launch(t, env, "forward", "--identity", anna, "--gateway", g.uri, "0="+echo(t), "0=198.51.100.7:53")
 	line := f.awaitLine("ready: ")
 	ports := regexp.MustCompile(`127\.0\.0\.1:\d+ to`).FindAllString(line, 2)

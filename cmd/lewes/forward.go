@@ -130,7 +130,13 @@ func forward(ctx context.Context, config client.Config, mappings []portforward.M
 			cancel(e.Err)
 		}
 	}
-	session, err := dialAdmitted(ctx, &config, waiting)
+	running := &runningForward{started: time.Now(), config: &config, mappings: f.Mappings()}
+	running.why.Store(new("connecting"))
+	defer serveClientStatus(config.Logger.Warn, running.status)()
+	session, err := dialAdmitted(ctx, &config, func(err *client.DialError) {
+		running.why.Store(new(err.Error()))
+		waiting(err)
+	})
 	switch cause := context.Cause(ctx); {
 	case err == nil:
 	case cause != nil && errors.Is(cause, context.Canceled):
@@ -139,8 +145,7 @@ func forward(ctx context.Context, config client.Config, mappings []portforward.M
 		return err
 	}
 	defer session.Close()
-	started := time.Now()
-	defer serveClientStatus(config.Logger.Warn, func() *clientStatus { return newClientStatus(started, &config, session, f.Mappings()) })()
+	running.session.Store(session)
 	if err := ready(session, f.Mappings()); err != nil { // its reader may have ended
 		config.Logger.Warn("cannot print the ready line", "error", err)
 	}

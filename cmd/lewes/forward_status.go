@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -27,8 +28,8 @@ type clientStatus struct {
 	Via       []string         `json:"via,omitempty"` // the nearest first
 	Connected bool             `json:"connected"`
 	Why       string           `json:"why,omitempty"` // it is not connected
-	Handle    string           `json:"handle"`
-	Transport string           `json:"transport"`
+	Handle    string           `json:"handle,omitempty"`
+	Transport string           `json:"transport,omitempty"`
 	Reason    string           `json:"transport_reason,omitempty"` // why not the preferred one
 	RTT       float64          `json:"rtt_seconds,omitempty"`
 	MaxPacket int              `json:"max_packet"`
@@ -41,22 +42,39 @@ type clientStatus struct {
 	Mappings  []forwardedPort  `json:"mappings"`
 }
 
-func newClientStatus(started time.Time, config *client.Config, s *client.Session, mappings []portforward.Mapping) *clientStatus {
-	info, stats := s.Info(), s.Stats()
-	c := &clientStatus{
-		Build: version.Read(), PID: os.Getpid(), Started: started, Gateway: config.Gateway.String(), Via: texts(config.Via),
-		Connected: info.Down == nil, Handle: fmt.Sprintf("%x", info.Handle), Transport: info.Transport.String(), Reason: info.TransportReason,
-		RTT: info.RTT.Seconds(), MaxPacket: info.MaxPacket, Up: gatewayd.Traffic{Datagrams: stats.Sent, Bytes: stats.SentBytes},
-		Down: gatewayd.Traffic{Datagrams: stats.Received, Bytes: stats.ReceivedBytes}, Lost: stats.Unsent + stats.Expired + stats.Overflowed,
-		Flows: stats.Flows, Rekeys: stats.Rekeys, Again: stats.Reconnects,
-	}
-	if info.Down != nil {
-		c.Why = info.Down.Error()
-	}
-	for _, m := range mappings {
+// runningForward is a forward command, from before its first connection.
+type runningForward struct {
+	started  time.Time
+	config   *client.Config // immutable
+	mappings []portforward.Mapping
+	session  atomic.Pointer[client.Session] // nil before the first connection
+	why      atomic.Pointer[string]         // there is none
+}
+
+func (f *runningForward) status() *clientStatus {
+	c := &clientStatus{Build: version.Read(), PID: os.Getpid(), Started: f.started, Gateway: f.config.Gateway.String(), Via: texts(f.config.Via)}
+	for _, m := range f.mappings {
 		c.Mappings = append(c.Mappings, forwardedPort{m.Local.String(), m.Target})
 	}
+	if s := f.session.Load(); s != nil {
+		c.describe(s)
+	} else {
+		c.Why = *f.why.Load()
+	}
 	return c
+}
+
+// describe adds the state of the session.
+func (c *clientStatus) describe(s *client.Session) {
+	info, stats := s.Info(), s.Stats()
+	if c.Connected = info.Down == nil; !c.Connected {
+		c.Why = info.Down.Error()
+	}
+	c.Handle, c.Transport, c.Reason = fmt.Sprintf("%x", info.Handle), info.Transport.String(), info.TransportReason
+	c.RTT, c.MaxPacket = info.RTT.Seconds(), info.MaxPacket
+	c.Up, c.Down = gatewayd.Traffic{Datagrams: stats.Sent, Bytes: stats.SentBytes}, gatewayd.Traffic{Datagrams: stats.Received, Bytes: stats.ReceivedBytes}
+	c.Lost, c.Flows = stats.Unsent+stats.Expired+stats.Overflowed, stats.Flows
+	c.Rekeys, c.Again = stats.Rekeys, stats.Reconnects
 }
 
 func (c *clientStatus) String() string {
@@ -71,7 +89,12 @@ func (c *clientStatus) String() string {
 	if c.Connected {
 		row("connected", "handle %s", c.Handle)
 	} else {
-		row("reconnecting", "%s", c.Why)
+		row("not connected", "%s", strings.ReplaceAll(c.Why, "\n", "; "))
+	}
+	if c.Transport == "" { // there was no session yet
+		c.portRows(row)
+		_ = w.Flush() // to memory
+		return strings.TrimSuffix(text.String(), "\n")
 	}
 	reason := ""
 	if c.Reason != "" {
@@ -81,11 +104,15 @@ func (c *clientStatus) String() string {
 	row("path", "round trip %v, packets of up to %d bytes", seconds(c.RTT), c.MaxPacket)
 	row("traffic", "up %s, down %s; %d datagrams dropped here", amount(c.Up), amount(c.Down), c.Lost)
 	row("flows", "%d; %s, %s", c.Flows, count(int(c.Rekeys), "rekey"), count(int(c.Again), "reconnect"))
+	c.portRows(row)
+	_ = w.Flush() // to memory
+	return strings.TrimSuffix(text.String(), "\n")
+}
+
+func (c *clientStatus) portRows(row func(key, format string, args ...any)) {
 	for _, m := range c.Mappings {
 		row("port", "%s to %s", m.Local, m.Target)
 	}
-	_ = w.Flush() // to memory
-	return strings.TrimSuffix(text.String(), "\n")
 }
 
 // serveClientStatus serves a client's control socket until stop is called. A client without one goes on.
