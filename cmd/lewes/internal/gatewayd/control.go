@@ -268,14 +268,6 @@ func (a *accessControl) match(who string) (func(identity.PublicKey, [16]byte) bo
 	return func(client identity.PublicKey, _ [16]byte) bool { return clients[client] }, nil
 }
 
-// name returns the name of a client, or the empty string.
-func (a *accessControl) name(client identity.PublicKey) string {
-	if list := a.rule.Load().list; list != nil {
-		return list.Name(client)
-	}
-	return ""
-}
-
 // maskPrefix prints a network as the addresses in it are printed.
 func maskPrefix(p netip.Prefix) string { return path.MaskAddr(p.Addr()) }
 
