@@ -10,7 +10,7 @@ import (
 
 // Stats are the counters of a gateway since it started. The tags describe the metric of each field:
 // its name, whether it is a gauge, its label as name=value, and its help text (fields with the same
-// name share the first one's). Package metrics exports them from the tags.
+// name share the first one's). Package metrics exports them from the tags, durations in seconds.
 type Stats struct {
 	Sessions uint64 `metric:"sessions" kind:"gauge" help:"Established sessions."`
 	Records  uint64 `metric:"handshake_records" kind:"gauge" help:"Handshake records: handshakes under way, and completed ones that answer retransmissions."`
@@ -42,18 +42,18 @@ type Stats struct {
 	QueueExpired uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_expired"`
 	OverRate     uint64 `metric:"dropped_packets_total" label:"reason=account_rate"`
 
-	SessionsRefused uint64 `metric:"sessions_refused_total" help:"New sessions closed because an account was at its bound."`
+	SessionsRefused uint64 `metric:"sessions_refused_total" label:"reason=account_bound" help:"New sessions that were closed at once, by reason."`
 
 	OverBudget  uint64        `metric:"requests_over_budget_total" help:"Expensive requests refused because the session or its account has used its share of time."`
-	RequestTime time.Duration `metric:"request_milliseconds_total" help:"Time that shards spent on expensive requests of clients."`
+	RequestTime time.Duration `metric:"request_seconds_total" help:"Time that shards spent on expensive requests of clients."`
 
 	FlowsOpened  uint64 `metric:"flows_opened_total" help:"Flows opened."`
-	FlowsRefused uint64 `metric:"flows_refused_total" help:"Flows refused."`
+	FlowsRefused uint64 // exported by reason, from Gateway.Refusals
 	Misrouted    uint64 `metric:"misrouted_packets_total" help:"Packets that arrived at another shard's socket."`
 
 	MemoryUsed    uint64 `metric:"memory_used_bytes" kind:"gauge" help:"Memory in use by the process."`
 	MemoryLimit   uint64 `metric:"memory_limit_bytes" kind:"gauge" help:"Memory limit of the process; 0 is none."`
-	ShortOfMemory uint64 `metric:"memory_refused_hellos_total" help:"Hellos refused because memory was short."`
+	ShortOfMemory uint64 `metric:"hellos_refused_total" label:"reason=memory" help:"Hellos refused before they were read, by reason."`
 	ClockJumps    uint64 `metric:"clock_jumps_total" help:"Steps of the system's clock."`
 
 	Polls         uint64 `metric:"polls_total" help:"Polls received over TCP."`
@@ -65,9 +65,9 @@ type Stats struct {
 	HandshakeMemory uint64        `metric:"handshake_memory_bytes" kind:"gauge" label:"source=proved" help:"Memory of handshake records and queued handshake packets."`
 	HandshakeOthers uint64        `metric:"handshake_memory_bytes" kind:"gauge" label:"source=unproved"`
 	HandshakeStale  uint64        `metric:"handshake_stale_packets_total" help:"Handshake packets dropped because they were queued too long."`
-	HandshakeTime   time.Duration `metric:"handshake_milliseconds_total" help:"Time that shards spent on handshakes."`
+	HandshakeTime   time.Duration `metric:"handshake_seconds_total" help:"Time that shards spent on handshakes."`
 	// HandshakeDelay is the largest of all shards.
-	HandshakeDelay time.Duration `metric:"handshake_delay_milliseconds" kind:"gauge" sum:"max" help:"Expected wait of a handshake packet that arrives now, in the slowest shard."`
+	HandshakeDelay time.Duration `metric:"handshake_delay_seconds" kind:"gauge" sum:"max" help:"Expected wait of a handshake packet that arrives now, in the slowest shard."`
 
 	Batches []BatchTimes // one per shard
 }

@@ -152,7 +152,7 @@ func flow(t *testing.T, s *client.Session, target string) (net.Conn, error) {
 func exhaust(t *testing.T, do local, g *gateway, most int, detail, target, next string) {
 	t.Helper()
 	s := do.dial(t, g)
-	refused := do.metrics(t, g)["lewes_flows_refused_total"]
+	refused := do.metrics(t, g)[`lewes_flows_refused_total{reason="bound"}`]
 	var flows []net.Conn
 	var failed *client.FlowError
 	for failed == nil {
@@ -205,7 +205,7 @@ func exhaust(t *testing.T, do local, g *gateway, most int, detail, target, next 
 	for _, conn := range flows[2:] {
 		_ = conn.Close()
 	}
-	if n := do.metrics(t, g)["lewes_flows_refused_total"] - refused; n < 1 {
+	if n := do.metrics(t, g)[`lewes_flows_refused_total{reason="bound"}`] - refused; n < 1 {
 		t.Errorf("%.0f flows were counted as refused", n)
 	}
 	g.alive()

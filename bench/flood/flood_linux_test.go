@@ -283,7 +283,7 @@ func TestSpoofedHandshakesKeepToTheirMemory(t *testing.T) {
 	if n := m[`lewes_handshake_memory_bytes{source="unproved"}`]; n > limit/40 || n == 0 {
 		t.Errorf("handshakes of spoofed sources take %.0f bytes", n)
 	}
-	if n := m["lewes_memory_refused_hellos_total"]; n > 0 {
+	if n := m[`lewes_hellos_refused_total{reason="memory"}`]; n > 0 {
 		t.Errorf("%.0f hellos were refused because memory was short", n)
 	}
 	b.gateway.end()

@@ -166,11 +166,13 @@ var gatewayRole = worker.Start(func(ctx context.Context, p gatewayParams) (*work
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	if _, err := metrics.Serve(ctx, "127.0.0.1:0", g); err != nil {
+	listener, err := metrics.Listen(ctx, "127.0.0.1:0")
+	if err != nil {
 		stop()
 		g.Close()
 		return nil, err
 	}
+	metrics.ServeOn(ctx, listener, metrics.Handler(g, metrics.Build{}))
 	at := gatewayAt{Addr: g.Addrs()[0], Identity: g.Identity()}
 	if tcpAddrs := g.TCPAddrs(); len(tcpAddrs) > 0 {
 		at.TCP = tcpAddrs[0]

@@ -203,7 +203,7 @@ func TestHandshakesKeepToTheirMemory(t *testing.T) {
 	}
 	_ = again.Close()
 	after := g.figures()
-	if after["lewes_memory_refused_hellos_total"] != 0 || after["lewes_memory_used_bytes"] > 0.8*limit || after[unproved] > limit/40 {
+	if after[`lewes_hellos_refused_total{reason="memory"}`] != 0 || after["lewes_memory_used_bytes"] > 0.8*limit || after[unproved] > limit/40 {
 		t.Errorf("afterwards: %v", after)
 	}
 }
@@ -225,7 +225,7 @@ func TestMemoryRunsOut(t *testing.T) {
 	}
 	defer many.Close()
 	var sessions []*state.Session
-	for deadline := time.Now().Add(patience); g.figures()["lewes_memory_refused_hellos_total"] == 0; {
+	for deadline := time.Now().Add(patience); g.figures()[`lewes_hellos_refused_total{reason="memory"}`] == 0; {
 		for range 50 {
 			if s := establish(t, many, at.Identity, key); s != nil {
 				sessions = append(sessions, s)

@@ -55,7 +55,7 @@ func TestLeastMemoryLimit(t *testing.T) {
 			if used > 0.75*float64(least) {
 				t.Errorf("%d shards, %d addresses: %.0f bytes are used under the least limit, %v", shards, len(addresses), used, least)
 			}
-			if figures["lewes_memory_refused_hellos_total"] != 0 {
+			if figures[`lewes_hellos_refused_total{reason="memory"}`] != 0 {
 				t.Error("a hello was refused for memory")
 			}
 			if code := g.end(); code != exitOK {

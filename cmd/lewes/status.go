@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,17 +31,23 @@ health, sockets, directory, the last upgrade and reload, and what it refused sin
 and why. With --clients it asks the forward commands of this user instead. Whoever may
 connect to the socket may read: root, the gateway's user, and the socket's group.
 
-The exit code is 0 if a process answered, whatever its health.`,
+The exit code is 0 if a process answered, whatever its health. With --ready, it is 0 only if the
+gateway accepts new clients, and nothing is printed then: the health check of a container.`,
 		Example: `  lewes status
   lewes status --json | jq .health
+  lewes status --ready || echo "no new clients"
   lewes status --clients`,
 		Args: arguments(0, 0, ""),
 	}
 	var flags controlFlags
 	flags.register(cmd)
 	clients := cmd.Flags().Bool("clients", false, "ask the forward commands of this user")
+	ready := cmd.Flags().Bool("ready", false, "print nothing; fail unless the gateway accepts new clients")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *clients && *ready {
+			return usagef("--ready is about a gateway, --clients about forward commands: use one of them")
+		}
 		if *clients {
 			return clientStatuses(cmd, *asJSON)
 		}
@@ -48,6 +55,12 @@ The exit code is 0 if a process answered, whatever its health.`,
 			s, err := readStatus(cmd.Context(), c)
 			if err != nil {
 				return err
+			}
+			switch {
+			case *ready && !s.Ready:
+				return fmt.Errorf("not ready: %s", strings.Join(s.Problems, "; "))
+			case *ready:
+				return nil
 			}
 			return output(cmd, *asJSON, s, s.String())
 		})
@@ -95,8 +108,8 @@ func (s *runningStatus) String() string {
 	for i, addr := range s.TCP {
 		row([]string{"tcp", ""}[min(i, 1)], "%s", addr)
 	}
-	if s.Metrics != "" {
-		row("metrics", "%s", s.Metrics)
+	if text := cmp.Or(s.Metrics, s.MetricsError); text != "" {
+		row("metrics", "%s", text)
 	}
 	for i, d := range s.Directory {
 		name := d.Name

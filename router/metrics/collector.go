@@ -20,13 +20,20 @@ type Source interface {
 	Traffic() (clients, egress udp.Stats)
 	TCP() tcp.Stats
 	Sockets() []router.Socket
+	Refusals() map[router.Refusal]uint64
 }
 
+// Build is the version of the program, for lewes_build_info.
+type Build struct{ Version, Revision, Modified, Go string }
+
 // Collector exports a gateway's counters. It is a prometheus.Collector.
-type Collector struct{ source Source }
+type Collector struct {
+	source Source
+	build  Build
+}
 
 // New returns a collector of a gateway's counters.
-func New(source Source) *Collector { return &Collector{source} }
+func New(source Source, build Build) *Collector { return &Collector{source, build} }
 
 // Describe sends nothing: the collector is unchecked.
 func (*Collector) Describe(chan<- *prometheus.Desc) {}
@@ -35,12 +42,16 @@ func (*Collector) Describe(chan<- *prometheus.Desc) {}
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	stats, tcpStats := c.source.Stats(), c.source.TCP()
 	out := sender{ch, make(map[string]string)}
+	out.gauge("build_info", "The program: always 1.", 1, "version", c.build.Version, "revision", c.build.Revision, "modified", c.build.Modified, "go_version", c.build.Go)
 	out.fields(reflect.ValueOf(stats), "")
 	out.fields(reflect.ValueOf(tcpStats), "")
 	for code, n := range stats.Handshakes.Rejects {
 		if code > 0 {
-			out.counter("rejects_total", "Rejected hellos by code.", n, "code", wire.RejectCode(code).String())
+			out.counter("rejects_total", "Hellos answered by a Reject, by reason.", float64(n), "reason", rejectReason(wire.RejectCode(code)))
 		}
+	}
+	for reason, n := range refusedFlows(c.source.Refusals()) {
+		out.counter("flows_refused_total", "Refused flows to targets and to other gateways, by reason.", float64(n), "reason", reason)
 	}
 	for shard := range stats.Batches {
 		out.batches(strconv.Itoa(shard), &stats.Batches[shard])
@@ -51,8 +62,8 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, socket := range c.source.Sockets() {
 		shard, addr := strconv.Itoa(socket.Shard), socket.Addr.String()
 		const granted = "Socket buffer size that the system granted."
-		out.gauge("socket_buffer_bytes", granted, uint64(socket.ReceiveBuffer.Granted), "direction", "receive", "shard", shard, "listen", addr)
-		out.gauge("socket_buffer_bytes", granted, uint64(socket.SendBuffer.Granted), "direction", "send", "shard", shard, "listen", addr)
+		out.gauge("socket_buffer_bytes", granted, float64(socket.ReceiveBuffer.Granted), "direction", "receive", "shard", shard, "listen", addr)
+		out.gauge("socket_buffer_bytes", granted, float64(socket.SendBuffer.Granted), "direction", "send", "shard", shard, "listen", addr)
 		const offload = "Whether a segmentation offload is in use."
 		out.gauge("socket_offload", offload, oneIf(socket.GSO.On), "offload", "gso", "shard", shard, "listen", addr)
 		out.gauge("socket_offload", offload, oneIf(socket.GRO.On), "offload", "gro", "shard", shard, "listen", addr)
@@ -82,11 +93,11 @@ func (s sender) fields(v reflect.Value, label string) {
 			help = tag.Get("help")
 			s.help[name] = help
 		}
-		var value uint64
+		var value float64
 		if d, ok := field.Interface().(time.Duration); ok {
-			value = uint64(d.Milliseconds())
+			value = d.Seconds()
 		} else {
-			value = field.Uint()
+			value = float64(field.Uint())
 		}
 		var labels []string
 		if key, text, ok := strings.Cut(own, "="); ok {
@@ -100,11 +111,47 @@ func (s sender) fields(v reflect.Value, label string) {
 	}
 }
 
-func oneIf(on bool) uint64 {
+func oneIf(on bool) float64 {
 	if on {
 		return 1
 	}
 	return 0
+}
+
+// rejectReasons are the label values of the codes of a Reject.
+var rejectReasons = map[wire.RejectCode]string{
+	wire.RejectVersion: "version", wire.RejectClock: "clock", wire.RejectKEM: "kem", wire.RejectAEAD: "aead",
+	wire.RejectShuttingDown: "shutting_down", wire.RejectStaleKey: "stale_key",
+}
+
+// flowReasons are the label values of the reasons for which flows are refused.
+var flowReasons = map[wire.FlowReason]string{
+	wire.FlowPolicy: "policy", wire.FlowUnreachable: "unreachable", wire.FlowIdle: "idle_or_unknown", wire.FlowBound: "bound",
+	wire.FlowOtherTarget: "other_target", wire.FlowIndexCollision: "index_collision", wire.FlowNotRegistered: "not_registered",
+	wire.FlowBandwidth: "bandwidth", wire.FlowSessionClosing: "session_closing", wire.FlowNameNotFound: "name_not_found",
+}
+
+func rejectReason(code wire.RejectCode) string {
+	if reason, ok := rejectReasons[code]; ok {
+		return reason
+	}
+	return "code_" + strconv.Itoa(int(code))
+}
+
+// refusedFlows sums refusals over the rules of the policy. Reasons without any are zero.
+func refusedFlows(refusals map[router.Refusal]uint64) map[string]uint64 {
+	sum := make(map[string]uint64)
+	for _, reason := range flowReasons {
+		sum[reason] = 0
+	}
+	for r, n := range refusals {
+		reason, ok := flowReasons[r.Reason]
+		if !ok {
+			reason = "reason_" + strconv.Itoa(int(r.Reason))
+		}
+		sum[reason] += n
+	}
+	return sum
 }
 
 // sender sends metrics. help holds the help text of each name sent from a tag.
@@ -122,28 +169,28 @@ func desc(name, help string, labels []string) (*prometheus.Desc, []string) {
 	return prometheus.NewDesc("lewes_"+name, help, names, nil), values
 }
 
-func (s sender) counter(name, help string, value uint64, labels ...string) {
+func (s sender) counter(name, help string, value float64, labels ...string) {
 	d, values := desc(name, help, labels)
-	s.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), values...)
+	s.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, value, values...)
 }
 
-func (s sender) gauge(name, help string, value uint64, labels ...string) {
+func (s sender) gauge(name, help string, value float64, labels ...string) {
 	d, values := desc(name, help, labels)
-	s.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), values...)
+	s.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, values...)
 }
 
 // socket sends the counters of one side's sockets.
 func (s sender) socket(side string, u *udp.Stats) {
 	s.traffic(side, "receive", &u.Received)
 	s.traffic(side, "send", &u.Sent)
-	s.counter("socket_send_errors_total", "Datagrams that the system did not accept.", u.SendErrors.Total(), "side", side)
-	s.counter("socket_kernel_drops_total", "Datagrams that the kernel dropped because a receive buffer was full.", u.KernelDrops, "side", side)
-	s.counter("socket_gso_fallbacks_total", "Sockets on which segmentation offload failed.", u.GSOFallbacks, "side", side)
+	s.counter("socket_send_errors_total", "Datagrams that the system did not accept.", float64(u.SendErrors.Total()), "side", side)
+	s.counter("socket_kernel_drops_total", "Datagrams that the kernel dropped because a receive buffer was full.", float64(u.KernelDrops), "side", side)
+	s.counter("socket_gso_fallbacks_total", "Sockets on which segmentation offload failed.", float64(u.GSOFallbacks), "side", side)
 }
 
 func (s sender) traffic(side, direction string, l *udp.Traffic) {
-	s.counter("socket_datagrams_total", "Datagrams that passed sockets.", l.Packets, "side", side, "direction", direction)
-	s.counter("socket_bytes_total", "Bytes that passed sockets.", l.Bytes, "side", side, "direction", direction)
+	s.counter("socket_datagrams_total", "Datagrams that passed sockets.", float64(l.Packets), "side", side, "direction", direction)
+	s.counter("socket_bytes_total", "Bytes that passed sockets.", float64(l.Bytes), "side", side, "direction", direction)
 	var messages uint64
 	for _, n := range l.Segments {
 		messages += n
@@ -162,7 +209,7 @@ func (s sender) batches(shard string, t *router.BatchTimes) {
 	bound := func(i int) float64 { return router.BatchBounds[i].Seconds() }
 	s.buckets("shard_batch_seconds", "Duration of a shard's batches; a long one delays all of its sessions.",
 		t.Counts[:], bound, t.Sum.Seconds(), "shard", shard)
-	s.gauge("shard_batch_longest_microseconds", "Longest batch of a shard since the start.", uint64(t.Longest.Microseconds()), "shard", shard)
+	s.gauge("shard_batch_longest_seconds", "Longest batch of a shard since the start.", t.Longest.Seconds(), "shard", shard)
 }
 
 // buckets sends a histogram. The last bucket has no bound.

@@ -85,7 +85,7 @@ func TestConstantsInREADME(t *testing.T) {
 func exportedSeries(t *testing.T) map[string]bool {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(newNumbered()))
+	registry.MustRegister(New(newNumbered(), testBuild))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

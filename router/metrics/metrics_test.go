@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lewes/router"
+	"lewes/state/wire"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )
@@ -43,6 +46,10 @@ func (figures) Sockets() []router.Socket {
 	return []router.Socket{{Addr: netip.MustParseAddrPort("0.0.0.0:51264"), ReceiveBuffer: udp.Buffer{Requested: 4 << 20, Granted: 425984}, GRO: udp.Offload{On: true}}}
 }
 
+func (figures) Refusals() map[router.Refusal]uint64 {
+	return map[router.Refusal]uint64{{Reason: wire.FlowPolicy, Rule: "10.0.0.0/8"}: 2, {Reason: wire.FlowPolicy, Rule: "192.0.2.0/24"}: 3, {Reason: wire.FlowBound}: 1}
+}
+
 func TestMetricsFormat(t *testing.T) {
 	want := `
 # HELP lewes_sessions Established sessions.
@@ -62,10 +69,7 @@ lewes_socket_batch_messages_bucket{direction="receive",side="clients",le="+Inf"}
 lewes_socket_batch_messages_sum{direction="receive",side="clients"} 15
 lewes_socket_batch_messages_count{direction="receive",side="clients"} 3
 `
-	got, err := render()
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := render(t, figures{})
 	for line := range strings.Lines(want) {
 		if line = strings.TrimSpace(line); line != "" && !strings.Contains(got, line) {
 			t.Errorf("missing: %s", line)
@@ -81,8 +85,12 @@ lewes_socket_batch_messages_count{direction="receive",side="clients"} 3
 		`lewes_shard_batch_seconds_bucket{shard="1",le="0.0005"} 2`,
 		`lewes_shard_batch_seconds_sum{shard="1"} 0.00025`,
 		`lewes_shard_batch_seconds_count{shard="0"} 0`,
-		`lewes_shard_batch_longest_microseconds{shard="1"} 240`,
-		`lewes_rejects_total{code="the clocks differ too much"} 7`,
+		`lewes_shard_batch_longest_seconds{shard="1"} 0.00024`,
+		`lewes_rejects_total{reason="clock"} 7`,
+		`lewes_flows_refused_total{reason="policy"} 5`,
+		`lewes_flows_refused_total{reason="bound"} 1`,
+		`lewes_flows_refused_total{reason="unreachable"} 0`,
+		`lewes_build_info{go_version="go1.26",modified="unknown",revision="0123456789abcdef",version="v1.2.3"} 1`,
 		`lewes_socket_kernel_drops_total{side="clients"} 9`,
 		`lewes_socket_buffer_bytes{direction="receive",listen="0.0.0.0:51264",shard="0"} 425984`,
 		`lewes_socket_offload{listen="0.0.0.0:51264",offload="gro",shard="0"} 1`,
@@ -93,27 +101,60 @@ lewes_socket_batch_messages_count{direction="receive",side="clients"} 3
 	}
 }
 
-func render() (string, error) {
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	addr, err := Serve(ctx, "127.0.0.1:0", figures{})
-	if err != nil {
-		return "", err
+// render returns the page of a source.
+func render(t *testing.T, source Source) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	Handler(source, testBuild).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatal(w.Code, w.Body)
 	}
-	answer, err := http.Get("http://" + addr.String() + "/metrics")
-	if err != nil {
-		return "", err
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	return string(text), err
+	return w.Body.String()
 }
 
-func TestServeInvalidAddress(t *testing.T) {
-	_, err := Serve(context.Background(), "127.0.0.1:notaport", figures{})
+var testBuild = Build{Version: "v1.2.3", Revision: "0123456789abcdef", Modified: "unknown", Go: "go1.26"}
+
+func TestListenInvalidAddress(t *testing.T) {
+	_, err := Listen(context.Background(), "127.0.0.1:notaport")
 	if err == nil || !strings.Contains(err.Error(), `metrics.listen "127.0.0.1:notaport"`) {
 		t.Errorf("error %v", err)
 	}
+}
+
+// TestServedConnectionsAreBounded shows that as many connections as are served at once may be idle, and
+// that the next is served when one of them ends.
+func TestServedConnectionsAreBounded(t *testing.T) {
+	listener, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{}, maxConnections+1)
+	ServeOn(t.Context(), listener, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served <- struct{}{} }))
+	ask := func() net.Conn {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		return conn
+	}
+	first := ask()
+	for range maxConnections - 1 {
+		ask()
+	}
+	for range maxConnections {
+		<-served
+	}
+	ask()
+	// A later request on a served connection marks the time by which the excess one would be served.
+	_, _ = io.WriteString(first, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-served
+	if len(served) != 0 {
+		t.Error("a connection beyond the bound is served")
+	}
+	_ = first.Close()
+	<-served
 }
 
 // numbered is a source whose every figure has a number of its own.
@@ -142,8 +183,8 @@ func newNumbered() *numbered {
 			v.SetUint(next)
 			n.names[next] = name
 			next++
-		case reflect.Int64: // a time.Duration, shown in milliseconds
-			v.SetInt(int64(next) * 1e6)
+		case reflect.Int64: // a time.Duration, shown in seconds
+			v.SetInt(int64(next) * 1e9)
 			n.names[next] = name
 			next++
 		case reflect.Slice: // Stats.Batches, histograms: TestMetricsFormat
@@ -152,8 +193,10 @@ func newNumbered() *numbered {
 		}
 	}
 	fill("Stats", reflect.ValueOf(&n.stats).Elem())
+	n.stats.Batches = figures{}.Stats().Batches
 	fill("TCP", reflect.ValueOf(&n.tcp).Elem())
 	delete(n.names, n.stats.Handshakes.Rejects[0]) // there is no code 0
+	delete(n.names, n.stats.FlowsRefused)          // by reason: TestMetricsFormat
 	return n
 }
 
@@ -167,7 +210,7 @@ func (n *numbered) TCP() tcp.Stats      { return n.tcp }
 func TestEveryCounterIsExported(t *testing.T) {
 	source := newNumbered()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(source))
+	registry.MustRegister(New(source, testBuild))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

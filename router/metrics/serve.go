@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"time"
@@ -11,17 +13,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
 
-// Serve serves http://address/metrics until ctx ends. It returns the address that it listens on.
-func Serve(ctx context.Context, address string, source Source) (net.Addr, error) {
-	listener, err := Listen(ctx, address)
-	if err != nil {
-		return nil, err
-	}
-	ServeOn(ctx, listener, source)
-	return listener.Addr(), nil
-}
+// Bounds of the HTTP server: any user of the machine may connect to it.
+const (
+	maxConnections = 32
+	maxHeader      = 16 << 10 // bytes
+	readTimeout    = 5 * time.Second
+	writeTimeout   = 10 * time.Second
+	idleTimeout    = 2 * time.Minute // Prometheus scrapes every minute or more often
+)
 
 // Listen listens on an IP address and port, for ServeOn.
 func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
@@ -34,22 +36,28 @@ func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 }
 
 // Handler returns the handler of /metrics.
-func Handler(source Source) http.Handler {
+func Handler(source Source, build Build) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(source), collectors.NewGoCollector(),
+	registry.MustRegister(New(source, build), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
-// ServeOn serves /metrics on the connections of listener until ctx ends. It owns the listener.
-func ServeOn(ctx context.Context, listener net.Listener, source Source) {
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", Handler(source))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+// ServeOn serves handler on the connections of listener until ctx ends. It owns the listener.
+func ServeOn(ctx context.Context, listener net.Listener, handler http.Handler) {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(io.Discard, "", 0), // any user can cause its lines
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	go func() {
 		defer stop()
-		if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(netutil.LimitListener(listener, maxConnections)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			_ = listener.Close()
 		}
 	}()

@@ -163,9 +163,25 @@ const (
 	LogJSON    LogFormat = "json"
 )
 
-// Metrics configures the Prometheus endpoint.
+// Metrics configures the endpoint of health and metrics.
 type Metrics struct {
-	Listen string `toml:"listen"` // IP address and port; empty: off
+	Listen   string `toml:"listen"`   // IP address and port; empty: off; MetricsAuto
+	Required bool   `toml:"required"` // do not start without
+}
+
+// MetricsAuto is the value of metrics.listen that stands for DefaultMetrics, if it is free.
+const (
+	MetricsAuto    = "auto"
+	DefaultMetrics = "127.0.0.1:9264"
+)
+
+// Address returns the address of health and metrics, empty for none, and whether a gateway must not
+// start without it.
+func (m *Metrics) Address() (addr string, required bool) {
+	if m.Listen == MetricsAuto {
+		return DefaultMetrics, false
+	}
+	return m.Listen, m.Required && m.Listen != ""
 }
 
 // Control configures the control socket.

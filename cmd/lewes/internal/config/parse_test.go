@@ -160,6 +160,7 @@ format = "json"
 group = "lewes-admins"
 [metrics]
 listen = "127.0.0.1:9264"
+required = false
 [[gateway]]
 uri = "%v"
 [[gateway]]
@@ -202,7 +203,7 @@ func TestParseEverything(t *testing.T) {
 		},
 		Forward:  Forward{1},
 		Log:      Log{LogDebug, LogJSON},
-		Metrics:  Metrics{"127.0.0.1:9264"},
+		Metrics:  Metrics{"127.0.0.1:9264", false},
 		Control:  Control{"lewes-admins"},
 		Gateways: []Gateway{{gatewayURI(1), ""}, {gatewayURI(2), "other exit"}},
 	}

@@ -136,7 +136,7 @@ func (c *Config) problems() []Problem {
 	checkGateways(&p, c.Gateways)
 	oneOf(&p, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
 	oneOf(&p, "log.format", c.Log.Format, LogConsole, LogJSON)
-	if s := c.Metrics.Listen; s != "" {
+	if s := c.Metrics.Listen; s != "" && s != MetricsAuto {
 		if _, err := netip.ParseAddrPort(s); err != nil {
 			p.add("metrics.listen", `%q is not an IP address and a port, such as "127.0.0.1:9264"; "" turns metrics off`, shorten(s))
 		}

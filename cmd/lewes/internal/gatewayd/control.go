@@ -22,7 +22,6 @@ import (
 	"lewes/cmd/lewes/internal/control"
 	"lewes/crypto/identity"
 	"lewes/router"
-	"lewes/router/metrics"
 	"lewes/state/path"
 )
 
@@ -153,7 +152,9 @@ func (p *Process) registerControl(s *control.Server, g *router.Gateway) {
 		}
 		p.writeClients(r.Context(), w, g, full, &throttle)
 	})
-	s.Read("GET /metrics", metrics.Handler(g).ServeHTTP)
+	for path, h := range p.health(g) {
+		s.Read("GET "+path, h)
+	}
 	s.Act("POST "+CloseEndpoint, "close sessions", func(w http.ResponseWriter, r *http.Request) { p.handleClose(w, r, g) })
 	s.Act("POST "+DrainEndpoint, "drain", func(w http.ResponseWriter, r *http.Request) {
 		var request struct {

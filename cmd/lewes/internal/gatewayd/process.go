@@ -20,7 +20,6 @@ import (
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/handover"
-	"lewes/router/metrics"
 	"lewes/transport/udp"
 )
 
@@ -58,8 +57,11 @@ type Process struct {
 	advertised    atomic.Pointer[Advertisement]
 	gatewayNames  atomic.Pointer[map[identity.PublicKey]string]
 	metricsURL    string
-	serveTCP      bool
-	history       history
+	metricsError  string // why there is none
+
+	metricsRequired bool // by the configuration
+	serveTCP        bool
+	history         history
 }
 
 // Run starts the gateway, or takes it over from a predecessor, and serves until ctx is done or a
@@ -183,13 +185,13 @@ func (p *Process) shutdown(g *router.Gateway) {
 // announceReady serves metrics, prints the URIs, logs "ready" and notifies systemd.
 func (p *Process) announceReady(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
 	defer closeFiles(inherited)
-	metricsErr := p.serveMetrics(ctx, g, inherited)
 	a := advertise(g, p.config)
 	p.advertised.Store(a)
 	if p.predecessor != nil {
 		stats := g.Stats()
 		p.history.noteUpgrade(&Upgraded{At: p.started, From: p.parent, To: os.Getpid(), Sessions: int(stats.Sessions), Flows: int(stats.Flows)})
 	}
+	metricsErr := p.serveMetrics(ctx, g, inherited)
 	p.serveControl(ctx, g, inherited)
 	if p.predecessor == nil {
 		if metricsErr != nil {
@@ -219,29 +221,6 @@ func (p *Process) notify(state string) {
 	if err := Notify(state); err != nil {
 		p.log.Warn("cannot notify systemd", zap.Error(err))
 	}
-}
-
-// serveMetrics serves metrics if configured, through the predecessor's listener if it has the same
-// address.
-func (p *Process) serveMetrics(ctx context.Context, g *router.Gateway, inherited map[string]*os.File) error {
-	addr := p.config.Metrics.Listen
-	if addr == "" {
-		return nil
-	}
-	listener, _ := inheritedListener(inherited, metricsFile+addr).(*net.TCPListener)
-	if listener == nil {
-		var err error
-		if listener, err = metrics.Listen(ctx, addr); err != nil {
-			return err
-		}
-	}
-	if file, err := listener.File(); err == nil { // fails on Windows, where there is no handover
-		p.extras[metricsFile+addr] = file
-	}
-	metrics.ServeOn(ctx, listener, g)
-	p.metricsURL = "http://" + listener.Addr().String() + "/metrics"
-	p.log.Info("metrics", zap.String("url", p.metricsURL))
-	return nil
 }
 
 // serveSignals handles reload and upgrade signals until ctx is done or a successor has taken over.

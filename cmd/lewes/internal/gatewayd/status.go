@@ -22,6 +22,7 @@ type Status struct {
 	Identity identity.PublicKey `json:"identity"`
 	URIs     []string           `json:"uris"`
 	Health   string             `json:"health"` // "ok" or "degraded"
+	Ready    bool               `json:"ready"`  // accepts new clients
 	Problems []string           `json:"problems"`
 	Draining bool               `json:"draining"`
 	Access   string             `json:"access"`
@@ -34,11 +35,15 @@ type Status struct {
 	Sockets   []SocketStatus   `json:"sockets"`
 	TCP       []string         `json:"tcp"`
 	Directory []DirectoryState `json:"directory"`
-	Metrics   string           `json:"metrics,omitempty"` // URL
 	Refusals  []Refusal        `json:"refusals"`
+
+	Metrics      string `json:"metrics,omitempty"`       // URL
+	MetricsError string `json:"metrics_error,omitempty"` // why there is none
 
 	Reloaded *Reloaded `json:"reloaded,omitempty"`
 	Upgraded *Upgraded `json:"upgraded,omitempty"`
+
+	problems []problem
 }
 
 // ShardStatus describes a shard.
@@ -91,7 +96,7 @@ func (p *Process) status(g *router.Gateway) *Status {
 	s := &Status{
 		Build: version.Read(), PID: os.Getpid(), Started: p.started, Uptime: time.Since(p.started).Seconds(), Identity: g.Identity(),
 		URIs: a.URIs, TCP: a.ListenTCP, Access: "open", Draining: g.Draining(), Sessions: stats.Sessions, Flows: stats.Flows,
-		Problems: []string{}, Metrics: p.metricsURL, Directory: []DirectoryState{},
+		Problems: []string{}, Metrics: p.metricsURL, MetricsError: p.metricsError, Directory: []DirectoryState{},
 	}
 	if list := p.access.rule.Load().list; list != nil {
 		s.Access, s.Clients = "listed", len(list.Entries())
@@ -115,7 +120,11 @@ func (p *Process) status(g *router.Gateway) *Status {
 	}
 	s.Refusals = listRefusals(&stats, g.Refusals())
 	s.Reloaded, s.Upgraded = p.history.get()
-	s.Problems = append(s.Problems, p.problems(s, &stats)...)
+	s.problems = p.problems(s, &stats)
+	for _, x := range s.problems {
+		s.Problems = append(s.Problems, x.String())
+	}
+	s.Ready = readiness(s.problems).Ready
 	s.Health = "ok"
 	if len(s.Problems) > 0 {
 		s.Health = "degraded"
@@ -123,26 +132,34 @@ func (p *Process) status(g *router.Gateway) *Status {
 	return s
 }
 
-// problems returns what an operator has to mend or know.
-func (p *Process) problems(s *Status, stats *router.Stats) (all []string) {
-	note := func(when bool, text string) {
+// problems returns what is wrong.
+func (p *Process) problems(s *Status, stats *router.Stats) (all []problem) {
+	note := func(when bool, code, text string) {
 		if when {
-			all = append(all, text)
+			all = append(all, problem{Code: code, Text: text})
 		}
 	}
-	note(s.Draining, "draining: new clients are refused")
-	note(stats.MemoryLimit > 0 && stats.MemoryUsed > stats.MemoryLimit*8/10, "memory is short: new clients are refused")
-	note(p.serveTCP && len(s.TCP) == 0, "the TCP port is not served: clients in networks that block UDP cannot connect")
-	note(s.Access == "listed" && s.Clients == 0, "the list of clients is empty")
-	for _, d := range s.Directory {
-		note(d.Address == "", "the name of gateway "+cmp.Or(d.Name, d.Host)+" does not resolve")
+	refuse := func(when bool, code, text string) {
+		if when {
+			all = append(all, problem{Code: code, Text: text + ": new clients are refused", Refuses: true})
+		}
 	}
-	note(s.Reloaded != nil && s.Reloaded.Error != "", "the last reload failed; the previous configuration is in effect")
-	note(s.Upgraded != nil && s.Upgraded.Error != "", "the last upgrade failed; the old process goes on")
+	refuse(s.Draining, "draining", "draining")
+	refuse(stats.MemoryLimit > 0 && stats.MemoryUsed > stats.MemoryLimit*8/10, "memory", "memory is short")
+	note(p.serveTCP && len(s.TCP) == 0, "tcp", "the TCP port is not served: clients in networks that block UDP cannot connect")
+	note(s.Access == "listed" && s.Clients == 0, "no_clients", "the list of clients is empty")
+	for _, d := range s.Directory {
+		if d.Address == "" {
+			all = append(all, problem{Code: "directory", Text: "the name of a gateway does not resolve", about: cmp.Or(d.Name, d.Host)})
+		}
+	}
+	note(s.Reloaded != nil && s.Reloaded.Error != "", "reload", "the last reload failed; the previous configuration is in effect")
+	note(s.Upgraded != nil && s.Upgraded.Error != "", "upgrade", "the last upgrade failed; the old process goes on")
 	small := slices.ContainsFunc(s.Sockets, func(x SocketStatus) bool {
 		return x.ReceiveBuffer.Granted < x.ReceiveBuffer.Requested || x.SendBuffer.Granted < x.SendBuffer.Requested
 	})
-	note(small, "the system grants smaller socket buffers than configured: install deploy/90-lewes.conf")
+	note(small, "buffers", "the system grants smaller socket buffers than configured: install deploy/90-lewes.conf")
+	note(p.metricsRequired && s.MetricsError != "", "metrics", "metrics are not served")
 	return all
 }
 
