@@ -311,7 +311,10 @@ func (p *port) peer(ctx context.Context, d Dialer, from path.Path, datagram []by
 	if err != nil {
 		return nil, err
 	}
-	added := &peer{path: from, conn: conn, first: bytes.Clone(datagram)}
+	added := &peer{path: from, conn: conn}
+	if len(datagram) <= wire.MaxUDPPacket {
+		added.first = bytes.Clone(datagram)
+	}
 	added.active.Store(now.UnixNano())
 	p.mu.Lock()
 	defer p.mu.Unlock()
