@@ -102,7 +102,7 @@ func FuzzAccounts(f *testing.F) {
 		}
 		r.checkAccounts()
 		st := &r.shard.st
-		if st.work.len() > 0 || len(st.work.byKey) > 0 || st.flows.all.Len() > 0 || len(st.discarded) > 0 {
+		if st.work.len() > 0 || st.work.accounts.len() > 0 || st.flows.all.Len() > 0 || len(st.discarded) > 0 {
 			t.Errorf("%d tasks, %d flows and %d sockets remain", st.work.len(), st.flows.all.Len(), len(st.discarded))
 		}
 		for _, res := range []account.Resource{account.Sessions, account.Flows, account.Forwards, account.Lookups, account.Claims} {

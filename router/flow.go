@@ -168,7 +168,7 @@ func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) 
 	}
 	c.flows[f.id] = f
 	st.flows.add(f, now.Add(f.idleTime(limits.FlowIdle)))
-	st.work.push(c.account, task{flow: f})
+	st.work.push(c, task{flow: f})
 	st.runQueued()
 	if c.flows[f.id] != f {
 		return nil
@@ -283,7 +283,7 @@ func (st *shardState) startLookup(f *flow) {
 			f.client.account.Release(account.Lookups)
 			addrs = st.silent.order(now, string(f.target.Name), addrs)
 			f.found, f.failure = addrs[:min(len(addrs), maxAddresses)], lookupFailure(err)
-			st.work.push(f.client.account, task{flow: f})
+			st.work.push(f.client, task{flow: f})
 		})
 	}()
 }

@@ -315,7 +315,7 @@ func pointers[T any](s []T) iter.Seq[*T] {
 func (st *shardState) resumeTasks() {
 	st.eachClient(func(c *client) {
 		for range c.rekey {
-			st.work.push(c.account, task{rekey: c})
+			st.work.push(c, task{rekey: c})
 		}
 	})
 	st.eachFlow(func(f *flow) {
@@ -324,7 +324,7 @@ func (st *shardState) resumeTasks() {
 			if f.target.Kind() == wire.TargetName {
 				f.client.account.Force(account.Lookups)
 			}
-			st.work.push(f.client.account, task{flow: f})
+			st.work.push(f.client, task{flow: f})
 		}
 	})
 }

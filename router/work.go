@@ -23,7 +23,7 @@ const (
 )
 
 // A session may use a tenth of a shard's time for tasks, an account a quarter, each for up to a second
-// in advance.
+// in advance. An entry's account has no budget of its own: that of each session and the turns suffice.
 const (
 	SessionShare = 10
 	AccountShare = 4
@@ -33,7 +33,8 @@ const (
 // charge takes the cost of a task from the budgets of its session and account. It reports false, and
 // counts it, if one of them is used up.
 func (st *shardState) charge(now time.Time, c *client, cost time.Duration) bool {
-	if c.work.Take(now, cost*SessionShare, taskDepth) && c.account.Work.Take(now, cost*AccountShare, taskDepth) {
+	if c.work.Take(now, cost*SessionShare, taskDepth) &&
+		(c.account.Key().Entry() || c.account.Work.Take(now, cost*AccountShare, taskDepth)) {
 		return true
 	}
 	st.counters.OverBudget++
@@ -54,47 +55,73 @@ type rekeyMessage struct {
 	from    path.Path
 }
 
-// workQueue holds the tasks of a shard. The accounts that have some take turns.
+// workQueue holds the tasks of a shard. The accounts that have some take turns, and within an account
+// its sessions: an entry's clients share one account.
 type workQueue struct {
-	turns []*accountWork // in the order of their turns
-	byKey map[*account.Account]*accountWork
-	count int
+	accounts turns[*account.Account, *turns[*client, *sessionWork]]
+	count    int
 }
 
-// accountWork is the tasks of one account, oldest first.
-type accountWork struct {
-	account *account.Account
-	tasks   []task
-}
+// sessionWork is the tasks of one session, oldest first.
+type sessionWork struct{ tasks []task }
 
 func (q *workQueue) len() int { return q.count }
 
-func (q *workQueue) push(a *account.Account, t task) {
-	w := q.byKey[a]
-	if w == nil {
-		if q.byKey == nil {
-			q.byKey = make(map[*account.Account]*accountWork)
-		}
-		w = &accountWork{account: a}
-		q.byKey[a] = w
-		q.turns = append(q.turns, w)
-	}
+func (q *workQueue) push(c *client, t task) {
+	sessions := q.accounts.of(c.account, func() *turns[*client, *sessionWork] { return new(turns[*client, *sessionWork]) })
+	w := sessions.of(c, func() *sessionWork { return new(sessionWork) })
 	w.tasks = append(w.tasks, t)
 	q.count++
 }
 
-// pop returns the next task of the account whose turn it is.
+// pop returns the next task of the session whose turn it is, of the account whose turn it is.
 func (q *workQueue) pop() task {
-	w := q.turns[0]
+	sessions := q.accounts.first()
+	w := sessions.first()
 	t := w.tasks[0]
 	w.tasks[0] = task{}
-	q.turns, w.tasks = q.turns[1:], w.tasks[1:]
-	if q.count--; len(w.tasks) > 0 {
-		q.turns = append(q.turns, w)
-	} else if delete(q.byKey, w.account); q.count == 0 {
-		q.turns = nil
-	}
+	w.tasks = w.tasks[1:]
+	sessions.next(len(w.tasks) == 0)
+	q.accounts.next(sessions.len() == 0)
+	q.count--
 	return t
+}
+
+// turns gives owners turns. Its zero value is ready to use.
+type turns[K comparable, V any] struct {
+	order []K // of their turns
+	byKey map[K]V
+}
+
+func (t *turns[K, V]) len() int { return len(t.byKey) }
+
+// of returns what an owner has, and makes it for a new one, who comes last.
+func (t *turns[K, V]) of(k K, create func() V) V {
+	v, ok := t.byKey[k]
+	if !ok {
+		if t.byKey == nil {
+			t.byKey = make(map[K]V)
+		}
+		v = create()
+		t.byKey[k] = v
+		t.order = append(t.order, k)
+	}
+	return v
+}
+
+// first returns what the owner has whose turn it is.
+func (t *turns[K, V]) first() V { return t.byKey[t.order[0]] }
+
+// next ends the turn of the first owner, who comes last then, or goes if it has nothing left.
+func (t *turns[K, V]) next(gone bool) {
+	k := t.order[0]
+	var none K
+	t.order[0] = none
+	if t.order = t.order[1:]; !gone {
+		t.order = append(t.order, k)
+	} else if delete(t.byKey, k); len(t.byKey) == 0 {
+		t.order = nil
+	}
 }
 
 // Bounds of the queued messages of one session's rekey, and of each in bytes: TCP carries longer ones,
@@ -111,7 +138,7 @@ func (st *shardState) queueRekey(rx *rxContext, c *client, t wire.Type, content 
 		return
 	}
 	c.rekey = append(c.rekey, rekeyMessage{rx.keys, t, bytes.Clone(content), rx.from})
-	st.work.push(c.account, task{rekey: c})
+	st.work.push(c, task{rekey: c})
 	st.runQueued()
 }
 

@@ -9,29 +9,29 @@ import (
 	"lewes/state/wire"
 )
 
-// TestTurns: the accounts that have tasks take turns, whatever the number of each.
+// TestTurns: the accounts that have tasks take turns, and within an account its sessions, whatever the
+// number of tasks of each.
 //
 // Shows R12.9.
 func TestTurns(t *testing.T) {
 	var q workQueue
-	many, few := new(account.Account), new(account.Account)
+	entry := new(account.Account)
+	busy, quiet, other := &client{account: entry}, &client{account: entry}, &client{account: new(account.Account)}
 	id := func(n uint16) task { return task{flow: &flow{id: n}} }
 	for n := range uint16(5) {
-		q.push(many, id(n))
+		q.push(busy, id(n))
 	}
-	q.push(few, id(100))
-	q.push(few, id(101))
+	q.push(quiet, id(50))
+	q.push(other, id(100))
+	q.push(other, id(101))
 	var order []uint16
 	for q.len() > 0 {
 		order = append(order, q.pop().flow.id)
 	}
-	want := []uint16{0, 100, 1, 101, 2, 3, 4}
-	for i := range want {
-		if len(order) != len(want) || order[i] != want[i] {
-			t.Fatalf("order %v, want %v", order, want)
-		}
+	if want := []uint16{0, 100, 50, 101, 1, 2, 3, 4}; !slices.Equal(order, want) {
+		t.Errorf("order %v, want %v", order, want)
 	}
-	if len(q.byKey) != 0 || len(q.turns) != 0 {
+	if q.accounts.len() != 0 || len(q.accounts.order) != 0 {
 		t.Error("an empty queue keeps accounts")
 	}
 }

@@ -332,7 +332,7 @@ func (r *responder) bufferEarly(packet []byte, from path.Path) error {
 	if r.handshake1 == nil || r.session != nil {
 		return ErrUnexpectedMessage
 	}
-	if len(r.earlyData) == maxEarlyPackets {
+	if len(r.earlyData) == maxEarlyPackets || len(packet) > wire.MaxUDPPacket {
 		return errEarlyFull
 	}
 	r.earlyData = append(r.earlyData, Packet{Data: bytes.Clone(packet), Path: from})

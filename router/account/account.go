@@ -66,6 +66,9 @@ func (k *Key) Snapshot(c *snapshot.Codec) {
 	c.Check(k.kind <= entry, "account of kind %d", k.kind)
 }
 
+// Entry reports whether the account is that of a gateway of the directory with all clients behind it.
+func (k Key) Entry() bool { return k.kind == entry }
+
 // Book holds a gateway's accounts. It is safe for concurrent use.
 type Book struct {
 	bounds func() (gateway, account Bounds)
