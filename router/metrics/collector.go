@@ -21,6 +21,7 @@ type Source interface {
 	TCP() tcp.Stats
 	Sockets() []router.Socket
 	Refusals() map[router.Refusal]uint64
+	Draining() bool
 }
 
 // Build is the version of the program, for lewes_build_info.
@@ -43,6 +44,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	stats, tcpStats := c.source.Stats(), c.source.TCP()
 	out := sender{ch, make(map[string]string)}
 	out.gauge("build_info", "The program: always 1.", 1, "version", c.build.Version, "revision", c.build.Revision, "modified", c.build.Modified, "go_version", c.build.Go)
+	out.gauge("draining", "Whether new clients are refused on request.", oneIf(c.source.Draining()))
 	out.fields(reflect.ValueOf(stats), "")
 	out.fields(reflect.ValueOf(tcpStats), "")
 	for code, n := range stats.Handshakes.Rejects {

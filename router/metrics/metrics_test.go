@@ -50,6 +50,8 @@ func (figures) Refusals() map[router.Refusal]uint64 {
 	return map[router.Refusal]uint64{{Reason: wire.FlowPolicy, Rule: "10.0.0.0/8"}: 2, {Reason: wire.FlowPolicy, Rule: "192.0.2.0/24"}: 3, {Reason: wire.FlowBound}: 1}
 }
 
+func (figures) Draining() bool { return true }
+
 func TestMetricsFormat(t *testing.T) {
 	want := `
 # HELP lewes_sessions Established sessions.
@@ -86,6 +88,7 @@ lewes_socket_batch_messages_count{direction="receive",side="clients"} 3
 		`lewes_shard_batch_seconds_sum{shard="1"} 0.00025`,
 		`lewes_shard_batch_seconds_count{shard="0"} 0`,
 		`lewes_shard_batch_longest_seconds{shard="1"} 0.00024`,
+		`lewes_draining 1`,
 		`lewes_rejects_total{reason="clock"} 7`,
 		`lewes_flows_refused_total{reason="policy"} 5`,
 		`lewes_flows_refused_total{reason="bound"} 1`,
