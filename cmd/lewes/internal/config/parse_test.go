@@ -401,7 +401,7 @@ var bounds = []struct{ key, below, low, high, above string }{
 	{"session.ttl", `"0s"`, `"1s"`, `"8760h"`, `"8760h0m1s"`},
 	{"session.rekey_after", `"0s"`, `"1s"`, `"24h"`, `"24h0m1s"`},
 	{"session.max_datagram", "1079", "1080", "1500", "1501"},
-	{"flows.max_per_session", "0", "1", "65536", "65537"},
+	{"flows.max_per_session", "0", "1", "4096", "4097"},
 	{"flows.max", "0", "1", "10000000", "10000001"},
 	{"flows.idle", `"999ms"`, `"1s"`, `"120s"`, `"120001ms"`},
 	{"forward.max_claims", "0", "1", "65536", "65537"},

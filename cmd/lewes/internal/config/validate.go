@@ -19,7 +19,7 @@ const (
 	maxDatagram    = 1500                        // section 1 of PROTOCOL.md
 	minDatagram    = 1080                        // the largest datagram of a handshake, section 1
 	maxFlowIdle    = Duration(120 * time.Second) // section 8: clients may then reuse the flow's id
-	maxFlowIDs     = 1 << 16                     // the number of ids
+	maxFlowsOfOne  = 4096                        // a session ends with all of them in one step
 	maxConnections = 1 << 20
 	maxShards      = 256
 	maxBuffer      = 1 << 30
@@ -197,7 +197,7 @@ func (s *Session) check(p *problems) {
 }
 
 func (f *Flows) check(p *problems) {
-	within(p, "flows.max_per_session", f.MaxPerSession, 1, maxFlowIDs)
+	within(p, "flows.max_per_session", f.MaxPerSession, 1, maxFlowsOfOne)
 	within(p, "flows.max", f.Max, 1, maxFlows)
 	if f.Max >= 1 && f.MaxPerSession > f.Max {
 		p.add("flows.max_per_session", "%d is more than flows.max, %d, the limit of all sessions together", f.MaxPerSession, f.Max)
