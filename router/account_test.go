@@ -9,6 +9,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/router/account"
+	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/wire"
 	"lewes/transport"
@@ -212,5 +213,43 @@ func TestUnreachableGatewayIsCharged(t *testing.T) {
 	}
 	if got := p.clientOf().account.Held(account.Forwards); got != 0 {
 		t.Errorf("%d flows are held", got)
+	}
+}
+
+// TestTenThousandIdentitiesOfOnePlace: on an open gateway 10,000 identities of one /64, or behind one
+// entry, get a third of the sessions, and a client elsewhere gets its session and its flow.
+//
+// Shows R12.7.
+func TestTenThousandIdentitiesOfOnePlace(t *testing.T) {
+	const identities = 10_000
+	for name, at := range map[string]path.Path{
+		"one /64":  udpFrom("2001:db8:0:42::1", 4000),
+		"an entry": udpFrom(exitAddr.Addr().String(), 4000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *Config) { withDirectory(t)(c); c.MaxSessions = identities })
+			origin := r.connect(9, at).serverSession()
+			another := copiesOf(t, origin, &state.SessionConfig{Rand: seeded(9), Terms: origin.Terms()}, r.now())
+			stand := 1
+			r.shard.Do(func(now time.Time, st *shardState) {
+				for i := range identities - 1 {
+					s := another(uint32(i)<<1|1, numbered(i), 0)
+					if st.addClient(now, s) {
+						stand++
+						continue
+					}
+					c := s.User.(*client)
+					c.account.Release(account.Sessions)
+					c.account.Leave(now)
+				}
+			})
+			if want := identities / 3; stand != want {
+				t.Errorf("%d of %d sessions stand, want %d", stand, identities, want)
+			}
+			p := r.connect(2, clientAt)
+			if p.data(1, target, "x"); p.clientOf().flows[1] == nil {
+				t.Error("the client elsewhere has no flow")
+			}
+		})
 	}
 }
