@@ -118,7 +118,16 @@ func TestImageServes(t *testing.T) {
 	client := strings.TrimSpace(run(t, exec.Command(lewes, "keygen", key)))
 	run(t, inside("clients", "add", client, "test"))
 	probe(t, uri, key)
+	_, health, _ := strings.Cut(one(t, "HEALTHCHECK"), "CMD ")
+	var check []string
+	if err := json.Unmarshal([]byte(health), &check); err != nil || len(check) < 2 {
+		t.Fatalf("HEALTHCHECK %q: %v", health, err)
+	}
+	run(t, inside(check[1:]...))
 	endGateway(t, gateway, patience)
+	if err := inside(check[1:]...).Run(); err == nil {
+		t.Error("the check succeeds without a gateway")
+	}
 }
 
 // probe uses a gateway, which may not have read its list of clients again yet.

@@ -25,6 +25,9 @@ the configuration in place and logs the changes that need an upgrade or a restar
 upgrade and lewes reload do the same and wait for the outcome; lewes status and lewes clients
 list --live show the running gateway.
 
+It serves /livez, /readyz and /metrics on 127.0.0.1:9264 if that port is free, or on the address
+of metrics.listen.
+
 No client may use a gateway until you add it: see lewes clients --help.`,
 		Example: `  lewes gateway
   lewes gateway --config /etc/lewes/gateway.toml

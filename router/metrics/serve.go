@@ -43,8 +43,9 @@ func Handler(source Source, build Build) http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
-// ServeOn serves handler on the connections of listener until ctx ends. It owns the listener.
-func ServeOn(ctx context.Context, listener net.Listener, handler http.Handler) {
+// ServeOn serves handler on the connections of listener until ctx ends or the returned server is shut
+// down. It owns the listener.
+func ServeOn(ctx context.Context, listener net.Listener, handler http.Handler) *http.Server {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readTimeout,
@@ -61,4 +62,5 @@ func ServeOn(ctx context.Context, listener net.Listener, handler http.Handler) {
 			_ = listener.Close()
 		}
 	}()
+	return server
 }

@@ -132,12 +132,17 @@ func (p *Process) serveControl(ctx context.Context, g *router.Gateway, inherited
 	context.AfterFunc(ctx, s.Close)
 }
 
-// closeControl answers the requests under way after a handover.
-func (p *Process) closeControl() {
+// closeServers answers the requests under way after a handover, and leaves new ones to the successor.
+func (p *Process) closeServers() {
+	ctx, cancel := context.WithTimeout(context.Background(), controlTimeout)
+	defer cancel()
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	if p.metrics != nil {
+		closing.Go(func() { _ = p.metrics.Shutdown(ctx) })
+	}
 	if p.control != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), controlTimeout)
-		defer cancel()
-		p.control.Shutdown(ctx)
+		closing.Go(func() { p.control.Shutdown(ctx) })
 	}
 }
 

@@ -109,7 +109,7 @@ func (p *Process) serveMetrics(ctx context.Context, g *router.Gateway, inherited
 	for path, h := range p.health(g) {
 		mux.HandleFunc("GET "+path, h)
 	}
-	metrics.ServeOn(ctx, listener, mux)
+	p.metrics = metrics.ServeOn(ctx, listener, mux)
 	p.log.Info("metrics", zap.String("url", p.metricsURL))
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,7 @@ type Process struct {
 	removeControl func()
 	advertised    atomic.Pointer[Advertisement]
 	gatewayNames  atomic.Pointer[map[identity.PublicKey]string]
+	metrics       *http.Server // nil: there is none
 	metricsURL    string
 	metricsError  string // why there is none
 
@@ -159,7 +161,7 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 		if handedOver, err = p.serveSignals(ctx, g); handedOver {
 			// The exit of the process releases the rest. Closing it here would take processor time
 			// from the successor.
-			p.closeControl()
+			p.closeServers()
 			return err
 		}
 	}
