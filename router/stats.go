@@ -10,7 +10,8 @@ import (
 
 // Stats are the counters of a gateway since it started. The tags describe the metric of each field:
 // its name, whether it is a gauge, its label as name=value, and its help text (fields with the same
-// name share the first one's). Package metrics exports them from the tags, durations in seconds.
+// name share the first one's). Package metrics exports them from the tags, durations in seconds; the
+// value * of a label stands for several, which a method of Gateway returns.
 type Stats struct {
 	Sessions uint64 `metric:"sessions" kind:"gauge" help:"Established sessions."`
 	Records  uint64 `metric:"handshake_records" kind:"gauge" help:"Handshake records: handshakes under way, and completed ones that answer retransmissions."`
@@ -48,7 +49,7 @@ type Stats struct {
 	RequestTime time.Duration `metric:"request_seconds_total" help:"Time that shards spent on expensive requests of clients."`
 
 	FlowsOpened  uint64 `metric:"flows_opened_total" help:"Flows opened."`
-	FlowsRefused uint64 // exported by reason, from Gateway.Refusals
+	FlowsRefused uint64 `metric:"flows_refused_total" label:"reason=*"` // by reason: Gateway.Refusals
 	Misrouted    uint64 `metric:"misrouted_packets_total" help:"Packets that arrived at another shard's socket."`
 
 	MemoryUsed    uint64 `metric:"memory_used_bytes" kind:"gauge" help:"Memory in use by the process."`

@@ -41,10 +41,11 @@ var table = sync.OnceValue(func() map[string]float64 {
 func (k *Kind) Cost() time.Duration { return time.Duration(table()[k.String()]) }
 
 // Counted returns the kind's counter in a struct whose fields have the tags of metrics, as the Stats
-// of package router; nil if there is none.
+// of package router, or the one of all values of its label; nil if there is none.
 func (k *Kind) Counted(stats any) (counter *uint64) {
 	name, label, _ := strings.Cut(k.Counter, "{")
 	label = strings.TrimSuffix(label, "}")
+	key, _, _ := strings.Cut(label, "=")
 	var find func(v reflect.Value, outer string)
 	find = func(v reflect.Value, outer string) {
 		for i := range v.NumField() {
@@ -56,7 +57,7 @@ func (k *Kind) Counted(stats any) (counter *uint64) {
 			switch f := v.Field(i); {
 			case f.Kind() == reflect.Struct:
 				find(f, own)
-			case f.Kind() == reflect.Uint64 && tag.Get("metric") == name && own == label:
+			case f.Kind() == reflect.Uint64 && tag.Get("metric") == name && (own == label || own == key+"=*"):
 				counter = f.Addr().Interface().(*uint64)
 			}
 		}

@@ -87,7 +87,7 @@ func (s sender) fields(v reflect.Value, label string) {
 			continue
 		}
 		name := tag.Get("metric")
-		if name == "" {
+		if name == "" || strings.HasSuffix(own, "=*") {
 			continue
 		}
 		help, known := s.help[name]
