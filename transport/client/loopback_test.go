@@ -58,6 +58,11 @@ func TestOverUDP(t *testing.T) {
 				if rtt, err := s.Ping(t.Context()); err != nil || rtt <= 0 {
 					t.Errorf("ping: %s, %v", rtt, err)
 				}
+				for size, ok := range map[int]bool{63: false, 64: true, 1452: true, 1453: false} {
+					if rtt, err := s.PingOnce(t.Context(), size); (err == nil) != ok || ok && rtt <= 0 {
+						t.Errorf("one ping of %d bytes: %s, %v", size, rtt, err)
+					}
+				}
 				if a, ok := s.Info().Local.(*net.UDPAddr); !ok || !a.IP.IsLoopback() {
 					t.Errorf("local address %v", s.Info().Local)
 				}

@@ -273,7 +273,7 @@ func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
 			return time.Since(sent), nil
 		case <-again.C:
 			forget()
-			sent, forget = s.sendPing(pong)
+			sent, forget = s.sendPing(wire.MinPingPacket, pong)
 			again.Reset(pingInterval)
 		case <-ctx.Done():
 			return 0, s.waitError(ctx, "ping")
@@ -283,14 +283,36 @@ func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// sendPing sends a Ping whose Pong is reported on pong until forget is called. It sends
+// PingOnce sends one Ping in a packet of size bytes, not counting IP and UDP headers, and returns the round trip to
+// the gateway. It sends none again: one that is lost, or too large for the path, ends with ctx, which gets
+// Config.Timeout if it has no deadline. Size is from 64 to Config.MaxPacket, less what the entries of Config.Via need.
+func (s *Session) PingOnce(ctx context.Context, size int) (time.Duration, error) {
+	if most := s.config.MaxPacket - s.hop*forwardOverhead; size < wire.MinPingPacket || size > most {
+		return 0, fmt.Errorf("client: ping: a packet of %d bytes is not within %d and %d", size, wire.MinPingPacket, most)
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	pong := make(chan struct{}, 1)
+	sent, forget := s.sendPing(size, pong)
+	defer forget()
+	select {
+	case <-pong:
+		return time.Since(sent), nil
+	case <-ctx.Done():
+		return 0, s.waitError(ctx, "ping")
+	case <-s.done:
+		return 0, s.Err()
+	}
+}
+
+// sendPing sends a Ping in a packet of size bytes whose Pong is reported on pong until forget is called. It sends
 // nothing while the session is down.
-func (s *Session) sendPing(pong chan<- struct{}) (sent time.Time, forget func()) {
+func (s *Session) sendPing(size int, pong chan<- struct{}) (sent time.Time, forget func()) {
 	c := s.conn.Load()
 	var token [8]byte
 	err := c.update(func(st *connState, now time.Time) {
 		sent = now
-		token = c.session.Ping(now, wire.MinPingPacket, &st.out)
+		token = c.session.Ping(now, size, &st.out)
 		st.pongs[token] = pong
 	})
 	if err != nil {
