@@ -135,6 +135,7 @@ func (g *gateway) restart() {
 	if g.config != nil {
 		config.Admit = g.config.Admit
 		config.Session.Terms = g.config.Session.Terms
+		config.Trusted, config.TrustedRate = g.config.Trusted, g.config.TrustedRate
 	}
 	config.Holds = func(index uint32) bool { return g.sessions.Find(index) != nil }
 	g.config = config

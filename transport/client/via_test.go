@@ -1,12 +1,14 @@
 package client_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -270,6 +272,52 @@ func TestExitRestart(t *testing.T) {
 				t.Errorf("the entry has %d flows", n)
 			}
 		})
+	})
+}
+
+// After the exit's restart all sessions through one entry return within 15 s, though they share the
+// entry's budget of hellos at the exit: 200 with 20 a second, which stand for 10,000 with 1,000.
+//
+// Shows R8.24, R8.26, R11.1.
+func TestCrowdReturnsAfterExitRestart(t *testing.T) {
+	const sessions, perSecond = 200, 20
+	inWorld(t, func(t *testing.T, w *world) {
+		config, entries := w.via(1)
+		defer entries[0].stop()
+		w.g.with(func() {
+			w.g.config.Trusted, w.g.config.TrustedRate = func(netip.Addr) bool { return true }, perSecond
+		})
+		w.g.restart()
+		var flows []net.Conn
+		for range sessions {
+			s := w.dial(config)
+			defer w.closes(s)
+			c := flowTo(t, s, "203.0.113.7:53")
+			exchange(t, c, "before")
+			flows = append(flows, c)
+		}
+		time.Sleep(10 * time.Second)
+		w.g.restart()
+		began := time.Now()
+		took := make([]time.Duration, len(flows))
+		var all sync.WaitGroup
+		for n, c := range flows {
+			all.Go(func() {
+				for took[n] == 0 && time.Since(began) < time.Minute {
+					write(t, c, "again")
+					_ = c.SetReadDeadline(time.Now().Add(time.Second))
+					if _, err := c.Read(make([]byte, 100)); err == nil {
+						took[n] = max(1, time.Since(began))
+					}
+				}
+			})
+		}
+		all.Wait()
+		slices.Sort(took)
+		t.Logf("%d sessions; the first returned after %v, the median after %v, the last after %v", sessions, took[0], took[len(took)/2], took[len(took)-1])
+		if took[0] == 0 || took[len(took)-1] > 15*time.Second {
+			t.Errorf("the last of %d sessions returned after %v (0s: never)", sessions, cmp.Or(took[0], took[len(took)-1]))
+		}
 	})
 }
 
