@@ -33,7 +33,7 @@ func begun(s *topology, what sending) *topology {
 	return s
 }
 
-// TestGatewayIsKilled: its sessions are gone with it, and it says so when it is back,
+// TestGatewayIsKilled: its sessions are gone with it, and the client has another when it is back,
 // however long that takes: while the client asks whether the gateway is there, while a
 // handshake is under way, and between two.
 func TestGatewayIsKilled(t *testing.T) {
