@@ -151,7 +151,9 @@ func (g *Gateway) listenConfig(from *takeoverHello) (udp.Config, error) {
 	listen := g.config.Listen
 	listen.Counters = &g.sockets
 	if listen.Notify == nil {
-		listen.Notify = func(e udp.Event) { g.log.Warn(e.String()) }
+		listen.Notify = func(e udp.Event) {
+			g.log.Warn("UDP socket is degraded", zap.Stringer("condition", e.Kind), zap.Stringer("listen", e.Local), zap.String("detail", e.Detail), zap.Error(e.Err))
+		}
 	}
 	if from != nil {
 		listen.Steer = from.steer
@@ -329,7 +331,7 @@ func (g *Gateway) listenTCP(ctx context.Context, inherited []*net.TCPListener) {
 	}
 	listen.MaxAnswer = g.config.TCP.MaxHeld + answerRoom
 	if listen.Notify == nil {
-		listen.Notify = func(err error) { g.log.Warn(err.Error()) }
+		listen.Notify = func(err error) { g.log.Warn("TCP listener is degraded", zap.Error(err)) }
 	}
 	listener, err := tcp.Listen(ctx, listen)
 	if err != nil {

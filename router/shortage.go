@@ -7,29 +7,24 @@ import (
 	"go.uber.org/zap"
 
 	"lewes/router/egress"
+	"lewes/state/ratelimit"
 	"lewes/state/wire"
 )
 
-// shortageInterval is the least time between two log lines about sockets that could not be opened.
-const shortageInterval = time.Minute
-
-// shortages logs that the machine lacks something for the sockets of flows. The gateway's shards
-// share it.
+// shortages logs that the machine lacks something for the sockets of flows, once a minute with the count.
+// The gateway's shards share it.
 type shortages struct {
-	mu    sync.Mutex
-	last  time.Time
-	count uint64 // since the last line
+	mu      sync.Mutex
+	repeats ratelimit.Repeats
 }
 
-// add counts a socket, and logs the count at most once a minute.
+// add counts a socket.
 func (s *shortages) add(now time.Time, log *zap.Logger, what string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.count++; !s.last.IsZero() && now.Sub(s.last) < shortageInterval {
-		return
+	if skipped, ok := s.repeats.Add(now, 1); ok {
+		log.Warn("cannot open sockets for flows", zap.String("lacking", what), zap.Uint64("refused", skipped+1), zap.Error(err))
 	}
-	log.Warn("cannot open sockets for flows", zap.String("lacking", what), zap.Uint64("refused", s.count), zap.Error(err))
-	s.last, s.count = now, 0
 }
 
 // dialFailed returns the reason that the client gets for a failed Dial: only what the machine lacks

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,6 +56,73 @@ func TestGatewayOutlivesItsLog(t *testing.T) {
 	g.signal(syscall.SIGHUP)
 	_, key := newClient(t)
 	if _, err := dial(t, g.uri, key).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if code := g.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestGatewayOutlivesFullLogDisk: standard output and error are on a full disk.
+func TestGatewayOutlivesFullLogDisk(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip(err)
+	}
+	servesWithoutLog(t, `exec "$0" gateway --config "$1" >/dev/full 2>&1`)
+}
+
+// TestGatewayOutlivesStuckLogReader: the log is a pipe that is full and that nothing reads.
+func TestGatewayOutlivesStuckLogReader(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if err := w.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the pipe is not full: %v", err)
+	}
+	servesWithoutLog(t, `exec "$0" gateway --config "$1" 2>&3`, w)
+}
+
+// servesWithoutLog starts a gateway whose log cannot be written. It has to serve a client, answer on its
+// control socket and end as ever.
+func servesWithoutLog(t *testing.T, script string, files ...*os.File) {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "gateway.toml")
+	writeFile(t, file, fmt.Sprintf("state_dir = %q\n", dir)+loopbackListen+"[access]\nmode = \"open\"\n", 0o600)
+	cmd := exec.Command("sh", "-c", script, program, file)
+	cmd.Env, cmd.ExtraFiles = environment(dir), files
+	g := launchCommand(t, cmd)
+	var status struct {
+		URIs     []string `json:"uris"`
+		Problems []string `json:"problems"`
+	}
+	timeout := time.After(patience)
+	for len(status.URIs) == 0 {
+		if text, _, code := lewes(t, environment(dir), "status", "--json", "--state", dir); code == exitOK {
+			parseJSON(t, text, &status)
+			continue
+		}
+		select {
+		case <-g.done:
+			t.Fatal("the gateway has ended")
+		case <-timeout:
+			t.Fatal("the gateway does not answer")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if len(files) == 0 {
+		has(t, strings.Join(status.Problems, "\n"), "the log cannot be written")
+	}
+	_, key := newClient(t)
+	if _, err := dial(t, status.URIs[0], key).Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if code := g.end(); code != exitOK {

@@ -6,14 +6,12 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"lewes/state/ratelimit"
 )
 
-const (
-	// failureInterval is the least time between two lines about failures of one kind.
-	failureInterval = time.Minute
-	// maxFailureKinds bounds the kinds that a port tells apart.
-	maxFailureKinds = 16
-)
+// maxFailureKinds bounds the kinds that a port tells apart.
+const maxFailureKinds = 16
 
 // failureLog logs the failures of a port: the first of a kind at once, then one line a minute with a count.
 type failureLog struct {
@@ -23,9 +21,8 @@ type failureLog struct {
 
 // failures are those of one kind.
 type failures struct {
-	logged time.Time
-	count  int   // since then
-	last   error // of them
+	repeats ratelimit.Repeats
+	last    error
 }
 
 func kindOf(err error) string {
@@ -52,8 +49,10 @@ func (l *failureLog) add(now time.Time, log *slog.Logger, target string, err err
 		}
 		l.kinds[kind] = f
 	}
-	f.count, f.last = f.count+1, err
-	f.log(now, log, target)
+	f.last = err
+	if skipped, ok := f.repeats.Add(now, 1); ok {
+		f.log(log, target, skipped+1)
+	}
 }
 
 // flush logs what was counted, where its time has come, and forgets kinds that no longer occur.
@@ -61,18 +60,14 @@ func (l *failureLog) flush(now time.Time, log *slog.Logger, target string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for kind, f := range l.kinds {
-		if f.count == 0 && now.Sub(f.logged) >= failureInterval {
+		if f.repeats.Idle(now) {
 			delete(l.kinds, kind)
-		} else if f.count > 0 {
-			f.log(now, log, target)
+		} else if n := f.repeats.Flush(now); n > 0 {
+			f.log(log, target, n)
 		}
 	}
 }
 
-func (f *failures) log(now time.Time, log *slog.Logger, target string) {
-	if now.Sub(f.logged) < failureInterval {
-		return
-	}
-	log.Warn("forwarding failed", slog.String("target", target), slog.Int("times", f.count), slog.String("error", f.last.Error()))
-	f.logged, f.count = now, 0
+func (f *failures) log(log *slog.Logger, target string, times uint64) {
+	log.Warn("forwarding failed", slog.String("target", target), slog.Uint64("times", times), slog.String("error", f.last.Error()))
 }

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lewes/state/ratelimit"
 	"lewes/transport/client"
 )
 
@@ -306,11 +307,11 @@ func TestFailuresAreCounted(t *testing.T) {
 	if n := logged(); n != 2 {
 		t.Errorf("%d lines for 51 failures of two kinds", n)
 	}
-	l.flush(now.Add(failureInterval-1), log, "a")
+	l.flush(now.Add(ratelimit.RepeatInterval-1), log, "a")
 	if n := logged(); n != 0 {
 		t.Errorf("%d lines within the minute", n)
 	}
-	l.flush(now.Add(failureInterval), log, "a")
+	l.flush(now.Add(ratelimit.RepeatInterval), log, "a")
 	if !strings.Contains(text.String(), "times=49") || !strings.Contains(text.String(), "2049-byte") || logged() != 1 {
 		t.Errorf("after the minute: %s", text.String())
 	}
@@ -321,7 +322,7 @@ func TestFailuresAreCounted(t *testing.T) {
 		t.Errorf("%d kinds", len(l.kinds))
 	}
 	for range 3 {
-		now = now.Add(2 * failureInterval)
+		now = now.Add(2 * ratelimit.RepeatInterval)
 		l.flush(now, log, "a")
 	}
 	if len(l.kinds) != 0 {

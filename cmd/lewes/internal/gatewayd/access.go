@@ -16,6 +16,7 @@ import (
 	"lewes/router"
 	"lewes/router/access"
 	"lewes/router/account"
+	"lewes/router/unlisted"
 )
 
 // clientsInterval is how often the list of clients is checked for changes, by a stat that takes about a
@@ -28,7 +29,6 @@ type accessControl struct {
 	rule      atomic.Pointer[accessRule]
 	log       *zap.Logger
 	stopWatch func()
-	refusals  *refusals
 }
 
 // accessRule is the access section of one configuration, with the list as it was read. It is immutable.
@@ -41,7 +41,7 @@ type accessRule struct {
 // newAccessControl returns the access control of a starting gateway. Invalid lines of its list are
 // logged and admit no client; strict makes them an error.
 func newAccessControl(c *config.Config, strict bool, log *zap.Logger) (*accessControl, error) {
-	a := &accessControl{log: log, refusals: newRefusals()}
+	a := &accessControl{log: log}
 	if _, err := a.apply(c, strict); err != nil {
 		return nil, err
 	}
@@ -104,11 +104,12 @@ func (a *accessControl) standing(client identity.PublicKey) account.Standing {
 	return account.Standing{Admitted: listed, Listed: listed, Limits: limits}
 }
 
-// logRefusals logs refused clients until ctx is done.
-func (a *accessControl) logRefusals(ctx context.Context) {
-	a.refusals.serve(ctx, a.log, func(client identity.PublicKey) string {
-		return ClientsCommand("add", a.rule.Load().path, client.String())
-	})
+// logUnlisted logs a client that is refused because it is not in the list. It is called under a shard's
+// lock; the log bounds the lines.
+func (a *accessControl) logUnlisted(e unlisted.Entry) {
+	if line := a.log.Check(zap.WarnLevel, "refused a client that is not in the list; add it only if you know this identity"); line != nil {
+		line.Write(zap.Stringer("source", e.Source), zap.String("add_with", ClientsCommand("add", a.rule.Load().path, e.Identity.String())))
+	}
 }
 
 // watch reloads the list when its file changes, until ctx is done or watch is called again.

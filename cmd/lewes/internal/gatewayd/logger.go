@@ -5,26 +5,20 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// Of equal log messages, the first logFirst per second are written, then every logThereafter-th.
-const (
-	logFirst      = 5
-	logThereafter = 100
-)
-
-// NewLogger returns a logger that writes console lines, or JSON, to w. Repeated messages are sampled.
+// NewLogger returns a logger that writes console lines, or JSON, to w. Of each message, the first ten of a
+// minute are written, then their count.
 func NewLogger(w io.Writer, level zapcore.LevelEnabler, asJSON bool) *zap.Logger {
-	sampled, _ := newLoggers(w, level, asJSON)
-	return sampled
+	bounded, _ := newLoggers(w, level, asJSON)
+	return zap.New(bounded)
 }
 
-// newLoggers returns a second logger for what must not be sampled.
-func newLoggers(w io.Writer, level zapcore.LevelEnabler, asJSON bool) (sampled, all *zap.Logger) {
+// newLoggers returns the core of NewLogger, and a logger for the lines that are always written.
+func newLoggers(w io.Writer, level zapcore.LevelEnabler, asJSON bool) (bounded *boundedCore, all *zap.Logger) {
 	e := zap.NewProductionEncoderConfig()
 	e.EncodeTime = zapcore.ISO8601TimeEncoder
 	e.EncodeDuration = zapcore.StringDurationEncoder
@@ -40,7 +34,7 @@ func newLoggers(w io.Writer, level zapcore.LevelEnabler, asJSON bool) (sampled, 
 		encoder = zapcore.NewConsoleEncoder(e)
 	}
 	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
-	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, logFirst, logThereafter)), zap.New(core)
+	return &boundedCore{core, new(logCounts)}, zap.New(core)
 }
 
 // Slog returns a slog.Logger that writes to l, for the client library.

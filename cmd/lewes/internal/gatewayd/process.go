@@ -42,7 +42,9 @@ type Process struct {
 
 	config    *config.Config // in effect
 	log       *zap.Logger
-	audit     *zap.Logger // not sampled
+	audit     *zap.Logger // writes every line
+	bounded   *boundedCore
+	lines     *logWriter // of both
 	level     zap.AtomicLevel
 	access    *accessControl
 	start     func(func()) // starts a goroutine that ends with Run
@@ -86,7 +88,13 @@ func (p *Process) Run(ctx context.Context) (err error) {
 	if p.level, err = zap.ParseAtomicLevel(string(c.Log.Level)); err != nil {
 		return err
 	}
-	p.log, p.audit = newLoggers(p.Log, p.level, c.Log.Format == config.LogJSON)
+	p.lines = newLogWriter(p.Log)
+	p.bounded, p.audit = newLoggers(p.lines, p.level, c.Log.Format == config.LogJSON)
+	p.log = zap.New(p.bounded)
+	p.lines.start(func(lost uint64, err error) {
+		p.audit.Warn("log lines were lost", zap.Uint64("lines", lost), zap.Error(err))
+	})
+	defer p.lines.Close()
 	build := version.Read()
 	p.log.Info("starting lewes", zap.String("version", build.Version), zap.String("revision", build.Revision), zap.String("modified", build.Changed()),
 		zap.String("go", build.Go), zap.Int("pid", os.Getpid()), zap.Bool("takes_over", p.predecessor != nil))
@@ -147,7 +155,7 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 	err := p.announceReady(ctx, g, inherited)
 	if err == nil {
 		p.access.watch(ctx, g, p.start)
-		p.start(func() { p.access.logRefusals(ctx) })
+		p.start(func() { p.bounded.serve(ctx) })
 		if p.directory != nil {
 			p.start(func() {
 				p.directory.Watch(ctx, func() {

@@ -69,7 +69,7 @@ func routerConfig(c *config.Config, key *identity.PrivateKey, access *accessCont
 		Logger:     log,
 		KEMs:       kems,
 		Access:     access.standing,
-		OnUnlisted: access.refusals.note,
+		OnUnlisted: access.logUnlisted,
 		Policy:     egress,
 		Ports:      c.Egress.Ports,
 		Directory:  directory,
