@@ -22,11 +22,19 @@ import (
 type controlFlags struct{ socket, config, state string }
 
 func (f *controlFlags) register(cmd *cobra.Command) {
+	f.registerFiles(cmd)
+	cmd.Flags().StringVar(&f.state, "state", "", "state `directory` of the gateway, to find its control socket")
+}
+
+// registerFiles registers the flags but --state.
+func (f *controlFlags) registerFiles(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.socket, "socket", "", "control socket `FILE` of the gateway")
 	flags.StringVar(&f.config, "config", "", "configuration `FILE` of the gateway, to find its control socket")
-	flags.StringVar(&f.state, "state", "", "state `directory` of the gateway, to find its control socket")
 }
+
+// errNoGateway is wrapped by the error of do if no gateway runs.
+var errNoGateway = errors.New("no gateway is running here")
 
 // do calls fn with a client of the running gateway's control socket.
 func (f *controlFlags) do(fn func(control.Client) error) error {
@@ -43,7 +51,7 @@ func (f *controlFlags) do(fn func(control.Client) error) error {
 			return err
 		}
 	}
-	return fmt.Errorf("no gateway is running here: nothing serves %s\nstart one, or say where it is: --state, --config or --socket", strings.Join(paths, " or "))
+	return fmt.Errorf("%w: nothing serves %s\nstart one, or say where it is: --state, --config or --socket", errNoGateway, strings.Join(paths, " or "))
 }
 
 func newReload() *cobra.Command {

@@ -30,6 +30,7 @@ const (
 var (
 	errDenied   = errors.New("the target is denied")
 	errFallback = errors.New("UDP fails and TCP works")
+	errFault    = errors.New("a check found a fault")
 )
 
 func main() {
@@ -54,6 +55,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitDenied
 	case errors.Is(err, errFallback):
 		return exitNoUDP
+	case errors.Is(err, errFault):
+		return exitFailed
 	}
 	fmt.Fprintf(stderr, "%s: %s\n", cmd.CommandPath(), identity.Redact(err.Error()))
 	if usage := (*usageError)(nil); errors.As(err, &usage) {
@@ -85,7 +88,7 @@ the gateway, and the targets from the entry.`,
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	group(root, newClients(), newConfig(), newDemo(), newDrain(), newForward(), newGateway(), newKeygen(), newPing(), newPolicy(), newProbe(),
+	group(root, newClients(), newConfig(), newDemo(), newDoctor(), newDrain(), newForward(), newGateway(), newKeygen(), newPing(), newPolicy(), newProbe(),
 		newReload(), newSessions(), newStatus(), newUpgrade(), newVersion())
 	// Cobra's own flag needs a template, for which the linker keeps 2 MB of unused methods.
 	asked, commands := root.Flags().Bool("version", false, "print this program's version and build"), root.RunE

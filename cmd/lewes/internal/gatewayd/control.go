@@ -29,6 +29,7 @@ import (
 const (
 	StatusEndpoint  = "/v1/status"
 	ClientsEndpoint = "/v1/clients"
+	DoctorEndpoint  = "/v1/doctor"
 	CloseEndpoint   = "/v1/sessions/close"
 	ReloadEndpoint  = "/v1/reload"
 	UpgradeEndpoint = "/v1/upgrade"
@@ -157,6 +158,7 @@ func (p *Process) registerControl(s *control.Server, g *router.Gateway) {
 		}
 		p.writeClients(r.Context(), w, g, full, &throttle)
 	})
+	s.Read("GET "+DoctorEndpoint, p.examine(g).ServeHTTP)
 	for path, h := range p.health(g) {
 		s.Read("GET "+path, h)
 	}
