@@ -391,7 +391,7 @@ func agree(t testing.TB, s *Shard) {
 }
 
 // gauges are the values that may decrease.
-var gauges = map[string]bool{"Stats.Sessions": true, "Stats.Records": true, "Stats.Flows": true, "Stats.Bindings": true, "Stats.HandshakeQueue": true, "Stats.HandshakeDelay": true, "Stats.MemoryUsed": true, "Stats.MemoryLimit": true, "Stats.QueuedBytes": true}
+var gauges = map[string]bool{"Stats.Sessions": true, "Stats.Records": true, "Stats.Flows": true, "Stats.Bindings": true, "Stats.HandshakeQueue": true, "Stats.HandshakeDelay": true, "Stats.MemoryUsed": true, "Stats.MemoryLimit": true, "Stats.QueuedBytes": true, "Stats.HandshakeMemory": true, "Stats.HandshakeOthers": true}
 
 // backwards fails if a counter decreased.
 func backwards(t testing.TB, before, after reflect.Value, name string) {

@@ -101,7 +101,8 @@ func TestDig(t *testing.T) {
 	server := startDNS(t)
 	key, client := keygen(t)
 	exit := startGateway(t, fmt.Sprintf("[egress]\nallow = [%q]\n", server), client)
-	entry := startGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri), client)
+	entry := startGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri))
+	entry.admitAsEntry(t, key)
 
 	mapping := "127.0.0.1:0=" + server.String()
 	for _, way := range []struct {

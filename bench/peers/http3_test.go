@@ -46,7 +46,8 @@ func TestHTTP3Download(t *testing.T) {
 	server := serveHTTP3(t, certificate)
 	key, public := keygen(t)
 	exit := startGateway(t, fmt.Sprintf("[egress]\nallow = [%q]\n", server), public)
-	entry := startGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri), public)
+	entry := startGateway(t, fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri))
+	entry.admitAsEntry(t, key)
 
 	t.Run("forward", func(t *testing.T) {
 		_, local := startForward(t, key, "--gateway", exit.uri.String(), "--via", entry.uri.String(), "127.0.0.1:0="+server.String())
@@ -73,7 +74,7 @@ func dialGateway(t *testing.T, keyFile string, exit, entry uri.Gateway) *client.
 	t.Cleanup(key.Wipe)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	session, err := client.Dial(ctx, client.Config{Gateway: exit, Via: []client.Gateway{entry}, Identity: key, ViaIdentity: key})
+	session, err := client.Dial(ctx, client.Config{Gateway: exit, Via: []client.Gateway{entry}, Identity: key})
 	if err != nil {
 		t.Fatal(err)
 	}

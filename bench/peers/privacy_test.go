@@ -18,7 +18,8 @@ func TestWhoKnowsWhat(t *testing.T) {
 	key, public := keygen(t)
 	const debug = "[log]\nlevel = \"debug\"\n"
 	exit := startGateway(t, "[egress]\nallow = [\"127.66.0.0/16\"]\n"+debug, public)
-	entry := startGateway(t, debug+fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri), public)
+	entry := startGateway(t, debug+fmt.Sprintf("[[gateway]]\nuri = %q\n", exit.uri))
+	entry.admitAsEntry(t, key)
 
 	const spoken = "what the client and the target tell each other, number "
 	var clients, targets, speech, names []secret

@@ -186,7 +186,17 @@ func keygen(t *testing.T) (path, public string) {
 // gateway is a running gateway.
 type gateway struct {
 	*process
-	uri uri.Gateway
+	uri  uri.Gateway
+	file string // its configuration
+	env  []string
+}
+
+// admitAsEntry lets in the client of a key file, which shows an entry an identity of its own.
+func (g *gateway) admitAsEntry(t *testing.T, key string) {
+	t.Helper()
+	identity := strings.TrimSpace(run(t, g.env, lewes, "keygen", "--show", "--for", g.uri.String(), key))
+	run(t, g.env, lewes, "clients", "add", "--config", g.file, identity, "by-way")
+	g.await(t, "reloaded the list of clients")
 }
 
 // startGateway starts a gateway on a port of 127.0.0.1 that the system chooses, and
@@ -209,7 +219,7 @@ func startGateway(t *testing.T, config string, clients ...string) gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return gateway{p, g}
+	return gateway{p, g, file, env}
 }
 
 // startForward starts a forward and returns the local address of each mapping.

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -205,18 +206,23 @@ func threadTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// answers is the shard's socket towards clients.
+// answers is the shard's socket towards clients. The end of a lookup writes to it as well.
 type answers struct {
 	transport.Conn
+	mu   sync.Mutex
 	sent []transport.Packet
 }
 
 func (a *answers) WriteBatch(p []transport.Packet) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.sent = append(a.sent, p...)
 	return len(p), nil
 }
 
 func (a *answers) take() []transport.Packet {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	sent := slices.Clone(a.sent)
 	a.sent = a.sent[:0]
 	return sent
