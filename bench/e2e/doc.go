@@ -1,6 +1,6 @@
 // Package e2e tests the real program over bad networks: gateway processes and the client
-// library, in a process of its own, on machines of package netns, over a link of package link
-// that blocks, loses, delays, rebinds and goes down.
+// library, in a process of its own, in a network of package network, over its link, which blocks,
+// loses, delays, rebinds and goes down.
 //
 //	go test ./bench/e2e -v          # as root
 //	go test ./bench/e2e -v -long    # with outages of minutes

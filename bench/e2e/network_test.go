@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lewes/bench/e2e/link"
+	"lewes/bench/e2e/network"
 	"lewes/bench/measure"
 	"lewes/bench/worker"
 	"lewes/transport/client"
@@ -120,7 +121,7 @@ func TestNATForgetsAQuietClient(t *testing.T) {
 func TestAddressChanges(t *testing.T) {
 	t.Parallel()
 	const device = "link0"
-	first := clientAddrs[0].String()
+	first := network.ClientAddrs[0].String()
 	for what, change := range map[string]func(ip func(...string)){
 		"from IPv4 to IPv6": func(ip func(...string)) {
 			ip("addr", "del", first, "dev", device)
@@ -134,7 +135,7 @@ func TestAddressChanges(t *testing.T) {
 			ip("link", "set", device, "down")
 			time.Sleep(3 * time.Second)
 			ip("link", "set", device, "up")
-			ip("addr", "add", clientAddrs[1].String(), "dev", device, "nodad") // the kernel has taken it away
+			ip("addr", "add", network.ClientAddrs[1].String(), "dev", device, "nodad") // the kernel has taken it away
 		},
 		"without any network, then another IPv4 address": func(ip func(...string)) {
 			ip("link", "set", device, "down")
@@ -336,7 +337,7 @@ func TestKeysAreRenewedInBadWeather(t *testing.T) {
 	t.Parallel()
 	s := emptyTopology(t, "client", "gateway", "target")
 	s.natted()
-	s.wire("gateway", "target", exitToTarget)
+	s.wire("gateway", "target", network.ExitToTarget)
 	s.gateway = newServer(t, s.machine["gateway"], "[session]\nrekey_after = \"2s\"\n", s.clients)
 	s.gateway.start()
 	s.setUp()

@@ -8,7 +8,7 @@ import "testing"
 func TestGatewayGetsTargetsAddress(t *testing.T) {
 	t.Parallel()
 	s := begun(newTopology(t), steady)
-	from := s.gateway.logged()
+	from := s.gateway.Logged()
 	s.must(s.machine["gateway"].IP(t.Context(), "addr", "add", target.Addr().String()+"/32", "dev", "lo"))
 	s.gateway.await(from, `applied a change of the network to open flows  {"flows_closed": 1}`)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lewes/bench/e2e/link"
+	"lewes/bench/e2e/network"
 	"lewes/bench/measure"
 )
 
@@ -174,8 +175,8 @@ func TestForwardWithoutUDP(t *testing.T) {
 	t.Parallel()
 	s := newTopology(t)
 	s.link.Both(noUDP)
-	g := s.gateway.gateway
-	g.Host = gatewayAddrs[0].Addr().String()
+	g := s.gateway.URI
+	g.Host = network.GatewayAddrs[0].Addr().String()
 	cmd := exec.Command(program, "forward", "--gateway", g.String(), "--identity", s.key, "127.0.0.1:0="+target.String())
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 	var log strings.Builder

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"lewes/bench/e2e/link"
 	"lewes/bench/e2e/netns"
+	"lewes/bench/e2e/network"
 	"lewes/bench/measure"
 	"lewes/bench/worker"
 	"lewes/crypto/identity"
@@ -21,16 +21,9 @@ import (
 	"lewes/transport/uri"
 )
 
-// Addresses on the link, on the wires behind it, and of the NAT.
 var (
-	clientAddrs  = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}
-	gatewayAddrs = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}
-	otherAddr    = netip.MustParsePrefix("192.0.2.9/24") // the client may move to
-	natAddrs     = []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")}
-
-	entryToExit  = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.1/30"), netip.MustParsePrefix("198.51.100.2/30")}
-	exitToTarget = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.5/30"), netip.MustParsePrefix("198.51.100.6/30")}
-	target       = netip.AddrPortFrom(exitToTarget[1].Addr(), 7)
+	otherAddr = netip.MustParsePrefix("192.0.2.9/24") // the client may move to
+	target    = netip.AddrPortFrom(network.ExitToTarget[1].Addr(), 7)
 )
 
 // topology is a client, a gateway or an entry and an exit, and a target:
@@ -38,10 +31,11 @@ var (
 //	client ~~ link ~~ gateway -- target        client ~~ link ~~ entry -- exit -- target
 type topology struct {
 	t       *testing.T
-	machine map[string]*netns.Machine
-	link    *link.Link
-	gateway *server // the client's first hop
-	exit    *server // nil: no second hop
+	network *network.Network
+	machine map[string]*netns.Machine // of network
+	link    *link.Link                // of network
+	gateway *server                   // the client's first hop
+	exit    *server                   // nil: no second hop
 	client  *worker.Process
 	target  *worker.Process
 	key     string // file with the client's identity
@@ -54,7 +48,7 @@ type topology struct {
 func newTopology(t *testing.T) *topology {
 	t.Helper()
 	s := emptyTopology(t, "client", "gateway", "target")
-	s.wire("gateway", "target", exitToTarget)
+	s.wire("gateway", "target", network.ExitToTarget)
 	s.gateway = newServer(t, s.machine["gateway"], "", s.clients)
 	s.gateway.start()
 	s.setUp()
@@ -65,12 +59,12 @@ func newTopology(t *testing.T) *topology {
 func newChain(t *testing.T) *topology {
 	t.Helper()
 	s := emptyTopology(t, "client", "gateway", "exit", "target")
-	s.wire("gateway", "exit", entryToExit)
-	s.wire("exit", "target", exitToTarget)
+	s.wire("gateway", "exit", network.EntryToExit)
+	s.wire("exit", "target", network.ExitToTarget)
 	s.exit = newServer(t, s.machine["exit"], "", s.clients)
 	s.exit.start()
-	s.exit.gateway.Host = entryToExit[1].Addr().String()
-	s.gateway = newServer(t, s.machine["gateway"], "[[gateway]]\nuri = \""+s.exit.gateway.String()+"\"\n", s.clients)
+	s.exit.URI.Host = network.EntryToExit[1].Addr().String()
+	s.gateway = newServer(t, s.machine["gateway"], "[[gateway]]\nuri = \""+s.exit.URI.String()+"\"\n", s.clients)
 	s.gateway.start()
 	s.setUp()
 	return s
@@ -84,20 +78,15 @@ func emptyTopology(t *testing.T, machines ...string) *topology {
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skip("no TUN devices:", err)
 	}
-	s := &topology{t: t, machine: make(map[string]*netns.Machine)}
-	for _, name := range machines {
-		m, err := netns.New(t.Context(), launcher())
-		if errors.Is(err, worker.ErrNoNamespaces) || errors.Is(err, netns.ErrNoIP) {
-			t.Skip(err)
-		}
-		s.must(err)
-		t.Cleanup(m.Close)
-		s.machine[name] = m
+	n, err := network.New(t.Context(), launcher(), machines[0], machines[1], machines[2:]...)
+	if network.Unavailable(err) {
+		t.Skip(err)
 	}
-	var err error
-	s.link, err = link.Join(t.Context(), link.End{Machine: s.machine["client"], Addrs: clientAddrs}, link.End{Machine: s.machine["gateway"], Addrs: gatewayAddrs}, 1)
-	s.must(err)
-	t.Cleanup(func() { _ = s.link.Close() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	s := &topology{t: t, network: n, machine: n.Machine, link: n.Link}
 	s.addKey()
 	return s
 }
@@ -116,16 +105,13 @@ func (s *topology) addKey() {
 
 func (s *topology) wire(a, b string, addrs [2]netip.Prefix) {
 	s.t.Helper()
-	s.must(netns.Join(s.t.Context(), s.machine[a], s.machine[b], a[:3]+"-"+b[:3], addrs[:1], addrs[1:]))
+	s.must(s.network.Wire(s.t.Context(), a, b, addrs))
 }
 
 // natted puts a NAT between the client and the gateway.
 func (s *topology) natted() {
 	s.t.Helper()
-	for _, a := range natAddrs {
-		s.must(s.machine["gateway"].IP(s.t.Context(), "route", "add", a.String(), "dev", "link0"))
-	}
-	s.link.Translate(natAddrs...)
+	s.must(s.network.NAT(s.t.Context()))
 }
 
 // setUp starts the target and the client, which does not dial yet.
@@ -138,11 +124,11 @@ func (s *topology) setUp() {
 // newClient starts a client.
 func (s *topology) newClient() *worker.Process {
 	s.t.Helper()
-	p := clientParams{Gateway: s.gateway.gateway, Identity: s.key, Target: target, Keepalive: s.keepalive, Hosts: map[string][]netip.Addr{
-		s.gateway.gateway.Host: {gatewayAddrs[0].Addr(), gatewayAddrs[1].Addr()},
+	p := clientParams{Gateway: s.gateway.URI, Identity: s.key, Target: target, Keepalive: s.keepalive, Hosts: map[string][]netip.Addr{
+		s.gateway.URI.Host: {network.GatewayAddrs[0].Addr(), network.GatewayAddrs[1].Addr()},
 	}}
 	if s.exit != nil {
-		p.Gateway, p.Via = s.exit.gateway, []uri.Gateway{s.gateway.gateway}
+		p.Gateway, p.Via = s.exit.URI, []uri.Gateway{s.gateway.URI}
 	}
 	return s.start(clientRole, p, "client")
 }

@@ -17,19 +17,19 @@ var successorLine = regexp.MustCompile(`handed over to a successor  \{"pid": (\d
 // upgrade makes the gateway start its successor, and returns when that serves.
 func (s *server) upgrade() {
 	s.t.Helper()
-	from := s.logged()
-	if err := s.process.Signal(syscall.SIGUSR2); err != nil {
+	from := s.Logged()
+	if err := s.Main.Signal(syscall.SIGUSR2); err != nil {
 		s.t.Fatal(err)
 	}
 	m := successorLine.FindStringSubmatch(s.await(from, "handed over to a successor"))
 	if m == nil {
-		s.t.Fatalf("who is the successor?\n%s", s.log())
+		s.t.Fatalf("who is the successor?\n%s", s.Log())
 	}
 	pid, err := strconv.Atoi(m[1])
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if s.process, err = os.FindProcess(pid); err != nil {
+	if s.Main, err = os.FindProcess(pid); err != nil {
 		s.t.Fatal(err)
 	}
 	s.await(from, "  ready  ")

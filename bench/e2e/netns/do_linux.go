@@ -13,11 +13,14 @@ import (
 
 // Do calls f on a thread in the machine's namespace: sockets, devices and processes that f creates
 // belong to it. Goroutines that f starts do not.
-func (m *Machine) Do(f func() error) error {
+func (m *Machine) Do(f func() error) error { return Do(m.Worker.PID(), f) }
+
+// Do is Machine.Do for the namespace of a process.
+func Do(pid int, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := m.enter(); err != nil {
+		if err := enter(pid); err != nil {
 			done <- err
 			return
 		}
@@ -26,9 +29,9 @@ func (m *Machine) Do(f func() error) error {
 	return <-done
 }
 
-// enter moves the thread into the machine's namespace.
-func (m *Machine) enter() error {
-	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", m.Worker.PID()))
+// enter moves the thread into the namespace of a process.
+func enter(pid int) error {
+	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
 		return err
 	}
