@@ -22,6 +22,7 @@ type client struct {
 	bindings []*indexBinding // at other gateways
 
 	stats      clientStats
+	trace      *Trace // nil: none
 	account    *account.Account
 	dropped    bool                 // it has left its account
 	rekey      []rekeyMessage       // queued, oldest first
@@ -33,6 +34,7 @@ type client struct {
 func (st *shardState) newClient(now time.Time, session *state.Session, key account.Key) *client {
 	c := &client{env: st.shardEnv, session: session, account: st.accounts.Join(now, key)}
 	c.stats.first = session.Path().Transport
+	c.stats.last = c.stats.first
 	session.User = c
 	return c
 }

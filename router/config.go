@@ -59,7 +59,9 @@ type Config struct {
 	Listen   udp.Config // Start sets Steer
 	Shards   int        // 0 means GOMAXPROCS
 	Pin      bool       // pin each shard's readers to one processor (Linux)
-	Logger   *zap.Logger
+	// Logger receives lines with constant messages and masked addresses. It is called under the shard's lock:
+	// it must not block, and it has to bound the repeats of a message, which anyone may cause.
+	Logger *zap.Logger
 
 	KEMs   []kem.ID
 	Suites seal.Suite // 0 means the suites that this CPU computes fast

@@ -29,6 +29,7 @@
 //   - return.go: the way back to clients
 //   - tcp_delivery.go: delivery to sessions on TCP
 //   - stats.go, watchdog.go, directory.go, reload.go: counters, background work, live changes
+//   - trace.go: the events of one session, for an operator
 //   - observe.go: what an operator sees of sessions, refusals and the directory
 //   - walk.go, shutdown.go: walks through all sessions or flows in slices, the end of a gateway
 //   - handover_send.go, handover_receive.go, snapshot.go: the handover to a successor process

@@ -135,8 +135,7 @@ func (f *flow) mayWait(size, most int) bool {
 // the reason why not. It returns nil if the flow does not stand.
 func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) *flow {
 	refuse := func(reason wire.FlowReason, detail string) *flow {
-		st.noteRefusal(reason, "")
-		st.rejectFlow(now, c, d.FlowID, reason, detail)
+		st.refuseFlow(now, c, d.FlowID, &d.Target, reason, "", detail)
 		return nil
 	}
 	limits, named := st.limits.Load(), d.Target.Kind() == wire.TargetName
@@ -200,14 +199,14 @@ func (st *shardState) finishOpening(now time.Time, f *flow) {
 		}
 	}
 	if reason != 0 {
-		st.noteRefusal(reason, rule)
 		st.dropFlow(f)
-		st.rejectFlow(now, f.client, f.id, reason, detail)
+		st.refuseFlow(now, f.client, f.id, &f.target, reason, rule, detail)
 		return
 	}
 	st.counters.FlowsOpened++
 	delete(f.client.flowClosed, f.id)
 	f.step = flowOpen
+	f.traceFlow(TraceFlowOpened, 0, "")
 	for _, payload := range f.waiting {
 		st.outbound.add(&f.outlet, payload)
 	}
@@ -356,15 +355,18 @@ func (st *shardState) handleFlowClosed(c *client, content []byte) {
 		return
 	}
 	if f := c.flows[m.FlowID]; f != nil {
+		f.traceFlow(TraceFlowClosed, 0, "")
 		st.dropFlow(f)
 	}
 	if f := c.forwards[m.FlowID]; f != nil {
+		f.traceFlow(TraceFlowClosed, 0, "")
 		st.dropForward(f)
 	}
 }
 
 // closeFlow drops a flow and notifies the client.
 func (st *shardState) closeFlow(f *flow, reason wire.FlowReason, detail string) {
+	f.traceFlow(TraceFlowClosed, reason, detail)
 	st.sendFlowClosed(f.client, f.id, reason, detail)
 	st.dropFlow(f)
 }

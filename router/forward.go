@@ -113,8 +113,7 @@ func (st *shardState) handleForward(rx *rxContext, c *client, content []byte) {
 // openForward opens the flow that m names, or answers with the reason why not.
 func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacket) *forward {
 	refuse := func(reason wire.FlowReason, detail string) *forward {
-		st.noteRefusal(reason, "")
-		st.rejectFlow(now, c, m.FlowID, reason, detail)
+		st.refuseFlow(now, c, m.FlowID, nil, reason, "", detail)
 		return nil
 	}
 	switch {
@@ -137,6 +136,7 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 	f := &forward{id: m.FlowID, upstream: u}
 	c.addForward(f)
 	delete(c.flowClosed, m.FlowID)
+	f.traceFlow(TraceFlowOpened, 0, "")
 	return f
 }
 
@@ -153,6 +153,7 @@ func (c *client) addForward(f *forward) {
 // closeForward ends a flow, notifies the client, and returns the work in units of a walk.
 func (st *shardState) closeForward(f *forward, reason wire.FlowReason, detail string) (units int) {
 	units = closeUnits + dropUnits*len(f.client.bindings)
+	f.traceFlow(TraceFlowClosed, reason, detail)
 	st.sendFlowClosed(f.client, f.id, reason, detail)
 	st.dropForward(f)
 	return units
@@ -231,8 +232,7 @@ func (st *shardState) bindIndex(rx *rxContext, c *client, f *forward, m *wire.Fo
 	}
 	if b == nil {
 		if !c.account.Take(account.Claims) {
-			st.noteRefusal(wire.FlowBound, "")
-			st.rejectFlow(now, c, m.FlowID, wire.FlowBound, "too many sessions through this gateway")
+			st.refuseFlow(now, c, m.FlowID, nil, wire.FlowBound, "", "too many sessions through this gateway")
 			return false
 		}
 		b = &indexBinding{upstream: f.upstream, index: index, client: c, flowID: m.FlowID}

@@ -2,11 +2,14 @@ package router
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"maps"
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 
 	"lewes/crypto/identity"
 	"lewes/router/policy"
@@ -128,6 +131,7 @@ func (c *client) info() SessionInfo {
 type clientStats struct {
 	up    Traffic        // guarded by the shard's lock
 	first path.Transport // of the start
+	last  path.Transport // of the current path
 	moved time.Time      // last change of the path; zero: none
 
 	datagrams, bytes atomic.Uint64 // to the client, by the return path
@@ -208,6 +212,52 @@ func (st *shardState) noteRefusal(reason wire.FlowReason, rule string) {
 		st.refusals = make(map[Refusal]uint64)
 	}
 	st.refusals[r]++
+}
+
+// refuseFlow counts a refused flow, logs it, and answers with the reason. to is nil for a flow to a gateway.
+func (st *shardState) refuseFlow(now time.Time, c *client, id uint16, to *wire.Target, reason wire.FlowReason, rule, detail string) {
+	st.noteRefusal(reason, rule)
+	level := zap.InfoLevel
+	if reason == wire.FlowIdle {
+		level = zap.DebugLevel // usual after a flow was closed
+	}
+	if line := st.config.Logger.Check(level, "refused a flow"); line != nil {
+		line.Write(c.handleField(), zap.Stringer("reason", reason), zap.String("rule", rule), zap.String("detail", detail))
+	}
+	if c.trace != nil {
+		e := TraceEvent{Kind: TraceFlowRefused, Flow: id, Reason: reason, Rule: rule, Detail: detail}
+		if to != nil {
+			e.Target = *to
+		}
+		c.trace.add(e)
+	}
+	st.rejectFlow(now, c, id, reason, detail)
+}
+
+// handleField names the session in a line of the log.
+func (c *client) handleField() zap.Field {
+	handle := c.session.Handle()
+	return zap.String("session", hex.EncodeToString(handle[:]))
+}
+
+// noteMoved logs that a session sends to another path.
+func (st *shardState) noteMoved(c *client) {
+	to := c.session.Path()
+	message, kind := "a client has another address", TraceMoved
+	switch {
+	case to.Transport == c.stats.last:
+	case to.Transport == path.TCP:
+		message, kind = "a client fell back to TCP", TraceTransportChanged
+	default:
+		message, kind = "a client returned to UDP", TraceTransportChanged
+	}
+	c.stats.last, c.stats.moved = to.Transport, st.now()
+	if line := st.config.Logger.Check(zap.InfoLevel, message); line != nil {
+		line.Write(c.handleField(), zap.String("source", path.MaskAddr(to.Peer.Addr())))
+	}
+	if c.trace != nil {
+		c.trace.add(TraceEvent{Kind: kind})
+	}
 }
 
 // Refusals returns how many flows were refused since the start, by reason and rule.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"go.uber.org/zap"
+
 	"lewes/crypto/seal"
 	"lewes/state"
 	"lewes/state/path"
@@ -203,6 +205,9 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 	st.acknowledge(answers, rx.from)
 	if !fits {
 		st.counters.SessionsRefused++
+		if line := st.config.Logger.Check(zap.WarnLevel, "refused a session; its client or network has too many"); line != nil {
+			line.Write(zap.String("source", path.MaskAddr(rx.from.Peer.Addr())))
+		}
 		session.Close(wire.CloseBound, "too many sessions of this client or of its network", &st.output)
 		st.applyEvents(session)
 		return
@@ -210,6 +215,11 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 	if st.closing {
 		st.closeShuttingDown(session)
 		return
+	}
+	if rx.from.Transport == path.TCP {
+		if line := st.config.Logger.Check(zap.InfoLevel, "a client connects over TCP"); line != nil {
+			line.Write(session.User.(*client).handleField(), zap.String("source", path.MaskAddr(rx.from.Peer.Addr())))
+		}
 	}
 	for _, p := range early {
 		next := rxContext{now: rx.now, packet: p.Data, from: p.Path}

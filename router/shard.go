@@ -249,12 +249,16 @@ func (st *shardState) applyEvents(session *state.Session) {
 		st.tableVersion++
 		switch e.Kind {
 		case state.Closed:
+			traceSession(e.Session, TraceClosed, e.Reason)
 			st.dropClient(e.Session)
 		case state.Rekeyed:
 			st.counters.Rekeys++
+			traceSession(e.Session, TraceRekeyed, nil)
+		case state.PeerUnresponsive:
+			traceSession(e.Session, TraceUnresponsive, nil)
 		case state.Moved:
 			st.counters.Migrations++
-			e.Session.User.(*client).stats.moved = st.now()
+			st.noteMoved(e.Session.User.(*client))
 			st.leaveTCP(e.Session)
 		}
 	}
@@ -360,6 +364,9 @@ func (st *shardState) dropClient(session *state.Session) {
 		st.dropForward(f)
 	}
 	st.delivery.flushOnClose(c, &st.output)
+	if c.trace != nil {
+		c.trace.end()
+	}
 	c.account.Release(account.Sessions)
 	c.account.Leave(st.now())
 }
