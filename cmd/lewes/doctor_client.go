@@ -40,7 +40,7 @@ func (w *way) answered() bool {
 func (w *way) String() string { return fmt.Sprintf("%s over %s", w.transport, family(w.addr)) }
 
 func family(a netip.Addr) string {
-	if a.Unmap().Is4() {
+	if a.Is4() {
 		return "IPv4"
 	}
 	return "IPv6"
@@ -100,13 +100,20 @@ func (d *clientDoctor) checkName(ctx context.Context, r *doctor.Results) {
 		}
 		r.OK("%s is %s, resolved in %.1f ms", d.first.Host, strings.Join(resolver.found, ", "), milliseconds(resolver.took))
 	}
+	d.ways = waysTo(found)
+}
+
+// waysTo returns the ways to the first address of each family. Resolvers return IPv4 addresses within IPv6.
+func waysTo(found []netip.Addr) (ways []*way) {
 	seen := make(map[string]bool)
 	for _, a := range found {
+		a = a.Unmap()
 		if f := family(a); !seen[f] {
 			seen[f] = true
-			d.ways = append(d.ways, &way{transport: client.UDP, addr: a}, &way{transport: client.TCP, addr: a})
+			ways = append(ways, &way{transport: client.UDP, addr: a}, &way{transport: client.TCP, addr: a})
 		}
 	}
+	return ways
 }
 
 // checkReach connects on all ways at once.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -81,6 +82,20 @@ func mustText(t *testing.T, args ...string) string {
 	t.Helper()
 	stdout, _, _ := lewes(t, environment(t.TempDir()), append([]string{"doctor"}, args...)...)
 	return stdout
+}
+
+func TestWaysTakeOneAddressOfEachFamily(t *testing.T) {
+	var found []netip.Addr
+	for _, a := range []string{"::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"} {
+		found = append(found, netip.MustParseAddr(a))
+	}
+	var got []string
+	for _, w := range waysTo(found) {
+		got = append(got, fmt.Sprint(w, " ", w.addr))
+	}
+	if want := "udp over IPv4 192.0.2.1, tcp over IPv4 192.0.2.1, udp over IPv6 2001:db8::1, tcp over IPv6 2001:db8::1"; strings.Join(got, ", ") != want {
+		t.Errorf("ways %q", got)
+	}
 }
 
 func TestDoctorOfClient(t *testing.T) {

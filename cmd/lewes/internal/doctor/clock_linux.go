@@ -15,7 +15,7 @@ func checkClock(_ context.Context, r *Results) {
 	case err != nil: // the sandbox of a service forbids the call
 		r.OK("its state is not readable from here: %v", err)
 	case state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0:
-		r.Warn(mend, "nothing keeps the clock right; handshakes need one more round trip from 30 s on")
+		r.Warn(mend, "nothing keeps the clock right; once it is 30 s off, connecting takes one more round trip")
 	default:
 		r.OK("synchronized, at most %d ms off", t.Maxerror/1000)
 	}
