@@ -22,7 +22,8 @@ type entry struct {
 	mode     fs.FileMode
 }
 
-// configuration is kept by an upgrade if it was edited. It is not in the archive, which would overwrite it.
+// configuration is kept by an upgrade if it was edited. It has no defaults, so releases do not change it, and dpkg does not
+// ask which one to keep. It is not in the archive, which would overwrite it.
 const configuration = "/etc/lewes/gateway.toml"
 
 // contents returns the files of the packages, some of which it writes to work.
@@ -39,7 +40,7 @@ func (b *build) contents(work string) ([]entry, error) {
 		{"/usr/bin/lewes", filepath.Join(work, "lewes"), 0o755},
 		{"/usr/lib/systemd/system/lewes-gateway.service", unit, 0o644},
 		{"/usr/lib/sysctl.d/90-lewes.conf", filepath.Join(b.root, "deploy/90-lewes.conf"), 0o644},
-		{configuration, filepath.Join(work, "gateway.toml"), 0o644},
+		{configuration, filepath.Join(b.root, "deploy/package/gateway.toml"), 0o644},
 		{"/usr/share/bash-completion/completions/lewes", filepath.Join(work, "bash"), 0o644},
 		{"/usr/share/zsh/vendor-completions/_lewes", filepath.Join(work, "zsh"), 0o644},
 		{"/usr/share/fish/vendor_completions.d/lewes.fish", filepath.Join(work, "fish"), 0o644},

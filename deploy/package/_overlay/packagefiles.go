@@ -2,7 +2,6 @@ package main
 
 import (
 	"compress/gzip"
-	"context"
 	"errors"
 	"io"
 	"os"
@@ -12,7 +11,7 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// init writes manual pages, completions and the default configuration to the directory $LEWES_FILES, and exits. The
+// init writes manual pages and completions to the directory $LEWES_FILES, and exits. The
 // packager builds this file into cmd/lewes, for whose module the manual's library would be a dependency.
 func init() {
 	if err := writePackageFiles(os.Getenv("LEWES_FILES"), os.Getenv("LEWES_DATE"), os.Getenv("LEWES_VERSION")); err != nil {
@@ -46,15 +45,7 @@ func writePackageFiles(dir, date, version string) error {
 			return err
 		}
 	}
-	configuration, err := os.Create(filepath.Join(dir, "gateway.toml"))
-	if err != nil {
-		return err
-	}
-	if run(context.Background(), []string{"config", "default"}, configuration, os.Stderr) != exitOK {
-		return errors.New("config default failed")
-	}
 	return errors.Join(
-		configuration.Close(),
 		root.GenBashCompletionFileV2(filepath.Join(dir, "bash"), true),
 		root.GenZshCompletionFile(filepath.Join(dir, "zsh")),
 		root.GenFishCompletionFile(filepath.Join(dir, "fish"), true),
