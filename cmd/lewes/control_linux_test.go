@@ -230,7 +230,7 @@ func TestOthersMayOnlyRead(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err == nil
 	}
-	for _, args := range [][]string{{"status"}, {"clients", "list", "--live"}} {
+	for _, args := range [][]string{{"status"}, {"clients", "list", "--live"}, {"bundle", "--dry-run"}} {
 		if out, ok := as(group, args...); !ok {
 			t.Errorf("%v: %s", args, out)
 		}

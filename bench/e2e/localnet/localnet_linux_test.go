@@ -188,6 +188,15 @@ func TestUpShellSetDown(t *testing.T) {
 	if out := r.shell(t, "client", "sh", "-c", "lewes probe --transport tcp $ENTRY"); !strings.Contains(out, "tcp") {
 		t.Errorf("probe without UDP: %s", out)
 	}
+	if out := r.shell(t, "client", "sh", "-c", "lewes doctor --timeout 2s $ENTRY"); !strings.Contains(out, "udp over IPv4: blocked on the way") || !strings.Contains(out, "tcp over IPv4: connected") {
+		t.Errorf("doctor without UDP: %s", out)
+	}
+	if out, err := localnetCommand(t, r.socket, "set", "--loss", "20").CombinedOutput(); err != nil {
+		t.Errorf("set: %v: %s", err, out)
+	}
+	if out := r.shell(t, "client", "sh", "-c", "lewes doctor $ENTRY || true"); !regexp.MustCompile(`loss +[1-9]\d* of 20 pings lost`).MatchString(out) {
+		t.Errorf("doctor with 36 %% loss: %s", out)
+	}
 	pids := r.children(t)
 	if out, err := localnetCommand(t, r.socket, "down").CombinedOutput(); err != nil {
 		t.Errorf("down: %v: %s", err, out)
