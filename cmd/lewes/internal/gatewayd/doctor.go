@@ -68,6 +68,7 @@ var remedies = map[string]string{
 	"directory":  "resolvectl query HOST",
 	"reload":     "lewes reload",
 	"upgrade":    "lewes upgrade",
+	"log":        "df -h; systemctl status systemd-journald",
 	"metrics":    "ss -ltnp   # which program has the port?",
 }
 
