@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -63,11 +64,14 @@ func TestTraceOfSession(t *testing.T) {
 	p.data(3, netip.AddrPort{}, "x")
 	p.at = movedTo
 	p.data(4, target, "x")
+	r.advance(4 * time.Second) // after the validation of that address
+	p.at = path.NewTCP(movedTo.Peer, netip.Addr{}, 1)
+	p.data(4, target, "x")
 	r.whole.CloseSessions(t.Context(), ofClient(2))
 	var got []string
 	for _, e := range trace.take() {
 		got = append(got, fmt.Sprintf("%s %d %s %s", e.Kind, e.Flow, e.Target.String(), e.Reason))
-		if e.Lost != 0 || !e.At.Equal(r.now()) {
+		if e.Lost != 0 || e.At.Before(trace.At) || e.At.After(r.now()) {
 			t.Errorf("%+v", e)
 		}
 	}
@@ -77,7 +81,8 @@ func TestTraceOfSession(t *testing.T) {
 	none := (&wire.Target{}).String()
 	want := []string{
 		of(TraceFlowOpened, 1, target.String(), 0), of(TraceFlowRefused, 2, "private.example:53", wire.FlowPolicy), of(TraceFlowClosed, 1, target.String(), 0),
-		of(TraceFlowRefused, 3, none, wire.FlowIdle), of(TraceFlowOpened, 4, target.String(), 0), of(TraceMoved, 0, none, 0), of(TraceClosed, 0, none, 0),
+		of(TraceFlowRefused, 3, none, wire.FlowIdle), of(TraceFlowOpened, 4, target.String(), 0), of(TraceMoved, 0, none, 0),
+		of(TraceTransportChanged, 0, none, 0), of(TraceClosed, 0, none, 0),
 	}
 	slices.Sort(got[min(4, len(got)):]) // the packet that opens a flow may move the session before or after
 	slices.Sort(want[4:])
@@ -100,7 +105,7 @@ func TestTraceOfSession(t *testing.T) {
 			}
 		}
 	}
-	for message, n := range map[string]int{"info refused a flow": 1, "debug refused a flow": 1, "info a client has another address": 1} {
+	for message, n := range map[string]int{"info refused a flow": 1, "debug refused a flow": 1, "info a client has another address": 1, "info a client fell back to TCP": 1} {
 		if messages[message] != n {
 			t.Errorf("%d lines %q of %v", messages[message], message, messages)
 		}

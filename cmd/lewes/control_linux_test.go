@@ -238,7 +238,7 @@ func TestOthersMayOnlyRead(t *testing.T) {
 			t.Errorf("%v by a stranger: %s", args, out)
 		}
 	}
-	for _, args := range [][]string{{"reload"}, {"upgrade"}, {"drain"}, {"sessions", "close", "x"}, {"clients", "list", "--live", "--show-addresses"}} {
+	for _, args := range [][]string{{"reload"}, {"upgrade"}, {"drain"}, {"sessions", "close", "x"}, {"trace", "x"}, {"clients", "list", "--live", "--show-addresses"}} {
 		out, ok := as(group, args...)
 		if ok || !strings.Contains(out, fmt.Sprintf("user %d may not do this", user)) {
 			t.Errorf("%v: %s", args, out)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,12 +35,14 @@ type Server struct {
 	uid    int // of this process
 	mux    *http.ServeMux
 	server *http.Server
+
+	closing chan struct{} // closed by Shutdown
 }
 
 // NewServer returns a server without endpoints. audit receives a line for each request that acts or
 // reveals, and log those that are refused.
 func NewServer(log, audit *zap.Logger) *Server {
-	s := &Server{log: log, audit: audit, uid: os.Geteuid(), mux: http.NewServeMux()}
+	s := &Server{log: log, audit: audit, uid: os.Geteuid(), mux: http.NewServeMux(), closing: make(chan struct{})}
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("there is no %s %s", r.Method, r.URL.Path))
 	})
@@ -60,6 +63,7 @@ func NewServer(log, audit *zap.Logger) *Server {
 			}
 		},
 	}
+	s.server.RegisterOnShutdown(sync.OnceFunc(func() { close(s.closing) }))
 	return s
 }
 
@@ -113,6 +117,9 @@ func (s *Server) Serve(listener *net.UnixListener) error {
 
 // Shutdown stops accepting and waits until ctx ends for the requests under way. The socket's file stays.
 func (s *Server) Shutdown(ctx context.Context) { _ = s.server.Shutdown(ctx) }
+
+// Closing is closed when Shutdown waits for the requests under way.
+func (s *Server) Closing() <-chan struct{} { return s.closing }
 
 // Close ends all connections. The socket's file stays.
 func (s *Server) Close() { _ = s.server.Close() }
