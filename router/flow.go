@@ -100,9 +100,6 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 	}
 	f.lastUp = now
 	f.sent++
-	st.counters.Up.Packets++
-	st.counters.Up.Bytes += uint64(len(d.Payload))
-	c.stats.addUp(len(d.Payload))
 	if f.step != flowOpen {
 		if f.mayWait(len(d.Payload), st.limits.Load().MaxWaiting) {
 			f.waiting = append(f.waiting, bytes.Clone(d.Payload))
@@ -115,7 +112,15 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 		st.tryNext(now, f)
 	}
 	f.icmp.sent(now)
-	st.outbound.add(&f.outlet, d.Payload)
+	st.sendUp(f, d.Payload)
+}
+
+// sendUp sends a datagram to the target of an open flow, and counts it.
+func (st *shardState) sendUp(f *flow, payload []byte) {
+	st.counters.Up.Packets++
+	st.counters.Up.Bytes += uint64(len(payload))
+	f.client.stats.addUp(len(payload))
+	st.outbound.add(&f.outlet, payload)
 }
 
 const tooManyAtOnce = "too many flows were opened at once: try again in a second"
@@ -208,7 +213,7 @@ func (st *shardState) finishOpening(now time.Time, f *flow) {
 	f.step = flowOpen
 	f.traceFlow(TraceFlowOpened, 0, "")
 	for _, payload := range f.waiting {
-		st.outbound.add(&f.outlet, payload)
+		st.sendUp(f, payload)
 	}
 	f.waiting = nil
 }
