@@ -341,6 +341,9 @@ func TestGatewayLimitsAClient(t *testing.T) {
 	writeFile(t, clients, anna.Public().String()+"  anna  sessions=1 flows=1\n", 0o600)
 	g := launchGatewayIn(t, dir, allowEcho)
 	first := dial(t, g.uri, anna)
+	if _, err := first.Ping(t.Context()); err != nil { // the gateway may get its Handshake 3 later than the second's
+		t.Fatal(err)
+	}
 	parsed, err := uri.Parse(g.uri)
 	if err != nil {
 		t.Fatal(err)
