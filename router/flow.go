@@ -104,7 +104,7 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 		if f.mayWait(len(d.Payload), st.limits.Load().MaxWaiting) {
 			f.waiting = append(f.waiting, bytes.Clone(d.Payload))
 		} else {
-			st.counters.EgressFailed++
+			st.loseUp(d.Payload)
 		}
 		return
 	}
@@ -121,6 +121,13 @@ func (st *shardState) sendUp(f *flow, payload []byte) {
 	st.counters.Up.Bytes += uint64(len(payload))
 	f.client.stats.addUp(len(payload))
 	st.outbound.add(&f.outlet, payload)
+}
+
+// loseUp counts a datagram that found no room in its flow, or whose flow ended before it was open.
+func (st *shardState) loseUp(payload []byte) {
+	st.counters.Up.Packets++
+	st.counters.Up.Bytes += uint64(len(payload))
+	st.counters.EgressFailed++
 }
 
 const tooManyAtOnce = "too many flows were opened at once: try again in a second"
@@ -204,6 +211,7 @@ func (st *shardState) finishOpening(now time.Time, f *flow) {
 		}
 	}
 	if reason != 0 {
+		f.waiting = nil // the refusal counts, as it does where no datagram waits
 		st.dropFlow(f)
 		st.refuseFlow(now, f.client, f.id, &f.target, reason, rule, detail)
 		return
@@ -391,7 +399,9 @@ func (st *shardState) dropFlow(f *flow) {
 	if f.cancel != nil {
 		f.cancel()
 	}
-	st.counters.EgressFailed += uint64(len(f.waiting))
+	for _, payload := range f.waiting {
+		st.loseUp(payload)
+	}
 	f.waiting = nil
 	st.outbound.flushOutlet(&f.outlet)
 	if f.conn != nil {

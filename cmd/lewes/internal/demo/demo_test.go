@@ -46,7 +46,7 @@ func TestJudgeDetectsFaults(t *testing.T) {
 		{"the client sent elsewhere", func(d *demo, _ *Report) { d.sender.dialled = append(d.sender.dialled, d.exit.Addrs()[0]) }, "the entry saw the client's address"},
 		{"the entry sent to the target", func(d *demo, _ *Report) { d.entry.out.dialled = append(d.entry.out.dialled, d.target.addr) }, "the entry sent to the exit only"},
 		{"the entry could read the target", func(d *demo, _ *Report) { d.entry.out.leaks++ }, "forwarded by the entry"},
-		{"the exit got more than the entry sent", func(d *demo, _ *Report) { d.entry.out.sent-- }, "the exit did not see the client's address"},
+		{"the exit got more than the entry sent", func(d *demo, _ *Report) { d.entry.out.sent -= 1 << 20 }, "the exit did not see the client's address"},
 		{"the exit sent elsewhere", func(d *demo, _ *Report) { d.exit.out.dialled = append(d.exit.out.dialled, d.entry.Addrs()[0]) }, "the exit sent to the target only"},
 		{"the exit knew the client's other identity", func(d *demo, _ *Report) { d.exit.seen = append(d.exit.seen, d.entry.client) }, "by different identities"},
 		{"the target saw the client", func(d *demo, _ *Report) { d.target.from = append(d.target.from, d.sender.locals[0]) }, "the target saw the exit's address only"},
@@ -76,17 +76,17 @@ func TestJudgeDetectsFaults(t *testing.T) {
 			for _, mu := range guarded {
 				mu.Unlock()
 			}
-			quick, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			defer cancel()
-			d.judge(quick, r)
-			err = r.failure()
 			if row.claim == "" {
-				if err != nil {
+				d.judge(t.Context(), r)
+				if err := r.failure(); err != nil {
 					t.Error(err)
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), "claim does not hold: ") || !strings.Contains(err.Error(), row.claim) {
+			quick, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			d.judge(quick, r)
+			if err = r.failure(); err == nil || !strings.Contains(err.Error(), "claim does not hold: ") || !strings.Contains(err.Error(), row.claim) {
 				t.Errorf("got %v, want a word on %q", err, row.claim)
 			}
 			var out bytes.Buffer
