@@ -242,6 +242,14 @@ func (g *Gateway) loadFrame(f *handover.Frame, sockets *inheritedSockets, loader
 		err := g.kems.Read(r)
 		lead := r.Duration()
 		g.wall.correction.Store(int64(max(0, lead)))
+		draining := false
+		snapshot.Decode(r).Bool(&draining)
+		g.draining.Store(draining)
+		for _, s := range g.shards { // they do not serve yet
+			s.mu.Lock()
+			s.st.closing = draining
+			s.mu.Unlock()
+		}
 		return errors.Join(err, r.End())
 	case handover.Ports:
 		defer f.Close()

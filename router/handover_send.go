@@ -272,6 +272,8 @@ func (g *Gateway) sendState(c *handover.Conn, sent cookies) error {
 		lead = g.wall.lead(now, g.config.Wall())
 	}
 	w.Duration(lead)
+	draining := g.draining.Load()
+	snapshot.Encode(w).Bool(&draining)
 	if err := c.Send(handover.Keys, w.Bytes()); err != nil {
 		return err
 	}

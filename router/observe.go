@@ -180,16 +180,27 @@ func (g *Gateway) CloseSessions(ctx context.Context, match func(client identity.
 	})
 }
 
-// Drain makes the gateway refuse new sessions, as one that shuts down, or admit them again. Present
-// sessions go on.
-func (g *Gateway) Drain(on bool) {
-	for _, s := range g.shards {
-		s.Do(func(_ time.Time, st *shardState) { st.closing = on })
-	}
+// ErrHandedOver means that a successor serves instead of this gateway.
+var ErrHandedOver = errors.New("a successor has taken over; try again")
+
+// Drain makes the gateway, and its successors, refuse new sessions as one that shuts down, or admit them
+// again. Present sessions go on. After ErrHandedOver it may have no effect.
+func (g *Gateway) Drain(on bool) error {
 	g.draining.Store(on)
+	served := 0
+	for _, s := range g.shards {
+		s.Do(func(_ time.Time, st *shardState) {
+			st.closing = on
+			served++
+		})
+	}
+	if served < len(g.shards) {
+		return ErrHandedOver
+	}
+	return nil
 }
 
-// Draining reports whether Drain is in effect. A successor admits clients again.
+// Draining reports whether Drain is in effect.
 func (g *Gateway) Draining() bool { return g.draining.Load() }
 
 // Refusal is a reason for refusing flows.

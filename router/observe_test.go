@@ -120,14 +120,18 @@ func TestCloseSessionsNotifies(t *testing.T) {
 func TestDrainRefusesNewSessions(t *testing.T) {
 	r := newRig(t, nil)
 	p := r.connect(2, clientAt)
-	r.whole.Drain(true)
+	if err := r.whole.Drain(true); err != nil {
+		t.Fatal(err)
+	}
 	late := r.begin(3, clientAt)
 	if late.run(); late.session != nil || !r.whole.Draining() {
 		t.Error("a draining gateway admits a client")
 	}
 	p.data(1, target, "x")
 	r.egress.at(target).waitFor(t, 1)
-	r.whole.Drain(false)
+	if err := r.whole.Drain(false); err != nil {
+		t.Fatal(err)
+	}
 	r.connect(3, clientAt)
 }
 

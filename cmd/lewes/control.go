@@ -172,8 +172,8 @@ func newDrain() *cobra.Command {
 		Short: "make the running gateway refuse new clients",
 		Long: `Drain makes the running gateway refuse new sessions as one that shuts down, so that clients
 with several gateways go elsewhere. Present sessions go on. With --wait it returns when no
-session is left; lewes drain --off admits clients again, as does an upgrade. It is for root and
-the gateway's user.`,
+session is left; lewes drain --off admits clients again. An upgrade goes on draining, a restart
+does not. It is for root and the gateway's user.`,
 		Example: `  lewes drain --wait && systemctl stop lewes-gateway
   lewes drain --off`,
 		Args: arguments(0, 0, ""),

@@ -147,14 +147,23 @@ func TestReloadCommand(t *testing.T) {
 	has(t, g.control("status"), "degraded", "the last reload failed")
 }
 
+// TestDrainCommand: a gateway that drains, and its successor, refuse new clients until they are told otherwise.
 func TestDrainCommand(t *testing.T) {
-	g := launchGateway(t, "[access]\nmode = \"open\"\n")
-	has(t, g.control("drain", "--wait"), "refuses new clients; 0 sessions left")
-	has(t, g.control("status"), "draining")
+	u := launchUpgradable(t, "[access]\nmode = \"open\"\n")
+	control := func(args ...string) string {
+		t.Helper()
+		return mustLewes(t, environment(filepath.Dir(u.config)), append(args, "--state", filepath.Dir(u.config))...)
+	}
+	has(t, control("drain", "--wait"), "refuses new clients; 0 sessions left")
+	has(t, control("status"), "draining: new clients are refused")
+	u.upgrade()
+	has(t, control("status"), "draining: new clients are refused")
 	env := environment(t.TempDir())
-	has(t, fails(t, env, exitFailed, "probe", "--timeout", "2s", g.uri), "shutting down")
-	has(t, g.control("drain", "--off"), "admits new clients")
-	has(t, mustLewes(t, env, "probe", g.uri), "ephemeral")
+	has(t, fails(t, env, exitFailed, "probe", "--timeout", "2s", u.uri), "shutting down")
+	has(t, control("drain", "--off"), "admits new clients")
+	u.upgrade()
+	hasNot(t, control("status"), "draining")
+	has(t, mustLewes(t, env, "probe", u.uri), "ephemeral")
 }
 
 // TestUpgradeCommand upgrades under traffic, then tries a successor that fails. The control socket is

@@ -10,7 +10,7 @@ import (
 )
 
 // Version is the version of all messages except sessions, which have their own.
-const Version = 2
+const Version = 3
 
 // MaxExtraFiles bounds the descriptors that are handed over for the gateway's owner.
 const MaxExtraFiles = 64

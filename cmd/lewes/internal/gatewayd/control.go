@@ -169,8 +169,8 @@ func (p *Process) registerControl(s *control.Server, g *router.Gateway) {
 			On bool `json:"on"`
 		}
 		if control.Decode(w, r, &request) {
-			g.Drain(request.On)
-			control.Answer(w, Drained{g.Draining(), g.Stats().Sessions}, nil)
+			err := g.Drain(request.On)
+			control.Answer(w, Drained{g.Draining(), g.Stats().Sessions}, err)
 		}
 	})
 	s.Act("POST "+ReloadEndpoint, "reload", func(w http.ResponseWriter, r *http.Request) {
