@@ -23,8 +23,11 @@ const (
 	DefaultTCPPort = 41264 // TCP
 )
 
-// openParameter is the query's parameter of a gateway that serves every client.
-const openParameter = "access=open"
+// The query's parameters of a gateway that serves every client, and of one that serves clients with tickets.
+const (
+	openParameter    = "access=open"
+	ticketsParameter = "access=tickets"
+)
 
 // maxSize bounds the input of Parse; a host name has at most 255 bytes.
 const maxSize = 512
@@ -52,6 +55,9 @@ type Gateway struct {
 	TCPPort uint16
 	// Open means that the gateway serves every client.
 	Open bool
+	// Tickets means that the gateway serves clients who pay with tickets (section 9). At most one
+	// of Open and Tickets is set.
+	Tickets bool
 }
 
 // Parse parses a gateway's URI. Its errors wrap ErrTooLong, ErrScheme, ErrIdentity (and the
@@ -109,7 +115,7 @@ func (g *Gateway) cutQuery(address string) (before string, err error) {
 		return before, nil
 	}
 	text, found := strings.CutPrefix(query, "?")
-	extra := fmt.Errorf("%w: leave out %q; only ?tcp=PORT and access=open are allowed", ErrExtra, address[end:])
+	extra := fmt.Errorf("%w: leave out %q; only ?tcp=PORT and access=open or access=tickets are allowed", ErrExtra, address[end:])
 	if !found || strings.Contains(text, "#") {
 		return "", extra
 	}
@@ -121,6 +127,8 @@ func (g *Gateway) cutQuery(address string) (before string, err error) {
 			return "", extra
 		case parameter == openParameter:
 			g.Open = true
+		case parameter == ticketsParameter:
+			g.Tickets = true
 		case strings.HasPrefix(parameter, "tcp="):
 			n, err := strconv.ParseUint(value, 10, 16)
 			if err != nil || n == 0 {
@@ -215,6 +223,9 @@ func (g Gateway) String() string {
 	}
 	if g.Open {
 		query = append(query, openParameter)
+	}
+	if g.Tickets {
+		query = append(query, ticketsParameter)
 	}
 	if len(query) > 0 {
 		s += "?" + strings.Join(query, "&")

@@ -57,16 +57,17 @@ func TestParse(t *testing.T) {
 func TestParseTCPPort(t *testing.T) {
 	id := testKey(1).String()
 	for in, want := range map[string]struct{ out, address string }{
-		"gw.example.com":                  {"gw.example.com:51264", "gw.example.com:41264"},
-		"gw.example.com:1?tcp=2":          {"gw.example.com:1?tcp=2", "gw.example.com:2"},
-		"gw.example.com?tcp=443":          {"gw.example.com:51264?tcp=443", "gw.example.com:443"},
-		"gw.example.com/?tcp=443":         {"gw.example.com:51264?tcp=443", "gw.example.com:443"},
-		"[2001:db8::1]?tcp=51264":         {"[2001:db8::1]:51264?tcp=51264", "[2001:db8::1]:51264"},
-		"[2001:db8::1]:443/?tcp=41264":    {"[2001:db8::1]:443", "[2001:db8::1]:41264"},
-		"192.0.2.1?access=open":           {"192.0.2.1:51264?access=open", "192.0.2.1:41264"},
-		"192.0.2.1/?access=open&tcp=443":  {"192.0.2.1:51264?tcp=443&access=open", "192.0.2.1:443"},
-		"192.0.2.1:443?tcp=041264":        {"192.0.2.1:443", "192.0.2.1:41264"},
-		"[::ffff:192.0.2.1]:443?tcp=0443": {"192.0.2.1:443?tcp=443", "192.0.2.1:443"},
+		"gw.example.com":                   {"gw.example.com:51264", "gw.example.com:41264"},
+		"gw.example.com:1?tcp=2":           {"gw.example.com:1?tcp=2", "gw.example.com:2"},
+		"gw.example.com?tcp=443":           {"gw.example.com:51264?tcp=443", "gw.example.com:443"},
+		"gw.example.com/?tcp=443":          {"gw.example.com:51264?tcp=443", "gw.example.com:443"},
+		"[2001:db8::1]?tcp=51264":          {"[2001:db8::1]:51264?tcp=51264", "[2001:db8::1]:51264"},
+		"[2001:db8::1]:443/?tcp=41264":     {"[2001:db8::1]:443", "[2001:db8::1]:41264"},
+		"192.0.2.1?access=open":            {"192.0.2.1:51264?access=open", "192.0.2.1:41264"},
+		"192.0.2.1/?access=open&tcp=443":   {"192.0.2.1:51264?tcp=443&access=open", "192.0.2.1:443"},
+		"192.0.2.1?access=tickets&tcp=443": {"192.0.2.1:51264?tcp=443&access=tickets", "192.0.2.1:443"},
+		"192.0.2.1:443?tcp=041264":         {"192.0.2.1:443", "192.0.2.1:41264"},
+		"[::ffff:192.0.2.1]:443?tcp=0443":  {"192.0.2.1:443?tcp=443", "192.0.2.1:443"},
 	} {
 		g, err := Parse("lewes://" + id + "@" + in)
 		if err != nil || g.String() != "lewes://"+id+"@"+want.out || g.TCPAddress() != want.address {
@@ -76,7 +77,7 @@ func TestParseTCPPort(t *testing.T) {
 			t.Errorf("%s: the default port is %d", in, g.TCPPort)
 		}
 	}
-	if g := (Gateway{testKey(1), "h", 1, DefaultTCPPort, false}); g.String() != "lewes://"+id+"@h:1" {
+	if g := (Gateway{Identity: testKey(1), Host: "h", Port: 1, TCPPort: DefaultTCPPort}); g.String() != "lewes://"+id+"@h:1" {
 		t.Errorf("the default port is written: %v", g)
 	}
 }
@@ -138,6 +139,7 @@ func TestParseRejects(t *testing.T) {
 		{"lewes://" + id + "@gw.example.com?access=closed", ErrExtra, `leave out "?access=closed"`},
 		{"lewes://" + id + "@gw.example.com?access=open&access=open", ErrExtra, "access=open&access=open"},
 		{"lewes://" + id + "@gw.example.com?tcp=1&", ErrExtra, "?tcp=1&"},
+		{"lewes://" + id + "@gw.example.com?access=open&access=tickets", ErrExtra, "open&access=tickets"},
 		{"lewes://" + id + "@gw.example.com?tcp=1&access=open&tcp=2", ErrExtra, "open&tcp=2"},
 		{"lewes://" + id + "@gw.example.com#?tcp=1", ErrExtra, "#?tcp=1"},
 		{"lewes://" + id + "@gw.example.com?tcp=", ErrTCPPort, "1 to 65535"},
@@ -209,13 +211,14 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestTextRejects(t *testing.T) {
-	good := Gateway{testKey(1), "gw.example.com", 1, 2, true}
+	good := Gateway{Identity: testKey(1), Host: "gw.example.com", Port: 1, TCPPort: 2, Open: true}
 	for name, g := range map[string]Gateway{
-		"nothing":     {},
-		"no identity": {Host: good.Host, Port: 1},
-		"no host":     {Identity: good.Identity, Port: 1},
-		"no port":     {Identity: good.Identity, Host: good.Host},
-		"a path":      {good.Identity, "gw.example.com/x", 1, 0, false},
+		"nothing":      {},
+		"no identity":  {Host: good.Host, Port: 1},
+		"no host":      {Identity: good.Identity, Port: 1},
+		"no port":      {Identity: good.Identity, Host: good.Host},
+		"a path":       {Identity: good.Identity, Host: "gw.example.com/x", Port: 1},
+		"two accesses": {Identity: good.Identity, Host: good.Host, Port: 1, Open: true, Tickets: true},
 	} {
 		if b, err := g.MarshalText(); err == nil {
 			t.Errorf("%s: written as %s", name, b)
@@ -229,7 +232,7 @@ func TestTextRejects(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	id := testKey(1).String()
-	for _, address := range []string{"gw.example.com:1", "GW.", "[2001:db8::1]:9/", "[::ffff:1.2.3.4]", "192.0.2.1", "[fe80::1%1]:1", "a:b:c", "]:1", "h:1?tcp=2", "h/?tcp=41264"} {
+	for _, address := range []string{"gw.example.com:1", "GW.", "[2001:db8::1]:9/", "[::ffff:1.2.3.4]", "192.0.2.1", "[fe80::1%1]:1", "a:b:c", "]:1", "h:1?tcp=2", "h/?tcp=41264", "h?access=open", "h?access=tickets"} {
 		f.Add("lewes://" + id + "@" + address)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
