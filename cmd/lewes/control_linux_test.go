@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -166,6 +167,46 @@ func TestDrainCommand(t *testing.T) {
 	has(t, mustLewes(t, env, "probe", u.uri), "ephemeral")
 }
 
+// TestHundredReloads reloads again and again while datagrams go both ways, with bounds and rules that
+// change each time: none is lost, and every session and flow stands as before.
+func TestHundredReloads(t *testing.T) {
+	const sessions = 40
+	echo := crowdEcho(t)
+	u := launchUpgradable(t, crowdConfig(echo))
+	dir := filepath.Dir(u.config)
+	c := newCrowd(t, u.uri, sessions, sessions, echo)
+	standing := func() string {
+		var list gatewayd.ClientList
+		parseJSON(t, mustLewes(t, environment(dir), "clients", "list", "--live", "--json", "--state", dir), &list)
+		var all []string
+		for _, s := range list.Sessions {
+			all = append(all, fmt.Sprint(s.Handle, s.Since, s.Flows, s.Transport, s.Why))
+		}
+		slices.Sort(all)
+		return fmt.Sprintf("%d sessions: %q", len(all), all)
+	}
+	before := standing()
+	text, err := os.ReadFile(u.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := c.pace(500)
+	c.awaitEchoes(50)
+	for i := range 100 {
+		rules := fmt.Sprintf("[egress]\nallow = [\"192.0.2.%d\", ", i)
+		writeFile(t, u.config, strings.Replace(string(text), "[egress]\nallow = [", rules, 1)+fmt.Sprintf("[flows]\nmax = %d\n", 2000+i), 0o600)
+		has(t, mustLewes(t, environment(dir), "reload", "--state", dir), "applied: ", "egress.allow", "flows.max")
+	}
+	c.awaitEchoes(50)
+	if sent, lost, _ := stop(); lost != 0 || sent == 0 {
+		t.Errorf("%d of %d datagrams are lost", lost, sent)
+	}
+	if after := standing(); after != before {
+		t.Errorf("before: %s\nafter: %s", before, after)
+	}
+	c.check(sessions)
+}
+
 // TestUpgradeCommand upgrades under traffic, then tries a successor that fails. The control socket is
 // handed over: nobody finds it closed.
 func TestUpgradeCommand(t *testing.T) {
@@ -173,7 +214,7 @@ func TestUpgradeCommand(t *testing.T) {
 	echo := crowdEcho(t)
 	u := launchUpgradable(t, crowdConfig(echo))
 	dir := filepath.Dir(u.config)
-	c := newCrowd(t, u.uri, sessions, echo)
+	c := newCrowd(t, u.uri, sessions, sessions, echo)
 	stop := c.pace(300)
 	c.awaitEchoes(50)
 	for range 2 {
@@ -334,7 +375,7 @@ func TestListUnderTraffic(t *testing.T) {
 	}
 	echo := crowdEcho(t)
 	u := launchUpgradable(t, crowdConfig(echo))
-	c := newCrowd(t, u.uri, sessions, echo)
+	c := newCrowd(t, u.uri, sessions, min(sessions, 4000), echo)
 	c.window = 128
 	measure := func(name string, work func()) {
 		stop := c.pace(1000)

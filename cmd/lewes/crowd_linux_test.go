@@ -24,8 +24,8 @@ import (
 	"lewes/transport/uri"
 )
 
-// crowd is many sessions with one gateway, each with a flow to one echo, behind a few
-// sockets. It opens every packet that comes.
+// crowd is many sessions with one gateway, some with a flow to one echo, behind a
+// few sockets. It opens every packet that comes.
 type crowd struct {
 	t       *testing.T
 	engines []*crowdEngine
@@ -46,6 +46,7 @@ type crowdEngine struct {
 
 	mu      sync.Mutex
 	members []*crowdMember
+	talkers []*crowdMember // the first of them, which have a flow
 	byIndex map[uint32]*crowdMember
 	out     state.Output
 	next    int // member to send
@@ -55,7 +56,7 @@ type crowdMember struct {
 	client  *state.Client
 	session *state.Session
 	live    map[uint32]*state.KeySet
-	open    bool // the flow is: its echo has answered
+	open    bool // its flow, if it is to have one: the echo has answered
 	ended   bool
 }
 
@@ -64,8 +65,8 @@ const crowdSockets = 4
 // crowdPayload is a datagram's length; its first bytes say when it was sent.
 const crowdPayload = 200
 
-// newCrowd makes sessions with a gateway and flows to a target, all confirmed.
-func newCrowd(t *testing.T, gateway string, sessions int, target netip.AddrPort) *crowd {
+// newCrowd makes sessions with a gateway, all confirmed, and gives the first of them flows to a target.
+func newCrowd(t *testing.T, gateway string, sessions, flows int, target netip.AddrPort) *crowd {
 	t.Helper()
 	g, err := uri.Parse(gateway)
 	if err != nil {
@@ -104,7 +105,7 @@ func newCrowd(t *testing.T, gateway string, sessions int, target netip.AddrPort)
 		known, _ = c.engines[0].members[0].client.KEMKey()
 	}
 	for _, e := range c.engines {
-		e.openFlows(target)
+		e.openFlows(target, (flows+crowdSockets-1)/crowdSockets)
 	}
 	if !c.until(func(m *crowdMember) bool { return m.open }) {
 		t.Fatal("not every flow is answered")
@@ -169,10 +170,14 @@ func (e *crowdEngine) begin(gateway identity.PublicKey, id *identity.PrivateKey,
 	e.flush()
 }
 
-func (e *crowdEngine) openFlows(target netip.AddrPort) {
+func (e *crowdEngine) openFlows(target netip.AddrPort, flows int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, m := range e.members {
+	e.talkers = e.members[:min(flows, len(e.members))]
+	for _, m := range e.members[len(e.talkers):] {
+		m.open = true
+	}
+	for _, m := range e.talkers {
 		e.send(m, &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(target), Payload: make([]byte, crowdPayload)})
 		if len(e.out.Packets) >= 32 {
 			e.flush()
@@ -323,7 +328,7 @@ func (e *crowdEngine) sendSome(n int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for range n {
-		m := e.members[e.next%len(e.members)]
+		m := e.talkers[e.next%len(e.talkers)]
 		e.next++
 		payload := make([]byte, crowdPayload)
 		binary.LittleEndian.PutUint64(payload, uint64(time.Since(e.crowd.begun)))

@@ -124,7 +124,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	echo := crowdEcho(t)
 	u := launchUpgradable(t, crowdConfig(echo))
-	c := newCrowd(t, u.uri, sessions, echo)
+	c := newCrowd(t, u.uri, sessions, sessions, echo)
 	if figures {
 		most := c.capacity(3 * time.Second)
 		rate = most / 2
@@ -160,7 +160,7 @@ func TestUpgradeUnderRekeys(t *testing.T) {
 	const sessions = 60
 	echo := crowdEcho(t)
 	u := launchUpgradable(t, crowdConfig(echo)+"[metrics]\nlisten = \"127.0.0.1:0\"\n")
-	c := newCrowd(t, u.uri, sessions, echo)
+	c := newCrowd(t, u.uri, sessions, sessions, echo)
 	c.window = 128
 	files := u.files()
 	for round := range uint32(3) {
@@ -198,7 +198,7 @@ func TestUpgradeFails(t *testing.T) {
 	const sessions = 20
 	echo := crowdEcho(t)
 	u := launchUpgradable(t, crowdConfig(echo))
-	c := newCrowd(t, u.uri, sessions, echo)
+	c := newCrowd(t, u.uri, sessions, sessions, echo)
 	good, err := os.ReadFile(u.config)
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ func TestUpgradeWithOtherClients(t *testing.T) {
 func TestKilledSuccessor(t *testing.T) {
 	echo := crowdEcho(t)
 	u := launchUpgradable(t, crowdConfig(echo))
-	c := newCrowd(t, u.uri, 1, echo)
+	c := newCrowd(t, u.uri, 1, 1, echo)
 	u.upgrade()
 	u.kill(syscall.SIGKILL)
 	<-u.done
