@@ -186,12 +186,14 @@ func TestDialErrors(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	c := dialed(t, silent.Addr().(*net.TCPAddr).AddrPort(), Options{AnswerTimeout: 300 * time.Millisecond})
+	at := silent.Addr().(*net.TCPAddr).AddrPort()
+	patient := dialed(t, at, Options{AnswerTimeout: time.Minute})
+	hasty := dialed(t, at, Options{AnswerTimeout: 100 * time.Millisecond})
 	for name, row := range map[string]struct {
 		behave func(net.Conn)
 		want   error
 	}{
-		"no answer":        {func(net.Conn) { time.Sleep(500 * time.Millisecond) }, ErrTimeout},
+		"no answer":        {func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }, ErrTimeout}, // until the dialer closes it
 		"broken off":       {func(conn net.Conn) { _ = conn.(*net.TCPConn).SetLinger(0) }, ErrAborted},
 		"half an answer":   {func(conn net.Conn) { _, _ = conn.Write([]byte{0, 0, 0, 50, 1, 2}) }, ErrAborted},
 		"half a length":    {func(conn net.Conn) { _, _ = conn.Write([]byte{0, 0}) }, ErrAborted},
@@ -199,6 +201,10 @@ func TestDialErrors(t *testing.T) {
 		"a huge length":    {func(conn net.Conn) { _, _ = conn.Write([]byte{255, 255, 255, 255, 0}) }, ErrBadLength},
 	} {
 		behave.Store(&row.behave)
+		c := patient
+		if row.want == ErrTimeout {
+			c = hasty
+		}
 		give(t, c, packetOf(40, 1))
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, err := c.ReadBatch(make([]transport.Packet, 1)); !errors.Is(err, row.want) {
@@ -206,8 +212,8 @@ func TestDialErrors(t *testing.T) {
 		}
 	}
 	_ = silent.Close()
-	give(t, c, packetOf(40, 1))
-	if _, err := c.ReadBatch(make([]transport.Packet, 1)); !errors.Is(err, transport.ErrRefused) {
+	give(t, patient, packetOf(40, 1))
+	if _, err := patient.ReadBatch(make([]transport.Packet, 1)); !errors.Is(err, transport.ErrRefused) {
 		t.Errorf("nobody there: %v", err)
 	}
 	for _, to := range []string{"0.0.0.0:1", "127.0.0.1:0"} {
