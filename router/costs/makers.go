@@ -629,7 +629,7 @@ func poll(e *Env) maker {
 
 func register(e *Env) maker {
 	return each(e, func(c *client) transport.Packet {
-		m := wire.Register{RequestID: 1, CBOR: []byte{0xa0}}
+		m := wire.Register{RequestID: 1, Mode: wire.ModeRelay}
 		return c.seal(wire.TypeRegister, &parts.Split(m.Append(nil), parts.MaxData)[0])
 	})
 }

@@ -128,8 +128,12 @@ const FinalAckSize = 12
 // AckFlags are the flags of a FinalAck. Receivers ignore unknown bits.
 type AckFlags uint16
 
-// AckRegistrationRequired means that flows need a registration first.
-const AckRegistrationRequired AckFlags = 1 << 0
+const (
+	// AckRegistrationRequired means that flows need a registration first.
+	AckRegistrationRequired AckFlags = 1 << 0
+	// AckRegisters means that the gateway answers a Register. A client sends none without it.
+	AckRegisters AckFlags = 1 << 1
+)
 
 // FinalAck is the Ack that ends a handshake (section 5) or a subsession
 // (section 7): type Ack, at LevelTransport.
@@ -161,44 +165,6 @@ func ParseFinalAck(content []byte) (FinalAck, error) {
 		MaxDatagram:       binary.LittleEndian.Uint16(content[8:]),
 		Flags:             AckFlags(binary.LittleEndian.Uint16(content[10:])),
 	}, nil
-}
-
-// Register is a Register, which requests a registration, or the RegisterResult that
-// answers it, section 9. Both are reassembled messages. This package does not parse the
-// CBOR, because an invalid Register is answered under its request id.
-//
-//	request_id u32 · CBOR map
-type Register struct {
-	RequestID uint32 // 0 in a RegisterResult only: unrequested, the allocation changed
-	CBOR      []byte
-}
-
-// Append appends the message to dst.
-func (m *Register) Append(dst []byte) []byte {
-	dst = binary.LittleEndian.AppendUint32(dst, m.RequestID)
-	return append(dst, m.CBOR...)
-}
-
-// ParseRegister parses a reassembled Register; CBOR aliases it. Errors: ErrShort,
-// ErrLong, ErrRequestID.
-func ParseRegister(message []byte) (Register, error) {
-	m, err := ParseRegisterResult(message)
-	if err == nil && m.RequestID == 0 {
-		return Register{}, ErrRequestID
-	}
-	return m, err
-}
-
-// ParseRegisterResult parses a reassembled RegisterResult; CBOR aliases it. Errors:
-// ErrShort, ErrLong.
-func ParseRegisterResult(message []byte) (Register, error) {
-	if len(message) < 4 {
-		return Register{}, ErrShort
-	}
-	if len(message) > MaxRegisterMessage {
-		return Register{}, ErrLong
-	}
-	return Register{binary.LittleEndian.Uint32(message), rest(message, 4)}, nil
 }
 
 // MaxDetail is the maximum size of a Detail in bytes (section 2).

@@ -69,31 +69,6 @@ func TestFinalAckRoundTrip(t *testing.T) {
 
 func FuzzFinalAck(f *testing.F) { fuzz(f, "FinalAck") }
 
-func TestRegisterRoundTrip(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		id := rapid.Uint32().Draw(t, "id")
-		cbor := rapid.SliceOfN(rapid.Byte(), 0, 500).Draw(t, "cbor")
-		result := Register{id, cbor}
-		if got, err := ParseRegisterResult(result.Append(nil)); err != nil || got.RequestID != id || !bytes.Equal(got.CBOR, cbor) {
-			t.Fatalf("%+v, %v; want %+v", got, err, result)
-		}
-		register := Register{id, cbor}
-		got, err := ParseRegister(register.Append(nil))
-		if id == 0 {
-			if err != ErrRequestID {
-				t.Fatalf("request id 0: %v", err)
-			}
-			return
-		}
-		if err != nil || got.RequestID != id || !bytes.Equal(got.CBOR, cbor) {
-			t.Fatalf("%+v, %v; want %+v", got, err, register)
-		}
-	})
-}
-
-func FuzzRegister(f *testing.F)       { fuzz(f, "Register") }
-func FuzzRegisterResult(f *testing.F) { fuzz(f, "RegisterResult") }
-
 func drawDetail(t *rapid.T) Detail {
 	s := rapid.String().Draw(t, "detail")
 	for len(s) > MaxDetail {

@@ -29,12 +29,13 @@
 // # Rules
 //
 //   - Parsing does not allocate, errors included; nor does appending to a buffer
-//     with room.
+//     with room. A RegisterResult, which only clients parse, owns its fields.
 //   - A slice in a parsed message aliases the parsed buffer, with its capacity cut
 //     to its length. Appending copies.
 //   - Parsing is strict: it accepts exactly the output of Append, and zero padding
 //     where section 2 allows it. For every message, parse(append(m)) = m and
-//     append(parse(b)) = b up to that padding.
+//     append(parse(b)) = b up to that padding. A Register and its result are accepted in
+//     every encoding that section 9 allows, with unknown keys.
 //   - Errors are unwrapped, since the caller knows the type.
 //   - Unknown codes and reasons are kept. Unknown flow flags are rejected, because
 //     they would change the destination of a datagram.

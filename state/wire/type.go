@@ -148,6 +148,11 @@ var (
 	ErrRequestID    = errors.New("wire: request id is zero")
 	ErrDetailLong   = errors.New("wire: detail is longer than 120 bytes")
 	ErrDetailText   = errors.New("wire: detail is not UTF-8")
+	// The errors of a Register and of its result. The caller answers a Register with a request id.
+	ErrCBOR          = errors.New("wire: not CBOR as section 9 allows it")
+	ErrCBORBound     = errors.New("wire: CBOR with too many keys or too deep")
+	ErrDuplicateKey  = errors.New("wire: duplicate key in a CBOR map")
+	ErrRegisterField = errors.New("wire: registration field is missing or invalid")
 )
 
 // names maps small numbers to texts.
