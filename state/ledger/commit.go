@@ -1,0 +1,241 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"lewes/crypto/identity"
+)
+
+// Commit makes an entry durable in one transaction: the ticket is spent, the grant added and the attachment put in state
+// Adding, or nothing is changed. A ticket that the same Request spent before is no error: the grant is not added again, and the
+// attachment gets the new PSK if it stands.
+//
+// An attachment with the WireGuard key of the one that stands keeps its addresses. With another key, the one that stands goes into state
+// Removing. If another account has the key, its attachment is deleted and its addresses rest; the receipt has it.
+//
+// Refusals are ErrSpent, ErrKeyClosed, ErrGrants, ErrAccounts, ErrAttachments, ErrAddress, ErrInvalid and ErrClock;
+// ErrStorage and ErrDamaged are faults. After another error, such as that of ctx, the entry may be in the ledger: repeat it.
+func (l *Ledger) Commit(ctx context.Context, e Entry) (Receipt, error) {
+	var receipt Receipt
+	err := l.update(ctx, e.Now, func(t *txn) (err error) {
+		receipt, err = t.enter(&e)
+		return err
+	})
+	if err != nil {
+		return Receipt{}, err // receipt may still be written
+	}
+	return receipt, nil
+}
+
+func (e *Entry) check() error {
+	switch {
+	case e.Account == identity.PublicKey{}:
+		return fmt.Errorf("%w: no account", ErrInvalid)
+	case e.Ticket != nil && (e.Grant == nil || e.Request == [32]byte{}):
+		return fmt.Errorf("%w: ticket without grant or request", ErrInvalid)
+	case e.Grant != nil && (!validTime(e.Grant.Expires) || e.Grant.Source == 0 || int(e.Grant.Source) >= len(sources)):
+		return fmt.Errorf("%w: grant until %v from source %v", ErrInvalid, e.Grant.Expires, e.Grant.Source)
+	}
+	return nil
+}
+
+func (t *txn) enter(e *Entry) (r Receipt, err error) {
+	if err := e.check(); err != nil {
+		return r, err
+	}
+	a, exists, err := t.account(e.Account)
+	if err != nil {
+		return r, err
+	}
+	if !exists && t.bucket(bucketAccounts).Sequence() >= MaxAccounts {
+		return r, ErrAccounts
+	}
+	r.Outcome = New
+	var newest number
+	mine := spend{e.Request, e.Account}
+	if e.Ticket != nil {
+		s, spent, n, err := t.spent(e.Ticket)
+		if err != nil {
+			return r, err
+		}
+		if spent && s != mine {
+			return r, ErrSpent
+		}
+		if newest = n; spent {
+			r.Outcome = Repeated
+		}
+	}
+	if e.Grant != nil && r.Outcome == New {
+		if a.Grants, err = addGrant(a.Grants, *e.Grant, e.Now); err != nil {
+			return r, err
+		}
+	}
+	write := func() {}
+	if e.Attach != nil {
+		if write, r.Moved, err = t.attach(&a, *e.Attach, r.Outcome == Repeated); err != nil {
+			return r, err
+		}
+	}
+	a.Seen = t.header.clock
+
+	// Nothing refuses from here on.
+	if e.Ticket != nil && r.Outcome == New {
+		t.spend(e.Ticket, mine, newest)
+	}
+	write()
+	if r.Outcome == New || e.Attach != nil {
+		t.putAccount(&a, exists)
+	}
+	r.Account = a
+	return r, nil
+}
+
+// addGrant returns the grants with one more, without those that have expired or are used up.
+func addGrant(grants []Grant, g Grant, now time.Time) ([]Grant, error) {
+	if g.Used = 0; g.Source == SourceListed {
+		// The list has changed, or the client registered again.
+		if i := slices.IndexFunc(grants, func(o Grant) bool { return o.Source == SourceListed && now.Before(o.Expires) }); i >= 0 {
+			grants[i].Bytes = max(g.Bytes, grants[i].Used)
+			return grants, nil
+		}
+	}
+	if len(grants) >= MaxGrants {
+		grants = slices.DeleteFunc(grants, func(o Grant) bool { return o.Left(now) == 0 })
+	}
+	if len(grants) >= MaxGrants {
+		return nil, ErrGrants
+	}
+	grants = append(grants, g)
+	slices.SortStableFunc(grants, byExpiry)
+	return grants, nil
+}
+
+// attach changes the attachments of an account. It returns the writes to other buckets that this needs, and the attachment that
+// another account loses.
+func (t *txn) attach(a *Account, n Attachment, repeated bool) (write func(), moved *Attachment, err error) {
+	n.State, n.PSK = Adding, slices.Clone(n.PSK)
+	if !n.valid() {
+		return nil, nil, fmt.Errorf("%w: attachment of mode %v", ErrInvalid, n.Mode)
+	}
+	current := slices.IndexFunc(a.Attachments, func(o Attachment) bool { return o.Mode == n.Mode && o.State != Removing })
+	same := a.find(n.Mode, n.WireGuardKey)
+	if repeated && current >= 0 && current != same {
+		return func() {}, nil, nil // a later registration replaced it
+	}
+	if current >= 0 && current != same {
+		a.Attachments[current].State = Removing
+	}
+	if same >= 0 {
+		n.IPv4, n.IPv6 = a.Attachments[same].IPv4, a.Attachments[same].IPv6
+		a.Attachments[same] = n
+		return func() {}, nil, nil
+	}
+	if len(a.Attachments) >= MaxAttachments {
+		return nil, nil, ErrAttachments
+	}
+	a.Attachments = append(a.Attachments, n)
+	if n.Mode != DVPN {
+		return func() {}, nil, nil
+	}
+
+	loser, key, err := t.owner(n.WireGuardKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	if loser != nil {
+		m := loser.Attachments[key]
+		moved = &m
+	}
+	for _, ip := range n.addresses() {
+		r, ok, err := t.reservation(ip)
+		free := !ok || !r.Until.IsZero() && (r.Owner == a.ID || !t.header.clock.Before(r.Until)) ||
+			moved != nil && slices.Contains(moved.addresses(), ip)
+		if err != nil || !free {
+			return nil, nil, cmp.Or(err, fmt.Errorf("%w: %v", ErrAddress, ip))
+		}
+	}
+	return func() {
+		if loser != nil {
+			t.release(loser.ID, *moved, MinRest)
+			loser.Attachments = slices.Delete(loser.Attachments, key, key+1)
+			t.putAccount(loser, true)
+		}
+		r := reference(a.ID)
+		t.put(bucketPeers, n.WireGuardKey[:], r.code)
+		t.hold(a.ID, n.addresses())
+	}, moved, nil
+}
+
+func (t *txn) hold(owner identity.PublicKey, list []netip.Addr) {
+	for _, ip := range list {
+		r := Reservation{Owner: owner}
+		t.put(bucketAddresses, ip.AsSlice(), r.code)
+	}
+}
+
+// owner returns the account that has a WireGuard key, and the index of its attachment; nil if none has.
+func (t *txn) owner(key [32]byte) (*Account, int, error) {
+	var id reference
+	ok, err := t.get(bucketPeers, key[:], id.code)
+	if err != nil || !ok {
+		return nil, 0, err
+	}
+	a, _, err := t.account(identity.PublicKey(id))
+	if err != nil {
+		return nil, 0, err
+	}
+	i := a.find(DVPN, key)
+	if i < 0 {
+		return nil, 0, fmt.Errorf("%w: peer %x is not in its account", ErrDamaged, key[:8])
+	}
+	return &a, i, nil
+}
+
+// SetAttachment replaces the state and the PSK of the attachment with the same mode and WireGuard key, or ErrNoAttachment.
+func (l *Ledger) SetAttachment(ctx context.Context, id identity.PublicKey, n Attachment, now time.Time) error {
+	return l.edit(ctx, id, n.Mode, n.WireGuardKey, now, func(t *txn, a *Account, i int) error {
+		n.IPv4, n.IPv6, n.PSK = a.Attachments[i].IPv4, a.Attachments[i].IPv6, slices.Clone(n.PSK)
+		if !n.valid() {
+			return fmt.Errorf("%w: attachment of mode %v, state %v", ErrInvalid, n.Mode, n.State)
+		}
+		a.Attachments[i] = n
+		return nil
+	})
+}
+
+// RemoveAttachment deletes the attachment with a mode and a WireGuard key (zero except for DVPN), or returns ErrNoAttachment. Its
+// addresses rest for a time, at least MinRest.
+func (l *Ledger) RemoveAttachment(ctx context.Context, id identity.PublicKey, mode Mode, key [32]byte, rest time.Duration, now time.Time) error {
+	return l.edit(ctx, id, mode, key, now, func(t *txn, a *Account, i int) error {
+		if mode == DVPN {
+			t.delete(bucketPeers, key[:])
+			t.release(id, a.Attachments[i], rest)
+		}
+		a.Attachments = slices.Delete(a.Attachments, i, i+1)
+		return nil
+	})
+}
+
+// edit changes one attachment. The function writes nothing if it returns an error.
+func (l *Ledger) edit(ctx context.Context, id identity.PublicKey, mode Mode, key [32]byte, now time.Time, f func(*txn, *Account, int) error) error {
+	return l.update(ctx, now, func(t *txn) error {
+		a, ok, err := t.account(id)
+		if err != nil {
+			return err
+		}
+		i := a.find(mode, key)
+		if !ok || i < 0 {
+			return ErrNoAttachment
+		}
+		if err := f(t, &a, i); err != nil {
+			return err
+		}
+		t.putAccount(&a, true)
+		return nil
+	})
+}

@@ -1,0 +1,35 @@
+// Package ledger is the durable memory of a gateway: accounts with their grants and attachments, spent
+// tickets, results of registrations, and the addresses of WireGuard peers. It is one file of go.etcd.io/bbolt.
+//
+//	l, err := ledger.Open(path, ledger.Options{Gateway: key.Public(), Now: time.Now()})
+//	receipt, err := l.Commit(ctx, ledger.Entry{Account: client, Request: request, Ticket: &ticket, Grant: &grant, Now: time.Now()})
+//	if errors.Is(err, ledger.ErrSpent) { … }
+//
+// # Transactions
+//
+// One goroutine commits. It takes all waiting changes into one transaction and one sync, so that many
+// callers share its cost; a change that is refused leaves the others of its transaction alone. A method
+// that changes the ledger returns after the sync. When its context ends first, the change may still
+// happen; repeating an Entry is safe, because a ticket that was spent with the same Request is Repeated.
+//
+// # Damage
+//
+// bbolt has checksums on its two meta pages only, and panics on damage elsewhere. Each value here carries a
+// CRC-32C over its bucket, key and content, and bbolt runs under recover with faults turned into panics, so
+// that a damaged, foreign or newer file is an error, and the file is left as it is. After a failed sync, or a
+// panic, the content of the disk is uncertain: the ledger then refuses all changes until it is opened
+// again. A full disk fails only the changes that meet it.
+//
+// The file FILE.boot holds the id of the last run. A ledger that lacks it is a restored backup (Ledger.Restored),
+// and a missing ledger with such a file is not silently replaced by an empty one.
+//
+// # Time
+//
+// Callers pass the time. Ledger time, which decides about deletion, follows it but never goes back, and
+// follows a jump forward of more than an hour only after it has stood for a day of running. Spent tickets do not
+// depend on a clock: they are dropped when a ticket of their issuer two epochs later is spent, and from then on
+// the durable floor refuses theirs.
+//
+// The interface has put-if-absent (Commit), reservations that expire, and sums, and no concept of the
+// engine, so that a shared store can take its place.
+package ledger

@@ -1,0 +1,318 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"lewes/crypto/identity"
+)
+
+const (
+	queueSize = 1024 // changes that wait for a transaction
+	batchSize = 256  // changes in one transaction
+	lockWait  = 100 * time.Millisecond
+)
+
+// Options are those of Open.
+type Options struct {
+	Gateway identity.PublicKey // whose ledger it is
+	Now     time.Time
+	Wait    time.Duration // for another process to close the file, such as the predecessor of a live upgrade
+}
+
+// Ledger is an open ledger. Its methods are safe for concurrent use.
+type Ledger struct {
+	path     string
+	db       *bolt.DB
+	restored bool
+	stopped  chan struct{} // closed when the committer has ended
+
+	mu     sync.RWMutex // held for reading while a change is queued
+	closed bool
+	queue  chan *change
+
+	// Owned by the committer.
+	last             time.Time // the time of the last commit, with its monotonic reading
+	marked           time.Time // the clock that was stored last
+	account, address []byte    // at which sweep goes on
+	stuck            bool      // the lock of a transaction could not be released
+
+	broken brokenState
+}
+
+// brokenState is the fault after which nothing is written.
+type brokenState struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (b *brokenState) get() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+func (b *brokenState) set(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// bootFile holds the boot id of the last run.
+func bootFile(path string) string { return path + ".boot" }
+
+// Open opens the ledger at path, and creates it with mode 0600 if there is none. An error has the path, the fault and
+// the remedy; it is one of the faults of the store, and the file is then unchanged.
+func Open(path string, o Options) (*Ledger, error) {
+	if !validTime(o.Now) {
+		return nil, fmt.Errorf("%w: the clock shows %v", ErrClock, o.Now)
+	}
+	l := &Ledger{path: path, last: o.Now, queue: make(chan *change, queueSize), stopped: make(chan struct{})}
+	boot, err := readBoot(path)
+	if err == nil {
+		err = create(path, o, boot != nil)
+	}
+	if err == nil {
+		l.db, err = openFile(path, &bolt.Options{Timeout: max(o.Wait, lockWait), FreelistType: bolt.FreelistMapType})
+	}
+	if err != nil {
+		return nil, sentence(path, classify(err))
+	}
+	if err := guard(func() error { return l.begin(o, boot) }); err != nil {
+		_ = guard(l.db.Close)
+		return nil, sentence(path, classify(err))
+	}
+	go l.run()
+	return l, nil
+}
+
+// openFile opens an existing file of the engine, and checks that it is whole before its pages are read.
+func openFile(path string, o *bolt.Options) (db *bolt.DB, err error) {
+	o.NoStatistics = true
+	flagged := o.OpenFile
+	o.OpenFile = func(name string, flag int, mode fs.FileMode) (*os.File, error) {
+		if flagged != nil {
+			return flagged(name, flag, mode)
+		}
+		return os.OpenFile(name, flag&^os.O_CREATE, mode)
+	}
+	err = guard(func() (err error) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if info.Size() == 0 {
+			return fmt.Errorf("%w: the file is empty", ErrDamaged)
+		}
+		db, err = bolt.Open(path, 0o600, o)
+		return err
+	})
+	return db, err
+}
+
+// create makes an empty ledger unless there is one. It gets its name when it is complete.
+func create(path string, o Options, existed bool) error {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if existed {
+		return fmt.Errorf("%w: %s shows that there was one", ErrMissing, filepath.Base(bootFile(path)))
+	}
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	db, err := bolt.Open(fresh, 0o600, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	defer os.Remove(fresh)
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		t := txn{Tx: tx, header: header{version: version, gateway: o.Gateway, clock: o.Now}}
+		copy(t.header.magic[:], magic)
+		t.putHeader()
+		return t.fatal
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(fresh, path); err != nil && !errors.Is(err, fs.ErrExist) { // never over another file
+		return err
+	}
+	return identity.SyncDir(filepath.Dir(path))
+}
+
+// begin checks the header and begins a run.
+func (l *Ledger) begin(o Options, boot []byte) error {
+	tx, err := l.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // without effect after the commit
+	if err := whole(l.db, tx); err != nil {
+		return err
+	}
+	t, err := newTxn(tx)
+	if err != nil {
+		return err
+	}
+	if t.header.gateway != o.Gateway {
+		return fmt.Errorf("%w: it belongs to %v", ErrForeign, identity.PublicKey(t.header.gateway))
+	}
+	// A crash between the commit and writeBoot leaves the file with the previous id.
+	l.restored = boot != nil && string(boot) != string(t.header.boot[:]) && string(boot) != string(t.header.previous[:])
+	t.header.previous = t.header.boot
+	_, _ = rand.Read(t.header.boot[:]) // never fails
+	id := t.header.boot
+	t.advance(o.Now, 0)
+	l.marked = t.header.clock
+	t.putHeader()
+	if t.fatal != nil {
+		return t.fatal
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	return writeBoot(l.path, id[:])
+}
+
+// whole checks that the file has all pages of the transaction.
+func whole(db *bolt.DB, tx *bolt.Tx) error {
+	info, err := os.Stat(db.Path())
+	if err == nil && info.Size() < tx.Size() {
+		err = fmt.Errorf("%w: %d bytes of %d", ErrDamaged, info.Size(), tx.Size())
+	}
+	return err
+}
+
+func readBoot(path string) ([]byte, error) {
+	text, err := os.ReadFile(bootFile(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	id, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		id = []byte{} // damaged: it matches no ledger
+	}
+	return id, nil
+}
+
+func writeBoot(path string, id []byte) error {
+	fresh := bootFile(path) + ".new"
+	f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%x\n", id)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, bootFile(path)); err != nil {
+		return err
+	}
+	return identity.SyncDir(filepath.Dir(path))
+}
+
+// Restored reports whether the file is older than the last run with a ledger at this path: a backup was restored. Tickets
+// that were spent since the backup can then be spent again.
+func (l *Ledger) Restored() bool { return l.restored }
+
+// Err returns the fault after which nothing is written, or nil.
+func (l *Ledger) Err() error { return l.broken.get() }
+
+// Close commits the changes that wait, and closes the file.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	close(l.queue)
+	l.mu.Unlock()
+	<-l.stopped
+	if l.stuck {
+		return nil // the engine would wait for its own lock
+	}
+	return sentence(l.path, classify(guard(l.db.Close)))
+}
+
+// view reads the ledger.
+func (l *Ledger) view(f func(*txn) error) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.closed {
+		return ErrClosed
+	}
+	return guard(func() error {
+		return l.db.View(func(tx *bolt.Tx) error {
+			t, err := newTxn(tx)
+			if err != nil {
+				return err
+			}
+			return f(t)
+		})
+	})
+}
+
+// change is a change that waits for its transaction.
+type change struct {
+	now    time.Time
+	apply  func(*txn) error
+	result chan error // of one element
+}
+
+// update makes a change durable.
+func (l *Ledger) update(ctx context.Context, now time.Time, apply func(*txn) error) error {
+	if !validTime(now) {
+		return fmt.Errorf("%w: %v", ErrClock, now)
+	}
+	c := &change{now, apply, make(chan error, 1)}
+	if err := l.enqueue(ctx, c); err != nil {
+		return err
+	}
+	select {
+	case err := <-c.result:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *Ledger) enqueue(ctx context.Context, c *change) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.closed {
+		return ErrClosed
+	}
+	select {
+	case l.queue <- c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,94 @@
+package ledger
+
+import (
+	"net/netip"
+
+	"lewes/crypto/identity"
+)
+
+// Account returns an account, and whether there is one.
+func (l *Ledger) Account(id identity.PublicKey) (a Account, ok bool, err error) {
+	err = l.view(func(t *txn) error {
+		a, ok, err = t.account(id)
+		return err
+	})
+	return a, ok && err == nil, err
+}
+
+// Accounts calls f with each account, until it returns an error. f must not change the ledger.
+func (l *Ledger) Accounts(f func(Account) error) error {
+	return l.view(func(t *txn) error {
+		return t.bucket(bucketAccounts).ForEach(func(key, value []byte) error {
+			a := Account{ID: identity.PublicKey(key)}
+			if err := decodeValue(bucketAccounts, key, value, a.code); err != nil {
+				return err
+			}
+			return f(a)
+		})
+	})
+}
+
+// Attachments calls f with each attachment, until it returns an error. f must not change the ledger.
+func (l *Ledger) Attachments(f func(identity.PublicKey, Attachment) error) error {
+	return l.Accounts(func(a Account) error {
+		for _, t := range a.Attachments {
+			if err := f(a.ID, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Owner returns the account that has a WireGuard key attached, and the attachment.
+func (l *Ledger) Owner(key [32]byte) (id identity.PublicKey, a Attachment, ok bool, err error) {
+	err = l.view(func(t *txn) error {
+		owner, i, err := t.owner(key)
+		if owner != nil {
+			id, a, ok = owner.ID, owner.Attachments[i], true
+		}
+		return err
+	})
+	return id, a, ok, err
+}
+
+// Reservations calls f with each address that an attachment holds or that rests, until it returns an error. f must
+// not change the ledger.
+func (l *Ledger) Reservations(f func(netip.Addr, Reservation) error) error {
+	return l.view(func(t *txn) error {
+		return t.bucket(bucketAddresses).ForEach(func(key, value []byte) error {
+			var r Reservation
+			if err := decodeValue(bucketAddresses, key, value, r.code); err != nil {
+				return err
+			}
+			if !r.Until.IsZero() && !t.header.clock.Before(r.Until) {
+				return nil
+			}
+			ip, _ := netip.AddrFromSlice(key)
+			return f(ip, r)
+		})
+	})
+}
+
+// Spent reports whether a ticket is spent, and whether the same request of the same account spent it; Commit would then
+// return Repeated. The error is ErrKeyClosed below the floor. It is a look ahead: only Commit decides.
+func (l *Ledger) Spent(ticket Ticket, account identity.PublicKey, request [32]byte) (spent, same bool, err error) {
+	err = l.view(func(t *txn) error {
+		var s spend
+		s, spent, _, err = t.spent(&ticket)
+		same = spent && s == spend{request, account}
+		return err
+	})
+	return spent, same, err
+}
+
+// Floor returns the lowest epoch of an issuer of which tickets are accepted. It only rises.
+func (l *Ledger) Floor(issuer [32]byte) (epoch uint32, err error) {
+	err = l.view(func(t *txn) error {
+		var newest number
+		_, err := t.get(bucketIssuers, issuer[:], newest.code)
+		epoch = newest.floor()
+		return err
+	})
+	return epoch, err
+}

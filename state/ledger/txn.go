@@ -1,0 +1,177 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"lewes/crypto/identity"
+	"lewes/state/snapshot"
+)
+
+// Buckets. The number of accounts and of results is the sequence of their bucket.
+const (
+	bucketHeader    = "header"    // "header" → header
+	bucketAccounts  = "accounts"  // identity → Account
+	bucketPeers     = "peers"     // WireGuard key → reference to its account
+	bucketAddresses = "addresses" // 4 or 16 bytes → Reservation
+	bucketSpent     = "spent"     // issuer, epoch, key id → bucket of: spent → spend
+	bucketIssuers   = "issuers"   // issuer → number
+	bucketResults   = "results"   // request → result
+	bucketExpiry    = "expiry"    // seconds, request → nothing
+)
+
+var buckets = []string{bucketHeader, bucketAccounts, bucketPeers, bucketAddresses, bucketSpent, bucketIssuers, bucketResults, bucketExpiry}
+
+// guard runs f and turns a panic, and a fault in the mapped file, into ErrDamaged.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+		}
+	}()
+	return f()
+}
+
+// txn is a transaction. Methods that change the ledger read, and refuse, before they write: other changes share
+// the transaction.
+type txn struct {
+	*bolt.Tx
+	header header
+	dirty  bool
+	fatal  error // of a write
+}
+
+func newTxn(tx *bolt.Tx) (*txn, error) {
+	t := &txn{Tx: tx}
+	for _, name := range buckets {
+		if tx.Bucket([]byte(name)) == nil {
+			return nil, fmt.Errorf("%w: no bucket %s", ErrForeign, name)
+		}
+	}
+	key := []byte(bucketHeader)
+	value := tx.Bucket(key).Get(key)
+	if value == nil {
+		return nil, fmt.Errorf("%w: no header", ErrForeign)
+	}
+	err := decodeValue(bucketHeader, key, value, t.header.code)
+	if err != nil && string(t.header.magic[:]) == magic && t.header.version > version {
+		return nil, fmt.Errorf("%w: version %d, this program has %d", ErrNewer, t.header.version, version)
+	}
+	return t, err
+}
+
+func (t *txn) bucket(name string) *bolt.Bucket { return t.Bucket([]byte(name)) }
+
+// get decodes the value of a key and reports whether there is one.
+func (t *txn) get(bucket string, key []byte, code func(*snapshot.Codec)) (bool, error) {
+	value := t.bucket(bucket).Get(key)
+	if value == nil {
+		return false, nil
+	}
+	return true, decodeValue(bucket, key, value, code)
+}
+
+func (t *txn) wrote(err error) {
+	if t.dirty = true; err != nil && t.fatal == nil {
+		t.fatal = err
+	}
+}
+
+func (t *txn) put(bucket string, key []byte, code func(*snapshot.Codec)) {
+	t.wrote(t.bucket(bucket).Put(key, encodeValue(bucket, key, code)))
+}
+
+func (t *txn) delete(bucket string, key []byte) { t.wrote(t.bucket(bucket).Delete(key)) }
+
+// count changes the number of keys that a bucket keeps in its sequence.
+func (t *txn) count(bucket string, change int) {
+	b := t.bucket(bucket)
+	t.wrote(b.SetSequence(b.Sequence() + uint64(change)))
+}
+
+func (t *txn) putHeader() {
+	key := []byte(bucketHeader)
+	t.put(bucketHeader, key, t.header.code)
+}
+
+func (t *txn) account(id identity.PublicKey) (a Account, ok bool, err error) {
+	ok, err = t.get(bucketAccounts, id[:], a.code)
+	a.ID = id
+	return a, ok, err
+}
+
+func (t *txn) putAccount(a *Account, existed bool) {
+	if !existed {
+		t.count(bucketAccounts, 1)
+	}
+	t.put(bucketAccounts, a.ID[:], a.code)
+}
+
+// spentName is the name of the bucket of a ticket's key. Those of an issuer are in the order of their epochs.
+func spentName(k *Ticket) []byte {
+	b := bytes.Clone(k.Issuer[:])
+	b = binary.BigEndian.AppendUint32(b, k.Epoch)
+	return append(b, k.KeyID[:]...)
+}
+
+// spent returns how a ticket was spent, and the newest epoch of its issuer.
+func (t *txn) spent(k *Ticket) (s spend, ok bool, newest number, err error) {
+	if _, err = t.get(bucketIssuers, k.Issuer[:], newest.code); err != nil {
+		return s, false, 0, err
+	}
+	if k.Epoch < newest.floor() {
+		return s, false, newest, ErrKeyClosed
+	}
+	if b := t.bucket(bucketSpent).Bucket(spentName(k)); b != nil {
+		if value := b.Get(k.Spent[:]); value != nil {
+			return s, true, newest, decodeValue(bucketSpent, k.Spent[:], value, s.code)
+		}
+	}
+	return s, false, newest, nil
+}
+
+// floor is the lowest epoch of which tickets are accepted: a ticket is good in its epoch and the next.
+func (n number) floor() uint32 { return max(uint32(n), 1) - 1 }
+
+// spend records a ticket, and drops the lists of spent tickets below the floor that it raises.
+func (t *txn) spend(k *Ticket, s spend, newest number) {
+	all := t.bucket(bucketSpent)
+	b, err := all.CreateBucketIfNotExists(spentName(k))
+	if t.wrote(err); err != nil {
+		return
+	}
+	t.wrote(b.Put(k.Spent[:], encodeValue(bucketSpent, k.Spent[:], s.code)))
+	if number(k.Epoch) <= newest {
+		return
+	}
+	newest = number(k.Epoch)
+	t.put(bucketIssuers, k.Issuer[:], newest.code)
+	var closed [][]byte
+	c := all.Cursor()
+	for name, _ := c.Seek(k.Issuer[:]); bytes.HasPrefix(name, k.Issuer[:]) && binary.BigEndian.Uint32(name[32:]) < newest.floor(); name, _ = c.Next() {
+		closed = append(closed, bytes.Clone(name))
+	}
+	for _, name := range closed {
+		t.wrote(all.DeleteBucket(name))
+	}
+}
+
+func (t *txn) reservation(ip netip.Addr) (r Reservation, ok bool, err error) {
+	ok, err = t.get(bucketAddresses, ip.AsSlice(), r.code)
+	return r, ok, err
+}
+
+// release lets the addresses of an attachment rest.
+func (t *txn) release(owner identity.PublicKey, a Attachment, rest time.Duration) {
+	for _, ip := range a.addresses() {
+		r := Reservation{owner, t.header.clock.Add(max(rest, MinRest))}
+		t.put(bucketAddresses, ip.AsSlice(), r.code)
+	}
+}
