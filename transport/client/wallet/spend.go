@@ -1,0 +1,379 @@
+package wallet
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"lewes/crypto/identity"
+)
+
+// Registration is what a ticket is spent for. A gateway answers the same ticket for an equal
+// Registration by the first result.
+type Registration struct {
+	Gateway identity.PublicKey
+	Account identity.PublicKey // the client's identity towards the gateway
+	Mode    string
+	Key     [32]byte // the client's WireGuard key or client_id; zero for modes without one
+}
+
+func (r Registration) binding() binding {
+	return binding{hex32(r.Gateway), hex32(r.Account), r.Mode, hex32(r.Key)}
+}
+
+// Offer is a key whose tickets a gateway takes.
+type Offer struct {
+	KeyID [32]byte
+	Bytes uint64 // that it grants for one
+}
+
+// Verdict is what an Answer means for the ticket that was sent.
+type Verdict uint8
+
+const (
+	// Granted: the registration stands.
+	Granted Verdict = iota
+	// TicketNeeded: it needs a ticket.
+	TicketNeeded
+	// TicketRefused: the gateway will never take this ticket.
+	TicketRefused
+	// Again: the same request may succeed later.
+	Again
+	// Failed: another request is needed; the ticket, if any, stays bound to this one.
+	Failed
+)
+
+// Answer is a gateway's answer to a registration.
+type Answer struct {
+	Verdict   Verdict
+	Error     error // of any Verdict but Granted
+	Spent     bool  // TicketRefused: by another registration
+	Remaining uint64
+	Expires   time.Time // zero: never
+	Offers    []Offer   // what pays for it; nil: unknown
+}
+
+// Ask sends a gateway a registration with a token, nil for none, and returns its answer. An error means that
+// there was none: whether a token was spent is unknown.
+type Ask func(ctx context.Context, token []byte) (Answer, error)
+
+var (
+	// ErrNoTicket means that the wallet has no ticket that the gateway takes.
+	ErrNoTicket = errors.New("no ticket")
+	// ErrNoGain means that a gateway took a ticket and granted nothing for it.
+	ErrNoGain = errors.New("the gateway took a ticket and granted nothing for it")
+	// ErrSpentElsewhere means that other registrations had spent a ticket of the wallet.
+	ErrSpentElsewhere = errors.New("spent already, but not by this wallet")
+)
+
+// maxRefused is how many tickets a gateway may refuse for one registration. All that it sees under one
+// identity belong together for it, whether it takes them or not.
+const maxRefused = 4
+
+// Pauses between requests that the gateway answers by Again.
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// Account returns the client's key for an account at a gateway: the one in use, or a fresh one once that
+// has ended. The caller wipes it.
+func (w *Wallet) Account(ctx context.Context, gateway identity.PublicKey) (*identity.PrivateKey, error) {
+	c, err := w.read()
+	if err != nil {
+		return nil, err
+	}
+	defer c.wipe()
+	if a := c.account(hex32(gateway), w.now()); a != nil {
+		return a.private(), nil
+	}
+	var key *identity.PrivateKey
+	err = w.update(ctx, func(c *content) error {
+		a := c.account(hex32(gateway), w.now())
+		if a == nil {
+			a = &account{Gateway: hex32(gateway), Seed: newSecret()}
+			c.Accounts = append(c.Accounts, a)
+		}
+		key = a.private()
+		return nil
+	})
+	if err != nil {
+		if key != nil {
+			key.Wipe()
+		}
+		return nil, err
+	}
+	return key, nil
+}
+
+func newSecret() secret {
+	s := make(secret, 32)
+	_, _ = rand.Read(s) // never fails
+	return s
+}
+
+// account returns the account to use at a gateway: the one that a ticket is bound to, or any that has
+// not ended.
+func (c *content) account(gateway hex32, now time.Time) (found *account) {
+	for _, a := range c.Accounts {
+		if a.Gateway != gateway {
+			continue
+		}
+		if c.binds(a.public()) {
+			return a
+		}
+		if found == nil && !a.ended(now) {
+			found = a
+		}
+	}
+	return found
+}
+
+// Register registers with ask. It asks without a ticket first, and pays only if the gateway needs one. A
+// ticket that is bound to the registration already, by a process that ended before the answer, is sent
+// again at once.
+func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer, error) {
+	if token, err := w.bound(r); err != nil || token != nil {
+		if err != nil {
+			return Answer{}, err
+		}
+		clear(token)
+		return w.pay(ctx, r, nil, ask)
+	}
+	a, err := w.send(ctx, nil, ask)
+	switch {
+	case err != nil:
+		return a, err
+	case a.Verdict == Granted:
+		return a, w.Note(ctx, r, a)
+	case a.Verdict == TicketNeeded:
+		return w.pay(ctx, r, a.Offers, ask)
+	}
+	return a, a.Error
+}
+
+// TopUp pays for a registration that stands, unless by now its account has more than enough bytes and lasts beyond
+// until. It returns ErrNoGain if the account has not gained by the ticket.
+func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until time.Time, ask Ask) (Answer, error) {
+	before, err := w.send(ctx, nil, ask)
+	if err != nil {
+		return before, err
+	}
+	if before.Verdict != Granted && before.Verdict != TicketNeeded {
+		return before, before.Error
+	}
+	if before.Verdict == Granted && before.Remaining > enough && (before.Expires.IsZero() || before.Expires.After(until)) {
+		return before, w.Note(ctx, r, before)
+	}
+	after, err := w.pay(ctx, r, before.Offers, ask)
+	if err == nil && after.Remaining <= before.Remaining && !after.Expires.After(before.Expires) {
+		err = fmt.Errorf("wallet: %w; no more are spent for this session", ErrNoGain)
+	}
+	return after, err
+}
+
+// send calls ask until the answer is another than Again.
+func (w *Wallet) send(ctx context.Context, token []byte, ask Ask) (Answer, error) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		a, err := ask(ctx, token)
+		if err != nil || a.Verdict != Again {
+			return a, err
+		}
+		select {
+		case <-ctx.Done():
+			return a, errors.Join(a.Error, context.Cause(ctx))
+		case <-time.After(pause):
+		}
+	}
+}
+
+// pay spends one ticket. Those that the gateway refuses are marked, and the next one is tried.
+func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask Ask) (Answer, error) {
+	for refused := 1; ; refused++ {
+		token, err := w.bind(ctx, r, offers)
+		if err != nil {
+			return Answer{}, err
+		}
+		a, err := w.send(ctx, token, ask)
+		switch {
+		case err != nil: // it stays bound
+		case a.Verdict == Granted:
+			err = w.settle(ctx, r, token, a)
+		case a.Verdict == TicketRefused:
+			if err = w.refuse(ctx, token, a); err == nil && refused < maxRefused {
+				clear(token)
+				continue
+			}
+			err = cmp.Or(err, a.Error)
+		case a.Verdict == TicketNeeded: // although it has one
+			err = cmp.Or(a.Error, fmt.Errorf("wallet: %w", ErrNoGain))
+		default:
+			err = a.Error
+		}
+		clear(token)
+		return a, err
+	}
+}
+
+// bound returns the token that is bound to a registration, or nil.
+func (w *Wallet) bound(r Registration) ([]byte, error) {
+	c, err := w.read()
+	if err != nil {
+		return nil, err
+	}
+	defer c.wipe()
+	if t := c.bound(r); t != nil {
+		return slices.Clone(t.Token), nil
+	}
+	return nil, nil
+}
+
+func (c *content) bound(r Registration) *ticket {
+	b := r.binding()
+	for _, t := range c.Tickets {
+		if t.Spend != nil && *t.Spend == b {
+			return t
+		}
+	}
+	return nil
+}
+
+// bind stores that a ticket is spent for a registration, and returns its token. From then on it is
+// never sent for another one.
+func (w *Wallet) bind(ctx context.Context, r Registration, offers []Offer) (token []byte, err error) {
+	err = w.update(ctx, func(c *content) error {
+		t := c.bound(r)
+		if t == nil {
+			var err error
+			if t, err = c.choose(r.Gateway, offers, w.now()); err != nil {
+				return fmt.Errorf("wallet: %w", err)
+			}
+			b := r.binding()
+			t.Spend = &b
+		}
+		token = slices.Clone(t.Token)
+		return nil
+	})
+	if err != nil {
+		clear(token)
+		return nil, err
+	}
+	return token, nil
+}
+
+// choose returns the ticket to spend next at a gateway: the one that expires first, of those the smallest.
+func (c *content) choose(gateway identity.PublicKey, offers []Offer, now time.Time) (best *ticket, err error) {
+	var expired, refused, spent, unwanted, cheap int
+	for _, t := range c.Tickets {
+		if t.Gateway != hex32(gateway) || t.Spend != nil {
+			continue
+		}
+		i := slices.IndexFunc(offers, func(o Offer) bool { return o.KeyID == t.ID })
+		switch {
+		case t.Refused == ErrSpentElsewhere.Error():
+			spent++
+		case t.Refused != "":
+			refused++
+		case t.past(now):
+			expired++
+		case offers != nil && i < 0:
+			unwanted++
+		case offers != nil && offers[i].Bytes < t.Bytes:
+			cheap++
+		case best == nil || cmp.Or(cmp.Compare(t.Until, best.Until), cmp.Compare(t.Bytes, best.Bytes)) < 0:
+			best = t
+		}
+	}
+	if best != nil {
+		return best, nil
+	}
+	lines := []string{fmt.Sprintf("for gateway %s", gateway)}
+	for _, why := range []struct {
+		n    int
+		text string
+	}{
+		{expired, "%d expired by this machine's clock"},
+		{unwanted, "%d of keys that the gateway does not take now"},
+		{cheap, "%d for which the gateway grants less than they were bought for"},
+		{refused, "%d refused by the gateway; lewes tickets show prints why"},
+		{spent, "%d spent already, but not by this wallet: it was copied to another machine, or restored from a backup"},
+	} {
+		if why.n > 0 {
+			lines = append(lines, fmt.Sprintf(why.text, why.n))
+		}
+	}
+	if spent > 0 {
+		err = ErrSpentElsewhere
+	}
+	return nil, &noTicketError{strings.Join(lines, "\n"), err}
+}
+
+// noTicketError is an ErrNoTicket with its reasons.
+type noTicketError struct {
+	reasons string
+	further error
+}
+
+func (e *noTicketError) Error() string {
+	return fmt.Sprintf("%v %s\nget tickets with: lewes tickets fetch --gateway URI --issuer URL#PIN --voucher CODE", ErrNoTicket, e.reasons)
+}
+
+func (e *noTicketError) Is(target error) bool {
+	return target == ErrNoTicket || e.further != nil && target == e.further
+}
+
+// settle removes a ticket that the gateway has taken, and notes what the account has now.
+func (w *Wallet) settle(ctx context.Context, r Registration, token []byte, a Answer) error {
+	return w.update(ctx, func(c *content) error {
+		if i := c.find(token); i >= 0 {
+			clear(c.Tickets[i].Token)
+			c.Tickets = slices.Delete(c.Tickets, i, i+1)
+		}
+		c.note(r, a, w.now())
+		return nil
+	})
+}
+
+// refuse marks a ticket that the gateway will not take.
+func (w *Wallet) refuse(ctx context.Context, token []byte, a Answer) error {
+	reason := "refused"
+	if a.Spent {
+		reason = ErrSpentElsewhere.Error()
+	} else if a.Error != nil {
+		reason = a.Error.Error()
+	}
+	return w.update(ctx, func(c *content) error {
+		if i := c.find(token); i >= 0 {
+			c.Tickets[i].Spend, c.Tickets[i].Refused = nil, reason
+		}
+		return nil
+	})
+}
+
+func (c *content) find(token []byte) int {
+	return slices.IndexFunc(c.Tickets, func(t *ticket) bool { return slices.Equal(t.Token, token) })
+}
+
+// Note stores what a gateway reports about an account, which decides when the account has ended.
+func (w *Wallet) Note(ctx context.Context, r Registration, a Answer) error {
+	return w.update(ctx, func(c *content) error {
+		c.note(r, a, w.now())
+		return nil
+	})
+}
+
+func (c *content) note(r Registration, a Answer, now time.Time) {
+	for _, x := range c.Accounts {
+		if x.Gateway == hex32(r.Gateway) && x.public() == hex32(r.Account) {
+			x.Seen, x.Remaining, x.Expires = now.Unix(), a.Remaining, 0
+			if !a.Expires.IsZero() {
+				x.Expires = a.Expires.Unix()
+			}
+		}
+	}
+}
