@@ -356,6 +356,10 @@ func (st *shardState) dropClient(session *state.Session) {
 		return
 	}
 	c.dropped = true
+	if ended := st.config.OnSessionEnd; ended != nil {
+		info := c.info()
+		ended(&info)
+	}
 	for _, f := range c.flows {
 		st.dropFlow(f)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -63,6 +64,18 @@ func (l *clientList) find() (path, identity string, err error) {
 		return "", "", err
 	}
 	return c.ClientsFile(), c.IdentityFile(), nil
+}
+
+// totals returns the clients' traffic; none if the gateway keeps none, or its state directory is not known.
+func (l *clientList) totals() (map[identity.PublicKey]gatewayd.Total, error) {
+	if l.file != "" {
+		return nil, nil
+	}
+	c, err := config.LoadOrDefault(l.config, l.state)
+	if err != nil || c.StateDir == "" {
+		return nil, err
+	}
+	return gatewayd.ReadTotals(c.TotalsFile())
 }
 
 func newClientsAdd(list *clientList) *cobra.Command {
@@ -186,10 +199,11 @@ type listedClient struct {
 	Flows    int                `json:"flows,omitempty"`
 	Rate     uint64             `json:"rate,omitempty"` // bytes per second
 	Comment  string             `json:"comment,omitempty"`
+	Total    *gatewayd.Total    `json:"total,omitempty"` // as of the last write; nil: none
 }
 
 func listed(e access.Entry) listedClient {
-	return listedClient{e.Identity, e.Name, e.Limits.Sessions, e.Limits.Flows, e.Limits.Rate, e.Comment}
+	return listedClient{Identity: e.Identity, Name: e.Name, Sessions: e.Limits.Sessions, Flows: e.Limits.Flows, Rate: e.Limits.Rate, Comment: e.Comment}
 }
 
 func outputChange(cmd *cobra.Command, asJSON bool, done, preposition, path string, e access.Entry) error {
@@ -218,7 +232,8 @@ func newClientsList(list *clientList) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "print the clients, or with --live their sessions",
-		Long: `List prints the list of clients. With --live it asks the running gateway instead, on its control
+		Long: `List prints the list of clients, with their traffic if access.totals of the configuration
+keeps it, as of its last write. With --live it asks the running gateway instead, on its control
 socket, and prints its sessions: the client, the times since the start and the last packet, bytes
 and datagrams in both directions, the transport and how the session came to it, the round trip
 and the path MTU where they were measured, the client's network or the entry it comes through,
@@ -249,12 +264,23 @@ the gateway's user and is logged.`,
 		if err != nil {
 			return err
 		}
+		totals, err := list.totals()
+		if err != nil {
+			return err
+		}
 		clients, invalid := []listedClient{}, []listedError(nil)
 		var table strings.Builder
 		w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 		for _, e := range loaded.Entries() {
-			clients = append(clients, listed(e))
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", e.Identity, e.Name, access.FormatLimits(e.Limits), e.Comment)
+			client, traffic := listed(e), ""
+			if total, ok := totals[e.Identity]; ok {
+				client.Total = &total
+				traffic = fmt.Sprintf("up %s, down %s since %s\t", amount(total.Up), amount(total.Down), total.Since.Local().Format(time.DateOnly))
+			} else if len(totals) > 0 {
+				traffic = "\t"
+			}
+			clients = append(clients, client)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", e.Identity, e.Name, access.FormatLimits(e.Limits), traffic, e.Comment)
 		}
 		for _, l := range loaded.Invalid() {
 			invalid = append(invalid, listedError{l.Line, l.Value, l.Err.Error()})

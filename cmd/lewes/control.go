@@ -278,15 +278,16 @@ func printClients(out io.Writer, body io.Reader) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	now := time.Now()
 	rows := 0
-	fmt.Fprintln(w, "CLIENT\tSINCE\tLAST\tUP\tDOWN\tTRANSPORT\tRTT\tMTU\tFROM\tFLOWS\tHANDLE")
-	for {
-		s, err := list.next()
-		if err != nil {
-			return err
+	s, err := list.next()
+	totals := s != nil && s.Total != nil
+	total := func(text string) string {
+		if totals {
+			return text + "\t"
 		}
-		if s == nil {
-			break
-		}
+		return ""
+	}
+	fmt.Fprintln(w, "CLIENT\tSINCE\tLAST\tUP\tDOWN\t"+total("TOTAL UP\tTOTAL DOWN")+"TRANSPORT\tRTT\tMTU\tFROM\tFLOWS\tHANDLE")
+	for ; s != nil && err == nil; s, err = list.next() {
 		client := s.Name
 		if client == "" {
 			client = s.Identity.String()
@@ -306,13 +307,20 @@ func printClients(out io.Writer, body io.Reader) error {
 		} else if !isZero(s.Entry) {
 			from = "entry " + s.Entry.String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", client, ago(now, s.Since), ago(now, s.Last),
-			amount(s.Up), amount(s.Down), transport, rtt, mtu, from, s.Flows+s.Forwards, s.Handle)
+		sum := "\t"
+		if s.Total != nil {
+			sum = amount(s.Total.Up) + "\t" + amount(s.Total.Down)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%s\t%s\t%d\t%s\n", client, ago(now, s.Since), ago(now, s.Last),
+			amount(s.Up), amount(s.Down), total(sum), transport, rtt, mtu, from, s.Flows+s.Forwards, s.Handle)
 		if rows++; rows%tableRows == 0 {
 			if err := w.Flush(); err != nil {
 				return err
 			}
 		}
+	}
+	if err != nil {
+		return err
 	}
 	if rows == 0 {
 		w = tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

@@ -66,6 +66,7 @@ const (
 type Access struct {
 	Mode    AccessMode `toml:"mode"`
 	Clients string     `toml:"clients"` // empty: see ClientsFile
+	Totals  Duration   `toml:"totals"`  // interval at which totals are written; 0: none are kept
 }
 
 // AccessMode is the rule by which the gateway admits clients.

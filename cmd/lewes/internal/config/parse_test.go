@@ -125,6 +125,7 @@ max_per_source = 10
 [access]
 mode = "open"
 clients = "/etc/lewes/clients"
+totals = "90s"
 [handshake]
 kems = ["xwing", "X25519"]
 allow_x25519_kem = true
@@ -189,7 +190,7 @@ func TestParseEverything(t *testing.T) {
 			Port:      443, Shards: 2, Pin: true, Offload: OffloadOff, ReceiveBuffer: 65536, SendBuffer: 1 << 30,
 		},
 		TCP:    TCP{false, 443, 100, 10},
-		Access: Access{AccessOpen, "/etc/lewes/clients"},
+		Access: Access{AccessOpen, "/etc/lewes/clients", Duration(90 * time.Second)},
 		Handshake: Handshake{
 			KEMs: []KEM{KEM(kem.XWing), KEM(kem.X25519)}, AllowX25519: true, MaxRecords: 16,
 			RecordTTL: Duration(90*time.Second + 500*time.Millisecond), Rate: 0.5, Burst: 1, TriesPerSecond: 3,
@@ -392,6 +393,7 @@ var bounds = []struct{ key, below, low, high, above string }{
 	{"tcp.port", "-1", "0", "65535", "65536"},
 	{"tcp.max_connections", "0", "64", "1048576", "1048577"},
 	{"tcp.max_per_source", "0", "1", "1048576", "1048577"},
+	{"access.totals", `"999ms"`, `"1s"`, `"24h"`, `"24h0m1s"`},
 	{"handshake.max_records", "0", "1", "16777216", "16777217"},
 	{"handshake.record_ttl", `"999ms"`, `"1s"`, `"10m"`, `"10m1ms"`},
 	{"handshake.rate", "0.09", "0.1", "1000000", "1000000.1"},

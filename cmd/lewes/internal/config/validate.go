@@ -166,6 +166,9 @@ func (t *TCP) check(p *problems) {
 func (a *Access) check(p *problems) {
 	oneOf(p, "access.mode", a.Mode, AccessListed, AccessOpen)
 	file(p, "access.clients", a.Clients)
+	if a.Totals != 0 {
+		within(p, "access.totals", a.Totals, Duration(time.Second), Duration(24*time.Hour))
+	}
 }
 
 func (h *Handshake) check(p *problems) {

@@ -104,6 +104,9 @@ func (a *accessControl) standing(client identity.PublicKey) account.Standing {
 	return account.Standing{Admitted: listed, Listed: listed, Limits: limits}
 }
 
+// listed reports whether a client is in the list.
+func (a *accessControl) listed(client identity.PublicKey) bool { return a.standing(client).Listed }
+
 // logUnlisted logs a client that is refused because it is not in the list. It is called under a shard's
 // lock; the log bounds the lines.
 func (a *accessControl) logUnlisted(e unlisted.Entry) {

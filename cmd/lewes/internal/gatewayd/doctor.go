@@ -69,6 +69,7 @@ var remedies = map[string]string{
 	"reload":     "lewes reload",
 	"upgrade":    "lewes upgrade",
 	"log":        "df -h; systemctl status systemd-journald",
+	"totals":     "df -h   # and the file totals in the state directory",
 	"metrics":    "ss -ltnp   # which program has the port?",
 }
 

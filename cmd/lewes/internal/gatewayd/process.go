@@ -47,6 +47,7 @@ type Process struct {
 	lines     *logWriter // of both
 	level     zap.AtomicLevel
 	access    *accessControl
+	totals    *totals      // nil: none are kept
 	start     func(func()) // starts a goroutine that ends with Run
 	egress    *egress
 	directory *router.Directory
@@ -120,6 +121,10 @@ func (p *Process) Run(ctx context.Context) (err error) {
 	}
 	settings := routerConfig(c, key, p.access, p.egress.policy, p.log)
 	settings.Limits, settings.TCP.Listen.MaxConnections = fitOpenFiles(c, openFiles(), p.log)
+	if c.Access.Totals > 0 {
+		p.totals = newTotals(c.TotalsFile(), time.Duration(c.Access.Totals), p.access.listed, p.log)
+		settings.OnSessionEnd = p.totals.noteEnd
+	}
 	p.directory = settings.Directory
 	if p.directory != nil {
 		resolveDirectory(ctx, p.directory, p.log)
@@ -134,6 +139,7 @@ func (p *Process) Run(ctx context.Context) (err error) {
 // open starts the gateway, or takes it over together with the returned files.
 func (p *Process) open(ctx context.Context, settings router.Config) (g *router.Gateway, inherited map[string]*os.File, err error) {
 	if p.predecessor == nil {
+		p.totals.load(false)
 		g, err = router.Start(settings)
 		return g, nil, err
 	}
@@ -156,6 +162,9 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 	if err == nil {
 		p.access.watch(ctx, g, p.start)
 		p.start(func() { p.bounded.serve(ctx) })
+		if p.totals != nil {
+			p.start(func() { p.totals.run(ctx, g) })
+		}
 		if p.directory != nil {
 			p.start(func() {
 				p.directory.Watch(ctx, func() {
@@ -186,6 +195,7 @@ func (p *Process) shutdown(g *router.Gateway) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	notified, sessions := g.Shutdown(ctx)
+	p.totals.close()
 	if notified < sessions {
 		p.log.Warn("not all clients were notified of the end", zap.Float64("timeout_seconds", shutdownTimeout.Seconds()))
 	}
@@ -217,6 +227,7 @@ func (p *Process) announceReady(ctx context.Context, g *router.Gateway, inherite
 		if err := awaitExit(p.predecessor); err != nil {
 			p.log.Warn("handover connection closed unexpectedly", zap.Error(err))
 		}
+		p.totals.load(true) // which the predecessor has written last of all
 	}
 	if a.loopbackOnly {
 		p.log.Warn(`no global address: the URI works on this machine only; set "public" in the configuration to the name or address that clients use`)

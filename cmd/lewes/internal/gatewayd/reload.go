@@ -34,7 +34,8 @@ var effects = map[string]effect{
 	"memory_limit": byReload,
 	"session.max":  byReload,
 
-	"egress.ports": byUpgrade,
+	"access.totals": byUpgrade,
+	"egress.ports":  byUpgrade,
 
 	"identity":         byRestart,
 	"state_dir":        byRestart,
@@ -147,7 +148,7 @@ func (p *Process) commitConfig(next *config.Config) {
 	now := *p.config
 	now.Access, now.Egress, now.Flows, now.Forward = next.Access, next.Egress, next.Flows, next.Forward
 	now.Log.Level, now.MemoryLimit, now.Session.Max = next.Log.Level, next.MemoryLimit, next.Session.Max
-	now.Egress.Ports = p.config.Egress.Ports
+	now.Access.Totals, now.Egress.Ports = p.config.Access.Totals, p.config.Egress.Ports
 	if p.directory != nil {
 		now.Gateways = next.Gateways
 	}

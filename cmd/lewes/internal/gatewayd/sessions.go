@@ -33,7 +33,8 @@ type Session struct {
 	Entry     identity.PublicKey `json:"entry,omitzero"`        // zero: the client's own address
 	EntryName string             `json:"entry_name,omitempty"`
 	Flows     int                `json:"flows"`
-	Forwards  int                `json:"forwards"` // flows to other gateways
+	Forwards  int                `json:"forwards"`        // flows to other gateways
+	Total     *Total             `json:"total,omitempty"` // of the client; nil: none is kept
 }
 
 // Traffic counts datagrams and the bytes of their payload.
@@ -66,12 +67,27 @@ func (p *Process) writeClients(ctx context.Context, w http.ResponseWriter, g ses
 		case <-ctx.Done():
 		}
 	}
+	pause := func(used time.Duration) {
+		if pause := throttle.Spend(time.Now(), used); pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+		}
+	}
+	totals, err := p.totals.all(ctx, g, func(used time.Duration) {
+		control.Extend(w, 0)
+		pause(used)
+	})
+	if err != nil {
+		panic(http.ErrAbortHandler) // ctx is done
+	}
 	w.Header().Set("Content-Type", "application/json")
 	b := append(make([]byte, 0, 96<<10), "{\"sessions\":["...)
 	separator, began := "\n", time.Now()
 	names := *p.gatewayNames.Load()
 	rule := p.access.rule.Load()
-	err := g.Sessions(ctx, func(some []router.SessionInfo) error {
+	err = g.Sessions(ctx, func(some []router.SessionInfo) error {
 		for i := range some {
 			name := ""
 			if rule.list != nil {
@@ -79,18 +95,17 @@ func (p *Process) writeClients(ctx context.Context, w http.ResponseWriter, g ses
 			}
 			b = append(b, separator...)
 			b = appendSession(b, &some[i], name, names[some[i].Entry], full)
+			if total, ok := totals[some[i].Identity]; ok {
+				text, _ := json.Marshal(total) // plain values
+				b = append(append(append(b[:len(b)-1], `,"total":`...), text...), '}')
+			}
 			separator = ",\n"
 		}
-		pause := throttle.Spend(time.Now(), time.Since(began))
+		used := time.Since(began)
 		control.Extend(w, 0)
 		_, err := w.Write(b)
 		b = b[:0]
-		if pause > 0 {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-		}
+		pause(used)
 		began = time.Now()
 		return err
 	})
