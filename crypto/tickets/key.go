@@ -127,11 +127,19 @@ func (k *PrivateKey) Encoded() ([]byte, error) {
 	return b, nil
 }
 
-// Sign answers a request for this key (RFC 9578, section 6.2). The same request gets the same answer.
-// An error means that the request is for another key, or not a number below the modulus.
+// Check returns ErrMessage for a request that is for another key, or not a number below the modulus.
+func (k *PublicKey) Check(r Request) error {
+	if r.Truncated != k.id.Truncated() || new(big.Int).SetBytes(r.Blinded[:]).Cmp(k.rsa.N) >= 0 {
+		return fmt.Errorf("tickets: token request: %w", ErrMessage)
+	}
+	return nil
+}
+
+// Sign answers a request (RFC 9578, section 6.2). The same request gets the same answer. The errors are
+// those of Check.
 func (k *PrivateKey) Sign(r Request) (Response, error) {
-	if r.Truncated != k.public.id.Truncated() || new(big.Int).SetBytes(r.Blinded[:]).Cmp(k.public.rsa.N) >= 0 {
-		return Response{}, fmt.Errorf("tickets: request: %w", ErrMessage)
+	if err := k.public.Check(r); err != nil {
+		return Response{}, err
 	}
 	signature, err := blindrsa.NewSigner(k.signer()).BlindSign(r.Blinded[:])
 	if err != nil {
