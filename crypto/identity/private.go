@@ -70,6 +70,11 @@ func (k *PrivateKey) ForEntry(entry PublicKey) *PrivateKey {
 	return FromSeed(&seed)
 }
 
+// LedgerKey derives the key that seals secrets in a gateway's ledger (section 9). The caller wipes it.
+func (k *PrivateKey) LedgerKey() [32]byte {
+	return kdf.DeriveKey("lewes/2 ledger", k.live().ed25519[:SeedSize])
+}
+
 // Public returns the public key.
 func (k *PrivateKey) Public() PublicKey { return k.public }
 

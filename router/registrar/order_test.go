@@ -1,0 +1,308 @@
+package registrar
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"lewes/crypto/identity"
+	"lewes/state/ledger"
+	"lewes/state/wire"
+)
+
+func check(t *testing.T, r *wire.RegisterResult, want wire.RegisterCode) {
+	t.Helper()
+	if r.Code != want {
+		t.Fatalf("%v (%v), not %v", r.Code, r.Error, want)
+	}
+}
+
+// TestTicketIsSpentOnce: the same request has its first result in other sessions, and nobody else can use its
+// ticket.
+//
+// Shows R9.3.
+func TestTicketIsSpentOnce(t *testing.T) {
+	w := newWorld(t, Tickets)
+	alice, again, bob := session{1, 1}, session{1, 2}, session{2, 1}
+	first := w.register(alice, wire.ModeRelay, pay(1, 7))
+	check(t, first, wire.CodeOK)
+	if first.Remaining != 1000 || first.ExpiresAt != uint64(w.now.Add(time.Hour).Unix()) {
+		t.Errorf("%d bytes until %d", first.Remaining, first.ExpiresAt)
+	}
+	w.now = w.now.Add(time.Minute)
+	w.l.accounts[identity.PublicKey{1}].Grants[0].Used = 300
+	if r := w.register(again, wire.ModeRelay, pay(1, 7)); !reflect.DeepEqual(r, first) {
+		t.Errorf("%+v, not the first result %+v", r, first)
+	}
+	check(t, w.register(bob, wire.ModeRelay, pay(1, 7)), wire.CodeAlreadySpent)
+	check(t, w.register(alice, wire.ModeDVPN, pay(1, 7)), wire.CodeAlreadySpent) // another mode is another request
+	if r := w.register(again, wire.ModeBalance, nil); r.Code != wire.CodeOK || r.Remaining != 700 {
+		t.Errorf("balance: %+v", r)
+	}
+	if r := w.register(alice, wire.ModeRelay, pay(1, 8)); r.Code != wire.CodeOK || r.Remaining != 1700 {
+		t.Errorf("a second ticket: %+v", r)
+	}
+	if w.l.commits != 2 {
+		t.Errorf("%d commits", w.l.commits)
+	}
+}
+
+// TestTicketIsAskedForFirst: a Register without a credential has what stands, or the tickets that the gateway takes.
+func TestTicketIsAskedForFirst(t *testing.T) {
+	w := newWorld(t, Tickets)
+	alice := session{1, 1}
+	for _, mode := range []wire.Mode{wire.ModeRelay, wire.ModeDVPN, wire.ModeMixnet, wire.ModeBalance} {
+		r := w.register(alice, mode, nil)
+		check(t, r, wire.CodeTicketNeeded)
+		if len(r.Tickets) != 1 || w.l.commits != 0 || len(w.device.taken) != 0 {
+			t.Errorf("%v: %+v, %d commits, %d addresses", mode, r, w.l.commits, len(w.device.taken))
+		}
+	}
+	check(t, w.register(alice, wire.ModeRelay, pay(1, 1)), wire.CodeOK)
+	for _, mode := range []wire.Mode{wire.ModeRelay, wire.ModeDVPN, wire.ModeMixnet, wire.ModeBalance} {
+		if r := w.register(alice, mode, nil); r.Code != wire.CodeOK || r.Remaining != 1000 {
+			t.Errorf("%v: %+v", mode, r)
+		}
+	}
+	w.now = w.now.Add(time.Hour)
+	check(t, w.register(alice, wire.ModeRelay, nil), wire.CodeTicketNeeded)
+}
+
+// TestRefusalsSpendNothing: everything that can refuse comes before the commit, and leaves no address reserved.
+//
+// Shows R9.2.
+func TestRefusalsSpendNothing(t *testing.T) {
+	paid := pay(1, 1)
+	for _, c := range []struct {
+		name   string
+		access Access
+		mode   wire.Mode
+		change func(*wire.Register)
+		setUp  func(*world)
+		want   wire.RegisterCode
+	}{
+		{name: "mode", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.config.Modes = []wire.Mode{wire.ModeRelay} }, want: wire.CodeModeNotOffered},
+		{name: "client behind", change: func(m *wire.Register) { paid(m); m.Timestamp -= 301 }, want: wire.CodeClock},
+		{name: "client ahead", change: func(m *wire.Register) { paid(m); m.Timestamp += 301 }, want: wire.CodeClock},
+		{name: "clock of 1970", change: func(m *wire.Register) { paid(m); m.Timestamp = 0 }, want: wire.CodeClock},
+		{name: "not listed", access: Listed, want: wire.CodeNotAllowed},
+		{name: "proof", mode: wire.ModeDVPN, change: func(m *wire.Register) { paid(m); m.WGProof = make([]byte, 16) }, want: wire.CodeBadRequest},
+		{name: "no address", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.device.size = 0 }, want: wire.CodeNoAddressFree},
+		{name: "form", mode: wire.ModeDVPN, change: func(m *wire.Register) { paid(m); m.Credential = m.Credential[1:] }, want: wire.CodeTicketInvalid},
+		{name: "expired", mode: wire.ModeDVPN, change: pay(2, 1), want: wire.CodeTicketExpired},
+		{name: "signature", mode: wire.ModeDVPN, change: pay(3, 1), want: wire.CodeTicketInvalid},
+		{name: "key", mode: wire.ModeDVPN, change: pay(4, 1), want: wire.CodeUnknownIssuerKey},
+		{name: "key below the floor", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.l.fail = ledger.ErrKeyClosed }, want: wire.CodeTicketExpired},
+		{name: "storage", mode: wire.ModeRelay, change: paid, setUp: func(w *world) { w.l.fail = ledger.ErrFull }, want: wire.CodeStorageFailed},
+		{name: "no ledger yet", change: paid, setUp: func(w *world) { w.Registrar.ledger.Store(new(ledgerState)) }, want: wire.CodeBusy},
+		{name: "no ledger", change: paid, setUp: func(w *world) { w.SetFailed(ledger.ErrDamaged) }, want: wire.CodeStorageFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, Tickets)
+			if c.access != 0 {
+				w.config.Access = c.access
+			}
+			if c.setUp != nil {
+				c.setUp(w)
+			}
+			if c.mode == 0 {
+				c.mode = wire.ModeRelay
+			}
+			r := w.register(session{1, 1}, c.mode, c.change)
+			check(t, r, c.want)
+			if w.l.commits != 0 || len(w.l.spent) != 0 || len(w.device.taken) != 0 || len(w.device.peers) != 0 {
+				t.Errorf("%d commits, %d spent, %d addresses, %d peers", w.l.commits, len(w.l.spent), len(w.device.taken), len(w.device.peers))
+			}
+			if len(r.Error) == 0 || len(r.Error) > wire.MaxDetail {
+				t.Errorf("text %q", r.Error)
+			}
+			if w.Results()[c.want] != 1 {
+				t.Errorf("counted %v", w.Results())
+			}
+		})
+	}
+}
+
+// TestMalformedRegisterIsBadRequest: a malformed Register is answered, and changes nothing.
+//
+// Shows R9.2.
+func TestMalformedRegisterIsBadRequest(t *testing.T) {
+	w := newWorld(t, Tickets)
+	whole := w.message(session{1, 1}, wire.ModeRelay, pay(1, 1)).Message
+	for _, message := range [][]byte{whole[:4], whole[:len(whole)-1], append(bytes.Clone(whole), 0), append(bytes.Clone(whole[:4]), 0xa0)} {
+		check(t, w.submit(&Request{Message: message}), wire.CodeBadRequest)
+	}
+	if w.l.commits != 0 {
+		t.Errorf("%d commits", w.l.commits)
+	}
+}
+
+// TestUncertainCommitKeepsAddresses: what may have been written keeps its addresses.
+func TestUncertainCommitKeepsAddresses(t *testing.T) {
+	w := newWorld(t, Tickets)
+	w.l.fail = fmt.Errorf("%w: sync", ledger.ErrStorage)
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeStorageFailed)
+	if len(w.device.taken) != 1 {
+		t.Error("an address that may be in the ledger is free")
+	}
+}
+
+func TestOneTicketSpentByManyAtOnce(t *testing.T) {
+	for _, clients := range []byte{1, 100} {
+		w := newWorld(t, Tickets)
+		var all sync.WaitGroup
+		for i := range byte(100) {
+			q := w.message(session{1 + i%clients, i}, wire.ModeRelay, pay(1, 1))
+			all.Add(1)
+			w.Submit(q, func(*wire.RegisterResult, *ledger.Account) { all.Done() })
+		}
+		all.Wait()
+		grants := 0
+		for _, a := range w.l.accounts {
+			grants += len(a.Grants)
+		}
+		want := uint64(100)
+		if clients > 1 {
+			want = 1
+		}
+		if results := w.Results(); grants != 1 || results[wire.CodeOK] != want || results[wire.CodeAlreadySpent] != 100-want {
+			t.Errorf("%d clients: %d grants, %v", clients, grants, results)
+		}
+	}
+}
+
+// TestFailedDeviceKeepsGrant: the grant stays, and a repeat goes on at the device, even in another session.
+func TestFailedDeviceKeepsGrant(t *testing.T) {
+	w := newWorld(t, Tickets)
+	w.device.fail = errDevice
+	r := w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1))
+	check(t, r, wire.CodeDeviceFailed)
+	if r.Remaining != 1000 {
+		t.Errorf("%d bytes remain", r.Remaining)
+	}
+	w.device.fail = nil
+	r = w.register(session{1, 2}, wire.ModeDVPN, pay(1, 1))
+	check(t, r, wire.CodeOK)
+	if p := w.device.peers[[32]byte{1}]; r.Remaining != 1000 || r.Peer.IPv4 != p.IPv4 || p.PSK != w.device.PSK(p.Key, [32]byte{2}) {
+		t.Errorf("%+v with peer %+v", r, p)
+	}
+	if len(w.device.taken) != 1 || len(w.l.spent) != 1 {
+		t.Errorf("%d addresses, %d spent", len(w.device.taken), len(w.l.spent))
+	}
+}
+
+// TestPresharedKeyIsTheLastSessions: a repeat in another session changes the preshared key, at the device and in
+// the ledger.
+//
+// Shows R9.6.
+func TestPresharedKeyIsTheLastSessions(t *testing.T) {
+	w := newWorld(t, Tickets)
+	first := w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1))
+	for exporter := range byte(3) {
+		r := w.register(session{1, exporter}, wire.ModeDVPN, pay(1, 1))
+		if !reflect.DeepEqual(r, first) {
+			t.Errorf("%+v, not %+v", r, first)
+		}
+		p := w.device.peers[[32]byte{1}]
+		if len(w.device.peers) != 1 || p.PSK != w.device.PSK(p.Key, [32]byte{exporter}) {
+			t.Errorf("session %d: %d peers, %+v", exporter, len(w.device.peers), p)
+		}
+		at, _ := w.l.accounts[identity.PublicKey{1}].Attachment(ledger.DVPN)
+		if sealed, err := w.sealer.open(identity.PublicKey{1}, &at); err != nil || sealed != p || at.State != ledger.On {
+			t.Errorf("the ledger has %+v (%v) in state %v", sealed, err, at.State)
+		}
+	}
+}
+
+func TestNewKeyReplacesPeer(t *testing.T) {
+	w := newWorld(t, Tickets)
+	first := w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1))
+	r := w.register(session{1, 1}, wire.ModeDVPN, func(m *wire.Register) { m.WGPublicKey = bytes.Repeat([]byte{5}, 32) })
+	check(t, r, wire.CodeOK)
+	if r.Peer.IPv4 != first.Peer.IPv4 || len(w.device.peers) != 1 || w.device.peers[[32]byte(bytes.Repeat([]byte{5}, 32))].IPv4 != r.Peer.IPv4 {
+		t.Errorf("%+v after %+v: %d peers", r.Peer, first.Peer, len(w.device.peers))
+	}
+	if a := w.l.accounts[identity.PublicKey{1}]; len(a.Attachments) != 1 || a.Attachments[0].State != ledger.On {
+		t.Errorf("%+v", a.Attachments)
+	}
+}
+
+// TestProvedKeyMoves: who proves a key has it, and nobody without a proof.
+func TestProvedKeyMoves(t *testing.T) {
+	w := newWorld(t, Tickets)
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeOK)
+	key := append([]byte{1}, make([]byte, 31)...)
+	stolen := func(m *wire.Register) { pay(1, 2)(m); m.WGPublicKey, m.WGProof = key, make([]byte, 16) }
+	check(t, w.register(session{2, 1}, wire.ModeDVPN, stolen), wire.CodeBadRequest)
+	if w.device.peers[[32]byte(key)].Account != (identity.PublicKey{1}) {
+		t.Fatal("the owner lost its peer")
+	}
+	check(t, w.register(session{2, 1}, wire.ModeDVPN, func(m *wire.Register) { pay(1, 2)(m); m.WGPublicKey = key }), wire.CodeOK)
+	if w.device.peers[[32]byte(key)].Account != (identity.PublicKey{2}) || len(w.l.accounts[identity.PublicKey{1}].Attachments) != 0 {
+		t.Error("the key did not move")
+	}
+}
+
+// TestQueueIsBounded: the 257th Register is refused at once, and Close waits for the others.
+func TestQueueIsBounded(t *testing.T) {
+	w := newWorld(t, Tickets)
+	w.device.gate = make(chan struct{})
+	var done sync.WaitGroup
+	for i := range MaxQueue {
+		q := w.message(session{1, 1}, wire.ModeDVPN, pay(1, uint64(i)))
+		done.Add(1)
+		if !w.Submit(q, func(*wire.RegisterResult, *ledger.Account) { done.Done() }) {
+			t.Fatalf("refused after %d", i)
+		}
+	}
+	if w.Submit(w.message(session{2, 1}, wire.ModeRelay, nil), nil) {
+		t.Error("accepted one more")
+	}
+	close(w.device.gate)
+	w.Close()
+	done.Wait()
+	if w.UnderWay() != 0 || w.Submit(w.message(session{2, 1}, wire.ModeRelay, nil), nil) {
+		t.Error("a closed registrar has Registers under way, or takes one")
+	}
+}
+
+// TestOpenNeedsNoLedger: where nothing is counted, relay stands by itself, without its ledger too.
+func TestOpenNeedsNoLedger(t *testing.T) {
+	w := newWorld(t, Open)
+	w.SetFailed(errors.New("damaged"))
+	for _, mode := range []wire.Mode{wire.ModeRelay, wire.ModeBalance} {
+		if r := w.register(session{1, 1}, mode, nil); r.Code != wire.CodeOK || r.Remaining != wire.Unlimited {
+			t.Errorf("%v: %+v", mode, r)
+		}
+	}
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, nil), wire.CodeStorageFailed)
+}
+
+// TestRecoverCompletesAttachments: a start sets up what was being added, and removes what was being removed.
+func TestRecoverCompletesAttachments(t *testing.T) {
+	w := newWorld(t, Tickets)
+	for client := range byte(3) {
+		check(t, w.register(session{client + 1, 1}, wire.ModeDVPN, pay(1, uint64(client))), wire.CodeOK)
+	}
+	w.l.accounts[identity.PublicKey{1}].Attachments[0].State = ledger.Adding
+	w.l.accounts[identity.PublicKey{2}].Attachments[0].State = ledger.Removing
+	before := w.device.peers
+	w.device.peers = make(map[[32]byte]Peer)
+	if err := w.Recover(t.Context(), w.l); err != nil {
+		t.Fatal(err)
+	}
+	delete(before, [32]byte{2})
+	if !reflect.DeepEqual(w.device.peers, before) {
+		t.Errorf("peers %+v, not %+v", w.device.peers, before)
+	}
+	if at := w.l.accounts[identity.PublicKey{1}].Attachments[0]; at.State != ledger.On || len(w.l.accounts[identity.PublicKey{2}].Attachments) != 0 {
+		t.Errorf("attachments %+v", at)
+	}
+	if err := w.End(t.Context(), identity.PublicKey{3}); err != nil || len(w.device.peers) != 1 || len(w.l.accounts[identity.PublicKey{3}].Attachments) != 0 {
+		t.Errorf("End: %v, %d peers", err, len(w.device.peers))
+	}
+}

@@ -1,0 +1,93 @@
+package registrar
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+
+	"lewes/crypto/identity"
+	"lewes/state/ledger"
+)
+
+// Recover puts the attachments of a ledger in order, before SetLedger: the device gets those that are on or
+// were being added when the last process ended, and those that were being removed go.
+func (r *Registrar) Recover(ctx context.Context, l Ledger) error {
+	type attached struct {
+		client identity.PublicKey
+		ledger.Attachment
+	}
+	var adding, removing []attached
+	var peers []Peer
+	err := l.Attachments(func(client identity.PublicKey, a ledger.Attachment) error {
+		if a.Mode != ledger.DVPN {
+			return nil
+		}
+		switch a.State {
+		case ledger.Removing:
+			removing = append(removing, attached{client, a})
+			return nil
+		case ledger.Adding:
+			adding = append(adding, attached{client, a})
+		}
+		p, err := r.sealer.open(client, &a)
+		if err != nil {
+			return err
+		}
+		peers = append(peers, p)
+		return nil
+	})
+	if err != nil || r.config.Device == nil {
+		return err
+	}
+	if err := r.config.Device.Reconcile(ctx, peers); err != nil {
+		r.config.Logger.Error("cannot set up the peers of the accounts", zap.Error(err))
+		return nil // a Register reports it; relay goes on
+	}
+	for _, a := range adding {
+		a.State = ledger.On
+		if err := l.SetAttachment(ctx, a.client, a.Attachment, r.config.Now()); err != nil {
+			return err
+		}
+	}
+	for _, a := range removing {
+		if err := r.config.Device.Remove(ctx, peerOf(a.client, &a.Attachment)); err != nil {
+			return err
+		}
+		if err := l.RemoveAttachment(ctx, a.client, a.Mode, a.WireGuardKey, ledger.MinRest, r.config.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// End ends mode dvpn of an account: its attachment is marked, then the device loses the peer, then the
+// ledger the attachment. It does nothing if there is none.
+func (r *Registrar) End(ctx context.Context, client identity.PublicKey) error {
+	unlock, err := r.locks.lock(ctx, lockKey{key: client})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	l := r.ledger.Load().Ledger
+	if l == nil || r.config.Device == nil {
+		return nil
+	}
+	account, _, err := l.Account(client)
+	if err != nil {
+		return err
+	}
+	a, found := account.Attachment(ledger.DVPN)
+	if !found {
+		return nil
+	}
+	a.State = ledger.Removing
+	if err := l.SetAttachment(ctx, client, a, r.config.Now()); err != nil {
+		return err
+	}
+	reached(12)
+	if err := r.config.Device.Remove(ctx, peerOf(client, &a)); err != nil {
+		return err
+	}
+	reached(13)
+	return l.RemoveAttachment(ctx, client, a.Mode, a.WireGuardKey, ledger.MinRest, r.config.Now())
+}
