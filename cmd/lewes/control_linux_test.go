@@ -62,7 +62,7 @@ func request(t *testing.T, socket, method, target, body string) (code int, text 
 func TestOperatorSeesAndSteersTheGateway(t *testing.T) {
 	g := launchGateway(t, allowEcho+"deny = [\"198.51.100.0/24\"]\n")
 	clientDir := t.TempDir()
-	env := environment(clientDir, "XDG_RUNTIME_DIR="+clientDir)
+	env := environment(clientDir)
 	anna, stranger := filepath.Join(clientDir, "anna"), filepath.Join(clientDir, "stranger")
 	annaID := strings.TrimSpace(mustLewes(t, env, "keygen", anna))
 	strangerID := strings.TrimSpace(mustLewes(t, env, "keygen", stranger))
@@ -75,6 +75,10 @@ func TestOperatorSeesAndSteersTheGateway(t *testing.T) {
 	waits := launch(t, env, "forward", "--identity", stranger, "--gateway", g.uri, "0=127.0.0.1:9")
 	waits.awaitLog("lewes clients add " + strangerID)
 	has(t, mustLewes(t, env, "status", "--clients"), fmt.Sprintf("process %d", waits.cmd.Process.Pid), "not connected", "127.0.0.1:9")
+	// As the machine has no gateway, the question is about its clients.
+	has(t, mustLewes(t, env, "status"), "no gateway is running here", fmt.Sprintf("process %d", waits.cmd.Process.Pid), "not connected")
+	has(t, fails(t, env, exitFailed, "status", "--json"), "no gateway is running here", "lewes status --clients --json")
+	fails(t, env, exitFailed, "status", "--ready")
 	waits.end()
 	f := launch(t, env, "forward", "--identity", anna, "--gateway", g.uri, "0="+echo(t), "0=198.51.100.7:53")
 	line := f.awaitLine("ready: ")

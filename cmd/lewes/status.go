@@ -28,8 +28,9 @@ func newStatus() *cobra.Command {
 		Short: "print the state of the running gateway, or of this user's clients",
 		Long: `Status asks the gateway on this machine, on its control socket, and prints its version,
 health, sockets, directory, the last upgrade and reload, and what it refused since its start
-and why. With --clients it asks the forward commands of this user instead. Whoever may
-connect to the socket may read: root, the gateway's user, and the socket's group.
+and why. With --clients it asks the forward commands of this user instead, as it does where
+no gateway runs. Whoever may connect to the socket may read: root, the gateway's user, and
+the socket's group.
 
 The exit code is 0 if a process answered, whatever its health. With --ready, it is 0 only if the
 gateway accepts new clients, and nothing is printed then: the health check of a container.`,
@@ -51,7 +52,7 @@ gateway accepts new clients, and nothing is printed then: the health check of a 
 		if *clients {
 			return clientStatuses(cmd, *asJSON)
 		}
-		return flags.do(func(c control.Client) error {
+		err := flags.do(func(c control.Client) error {
 			s, err := readStatus(cmd.Context(), c)
 			if err != nil {
 				return err
@@ -64,6 +65,17 @@ gateway accepts new clients, and nothing is printed then: the health check of a 
 			}
 			return output(cmd, *asJSON, s, s.String())
 		})
+		if *ready || flags != (controlFlags{}) || !errors.Is(err, errNoGateway) {
+			return err
+		}
+		clients, _ := readClientStatuses(cmd.Context())
+		switch {
+		case len(clients) == 0:
+			return err
+		case *asJSON: // whose form is another
+			return fmt.Errorf("%w\nthis user's forward commands are running: lewes status --clients --json", err)
+		}
+		return output(cmd, false, nil, "no gateway is running here; this user's forward commands:\n\n"+clientTexts(clients))
 	}
 	return cmd
 }
@@ -258,12 +270,25 @@ func (r *clientReader) unlisted() (all []gatewayd.UnlistedClient, err error) {
 }
 
 // clientSocketDir returns the directory of the control sockets of this user's clients; empty if the
-// system has none.
+// system has none. It is in $XDG_RUNTIME_DIR, or where systemd has that directory, since su and sudo do not set
+// the variable. Root of a machine without systemd has one of its own.
 func clientSocketDir() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "lewes")
+	dir, user := os.Getenv("XDG_RUNTIME_DIR"), os.Geteuid()
+	if !filepath.IsAbs(dir) {
+		dir = fmt.Sprintf("/run/user/%d", user)
+		if !isDirectory(dir) && user == 0 && isDirectory("/run") {
+			return "/run/lewes-clients"
+		}
+		if !isDirectory(dir) {
+			return ""
+		}
 	}
-	return ""
+	return filepath.Join(dir, "lewes")
+}
+
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 // clientStatuses prints the state of this user's clients.
@@ -272,20 +297,21 @@ func clientStatuses(cmd *cobra.Command, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	return output(cmd, asJSON, all, cmp.Or(clientTexts(all), "no client of this user is running"))
+}
+
+func clientTexts(all []*clientStatus) string {
 	var texts []string
 	for _, s := range all {
 		texts = append(texts, s.String())
 	}
-	if len(texts) == 0 {
-		texts = []string{"no client of this user is running"}
-	}
-	return output(cmd, asJSON, all, strings.Join(texts, "\n\n"))
+	return strings.Join(texts, "\n\n")
 }
 
 func readClientStatuses(ctx context.Context) ([]*clientStatus, error) {
 	dir := clientSocketDir()
 	if dir == "" {
-		return nil, errors.New("clients have no control sockets here: XDG_RUNTIME_DIR is not set")
+		return nil, errors.New("clients have no control sockets here: XDG_RUNTIME_DIR is not set, and the system has no directory in its place")
 	}
 	paths, err := filepath.Glob(filepath.Join(dir, "*.sock"))
 	if err != nil {
