@@ -46,6 +46,7 @@ type Ticket struct {
 	Key    KeyID
 	Epoch  uint32
 	Issuer string
+	From   time.Time // before it no ticket of this key is accepted
 	Until  time.Time // from then on no ticket of this key is accepted
 	Spent  [sha256.Size]byte
 
@@ -113,7 +114,7 @@ func (v *Verifier) Check(credential []byte, now time.Time) (*Ticket, error) {
 	case !now.Before(k.until):
 		return nil, fmt.Errorf("tickets: %w", ErrExpired)
 	}
-	return &Ticket{k.Denomination, token.Key, k.Epoch, k.issuer, k.until, token.Spent(), token, k.Public}, nil
+	return &Ticket{k.Denomination, token.Key, k.Epoch, k.issuer, k.from, k.until, token.Spent(), token, k.Public}, nil
 }
 
 // Verify checks the issuer's signature, which takes about 30 µs of a processor. The error is ErrSignature.

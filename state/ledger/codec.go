@@ -64,6 +64,7 @@ func (g *Grant) code(c *snapshot.Codec) {
 	c.Uint64(&g.Used)
 	c.Time(&g.Expires)
 	snapshot.Byte(c, &g.Source)
+	c.Uint64(&g.Number)
 	c.Check(g.Used <= g.Bytes && !g.Expires.IsZero(), "grant of %d bytes with %d used until %v", g.Bytes, g.Used, g.Expires)
 	c.Check(g.Source == SourceTicket || g.Source == SourceListed, "grant from source %d", g.Source)
 }
@@ -73,7 +74,7 @@ func (a *Attachment) code(c *snapshot.Codec) {
 	snapshot.Byte(c, &a.State)
 	if a.Mode == DVPN {
 		c.Fixed(a.WireGuardKey[:])
-		c.Blob(&a.PSK, maxSealed)
+		c.Blob(&a.PSK, MaxSealed)
 		codeAddr(c, &a.IPv4)
 		codeAddr(c, &a.IPv6)
 	}
@@ -85,7 +86,8 @@ func (a *Attachment) code(c *snapshot.Codec) {
 
 func (a *Account) code(c *snapshot.Codec) {
 	c.Time(&a.Seen)
-	n := c.Count(len(a.Grants), MaxGrants, 25)
+	c.Uint64(&a.numbers)
+	n := c.Count(len(a.Grants), MaxGrants, 33)
 	if c.Decoding() {
 		a.Grants = make([]Grant, n)
 	}
@@ -131,10 +133,16 @@ func (r *Reservation) code(c *snapshot.Codec) {
 	c.Time(&r.Until)
 }
 
-// number is the value of an issuer: the newest epoch of which a ticket was spent.
-type number uint32
+// issuer is the value of an issuer.
+type issuer struct {
+	newest time.Time // the latest From of a spent ticket; zero if there is none
+	floor  time.Time // the latest Until of a list of spent tickets that was dropped; zero if there is none
+}
 
-func (n *number) code(c *snapshot.Codec) { c.Uint32((*uint32)(n)) }
+func (i *issuer) code(c *snapshot.Codec) {
+	c.Time(&i.newest)
+	c.Time(&i.floor)
+}
 
 // reference is a value that names an account.
 type reference [32]byte

@@ -27,7 +27,7 @@ func (l *Ledger) Commit(ctx context.Context, e Entry) (Receipt, error) {
 		return err
 	})
 	if err != nil {
-		return Receipt{}, err // receipt may still be written
+		return Receipt{}, err // after an error of ctx, receipt may still be written
 	}
 	return receipt, nil
 }
@@ -38,6 +38,8 @@ func (e *Entry) check() error {
 		return fmt.Errorf("%w: no account", ErrInvalid)
 	case e.Ticket != nil && (e.Grant == nil || e.Request == [32]byte{}):
 		return fmt.Errorf("%w: ticket without grant or request", ErrInvalid)
+	case e.Ticket != nil && (!validTime(e.Ticket.From) || !validTime(e.Ticket.Until)):
+		return fmt.Errorf("%w: ticket from %v until %v", ErrInvalid, e.Ticket.From, e.Ticket.Until)
 	case e.Grant != nil && (!validTime(e.Grant.Expires) || e.Grant.Source == 0 || int(e.Grant.Source) >= len(sources)):
 		return fmt.Errorf("%w: grant until %v from source %v", ErrInvalid, e.Grant.Expires, e.Grant.Source)
 	}
@@ -56,63 +58,81 @@ func (t *txn) enter(e *Entry) (r Receipt, err error) {
 		return r, ErrAccounts
 	}
 	r.Outcome = New
-	var newest number
+	var by issuer
 	mine := spend{e.Request, e.Account}
 	if e.Ticket != nil {
-		s, spent, n, err := t.spent(e.Ticket)
+		s, spent, i, err := t.spent(e.Ticket)
 		if err != nil {
 			return r, err
 		}
 		if spent && s != mine {
 			return r, ErrSpent
 		}
-		if newest = n; spent {
+		if by = i; spent {
 			r.Outcome = Repeated
 		}
 	}
 	if e.Grant != nil && r.Outcome == New {
-		if a.Grants, err = addGrant(a.Grants, *e.Grant, e.Now); err != nil {
+		stood, err := a.grant(*e.Grant, e.Now)
+		if err != nil {
 			return r, err
+		}
+		if stood {
+			r.Outcome = Repeated
 		}
 	}
 	write := func() {}
 	if e.Attach != nil {
-		if write, r.Moved, err = t.attach(&a, *e.Attach, r.Outcome == Repeated); err != nil {
+		if write, r.Moved, err = t.attach(&a, *e.Attach, e.Ticket != nil && r.Outcome == Repeated); err != nil {
 			return r, err
 		}
 	}
 	a.Seen = t.header.clock
+	r.Account = a
+	var kept []byte
+	var old result
+	if e.Result != nil {
+		if kept = e.Result(a); kept != nil {
+			if old, err = t.oldResult(e.Request, kept); err != nil {
+				return r, err
+			}
+		}
+	}
 
 	// Nothing refuses from here on.
 	if e.Ticket != nil && r.Outcome == New {
-		t.spend(e.Ticket, mine, newest)
+		t.spend(e.Ticket, mine, by, e.Now)
 	}
 	write()
-	if r.Outcome == New || e.Attach != nil {
+	if r.Outcome == New || e.Attach != nil || e.Ticket == nil {
 		t.putAccount(&a, exists)
 	}
-	r.Account = a
+	if kept != nil {
+		t.putResult(e.Request, kept, old)
+	}
 	return r, nil
 }
 
-// addGrant returns the grants with one more, without those that have expired or are used up.
-func addGrant(grants []Grant, g Grant, now time.Time) ([]Grant, error) {
-	if g.Used = 0; g.Source == SourceListed {
-		// The list has changed, or the client registered again.
-		if i := slices.IndexFunc(grants, func(o Grant) bool { return o.Source == SourceListed && now.Before(o.Expires) }); i >= 0 {
-			grants[i].Bytes = max(g.Bytes, grants[i].Used)
-			return grants, nil
+// grant adds a grant. It reports whether a listed one stood; the list then sets its bytes and end.
+func (a *Account) grant(g Grant, now time.Time) (stood bool, err error) {
+	if g.Source == SourceListed {
+		if i := slices.IndexFunc(a.Grants, func(o Grant) bool { return o.Source == SourceListed && now.Before(o.Expires) }); i >= 0 {
+			a.Grants[i].Bytes, a.Grants[i].Expires = max(g.Bytes, a.Grants[i].Used), g.Expires
+			slices.SortStableFunc(a.Grants, byExpiry)
+			return true, nil
 		}
 	}
-	if len(grants) >= MaxGrants {
-		grants = slices.DeleteFunc(grants, func(o Grant) bool { return o.Left(now) == 0 })
+	if len(a.Grants) >= MaxGrants {
+		a.Grants = slices.DeleteFunc(a.Grants, func(o Grant) bool { return o.Left(now) == 0 })
 	}
-	if len(grants) >= MaxGrants {
-		return nil, ErrGrants
+	if len(a.Grants) >= MaxGrants {
+		return false, ErrGrants
 	}
-	grants = append(grants, g)
-	slices.SortStableFunc(grants, byExpiry)
-	return grants, nil
+	a.numbers++
+	g.Used, g.Number = 0, a.numbers
+	a.Grants = append(a.Grants, g)
+	slices.SortStableFunc(a.Grants, byExpiry)
+	return false, nil
 }
 
 // attach changes the attachments of an account. It returns the writes to other buckets that this needs, and the attachment that
@@ -196,7 +216,7 @@ func (t *txn) owner(key [32]byte) (*Account, int, error) {
 	return &a, i, nil
 }
 
-// SetAttachment replaces the state and the PSK of the attachment with the same mode and WireGuard key, or ErrNoAttachment.
+// SetAttachment replaces the attachment with the same mode and WireGuard key, except for its addresses, or returns ErrNoAttachment.
 func (l *Ledger) SetAttachment(ctx context.Context, id identity.PublicKey, n Attachment, now time.Time) error {
 	return l.edit(ctx, id, n.Mode, n.WireGuardKey, now, func(t *txn, a *Account, i int) error {
 		n.IPv4, n.IPv6, n.PSK = a.Attachments[i].IPv4, a.Attachments[i].IPv6, slices.Clone(n.PSK)

@@ -26,9 +26,10 @@
 // # Time
 //
 // Callers pass the time. Ledger time, which decides about deletion, follows it but never goes back, and
-// follows a jump forward of more than an hour only after it has stood for a day of running. Spent tickets do not
-// depend on a clock: they are dropped when a ticket of their issuer two epochs later is spent, and from then on
-// the durable floor refuses theirs.
+// follows a jump forward of more than an hour only after it has stood for a day of running. Spent tickets take more than a
+// clock: the list of a key is dropped when the key has ended and its issuer has signed a ticket of a later
+// epoch that began by then. The end of the list is then the durable floor, below which tickets are refused, so that
+// no jump of the clock makes a spent ticket good again.
 //
 // The interface has put-if-absent (Commit), reservations that expire, and sums, and no concept of the
 // engine, so that a shared store can take its place.

@@ -27,8 +27,8 @@ const (
 // Options are those of Open.
 type Options struct {
 	Gateway identity.PublicKey // whose ledger it is
-	Now     time.Time
-	Wait    time.Duration // for another process to close the file, such as the predecessor of a live upgrade
+	Now     time.Time          // with its monotonic reading, as in all calls
+	Wait    time.Duration      // for another process to close the file, such as the predecessor of a live upgrade
 }
 
 // Ledger is an open ledger. Its methods are safe for concurrent use.

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"net/netip"
+	"time"
 
 	"lewes/crypto/identity"
 )
@@ -82,13 +83,14 @@ func (l *Ledger) Spent(ticket Ticket, account identity.PublicKey, request [32]by
 	return spent, same, err
 }
 
-// Floor returns the lowest epoch of an issuer of which tickets are accepted. It only rises.
-func (l *Ledger) Floor(issuer [32]byte) (epoch uint32, err error) {
+// Floor returns the latest end of a list of spent tickets of an issuer that was dropped. Tickets with no later Until
+// are refused with ErrKeyClosed. It only rises; it is zero at first.
+func (l *Ledger) Floor(name string) (floor time.Time, err error) {
 	err = l.view(func(t *txn) error {
-		var newest number
-		_, err := t.get(bucketIssuers, issuer[:], newest.code)
-		epoch = newest.floor()
+		var i issuer
+		_, err := t.get(bucketIssuers, (&Ticket{Issuer: name}).issuerKey(), i.code)
+		floor = i.floor
 		return err
 	})
-	return epoch, err
+	return floor, err
 }

@@ -11,6 +11,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"lewes/crypto/identity"
+	"lewes/crypto/kdf"
 	"lewes/state/snapshot"
 )
 
@@ -20,8 +21,8 @@ const (
 	bucketAccounts  = "accounts"  // identity → Account
 	bucketPeers     = "peers"     // WireGuard key → reference to its account
 	bucketAddresses = "addresses" // 4 or 16 bytes → Reservation
-	bucketSpent     = "spent"     // issuer, epoch, key id → bucket of: spent → spend
-	bucketIssuers   = "issuers"   // issuer → number
+	bucketSpent     = "spent"     // hash of issuer, seconds of Until, key id → bucket of: spent → spend
+	bucketIssuers   = "issuers"   // hash of issuer → issuer
 	bucketResults   = "results"   // request → result
 	bucketExpiry    = "expiry"    // seconds, request → nothing
 )
@@ -114,54 +115,77 @@ func (t *txn) putAccount(a *Account, existed bool) {
 	t.put(bucketAccounts, a.ID[:], a.code)
 }
 
-// spentName is the name of the bucket of a ticket's key. Those of an issuer are in the order of their epochs.
-func spentName(k *Ticket) []byte {
-	b := bytes.Clone(k.Issuer[:])
-	b = binary.BigEndian.AppendUint32(b, k.Epoch)
+// spentName is the name of the bucket of a ticket's key. Those of an issuer are in the order of their end.
+func (k *Ticket) spentName() []byte {
+	b := append(k.issuerKey(), binary.BigEndian.AppendUint64(nil, uint64(k.Until.Unix()))...)
 	return append(b, k.KeyID[:]...)
 }
 
-// spent returns how a ticket was spent, and the newest epoch of its issuer.
-func (t *txn) spent(k *Ticket) (s spend, ok bool, newest number, err error) {
-	if _, err = t.get(bucketIssuers, k.Issuer[:], newest.code); err != nil {
-		return s, false, 0, err
-	}
-	if k.Epoch < newest.floor() {
-		return s, false, newest, ErrKeyClosed
-	}
-	if b := t.bucket(bucketSpent).Bucket(spentName(k)); b != nil {
-		if value := b.Get(k.Spent[:]); value != nil {
-			return s, true, newest, decodeValue(bucketSpent, k.Spent[:], value, s.code)
-		}
-	}
-	return s, false, newest, nil
+func (k *Ticket) issuerKey() []byte {
+	h := kdf.Hash([]byte(k.Issuer))
+	return h[:]
 }
 
-// floor is the lowest epoch of which tickets are accepted: a ticket is good in its epoch and the next.
-func (n number) floor() uint32 { return max(uint32(n), 1) - 1 }
+// spentUntil is the end in a spentName.
+func spentUntil(name []byte) time.Time {
+	return time.Unix(int64(binary.BigEndian.Uint64(name[kdf.HashSize:])), 0)
+}
 
-// spend records a ticket, and drops the lists of spent tickets below the floor that it raises.
-func (t *txn) spend(k *Ticket, s spend, newest number) {
-	all := t.bucket(bucketSpent)
-	b, err := all.CreateBucketIfNotExists(spentName(k))
+// spent returns how a ticket was spent, and its issuer.
+func (t *txn) spent(k *Ticket) (s spend, ok bool, i issuer, err error) {
+	if _, err = t.get(bucketIssuers, k.issuerKey(), i.code); err != nil {
+		return s, false, i, err
+	}
+	if !k.Until.Truncate(time.Second).After(i.floor) {
+		return s, false, i, ErrKeyClosed
+	}
+	if b := t.bucket(bucketSpent).Bucket(k.spentName()); b != nil {
+		if value := b.Get(k.Spent[:]); value != nil {
+			return s, true, i, decodeValue(bucketSpent, k.Spent[:], value, s.code)
+		}
+	}
+	return s, false, i, nil
+}
+
+// spend records a ticket, and drops the lists of spent tickets that have ended. The clock alone ends none: the issuer must have
+// signed tickets of an epoch that begins then.
+func (t *txn) spend(k *Ticket, s spend, i issuer, now time.Time) {
+	all, prefix := t.bucket(bucketSpent), k.issuerKey()
+	b, err := all.CreateBucketIfNotExists(k.spentName())
 	if t.wrote(err); err != nil {
 		return
 	}
 	t.wrote(b.Put(k.Spent[:], encodeValue(bucketSpent, k.Spent[:], s.code)))
-	if number(k.Epoch) <= newest {
-		return
+
+	end := i.newest
+	if k.From.After(end) {
+		end = k.From
 	}
-	newest = number(k.Epoch)
-	t.put(bucketIssuers, k.Issuer[:], newest.code)
+	changed := end != i.newest
+	i.newest = end
+	if end = end.Add(evidenceSlack); now.Before(end) {
+		end = now
+	}
 	var closed [][]byte
 	c := all.Cursor()
-	for name, _ := c.Seek(k.Issuer[:]); bytes.HasPrefix(name, k.Issuer[:]) && binary.BigEndian.Uint32(name[32:]) < newest.floor(); name, _ = c.Next() {
-		closed = append(closed, bytes.Clone(name))
+	for name, _ := c.Seek(prefix); bytes.HasPrefix(name, prefix) && !spentUntil(name).After(end); name, _ = c.Next() {
+		if !bytes.Equal(name, k.spentName()) {
+			closed = append(closed, bytes.Clone(name))
+		}
 	}
 	for _, name := range closed {
+		if until := spentUntil(name); until.After(i.floor) {
+			i.floor = until
+		}
 		t.wrote(all.DeleteBucket(name))
 	}
+	if changed || closed != nil {
+		t.put(bucketIssuers, prefix, i.code)
+	}
 }
+
+// evidenceSlack covers the tolerance of clocks at both ends of an epoch.
+const evidenceSlack = time.Hour
 
 func (t *txn) reservation(ip netip.Addr) (r Reservation, ok bool, err error) {
 	ok, err = t.get(bucketAddresses, ip.AsSlice(), r.code)

@@ -16,7 +16,7 @@ const (
 	MaxAccounts    = 1_000_000 // in the ledger
 	MaxResults     = 65_536    // kept; the one that expires first makes room
 	MaxResult      = 1024      // bytes of one result
-	maxSealed      = 128       // bytes of a sealed preshared key
+	MaxSealed      = 128       // bytes of a sealed preshared key
 )
 
 // Times of the ledger, in ledger time.
@@ -87,6 +87,7 @@ type Grant struct {
 	Used    uint64    `json:"used"` // at most Bytes
 	Expires time.Time `json:"expires"`
 	Source  Source    `json:"source"`
+	Number  uint64    `json:"number"` // unique in its account, rising, set by the ledger
 }
 
 // Left returns the bytes that are left at an instant.
@@ -103,7 +104,7 @@ type Attachment struct {
 	Mode         Mode       `json:"mode"`
 	State        State      `json:"state"`
 	WireGuardKey [32]byte   `json:"-"` // DVPN
-	PSK          []byte     `json:"-"` // DVPN, sealed by the caller; at most 128 bytes
+	PSK          []byte     `json:"-"` // DVPN, sealed by the caller; at most MaxSealed bytes
 	IPv4         netip.Addr `json:"ipv4,omitzero"`
 	IPv6         netip.Addr `json:"ipv6,omitzero"`
 	ClientID     [32]byte   `json:"-"` // Mixnet
@@ -120,7 +121,7 @@ func (a Attachment) addresses() (list []netip.Addr) {
 
 func (a Attachment) valid() bool {
 	wireguard := a.WireGuardKey != [32]byte{}
-	return a.Mode >= Relay && a.Mode <= Mixnet && a.State >= Adding && a.State <= Removing && len(a.PSK) <= maxSealed &&
+	return a.Mode >= Relay && a.Mode <= Mixnet && a.State >= Adding && a.State <= Removing && len(a.PSK) <= MaxSealed &&
 		wireguard == (a.Mode == DVPN) && (wireguard || len(a.PSK) == 0 && len(a.addresses()) == 0) &&
 		(!a.IPv4.IsValid() || a.IPv4.Is4()) && (!a.IPv6.IsValid() || a.IPv6.Is6() && !a.IPv6.Is4In6() && a.IPv6.Zone() == "")
 }
@@ -130,7 +131,9 @@ type Account struct {
 	ID          identity.PublicKey `json:"id"`
 	Grants      []Grant            `json:"grants"` // at most MaxGrants, in the order of their expiry
 	Attachments []Attachment       `json:"attachments,omitempty"`
-	Seen        time.Time          `json:"seen"` // the last registration, in ledger time
+	Seen        time.Time          `json:"seen"` // the last registration, or use on a later day, in ledger time
+
+	numbers uint64 // of the last grant
 }
 
 // Left returns the bytes that are left at an instant, and the end of the last grant that has any.
@@ -166,9 +169,10 @@ func addCapped(a, b uint64) uint64 {
 
 // Ticket is the part of a ticket that the ledger keeps.
 type Ticket struct {
-	Issuer [32]byte // whose epochs count; any stable name, such as a hash of its pin
+	Issuer string
 	KeyID  [32]byte
-	Epoch  uint32
+	From   time.Time // before it, and from Until on, no ticket of this key is good
+	Until  time.Time
 	Spent  [32]byte // SHA-256 of the token's input, never of its signature
 }
 
@@ -177,9 +181,13 @@ type Entry struct {
 	Account identity.PublicKey
 	Request [32]byte    // equal for a repeat: a hash of identity, mode, WireGuard key and ticket
 	Ticket  *Ticket     // spent with the Grant, once
-	Grant   *Grant      // Used is ignored
+	Grant   *Grant      // Used and Number are ignored
 	Attach  *Attachment // replaces that of its mode; State is ignored
 	Now     time.Time
+
+	// Result returns the result of the request to keep, as PutResult does, from the account afterwards; nil keeps none. It
+	// runs inside the transaction: it must be quick and not use the ledger. May be nil.
+	Result func(Account) []byte
 }
 
 // Outcome is the way in which Commit succeeded.
@@ -187,7 +195,7 @@ type Outcome uint8
 
 const (
 	New      Outcome = iota + 1 // the entry is in the ledger now
-	Repeated                    // its ticket was spent by the same request before
+	Repeated                    // its ticket was spent by the same request before, or its listed grant stands
 )
 
 // Receipt is the result of Commit.

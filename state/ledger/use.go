@@ -139,29 +139,35 @@ func (l *Ledger) Result(request [32]byte) (b []byte, ok bool, err error) {
 
 // PutResult keeps a result of at most MaxResult bytes for ResultLife, in the place of an earlier one of the request.
 func (l *Ledger) PutResult(ctx context.Context, request [32]byte, b []byte, now time.Time) error {
-	if len(b) > MaxResult {
-		return fmt.Errorf("%w: result of %d bytes, limit %d", ErrInvalid, len(b), MaxResult)
-	}
 	b = bytes.Clone(b)
 	return l.update(ctx, now, func(t *txn) error {
-		var old result
-		ok, err := t.get(bucketResults, request[:], old.code)
-		if err != nil {
-			return err
+		old, err := t.oldResult(request, b)
+		if err == nil {
+			t.putResult(request, b, old)
 		}
-		results := t.bucket(bucketResults)
-		if ok {
-			t.dropResult(expiryKey(old.expires, request[:]))
-		} else if results.Sequence() >= MaxResults {
-			if first, _ := t.bucket(bucketExpiry).Cursor().First(); first != nil {
-				t.dropResult(bytes.Clone(first))
-			}
-		}
-		r := result{t.header.clock.Add(ResultLife).Truncate(time.Second), b}
-		t.put(bucketResults, request[:], r.code)
-		key := expiryKey(r.expires, request[:])
-		t.wrote(t.bucket(bucketExpiry).Put(key, nil))
-		t.count(bucketResults, 1)
-		return nil
+		return err
 	})
+}
+
+// oldResult returns the result that putResult replaces, or the reason against b.
+func (t *txn) oldResult(request [32]byte, b []byte) (old result, err error) {
+	if len(b) > MaxResult {
+		return old, fmt.Errorf("%w: result of %d bytes, limit %d", ErrInvalid, len(b), MaxResult)
+	}
+	_, err = t.get(bucketResults, request[:], old.code)
+	return old, err
+}
+
+func (t *txn) putResult(request [32]byte, b []byte, old result) {
+	if !old.expires.IsZero() {
+		t.dropResult(expiryKey(old.expires, request[:]))
+	} else if t.bucket(bucketResults).Sequence() >= MaxResults {
+		if first, _ := t.bucket(bucketExpiry).Cursor().First(); first != nil {
+			t.dropResult(bytes.Clone(first))
+		}
+	}
+	r := result{t.header.clock.Add(ResultLife).Truncate(time.Second), b}
+	t.put(bucketResults, request[:], r.code)
+	t.wrote(t.bucket(bucketExpiry).Put(expiryKey(r.expires, request[:]), nil))
+	t.count(bucketResults, 1)
 }
