@@ -44,10 +44,16 @@ func Prove(private *Key, gateway identity.PublicKey, exporter *[32]byte) (proof 
 
 // Verify reports whether a proof is that of the owner of the WireGuard key, in constant time.
 func Verify(gateway *identity.PrivateKey, public *Key, exporter *[32]byte, proof []byte) bool {
+	want, err := Expect(gateway, public, exporter)
+	return subtle.ConstantTimeCompare(want[:], proof) == 1 && err == nil
+}
+
+// Expect returns the proof of the owner of a WireGuard key. It fails for a key of low order. Compare in
+// constant time.
+func Expect(gateway *identity.PrivateKey, public *Key, exporter *[32]byte) ([ProofSize]byte, error) {
 	static, _ := gateway.X25519()
 	defer clear(static[:])
-	want, err := derive(&static, public, exporter)
-	return subtle.ConstantTimeCompare(want[:], proof) == 1 && err == nil
+	return derive(&static, public, exporter)
 }
 
 func derive(private, public *Key, exporter *[32]byte) (proof [ProofSize]byte, err error) {
