@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/crypto/tickets"
 )
 
 // maxFileSize bounds a wallet. A ticket takes about 900 bytes.
@@ -70,7 +72,8 @@ func (k key) past(now time.Time) bool { return now.Unix() >= k.Until }
 // would mark those who got it.
 type seenKey struct {
 	key
-	Pin hex32 `json:"pin"`
+	Pin    hex32 `json:"pin"`
+	Length int64 `json:"length"` // of an epoch, in seconds
 }
 
 // fetch is an exchange of a voucher for tickets that has begun.
@@ -192,8 +195,8 @@ func (c *content) valid() error {
 		}
 	}
 	for _, f := range c.Fetches {
-		if f == nil || len(f.Voucher) == 0 {
-			return fmt.Errorf("%w: a fetch without its voucher", ErrDamaged)
+		if f == nil || len(f.Voucher) != tickets.VoucherSize || slices.ContainsFunc(f.Seeds, func(s secret) bool { return len(s) != tickets.SeedSize }) {
+			return fmt.Errorf("%w: a fetch without its voucher or seeds", ErrDamaged)
 		}
 	}
 	for _, a := range c.Accounts {

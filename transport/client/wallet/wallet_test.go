@@ -295,9 +295,9 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	c := &content{
 		Tickets:  []*ticket{newTicket(1), newTicket(2)},
-		Fetches:  []*fetch{{key: newTicket(1).key, Gateway: hex32(testGateway), Issuer: "https://issuer.example", Pin: hex32(testKey(2)), Voucher: secret("voucher"), Seeds: []secret{make(secret, 32)}}},
+		Fetches:  []*fetch{{key: newTicket(1).key, Gateway: hex32(testGateway), Issuer: "https://issuer.example", Pin: hex32(testKey(2)), Voucher: make(secret, 16), Seeds: []secret{make(secret, 32)}}},
 		Accounts: []*account{{Gateway: hex32(testGateway), Seed: make(secret, 32), Remaining: 5}},
-		Keys:     []seenKey{{newTicket(1).key, hex32(testKey(2))}},
+		Keys:     []seenKey{{newTicket(1).key, hex32(testKey(2)), 3600}},
 	}
 	c.Tickets[1].Spend = &binding{hex32(testGateway), hex32{3}, "relay", hex32{1}}
 	file, err := c.encode()
