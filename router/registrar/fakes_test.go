@@ -85,6 +85,9 @@ func (l *memoryLedger) Commit(_ context.Context, e ledger.Entry) (ledger.Receipt
 	l.accounts[e.Account] = a
 	l.commits++
 	r.Account = clone(a)
+	if e.Result != nil && r.Outcome == ledger.New {
+		l.results[e.Request] = e.Result(r.Account)
+	}
 	return r, nil
 }
 
@@ -156,13 +159,6 @@ func (l *memoryLedger) Result(request [32]byte) ([]byte, bool, error) {
 	return result, found, nil
 }
 
-func (l *memoryLedger) PutResult(_ context.Context, request [32]byte, result []byte, _ time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.results[request] = result
-	return nil
-}
-
 // fakeTickets takes credentials whose first byte is the number of a key, from 1 to 3: 2 is expired, 3 has
 // invalid signatures. Others are unknown.
 type fakeTickets struct{ verified sync.Map }
@@ -221,7 +217,7 @@ func (d *fakeDevice) PSK(key, exporter [32]byte) [32]byte {
 	return kdf.Hash([]byte("psk"), key[:], exporter[:])
 }
 
-func (d *fakeDevice) Reserve(_ time.Time, client identity.PublicKey, standing *Peer) (ipv4, ipv6 netip.Addr, release func(), err error) {
+func (d *fakeDevice) Reserve(_ time.Time, client identity.PublicKey, _ [32]byte, standing *Peer) (ipv4, ipv6 netip.Addr, release func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if standing != nil {
@@ -351,7 +347,7 @@ func (w *world) register(s session, mode wire.Mode, change func(*wire.Register))
 func (w *world) submit(q *Request) *wire.RegisterResult {
 	w.t.Helper()
 	done := make(chan *wire.RegisterResult, 1)
-	if !w.Submit(q, func(r *wire.RegisterResult, _ *ledger.Account) { done <- r }) {
+	if !w.Submit(q, func(r *wire.RegisterResult, _ Registration) { done <- r }) {
 		w.t.Fatal("the queue is full")
 	}
 	return <-done

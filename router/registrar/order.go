@@ -40,7 +40,7 @@ type attempt struct {
 }
 
 // handle carries out a Register: steps 1 to 10, then the answer is step 11.
-func (r *Registrar) handle(q *Request) (*wire.RegisterResult, *ledger.Account) {
+func (r *Registrar) handle(q *Request) (*wire.RegisterResult, Registration) {
 	defer clear(q.Exporter[:])
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -50,11 +50,11 @@ func (r *Registrar) handle(q *Request) (*wire.RegisterResult, *ledger.Account) {
 		a.parse, a.checkAccess, a.checkProof, a.reserve, a.checkKey, a.checkSpent, a.verify, a.commit, a.setDevice, a.finish,
 	} {
 		if err := step(ctx); err != nil {
-			return a.refused(err), nil
+			return a.refused(err), Registration{}
 		}
 		reached(i + 1)
 	}
-	return a.result(ctx)
+	return a.result(), Registration{Mode: a.m.Mode, Grants: a.account.Grants, Unlimited: a.unlimited()}
 }
 
 // end releases what the attempt holds.
@@ -94,12 +94,12 @@ func (a *attempt) refused(err error) *wire.RegisterResult {
 	if r.code == wire.CodeDeviceFailed || r.code == wire.CodeStorageFailed {
 		a.config.Logger.Error("a registration failed", zap.Stringer("reason", r.code), zap.Error(r.err))
 	}
-	result := &wire.RegisterResult{Code: r.code, Error: wire.Detail(r.text)}
+	result := &wire.RegisterResult{Code: r.code, Error: wire.Detail(r.text), Remaining: wire.Unlimited}
 	if r.code == wire.CodeTicketNeeded {
 		result.Tickets = a.config.Tickets.Offers(a.now)
 	}
 	if r.code == wire.CodeDeviceFailed { // the grant stands
-		result.Remaining, result.ExpiresAt = a.left()
+		result.Remaining, result.ExpiresAt = a.left(&a.account)
 	}
 	return result
 }
@@ -189,9 +189,12 @@ func (a *attempt) reserveAddresses() (err error) {
 		p := peerOf(a.client, &s)
 		standing = &p
 	}
-	a.peer.IPv4, a.peer.IPv6, a.release, err = a.config.Device.Reserve(a.now, a.client, standing)
-	if err != nil {
+	a.peer.IPv4, a.peer.IPv6, a.release, err = a.config.Device.Reserve(a.now, a.client, a.peer.Key, standing)
+	switch {
+	case errors.Is(err, ErrNoAddress):
 		return &refusal{wire.CodeNoAddressFree, "no address is free: try again later", err}
+	case err != nil:
+		return deviceFailed(err)
 	}
 	a.attach = &ledger.Attachment{
 		Mode: ledger.DVPN, WireGuardKey: a.peer.Key, PSK: a.sealer.seal(a.client, &a.peer.Key, &a.peer.PSK), IPv4: a.peer.IPv4, IPv6: a.peer.IPv6,
@@ -217,7 +220,7 @@ func (a *attempt) checkKey(context.Context) error {
 		if len(a.m.Credential) > 0 {
 			return a.checkTicket()
 		}
-		if left, _ := a.left(); left == 0 {
+		if left, _ := a.left(&a.account); left == 0 {
 			return refuse(wire.CodeTicketNeeded, "a ticket is needed")
 		}
 	}
@@ -255,7 +258,7 @@ func (a *attempt) checkSpent(context.Context) error {
 		return refuse(wire.CodeAlreadySpent, "the ticket is spent")
 	case spent:
 		a.committed, a.grant = true, nil
-		if left, _ := a.left(); left == 0 {
+		if left, _ := a.left(&a.account); left == 0 {
 			return refuse(wire.CodeBandwidthUsedUp, "the bandwidth of this ticket is used up")
 		}
 	}
@@ -297,6 +300,7 @@ func (a *attempt) commit(ctx context.Context) error {
 	e := ledger.Entry{Account: a.client, Request: a.request, Grant: a.grant, Attach: a.attach, Now: a.now}
 	if a.token != nil && !a.committed {
 		e.Ticket = &a.token.Ticket
+		e.Result = func(account ledger.Account) []byte { return a.granted(&account).AppendCBOR(nil) }
 	}
 	receipt, err := a.ledger.Commit(context.WithoutCancel(ctx), e)
 	switch {
@@ -325,9 +329,13 @@ func (a *attempt) setDevice(ctx context.Context) error {
 		return nil
 	}
 	if err := a.config.Device.Set(ctx, a.peer); err != nil {
-		return &refusal{wire.CodeDeviceFailed, "the gateway cannot set up the peer: try again later, nothing is spent twice", err}
+		return deviceFailed(err)
 	}
 	return nil
+}
+
+func deviceFailed(err error) error {
+	return &refusal{wire.CodeDeviceFailed, "the gateway cannot set up the peer: try again later, nothing is spent twice", err}
 }
 
 // finish is step 10: the attachment is on, and those that it replaces go.
@@ -348,25 +356,25 @@ func (a *attempt) finish(ctx context.Context) error {
 }
 
 // result is the answer. A request that spent a ticket before has the result that it had then.
-func (a *attempt) result(ctx context.Context) (*wire.RegisterResult, *ledger.Account) {
+func (a *attempt) result() *wire.RegisterResult {
 	if a.committed && a.token != nil {
 		if first, found := a.firstResult(); found {
-			return first, &a.account
+			return first
 		}
 	}
+	return a.granted(&a.account)
+}
+
+// granted returns the result of an account, without a request id.
+func (a *attempt) granted(account *ledger.Account) *wire.RegisterResult {
 	result := &wire.RegisterResult{Code: wire.CodeOK}
-	result.Remaining, result.ExpiresAt = a.left()
+	result.Remaining, result.ExpiresAt = a.left(account)
 	if a.m.Mode == wire.ModeDVPN {
 		p := &wire.WireGuardPeer{IPv4: a.peer.IPv4, IPv6: a.peer.IPv6}
 		p.PublicKey, p.Endpoint = a.config.Device.Data()
 		result.Peer = p
 	}
-	if a.token != nil {
-		if err := a.ledger.PutResult(context.WithoutCancel(ctx), a.request, result.Append(nil), a.now); err != nil {
-			a.config.Logger.Error("cannot store the result of a registration", zap.Error(err)) // a repeat computes it again
-		}
-	}
-	return result, &a.account
+	return result
 }
 
 func (a *attempt) firstResult() (*wire.RegisterResult, bool) {
@@ -374,18 +382,18 @@ func (a *attempt) firstResult() (*wire.RegisterResult, bool) {
 	if err != nil || !found {
 		return nil, false
 	}
-	result, err := wire.ParseRegisterResult(stored)
+	result, err := wire.ParseRegisterResult(append(make([]byte, 4), stored...))
 	return &result, err == nil
 }
 
-// left returns what the account has left and when its last grant expires.
-func (a *attempt) left() (bytes, expires uint64) {
+// left returns what an account has left and when its last grant expires.
+func (a *attempt) left(account *ledger.Account) (bytes, expires uint64) {
 	if a.unlimited() {
 		return wire.Unlimited, 0
 	}
-	bytes, end := a.account.Left(a.now)
-	if bytes == 0 {
+	left, end := account.Left(a.now)
+	if left == 0 {
 		return 0, 0
 	}
-	return min(bytes, wire.Unlimited-1), uint64(end.Unix())
+	return min(left, wire.Unlimited-1), uint64(end.Unix())
 }

@@ -158,7 +158,7 @@ func TestOneTicketSpentByManyAtOnce(t *testing.T) {
 		for i := range byte(100) {
 			q := w.message(session{1 + i%clients, i}, wire.ModeRelay, pay(1, 1))
 			all.Add(1)
-			w.Submit(q, func(*wire.RegisterResult, *ledger.Account) { all.Done() })
+			w.Submit(q, func(*wire.RegisterResult, Registration) { all.Done() })
 		}
 		all.Wait()
 		grants := 0
@@ -255,7 +255,7 @@ func TestQueueIsBounded(t *testing.T) {
 	for i := range MaxQueue {
 		q := w.message(session{1, 1}, wire.ModeDVPN, pay(1, uint64(i)))
 		done.Add(1)
-		if !w.Submit(q, func(*wire.RegisterResult, *ledger.Account) { done.Done() }) {
+		if !w.Submit(q, func(*wire.RegisterResult, Registration) { done.Done() }) {
 			t.Fatalf("refused after %d", i)
 		}
 	}

@@ -23,7 +23,6 @@ type Ledger interface {
 	Attachments(func(identity.PublicKey, ledger.Attachment) error) error
 	// Result returns the first result of a request that spent a ticket.
 	Result(request [32]byte) (result []byte, found bool, err error)
-	PutResult(ctx context.Context, request [32]byte, result []byte, now time.Time) error
 }
 
 // Verifier checks tickets. It is safe for concurrent use.
@@ -59,9 +58,9 @@ type Device interface {
 	Proof(key, exporter [32]byte) ([16]byte, error)
 	// PSK returns the preshared key of a client's key in a session (R9.6).
 	PSK(key, exporter [32]byte) [32]byte
-	// Reserve reserves addresses in memory: those of the standing peer, if there is one. release gives
-	// them back if nothing was committed. Error: ErrNoAddress.
-	Reserve(now time.Time, client identity.PublicKey, standing *Peer) (ipv4, ipv6 netip.Addr, release func(), err error)
+	// Reserve reserves addresses for a client's key in memory: those of the standing peer, if there is one.
+	// release gives them back if nothing was committed. Errors: ErrNoAddress; others mean that the device fails.
+	Reserve(now time.Time, client identity.PublicKey, key [32]byte, standing *Peer) (ipv4, ipv6 netip.Addr, release func(), err error)
 	// Set adds or changes a peer, in place of the account's earlier one and of another account's with this key.
 	// It may be repeated.
 	Set(context.Context, Peer) error

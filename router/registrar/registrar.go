@@ -56,6 +56,13 @@ type Request struct {
 	Message  []byte   // the Registrar owns it from Submit on
 }
 
+// Registration is what a client has once its Register is answered by CodeOK.
+type Registration struct {
+	Mode      wire.Mode
+	Grants    []ledger.Grant
+	Unlimited bool // nothing is counted
+}
+
 // Registrar carries out Registers. It is safe for concurrent use.
 type Registrar struct {
 	config Config
@@ -108,9 +115,8 @@ func (r *Registrar) SetFailed(err error) { r.ledger.Store(&ledgerState{failed: e
 func (r *Registrar) Required() bool { return r.config.Access != Open }
 
 // Submit has a Register carried out and its result passed to done, in another goroutine. It returns
-// false if too many are under way or the Registrar is closed; done is not called then. The Account is
-// nil if nothing is registered.
-func (r *Registrar) Submit(q *Request, done func(*wire.RegisterResult, *ledger.Account)) bool {
+// false if too many are under way or the Registrar is closed; done is not called then.
+func (r *Registrar) Submit(q *Request, done func(*wire.RegisterResult, Registration)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -123,9 +129,9 @@ func (r *Registrar) Submit(q *Request, done func(*wire.RegisterResult, *ledger.A
 	}
 	r.running.Go(func() {
 		defer func() { <-r.slots }()
-		result, account := r.handle(q)
+		result, registration := r.handle(q)
 		r.Count(result.Code)
-		done(result, account)
+		done(result, registration)
 	})
 	return true
 }
