@@ -12,11 +12,15 @@ import (
 	"lewes/crypto/identity"
 	"lewes/crypto/kdf"
 	"lewes/router/account"
+	"lewes/router/wireguard"
 	"lewes/state/ledger"
 	"lewes/state/wire"
 )
 
-var _ Ledger = (*ledger.Ledger)(nil)
+var (
+	_ Ledger = (*ledger.Ledger)(nil)
+	_ Device = (*wireguard.Device)(nil)
+)
 
 // memoryLedger is a Ledger without a file.
 type memoryLedger struct {
@@ -139,6 +143,8 @@ func (l *memoryLedger) RemoveAttachment(_ context.Context, id identity.PublicKey
 	return ledger.ErrNoAttachment
 }
 
+func (*memoryLedger) Reservations(func(netip.Addr, ledger.Reservation) error) error { return nil }
+
 func (l *memoryLedger) Attachments(yield func(identity.PublicKey, ledger.Attachment) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -234,8 +240,12 @@ func (d *fakeDevice) Reserve(_ time.Time, client identity.PublicKey, _ [32]byte,
 			}, nil
 		}
 	}
-	return ipv4, ipv6, nil, ErrNoAddress
+	return ipv4, ipv6, nil, wireguard.ErrNoAddress
 }
+
+func (*fakeDevice) RestTime() time.Duration { return ledger.MinRest }
+
+func (*fakeDevice) Rest(identity.PublicKey, netip.Addr, time.Time) {}
 
 func (d *fakeDevice) Set(_ context.Context, p Peer) error {
 	if d.gate != nil {

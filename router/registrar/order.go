@@ -11,6 +11,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/kdf"
+	"lewes/router/wireguard"
 	"lewes/state/ledger"
 	"lewes/state/wire"
 )
@@ -191,7 +192,7 @@ func (a *attempt) reserveAddresses() (err error) {
 	}
 	a.peer.IPv4, a.peer.IPv6, a.release, err = a.config.Device.Reserve(a.now, a.client, a.peer.Key, standing)
 	switch {
-	case errors.Is(err, ErrNoAddress):
+	case errors.Is(err, wireguard.ErrNoAddress):
 		return &refusal{wire.CodeNoAddressFree, "no address is free: try again later", err}
 	case err != nil:
 		return deviceFailed(err)
@@ -346,7 +347,7 @@ func (a *attempt) finish(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, old := range a.account.Attachments {
 		if old.Mode == ledger.DVPN && old.State == ledger.Removing {
-			if err := a.ledger.RemoveAttachment(ctx, a.client, old.Mode, old.WireGuardKey, ledger.MinRest, a.now); err != nil {
+			if err := a.ledger.RemoveAttachment(ctx, a.client, old.Mode, old.WireGuardKey, a.config.Device.RestTime(), a.now); err != nil {
 				return err
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/router/wireguard"
 	"lewes/state/ledger"
 	"lewes/state/wire"
 )
@@ -21,6 +22,7 @@ type Ledger interface {
 	SetAttachment(ctx context.Context, client identity.PublicKey, a ledger.Attachment, now time.Time) error
 	RemoveAttachment(ctx context.Context, client identity.PublicKey, mode ledger.Mode, key [32]byte, rest time.Duration, now time.Time) error
 	Attachments(func(identity.PublicKey, ledger.Attachment) error) error
+	Reservations(func(netip.Addr, ledger.Reservation) error) error
 	// Result returns the first result of a request that spent a ticket.
 	Result(request [32]byte) (result []byte, found bool, err error)
 }
@@ -52,36 +54,32 @@ var (
 	ErrTicketExpired    = errors.New("registrar: the ticket is expired")
 )
 
-// Device sets up the WireGuard peers of mode dvpn. It is safe for concurrent use.
+// Device sets up the WireGuard peers of mode dvpn: a *wireguard.Device. It is safe for concurrent use.
 type Device interface {
 	// Proof returns the wg_proof of a client's key in a session (section 9).
 	Proof(key, exporter [32]byte) ([16]byte, error)
 	// PSK returns the preshared key of a client's key in a session (R9.6).
 	PSK(key, exporter [32]byte) [32]byte
-	// Reserve reserves addresses for a client's key in memory: those of the standing peer, if there is one.
-	// release gives them back if nothing was committed. Errors: ErrNoAddress; others mean that the device fails.
+	// Reserve reserves addresses for a peer in memory: those of the standing one, if there is one. release
+	// gives them back if nothing was committed. Error: wireguard.ErrNoAddress, or that of the device.
 	Reserve(now time.Time, client identity.PublicKey, key [32]byte, standing *Peer) (ipv4, ipv6 netip.Addr, release func(), err error)
 	// Set adds or changes a peer, in place of the account's earlier one and of another account's with this key.
 	// It may be repeated.
 	Set(context.Context, Peer) error
 	// Remove removes a peer, which may be gone, and gives its addresses back.
 	Remove(context.Context, Peer) error
+	// RestTime returns how long the addresses of a removed peer rest.
+	RestTime() time.Duration
+	// Rest keeps a released address out of use until a time, before Reconcile.
+	Rest(client identity.PublicKey, a netip.Addr, until time.Time)
 	// Reconcile makes these the only peers of accounts, before the first Reserve.
 	Reconcile(context.Context, []Peer) error
 	// Data returns the device's public key, and its endpoint as host:port.
 	Data() (publicKey [32]byte, endpoint string)
 }
 
-// ErrNoAddress means that no address is free.
-var ErrNoAddress = errors.New("registrar: no address is free")
-
 // Peer is a client's WireGuard peer.
-type Peer struct {
-	Account    identity.PublicKey
-	Key        [32]byte
-	PSK        [32]byte
-	IPv4, IPv6 netip.Addr
-}
+type Peer = wireguard.Peer
 
 // peerOf returns the peer of an attachment without its preshared key.
 func peerOf(client identity.PublicKey, a *ledger.Attachment) Peer {

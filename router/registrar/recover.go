@@ -2,6 +2,7 @@ package registrar
 
 import (
 	"context"
+	"net/netip"
 
 	"go.uber.org/zap"
 
@@ -39,6 +40,15 @@ func (r *Registrar) Recover(ctx context.Context, l Ledger) error {
 	if err != nil || r.config.Device == nil {
 		return err
 	}
+	err = l.Reservations(func(a netip.Addr, held ledger.Reservation) error {
+		if !held.Until.IsZero() {
+			r.config.Device.Rest(held.Owner, a, held.Until)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	if err := r.config.Device.Reconcile(ctx, peers); err != nil {
 		r.config.Logger.Error("cannot set up the peers of the accounts", zap.Error(err))
 		return nil // a Register reports it; relay goes on
@@ -53,7 +63,7 @@ func (r *Registrar) Recover(ctx context.Context, l Ledger) error {
 		if err := r.config.Device.Remove(ctx, peerOf(a.client, &a.Attachment)); err != nil {
 			return err
 		}
-		if err := l.RemoveAttachment(ctx, a.client, a.Mode, a.WireGuardKey, ledger.MinRest, r.config.Now()); err != nil {
+		if err := l.RemoveAttachment(ctx, a.client, a.Mode, a.WireGuardKey, r.config.Device.RestTime(), r.config.Now()); err != nil {
 			return err
 		}
 	}
@@ -89,5 +99,5 @@ func (r *Registrar) End(ctx context.Context, client identity.PublicKey) error {
 		return err
 	}
 	reached(13)
-	return l.RemoveAttachment(ctx, client, a.Mode, a.WireGuardKey, ledger.MinRest, r.config.Now())
+	return l.RemoveAttachment(ctx, client, a.Mode, a.WireGuardKey, r.config.Device.RestTime(), r.config.Now())
 }

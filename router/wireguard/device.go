@@ -167,7 +167,7 @@ func (d *Device) downLocked() error {
 // Reserve returns addresses for a peer of an account: those of its standing peer, or free ones. They are in use
 // until release is called, which undoes a reservation before Set, or until the peer is removed. The error is
 // ErrNoAddress, ErrForeignPeer for a key of a peer of others, or that of Err.
-func (d *Device) Reserve(now time.Time, account identity.PublicKey, key Key, standing Peer) (v4, v6 netip.Addr, release func(), err error) {
+func (d *Device) Reserve(now time.Time, account identity.PublicKey, key Key, standing *Peer) (v4, v6 netip.Addr, release func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.downLocked(); err != nil {
@@ -176,7 +176,7 @@ func (d *Device) Reserve(now time.Time, account identity.PublicKey, key Key, sta
 	if d.foreign[key] {
 		return v4, v6, nil, ErrForeignPeer
 	}
-	if d.fits(account, standing.IPv4, d.pool.v4) && d.fits(account, standing.IPv6, d.pool.v6) {
+	if standing != nil && d.fits(account, standing.IPv4, d.pool.v4) && d.fits(account, standing.IPv6, d.pool.v6) {
 		return standing.IPv4, standing.IPv6, func() {}, nil
 	}
 	if v4, v6, err = d.pool.reserve(now, account); err != nil {

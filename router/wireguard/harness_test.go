@@ -197,7 +197,7 @@ func (b *bed) register(account, key, psk byte, standing Peer) Peer {
 	b.Helper()
 	p := Peer{Account: identity.PublicKey{account}, Key: Key{key}, PSK: Key{psk}}
 	var err error
-	p.IPv4, p.IPv6, _, err = b.d.Reserve(b.w.time(), p.Account, p.Key, standing)
+	p.IPv4, p.IPv6, _, err = b.d.Reserve(b.w.time(), p.Account, p.Key, &standing)
 	b.must(err)
 	b.must(b.d.Set(b.Context(), p))
 	return p
@@ -245,7 +245,7 @@ func (b *bed) paid(account byte, want uint64) {
 // exhausted fails the test unless no address is free.
 func (b *bed) exhausted() {
 	b.Helper()
-	if v4, v6, _, err := b.d.Reserve(b.w.time(), identity.PublicKey{0xff}, Key{0xff}, Peer{}); !errors.Is(err, ErrNoAddress) {
+	if v4, v6, _, err := b.d.Reserve(b.w.time(), identity.PublicKey{0xff}, Key{0xff}, nil); !errors.Is(err, ErrNoAddress) {
 		b.Errorf("reserved %v %v, %v, from an exhausted pool", v4, v6, err)
 	}
 }

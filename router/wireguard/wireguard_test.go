@@ -75,7 +75,7 @@ func TestAddressesDoNotLeak(t *testing.T) {
 		for i := range byte(5) {
 			p := b.register(1, i+1, 7, Peer{})
 			if i == 4 {
-				_, _, release, err := b.d.Reserve(t0, identity.PublicKey{2}, Key{9}, Peer{})
+				_, _, release, err := b.d.Reserve(t0, identity.PublicKey{2}, Key{9}, nil)
 				if !errors.Is(err, ErrNoAddress) || release != nil {
 					t.Fatalf("reserved while 4 addresses rest and one is in use: %v", err)
 				}
@@ -96,7 +96,7 @@ func TestReservationIsUndone(t *testing.T) {
 	b := newBed(t)
 	b.reconcile()
 	for range 20 {
-		_, _, release, err := b.d.Reserve(t0, identity.PublicKey{1}, Key{1}, Peer{})
+		_, _, release, err := b.d.Reserve(t0, identity.PublicKey{1}, Key{1}, nil)
 		b.must(err)
 		release()
 		release()
@@ -116,7 +116,7 @@ func TestEveryAddressOnce(t *testing.T) {
 	)
 	for i := range byte(20) {
 		running.Go(func() {
-			v4, v6, _, err := b.d.Reserve(t0, identity.PublicKey{i + 1}, Key{i + 1}, Peer{})
+			v4, v6, _, err := b.d.Reserve(t0, identity.PublicKey{i + 1}, Key{i + 1}, nil)
 			if err == nil {
 				mu.Lock()
 				defer mu.Unlock()
@@ -218,7 +218,7 @@ func TestRestart(t *testing.T) {
 	changed.PSK = Key{9}
 
 	b.start()
-	if _, _, _, err := b.d.Reserve(t0, identity.PublicKey{4}, Key{4}, Peer{}); err == nil {
+	if _, _, _, err := b.d.Reserve(t0, identity.PublicKey{4}, Key{4}, nil); err == nil {
 		t.Error("reserved before the ledger was read")
 	}
 	b.reconcile(same, changed, missing)
@@ -287,7 +287,7 @@ func TestPeersOfOthersAreLeftAlone(t *testing.T) {
 	}
 
 	// Whoever proves the key of such a peer does not get it.
-	if _, _, _, err := b.d.Reserve(t0, identity.PublicKey{2}, laptop.Key, Peer{}); !errors.Is(err, ErrForeignPeer) {
+	if _, _, _, err := b.d.Reserve(t0, identity.PublicKey{2}, laptop.Key, nil); !errors.Is(err, ErrForeignPeer) {
 		t.Errorf("reserved for a peer of others: %v", err)
 	}
 	if err := b.d.Set(t.Context(), Peer{Account: identity.PublicKey{2}, Key: laptop.Key, PSK: Key{7}, IPv4: netip.MustParseAddr("10.77.0.6")}); !errors.Is(err, ErrForeignPeer) {
@@ -351,7 +351,7 @@ func TestDeviceIsMissing(t *testing.T) {
 	b.tick()
 	old := Peer{Account: identity.PublicKey{1}, Key: Key{1}, PSK: Key{1}, IPv4: netip.MustParseAddr("10.77.0.5")}
 	b.reconcile(old)
-	_, _, _, err := b.d.Reserve(t0, identity.PublicKey{2}, Key{2}, Peer{})
+	_, _, _, err := b.d.Reserve(t0, identity.PublicKey{2}, Key{2}, nil)
 	if !errors.Is(err, absent) || err.Error() != "wireguard: device wg7: file does not exist" {
 		t.Errorf("reserved on a missing device: %v", err)
 	}
