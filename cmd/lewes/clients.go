@@ -86,9 +86,13 @@ func newClientsAdd(list *clientList) *cobra.Command {
 lewes keygen --show; forward and probe print it when they create one.
 
 Limits bound all sessions of the client together: sessions=N, flows=N, and rate=SIZE, the
-payload bytes per second of both directions together, such as rate=10MiB.`,
+payload bytes per second of both directions together, such as rate=10MiB. bytes=SIZE/PERIOD is
+what the client may use in each period of days (d) or hours (h), such as bytes=10GiB/30d; it
+needs [registration] in the gateway's configuration. expires=DATE is the last day, in UTC, on
+which the client is admitted, such as expires=2027-01-31.`,
 		Example: `  lewes clients add 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd anna-phone
   lewes clients add 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd anna-phone sessions=2 rate=10MiB
+  lewes clients add 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd guest bytes=10GiB/30d expires=2027-01-31
   lewes clients add --file /srv/lewes/clients 7pGfjAk2bQSxjYfZzR6qY3hNfR5jSgqEoMiYQzLBJ2Xd`,
 		Args: arguments(1, -1, "IDENTITY"),
 	}
@@ -198,12 +202,19 @@ type listedClient struct {
 	Sessions int                `json:"sessions,omitempty"`
 	Flows    int                `json:"flows,omitempty"`
 	Rate     uint64             `json:"rate,omitempty"` // bytes per second
+	Bytes    uint64             `json:"bytes,omitempty"`
+	Period   int64              `json:"period_seconds,omitempty"` // in which Bytes may be used
+	Expires  time.Time          `json:"expires,omitzero"`         // the client is not admitted from then on
 	Comment  string             `json:"comment,omitempty"`
 	Total    *gatewayd.Total    `json:"total,omitempty"` // as of the last write; nil: none
 }
 
 func listed(e access.Entry) listedClient {
-	return listedClient{Identity: e.Identity, Name: e.Name, Sessions: e.Limits.Sessions, Flows: e.Limits.Flows, Rate: e.Limits.Rate, Comment: e.Comment}
+	l := e.Limits
+	return listedClient{
+		Identity: e.Identity, Name: e.Name, Comment: e.Comment, Sessions: l.Sessions, Flows: l.Flows,
+		Rate: l.Rate, Bytes: l.Bytes, Period: int64(l.Period / time.Second), Expires: l.Expires,
+	}
 }
 
 func outputChange(cmd *cobra.Command, asJSON bool, done, preposition, path string, e access.Entry) error {

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -78,6 +79,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"clients add", "missing argument: IDENTITY"},
 		{"clients add anna", `identity: "anna"`},
 		{"clients add " + key.String() + " anna sesions=2", `"sesions=2": unknown key; did you mean sessions?`},
+		{"clients add " + key.String() + " anna bytes=10GiB/month", `"bytes=10GiB/month": not a size and a period`},
 		{"clients add " + key.String() + " anna rate=fast", `"rate=fast": "fast" is not a size`},
 		{"clients remove", "missing argument: IDENTITY or NAME"},
 		{"clients remove anna ben", `unexpected argument "ben"`},
@@ -259,11 +261,20 @@ func TestClientsWithLimits(t *testing.T) {
 	var list struct {
 		Clients []struct {
 			Sessions, Flows int
-			Rate            uint64
+			Rate, Bytes     uint64
+			PeriodSeconds   int64 `json:"period_seconds"`
+			Expires         time.Time
 		}
 	}
 	parseJSON(t, mustLewes(t, env, "clients", "list", "--file", file, "--json"), &list)
 	if len(list.Clients) != 1 || list.Clients[0].Sessions != 2 || list.Clients[0].Flows != 0 || list.Clients[0].Rate != 10<<20 {
+		t.Errorf("%+v", list)
+	}
+	mustLewes(t, env, "clients", "remove", "--file", file, "anna")
+	mustLewes(t, env, "clients", "add", "--file", file, anna, "anna", "expires=2027-01-31", "bytes=10GiB/30d")
+	has(t, mustLewes(t, env, "clients", "list", "--file", file), anna+"  anna  bytes=10GiB/30d expires=2027-01-31")
+	parseJSON(t, mustLewes(t, env, "clients", "list", "--file", file, "--json"), &list)
+	if c := list.Clients[0]; c.Bytes != 10<<30 || c.PeriodSeconds != 30*86400 || !c.Expires.Equal(time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)) {
 		t.Errorf("%+v", list)
 	}
 }

@@ -8,9 +8,11 @@
 // The identity is the client's Ed25519 public key in base58. Everything else is optional. The name,
 // one word, and the comment are for the operator. Limits bound all sessions of the client together:
 //
-//	sessions=N  sessions at a time
-//	flows=N     flows at a time
-//	rate=SIZE   payload bytes per second, of both directions together, such as 500KiB or 10MiB
+//	sessions=N         sessions at a time
+//	flows=N            flows at a time
+//	rate=SIZE          payload bytes per second, of both directions together, such as 500KiB or 10MiB
+//	bytes=SIZE/PERIOD  payload bytes in each period of days or hours, such as 10GiB/30d, where clients register
+//	expires=DATE       last day in UTC on which the client is admitted, such as 2027-01-31
 //
 // Blank lines and lines that begin with # are ignored. A byte order mark and lines that end in CR LF
 // are accepted.

@@ -6,15 +6,25 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"lewes/router/account"
 	"lewes/router/textfile"
 )
 
 // limitKeys are the keys of a line's limits, in the order in which they are written.
-var limitKeys = []string{"sessions", "flows", "rate"}
+var limitKeys = []string{"sessions", "flows", "rate", "bytes", "expires"}
 
-var errCount = errors.New("not a whole number from 1 to 2147483647")
+var (
+	errCount  = errors.New("not a whole number from 1 to 2147483647")
+	errQuota  = errors.New("not a size and a period of whole days or hours, at most 3660 days, such as 10GiB/30d")
+	errExpiry = errors.New("not a day from 2000-01-01 to 2999-12-31, such as 2027-01-31")
+)
+
+const (
+	day       = 24 * time.Hour
+	maxPeriod = 3660 * day
+)
 
 // FormatLimits returns the limits as in a line, "" if there are none.
 func FormatLimits(l account.Limits) string {
@@ -28,7 +38,20 @@ func FormatLimits(l account.Limits) string {
 	if l.Rate > 0 {
 		words = append(words, "rate="+textfile.FormatSize(l.Rate))
 	}
+	if l.Bytes > 0 {
+		words = append(words, "bytes="+textfile.FormatSize(l.Bytes)+"/"+formatPeriod(l.Period))
+	}
+	if !l.Expires.IsZero() {
+		words = append(words, "expires="+l.Expires.Add(-day).UTC().Format(time.DateOnly))
+	}
 	return strings.Join(words, " ")
+}
+
+func formatPeriod(d time.Duration) string {
+	if d%day == 0 {
+		return strconv.Itoa(int(d/day)) + "d"
+	}
+	return strconv.Itoa(int(d/time.Hour)) + "h"
 }
 
 // setLimit sets the limit that a key and its value in a line stand for.
@@ -44,6 +67,10 @@ func setLimit(l *account.Limits, key, value string) (err error) {
 			err = errors.New("not a positive number of bytes per second")
 		}
 		l.Rate = n
+	case "bytes":
+		l.Bytes, l.Period, err = parseQuota(value)
+	case "expires":
+		l.Expires, err = parseExpiry(value)
 	default:
 		err = unknownKey(key)
 	}
@@ -56,6 +83,33 @@ func parseCount(value string) (int, error) {
 		return 0, errCount
 	}
 	return int(n), nil
+}
+
+// parseQuota parses a number of bytes for each period.
+func parseQuota(value string) (uint64, time.Duration, error) {
+	size, period, found := strings.Cut(value, "/")
+	number, unit := strings.TrimSuffix(period, "d"), day
+	if number == period {
+		number, unit = strings.TrimSuffix(period, "h"), time.Hour
+	}
+	n, err := strconv.ParseUint(number, 10, 16)
+	if !found || number == period || err != nil || n == 0 || time.Duration(n)*unit > maxPeriod {
+		return 0, 0, errQuota
+	}
+	bytes, err := textfile.ParseSize(size)
+	if err == nil && bytes == 0 {
+		err = errQuota
+	}
+	return bytes, time.Duration(n) * unit, err
+}
+
+// parseExpiry parses the last day, in UTC, on which a client is admitted, and returns its end.
+func parseExpiry(value string) (time.Time, error) {
+	last, err := time.Parse(time.DateOnly, value)
+	if err != nil || last.Year() < 2000 || last.Year() > 2999 {
+		return time.Time{}, errExpiry
+	}
+	return last.Add(day), nil
 }
 
 func unknownKey(key string) error {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -68,6 +69,8 @@ type List struct {
 	entries []Entry
 	index   map[identity.PublicKey]int32 // into entries
 
+	expires bool // a client has an expiry
+
 	invalid []*LineError // the first maxInvalid
 	wrong   int          // number of invalid lines
 }
@@ -90,6 +93,19 @@ func (l *List) Name(client identity.PublicKey) string {
 		return l.entries[i].Name
 	}
 	return ""
+}
+
+// Expired returns the clients whose last day has ended after one instant and not after another.
+func (l *List) Expired(after, until time.Time) (clients []identity.PublicKey) {
+	if !l.expires {
+		return nil
+	}
+	for i := range l.entries {
+		if e := &l.entries[i]; e.Limits.Expired(until) && !e.Limits.Expired(after) {
+			clients = append(clients, e.Identity)
+		}
+	}
+	return clients
 }
 
 // Entries returns all clients in the order of the file. The caller must not modify the slice.
@@ -254,6 +270,7 @@ func parse(path string, text []byte, most int) (*List, error) {
 			return nil, fmt.Errorf("access: list of clients %s has more than %d clients: %w; split them among gateways", path, most, ErrTooLarge)
 		}
 		e.Line = n
+		l.expires = l.expires || !e.Limits.Expires.IsZero()
 		l.index[e.Identity] = int32(len(l.entries))
 		l.entries = append(l.entries, e)
 	}

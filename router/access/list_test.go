@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -152,7 +153,7 @@ func TestParseRejectsInvalidLines(t *testing.T) {
 		{"two names", key + " anna phone", "phone", "follow the name"},
 		{"a comment without its sign", key + " anna since May", "since May", "follow the name"},
 		{"a name behind limits", key + " sessions=2 anna", "anna", "follow the name"},
-		{"an unknown key", key + " anna speed=2", "speed=2", "unknown key; the keys are sessions, flows, rate"},
+		{"an unknown key", key + " anna speed=2", "speed=2", "unknown key; the keys are sessions, flows, rate, bytes, expires"},
 		{"a mistyped key", key + " anna sesions=2", "sesions=2", "did you mean sessions?"},
 		{"a key in capitals", key + " Rate=2", "Rate=2", "did you mean rate?"},
 		{"a key twice", key + " anna flows=2 flows=3", "flows=3", "twice"},
@@ -166,6 +167,16 @@ func TestParseRejectsInvalidLines(t *testing.T) {
 		{"spaces around =", key + " anna sessions = 2", "sessions = 2", "follow the name"},
 		{"a rate of nothing", key + " rate=0MiB", "rate=0MiB", "positive"},
 		{"a rate in decimal units", key + " rate=10MB", "rate=10MB", "not a size"},
+		{"bytes without a period", key + " bytes=10GiB", "bytes=10GiB", "a size and a period"},
+		{"bytes of nothing", key + " bytes=0/30d", "bytes=0/30d", "a size and a period"},
+		{"bytes in decimal units", key + " bytes=10GB/30d", "bytes=10GB/30d", "not a size"},
+		{"a period of nothing", key + " bytes=1/0d", "bytes=1/0d", "a size and a period"},
+		{"a period without a unit", key + " bytes=1/30", "bytes=1/30", "a size and a period"},
+		{"a period in months", key + " bytes=1/1m", "bytes=1/1m", "a size and a period"},
+		{"a period of centuries", key + " bytes=1/3661d", "bytes=1/3661d", "at most 3660 days"},
+		{"no such day", key + " expires=2027-02-29", "expires=2027-02-29", "2027-01-31"},
+		{"a time for a day", key + " expires=2027-02-28T12:00:00Z", "expires=2027-02-28T12:00:00Z", "not a day"},
+		{"a year of two digits", key + " expires=0027-02-28", "expires=0027-02-28", "not a day"},
 		{"a comment at the value", key + " sessions=2#x", "sessions=2#x", "whole number"},
 		{"two identities", key + " " + client(2).String(), client(2).String(), "one client"},
 		{"a # in the name", key + " anna#phone", "anna#phone", "space before"},
@@ -310,9 +321,40 @@ func entries() *rapid.Generator[Entry] {
 			Flows:    rapid.OneOf(rapid.Just(0), rapid.IntRange(1, math.MaxInt32)).Draw(t, "flows"),
 			Rate:     rapid.OneOf(rapid.Just(uint64(0)), rapid.Uint64Max(math.MaxInt64), rapid.Just(uint64(10<<20))).Draw(t, "rate"),
 		}
+		if rapid.Bool().Draw(t, "has bytes") {
+			e.Limits.Bytes = rapid.Uint64Range(1, math.MaxInt64).Draw(t, "bytes")
+			e.Limits.Period = time.Duration(rapid.IntRange(1, 3660*24).Draw(t, "hours")) * time.Hour
+			if e.Limits.Period > 1000*day {
+				e.Limits.Period = e.Limits.Period.Truncate(day)
+			}
+		}
+		if rapid.Bool().Draw(t, "expires") {
+			e.Limits.Expires = time.Date(2026, 1, rapid.IntRange(1, 10_000).Draw(t, "day"), 0, 0, 0, 0, time.UTC)
+		}
 		e.Comment = strings.Trim(rapid.OneOf(rapid.Just(""), rapid.StringMatching(`[a-z #0-9<>é]{0,30}`)).Draw(t, "comment"), " ")
 		return e
 	})
+}
+
+// TestExpiry: a client is admitted on its last day, in UTC, and not after it.
+func TestExpiry(t *testing.T) {
+	l, err := parse("clients", []byte(client(1).String()+" expires=2027-01-31 bytes=10GiB/36h\n"+client(2).String()+" expires=2027-02-01\n"+client(3).String()), MaxEntries)
+	if err != nil || l.Err() != nil {
+		t.Fatal(err, l.Err())
+	}
+	end := time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)
+	limits, _ := l.Find(client(1))
+	if limits.Expired(end.Add(-1)) || !limits.Expired(end) || limits.Bytes != 10<<30 || limits.Period != 36*time.Hour {
+		t.Errorf("%+v", limits)
+	}
+	for _, c := range []struct {
+		after, until time.Duration
+		want         int
+	}{{-2, -1, 0}, {-1, 0, 1}, {0, 1, 0}, {-1, 100 * day, 2}} {
+		if got := l.Expired(end.Add(c.after), end.Add(c.until)); len(got) != c.want {
+			t.Errorf("from %v until %v %d clients expire, want %d", c.after, c.until, len(got), c.want)
+		}
+	}
 }
 
 func TestLineRoundTrip(t *testing.T) {

@@ -84,8 +84,19 @@ func (r *accessRule) reapply(before *accessRule, gateway *router.Gateway) (close
 	case before.open:
 		return gateway.ReapplyAccess()
 	}
+	return gateway.ReapplyClients(r.diff(before, time.Now()))
+}
+
+// diff returns the clients that a replaced rule admits and this one does not, and those with new limits.
+func (r *accessRule) diff(before *accessRule, now time.Time) (removed, changed []identity.PublicKey) {
 	added, removed, changed := access.Diff(before.list, r.list)
-	return gateway.ReapplyClients(removed, append(changed, added...)) // added again with other limits
+	changed = append(changed, added...) // added again with other limits
+	for _, client := range changed {
+		if limits, _ := r.list.Find(client); limits.Expired(now) {
+			removed = append(removed, client)
+		}
+	}
+	return removed, changed
 }
 
 func (a *accessControl) warnIfEmpty(rule *accessRule, list *access.List) {
@@ -101,7 +112,33 @@ func (a *accessControl) standing(client identity.PublicKey) account.Standing {
 		return account.Standing{Admitted: true}
 	}
 	limits, listed := rule.list.Find(client)
-	return account.Standing{Admitted: listed, Listed: listed, Limits: limits}
+	return account.Standing{Admitted: listed && !limits.Expired(time.Now()), Listed: listed, Limits: limits}
+}
+
+// expireInterval is how often sessions of clients whose last day has ended are looked for.
+const expireInterval = 10 * time.Second
+
+// closeExpired closes the sessions of clients whose last day ends, by Gateway.ReapplyClients, until ctx is
+// done.
+func (a *accessControl) closeExpired(ctx context.Context, reapply func(removed, changed []identity.PublicKey) int) {
+	ticker := time.NewTicker(expireInterval)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		list, now := a.rule.Load().list, time.Now()
+		if list != nil {
+			if expired := list.Expired(last, now); len(expired) > 0 {
+				closed := reapply(expired, nil)
+				a.log.Info("clients of the list have expired", zap.Int("clients", len(expired)), zap.Int("sessions_closed", closed))
+			}
+		}
+		last = now
+	}
 }
 
 // listed reports whether a client is in the list.
@@ -110,6 +147,12 @@ func (a *accessControl) listed(client identity.PublicKey) bool { return a.standi
 // logUnlisted logs a client that is refused because it is not in the list. It is called under a shard's
 // lock; the log bounds the lines.
 func (a *accessControl) logUnlisted(e unlisted.Entry) {
+	if a.listed(e.Identity) {
+		if line := a.log.Check(zap.InfoLevel, "refused a client whose last day in the list has ended"); line != nil {
+			line.Write(zap.Stringer("identity", e.Identity))
+		}
+		return
+	}
 	if line := a.log.Check(zap.WarnLevel, "refused a client that is not in the list; add it only if you know this identity"); line != nil {
 		line.Write(zap.Stringer("source", e.Source), zap.String("add_with", ClientsCommand("add", a.rule.Load().path, e.Identity.String())))
 	}
@@ -125,6 +168,7 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 	if rule.open {
 		return
 	}
+	start(func() { a.closeExpired(ctx, gateway.ReapplyClients) })
 	start(func() {
 		access.Watch(ctx, rule.list, clientsInterval, func(list *access.List) {
 			before := rule

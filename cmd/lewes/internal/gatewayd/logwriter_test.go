@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"lewes/crypto/identity"
+	"lewes/router/access"
 	"lewes/router/unlisted"
 )
 
@@ -64,7 +65,7 @@ func TestMessagesToldApartAreBounded(t *testing.T) {
 func TestUnlistedClientLine(t *testing.T) {
 	core, logged := observer.New(zap.WarnLevel)
 	a := &accessControl{log: zap.New(core)}
-	a.rule.Store(&accessRule{path: "/srv/a list"})
+	a.rule.Store(&accessRule{path: "/srv/a list", list: new(access.List)})
 	e := unlisted.Entry{Identity: identity.PublicKey{1}, Source: netip.MustParsePrefix("198.51.100.0/24")}
 	a.logUnlisted(e)
 	lines := logged.All()

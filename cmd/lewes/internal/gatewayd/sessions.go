@@ -114,7 +114,7 @@ func (p *Process) writeClients(ctx context.Context, w http.ResponseWriter, g ses
 	}
 	refused := []UnlistedClient{}
 	for _, e := range g.Unlisted() {
-		if !p.access.standing(e.Identity).Admitted { // it has been added since
+		if !p.access.listed(e.Identity) { // it has been added since
 			refused = append(refused, unlistedClient(e))
 		}
 	}
