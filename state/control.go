@@ -8,7 +8,7 @@ import (
 )
 
 // Control handles a control message that KeySet.Open returned: every type but those of
-// flows, registrations and polls. from is the path of its packet. A non-nil error means
+// flows, polls and, at a gateway, Register. from is the path of its packet. A non-nil error means
 // that the message was dropped; the session continues.
 func (s *Session) Control(now time.Time, k *KeySet, t wire.Type, content []byte, from path.Path, out *Output) error {
 	if s.closed {
@@ -19,6 +19,8 @@ func (s *Session) Control(now time.Time, k *KeySet, t wire.Type, content []byte,
 		return s.handlePing(content, from, out)
 	case wire.TypePong:
 		return s.handlePong(now, content, from, out)
+	case wire.TypeRegisterResult:
+		return s.handleRegisterResult(now, content, from, out)
 	}
 	if k.readOnly {
 		return ErrStale // already answered by an Ack

@@ -170,8 +170,8 @@ func shootSession(x *Session) (s sessionShot) {
 
 		maxPacket: x.mtu.limit.Load(),
 	}
-	if x.liveness.keepalive != nil {
-		s.quiet = *x.liveness.keepalive
+	if a := x.liveness.answers; a != nil && a.keepalive != nil {
+		s.quiet = *a.keepalive
 	}
 	for i, g := range x.keys.demoted {
 		s.demoted[i] = shootKeySet(g)

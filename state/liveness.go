@@ -38,7 +38,6 @@ type liveness struct {
 	rtt          *rttEstimator  // since the first Ping
 	answers      *answers       // client
 	check        *livenessCheck // client: a Ping that is not answered
-	keepalive    *keepalive     // client
 	confirmation *confirmation  // client, until the session's Ack
 }
 
@@ -140,6 +139,8 @@ type answers struct {
 	stopAt   time.Time               // when a receiver's datagrams have stopped; zero: none are expected
 
 	followAt time.Time // when a SubsessionRequest may have an effect again
+
+	keepalive *keepalive // nil: none
 }
 
 // checked notes that a check begins, which what was sent before waits for.
@@ -350,13 +351,17 @@ type keepalive struct {
 }
 
 func (l *liveness) startKeepalive(now time.Time, interval time.Duration) {
-	l.keepalive = &keepalive{interval: interval, at: now.Add(interval / keepaliveChecks)}
+	l.answers.keepalive = &keepalive{interval: interval, at: now.Add(interval / keepaliveChecks)}
 }
 
 // SetKeepalive changes the keepalive interval of a client. It has no effect on a
 // session that was established without keepalives.
 func (s *Session) SetKeepalive(now time.Time, interval time.Duration) {
-	k := s.liveness.keepalive
+	a := s.liveness.answers
+	if a == nil {
+		return
+	}
+	k := a.keepalive
 	if k == nil || interval <= 0 || interval == k.interval {
 		return
 	}
@@ -370,7 +375,10 @@ func (s *Session) SetKeepalive(now time.Time, interval time.Duration) {
 // tickKeepalive pings when the client has sealed nothing for an interval, to keep NAT
 // mappings alive. The Ping has to be answered as any other.
 func (l *liveness) tickKeepalive(now time.Time, s *Session, out *Output) {
-	k := l.keepalive
+	if l.answers == nil {
+		return
+	}
+	k := l.answers.keepalive
 	if k == nil || now.Before(k.at) {
 		return
 	}
@@ -400,12 +408,12 @@ func (l *liveness) packetOpened() {
 func (l *liveness) deadline(s *Session) (at time.Time) {
 	if l.answers != nil {
 		at = earliest(l.pingAt(s), l.streamAt(s), l.answers.stopAt)
+		if k := l.answers.keepalive; k != nil {
+			at = earliest(at, k.at)
+		}
 	}
 	if l.check != nil {
 		at = earliest(at, l.check.next)
-	}
-	if l.keepalive != nil {
-		at = earliest(at, l.keepalive.at)
 	}
 	return earliest(at, l.confirmation.deadline())
 }

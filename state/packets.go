@@ -57,6 +57,8 @@ const (
 	Closed
 	// KeepaliveSent: an idle client has sent a keepalive.
 	KeepaliveSent
+	// Registered: Event.Result answers the client's Register, or has request id 0 and is unasked.
+	Registered
 )
 
 // Event reports a change of a session to its owner.
@@ -66,6 +68,7 @@ type Event struct {
 	KeySet  *KeySet
 	Index   uint32
 	Reason  error
+	Result  *wire.RegisterResult
 }
 
 // message is implemented by all messages of state/wire.

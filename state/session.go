@@ -79,6 +79,8 @@ type Session struct {
 	liveness  liveness
 	mtu       pmtu
 
+	registration *registration // nil before the first message
+
 	// Timers of the session itself.
 	lastOpened   time.Time
 	compactAt    time.Time
@@ -272,6 +274,7 @@ func (s *Session) Tick(now time.Time, out *Output) {
 	s.rekey.tick(now, s, out)
 	s.liveness.tickCheck(now, s, out)
 	s.mtu.tick(now, s, out)
+	s.registration.tick(now, s, out)
 	s.liveness.tickKeepalive(now, s, out)
 	s.tickCompact(now)
 	s.reschedule()
@@ -344,7 +347,7 @@ func (s *Session) reschedule() {
 	if s.closed {
 		return
 	}
-	s.deadline = earliest(s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(s), s.mtu.deadline())
+	s.deadline = earliest(s.idleAt(), s.compactAt, s.migration.deadline(), s.rekey.deadline(s), s.liveness.deadline(s), s.mtu.deadline(), s.registration.deadline())
 	for _, k := range s.keys.demoted {
 		s.scheduleAt(k.removeAt())
 	}
@@ -381,6 +384,7 @@ func (s *Session) end(reason error, out *Output) {
 	}
 	s.keys.demoted = nil
 	s.liveness.check = nil
+	s.CancelRegister()
 	clear(s.rekey.seed[:])
 	clear(s.exporter[:])
 	s.deadline = time.Time{}

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"time"
 
+	"lewes/state/parts"
 	"lewes/state/snapshot"
 )
 
 // sessionVersion is the version of an encoded session. A reader accepts its own and earlier ones.
-const sessionVersion = 1
+const sessionVersion = 2
 
 // skipAhead is the number of sequence numbers that a decoded session leaves out. Freeze alone
 // prevents the reuse of a number; the gap is a second safeguard. It is smaller than the replay
@@ -54,24 +55,26 @@ func (s *Session) eachKeySet(f func(*KeySet)) {
 }
 
 // Write encodes a frozen gateway's session with its secrets. Left out are User, the
-// times of the last Pings, and the parts of an incomplete KK1.
+// times of the last Pings, the parts of incomplete messages, and a Register under way: its repeat is a new
+// request.
 func (s *Session) Write(w *snapshot.Writer) error {
 	if s.role != RoleGateway || !s.keys.current.sender.frozen() {
 		return ErrNotFrozen
 	}
 	w.Uint8(sessionVersion)
-	s.snapshot(snapshot.Encode(w))
+	s.snapshot(snapshot.Encode(w), sessionVersion)
 	return nil
 }
 
 // ReadSession decodes a session. Its error is ErrUnknownVersion or the Reader's. The
 // caller wipes the input.
 func ReadSession(r *snapshot.Reader, config *SessionConfig) (*Session, error) {
-	if version := r.Uint8(); r.Err() == nil && version != sessionVersion {
+	version := r.Uint8()
+	if r.Err() == nil && version != 1 && version != sessionVersion {
 		return nil, fmt.Errorf("%w: %d", ErrUnknownVersion, version)
 	}
 	s := &Session{config: config, role: RoleGateway}
-	s.snapshot(snapshot.Decode(r))
+	s.snapshot(snapshot.Decode(r), version)
 	if r.Err() != nil {
 		return nil, r.Err()
 	}
@@ -79,7 +82,8 @@ func ReadSession(r *snapshot.Reader, config *SessionConfig) (*Session, error) {
 	return s, nil
 }
 
-func (s *Session) snapshot(c *snapshot.Codec) {
+// snapshot codes a session of a version. Version 1 has no results of Registers.
+func (s *Session) snapshot(c *snapshot.Codec, version uint8) {
 	c.Fixed(s.peer[:])
 	c.Fixed(s.peerStatic[:])
 	snapshot.Byte(c, &s.suite)
@@ -95,6 +99,12 @@ func (s *Session) snapshot(c *snapshot.Codec) {
 	s.liveness.snapshot(c)
 	for _, at := range []*time.Time{&s.rekey.requestAt, &s.started, &s.lastOpened, &s.compactAt, &s.demotedAckAt} {
 		c.Time(at)
+	}
+	if version >= 2 {
+		if r := snapshot.Optional(c, &s.registration); r != nil {
+			r.snapshot(c)
+			r.parts.Limit = parts.MaxRegister
+		}
 	}
 }
 

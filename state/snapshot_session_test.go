@@ -204,10 +204,12 @@ func shiftValue(v reflect.Value, by time.Duration) {
 func TestSnapshotCoversAllFields(t *testing.T) {
 	for of, want := range map[reflect.Type][]string{
 		reflect.TypeFor[Session](): {"[User]", "[timer]", "[ofPeer]", "[config]", "[role]", "peer", "peerStatic", "suite", "handle", "exporter", "terms",
-			"keys", "migration", "rekey", "liveness", "mtu", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
+			"keys", "migration", "rekey", "liveness", "mtu", "registration", "started", "lastOpened", "compactAt", "demotedAckAt", "[deadline]", "[closed]"},
 		reflect.TypeFor[keyRing]():        {"current", "demoted", "[sender]"},
 		reflect.TypeFor[rekey]():          {"[initiator]", "responder", "requestAt", "seed"},
-		reflect.TypeFor[liveness]():       {"rtt", "[answers]", "[check]", "[keepalive]", "[confirmation]"},
+		reflect.TypeFor[liveness]():       {"rtt", "[answers]", "[check]", "[confirmation]"},
+		reflect.TypeFor[registration]():   {"[parts]", "kept", "[id]", "[message]", "[next]", "[wait]"},
+		reflect.TypeFor[keptResult]():     {"id", "hash", "cbor"},
 		reflect.TypeFor[pmtu]():           {"prober", "limit", "largeWanted"},
 		reflect.TypeFor[activePath]():     {"state"},
 		reflect.TypeFor[KeySet]():         {"[session]", "number", "index", "sender", "receive", "binding", "window", "failed", "since", "lastOpened", "readOnly"},

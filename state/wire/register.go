@@ -310,7 +310,7 @@ func (m *RegisterResult) AppendCBOR(dst []byte) []byte {
 		dst = m.Peer.append(appendText(dst, "gateway_data"))
 	}
 	if m.Remaining != Unlimited {
-		dst = appendUintField(dst, "remaining_bandwidth", m.Remaining)
+		dst = appendUintField(dst, "remaining_bandwidth", min(m.Remaining, math.MaxInt64))
 	}
 	return dst
 }
