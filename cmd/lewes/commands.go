@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -137,31 +139,30 @@ verified. Demo leaves nothing behind: no file, no process, no key.`,
 
 func newKeygen() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "keygen FILE",
+		Use:   "keygen [FILE]",
 		Short: "generate an identity and print its public key",
-		Long: `Keygen generates an identity, an Ed25519 key, and writes it to FILE with mode 0600. It never
-overwrites a file. It prints the public key in base58, as used in a gateway's list of
+		Long: `Keygen generates an identity, an Ed25519 key, and writes it to FILE with mode 0600, by default
+that of this client's identity. It never overwrites a file. It prints the public key in base58, as used in a gateway's list of
 clients and in URIs.
 
 You rarely need it: gateway and forward generate an identity on their first start. The
 file format is PKCS#8 in PEM, as written by openssl.
 
-With --show it prints the public key of an existing FILE, by default this client's identity.
+With --show it prints the public key of an existing FILE.
 An entry gateway, one given with --via, sees another one, derived from it: --for prints that.`,
-		Example: `  lewes keygen gateway.key
+		Example: `  lewes keygen                                             # this client's, before its first use
+  lewes keygen gateway.key
   lewes keygen --show                                      # this client's, for its gateways
   lewes keygen --show --for lewes://4mZ…@entry.example     # this client's, for an entry
   lewes clients add "$(lewes keygen laptop.key)" laptop`,
 		Args: arguments(0, 1, ""),
 	}
 	asJSON := jsonFlag(cmd)
-	show := cmd.Flags().Bool("show", false, "print the public key of an existing FILE (default: this client's identity)")
+	show := cmd.Flags().Bool("show", false, "print the public key of an existing FILE")
 	entry := cmd.Flags().String("for", "", "with --show: print the public key that the entry gateway with this `URI` sees")
-	state := cmd.Flags().String("state", "", "with --show: state `directory` of the client (default: the system's)")
+	state := cmd.Flags().String("state", "", "state `directory` of the client, without FILE (default: the system's)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		switch {
-		case len(args) == 0 && !*show:
-			return usagef("missing argument: FILE")
 		case *entry != "" && !*show:
 			return usagef("--for needs --show")
 		case len(args) == 0:
@@ -170,6 +171,11 @@ An entry gateway, one given with --via, sees another one, derived from it: --for
 				return err
 			}
 			args = []string{path}
+			if !*show {
+				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+					return err
+				}
+			}
 		}
 		read := config.CreateIdentity
 		if *show {

@@ -57,7 +57,6 @@ func TestWrongCommandLine(t *testing.T) {
 		{"clients --file x lsit --json", `unknown command "lsit"; did you mean list?`},
 		{"--nothing gateway", "unknown flag: --nothing"},
 		{"clients ad", `unknown command "ad"; did you mean add?`},
-		{"keygen", "missing argument: FILE"},
 		{"keygen a b", `unexpected argument "b"`},
 		{"keygen --nothing a", "unknown flag: --nothing"},
 		{"keygen --for x a", "--for needs --show"},
@@ -129,6 +128,12 @@ func TestKeygen(t *testing.T) {
 		t.Errorf("JSON says %+v", facts)
 	}
 	has(t, fails(t, env, exitFailed, "keygen", filepath.Join(dir, "no", "such", "folder.key")), "folder.key cannot be made")
+
+	own := mustLewes(t, env, "keygen")
+	if shown := mustLewes(t, env, "keygen", "--show"); shown != own {
+		t.Errorf("this client's identity is %s, and then %s", own, shown)
+	}
+	has(t, fails(t, env, exitFailed, "keygen"), "client-identity: not overwritten")
 }
 
 func TestVersion(t *testing.T) {
