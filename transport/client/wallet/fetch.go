@@ -22,7 +22,7 @@ const (
 // Order is an exchange of a voucher for tickets.
 type Order struct {
 	Gateway identity.PublicKey // the only one that will take them
-	Issuer  Issuer
+	Issuer  tickets.Issuer
 	Voucher tickets.Voucher
 	Count   int // at most MaxFetch; 0 means all that the voucher is good for
 }
@@ -38,7 +38,7 @@ func (w *Wallet) Fetch(ctx context.Context, o Order, progress func(got, total in
 	s := newSession(o.Issuer, o.Voucher)
 	defer s.client.CloseIdleConnections()
 	if got, err = w.fetch(ctx, s, o, progress); err != nil {
-		err = fmt.Errorf("wallet: tickets from %s: %w", o.Issuer.URL, err)
+		err = fmt.Errorf("wallet: tickets from %s: %w", o.Issuer.Name(), err)
 	}
 	return got, err
 }
@@ -51,7 +51,11 @@ func (w *Wallet) Resume(ctx context.Context, progress func(got, total int)) (got
 	}
 	defer c.wipe()
 	for _, f := range c.Fetches {
-		n, err := w.Fetch(ctx, f.order(), progress)
+		o, err := f.order()
+		if err != nil {
+			return got, err
+		}
+		n, err := w.Fetch(ctx, o, progress)
 		got += n
 		if err != nil {
 			return got, err
@@ -60,8 +64,9 @@ func (w *Wallet) Resume(ctx context.Context, progress func(got, total int)) (got
 	return got, nil
 }
 
-func (f *fetch) order() Order {
-	return Order{identity.PublicKey(f.Gateway), Issuer{f.Issuer, identity.PublicKey(f.Pin)}, tickets.Voucher(f.Voucher), 0}
+func (f *fetch) order() (Order, error) {
+	issuer, err := tickets.ParseIssuer(f.Issuer)
+	return Order{identity.PublicKey(f.Gateway), issuer, tickets.Voucher(f.Voucher), 0}, err
 }
 
 func (w *Wallet) fetch(ctx context.Context, s *session, o Order, progress func(got, total int)) (got int, err error) {
@@ -90,13 +95,13 @@ func (w *Wallet) fetch(ctx context.Context, s *session, o Order, progress func(g
 	if f == nil {
 		return 0, nil // another process has finished it
 	}
-	return w.exchange(ctx, s, f, directory, progress)
+	return w.exchange(ctx, s, o, f, directory, progress)
 }
 
 // fetch returns the unfinished fetch for an order, or nil.
 func (c *content) fetch(o Order) *fetch {
 	for _, f := range c.Fetches {
-		if f.Gateway == hex32(o.Gateway) && f.Issuer == o.Issuer.URL && f.Pin == hex32(o.Issuer.Pin) && slices.Equal(f.Voucher, o.Voucher[:]) {
+		if f.Gateway == hex32(o.Gateway) && f.Issuer == o.Issuer.String() && slices.Equal(f.Voucher, o.Voucher[:]) {
 			return f
 		}
 	}
@@ -105,7 +110,7 @@ func (c *content) fetch(o Order) *fetch {
 
 // remember checks the issuer's keys against those that it has published before, and stores them: a
 // second key for one denomination and epoch would mark those who get it.
-func (w *Wallet) remember(ctx context.Context, issuer Issuer, d *tickets.Directory) error {
+func (w *Wallet) remember(ctx context.Context, issuer tickets.Issuer, d *tickets.Directory) error {
 	news := func(c *content) ([]seenKey, error) {
 		var added []seenKey
 		for _, k := range d.Keys {
@@ -184,7 +189,7 @@ func (w *Wallet) begin(ctx context.Context, s *session, o Order, d *tickets.Dire
 		return err
 	}
 	f := &fetch{
-		key: newKey(k, d.Epoch), Gateway: hex32(o.Gateway), Issuer: o.Issuer.URL, Pin: hex32(o.Issuer.Pin),
+		key: newKey(k, d.Epoch), Gateway: hex32(o.Gateway), Issuer: o.Issuer.String(),
 		Voucher: slices.Clone(o.Voucher[:]), SPKI: k.Public.Encoded(),
 	}
 	for range n {
@@ -199,13 +204,13 @@ func (w *Wallet) begin(ctx context.Context, s *session, o Order, d *tickets.Dire
 }
 
 // exchange asks for the tickets of a fetch.
-func (w *Wallet) exchange(ctx context.Context, s *session, f *fetch, d *tickets.Directory, progress func(got, total int)) (got int, err error) {
+func (w *Wallet) exchange(ctx context.Context, s *session, o Order, f *fetch, d *tickets.Directory, progress func(got, total int)) (got int, err error) {
 	var done []exchanged
 	store := func() error {
 		if len(done) == 0 {
 			return nil
 		}
-		if err := w.store(ctx, f, done); err != nil {
+		if err := w.store(ctx, o, done); err != nil {
 			return err
 		}
 		for _, x := range done {
@@ -265,7 +270,7 @@ func (w *Wallet) ask(ctx context.Context, s *session, f *fetch, d *tickets.Direc
 
 // ticket exchanges a seed for a token.
 func (s *session) ticket(ctx context.Context, k *tickets.PublicKey, f *fetch, seed secret) (secret, error) {
-	challenge := tickets.Challenge(s.name(), identity.PublicKey(f.Gateway))
+	challenge := tickets.Challenge(s.Name(), identity.PublicKey(f.Gateway))
 	secretSeed := [tickets.SeedSize]byte(seed)
 	defer clear(secretSeed[:])
 	request, err := tickets.Blind(&secretSeed, k, challenge)
@@ -284,10 +289,10 @@ func (s *session) ticket(ctx context.Context, k *tickets.PublicKey, f *fetch, se
 }
 
 // store moves what was exchanged from the fetch to the tickets, and drops the fetch when it is complete.
-func (w *Wallet) store(ctx context.Context, f *fetch, done []exchanged) error {
+func (w *Wallet) store(ctx context.Context, o Order, done []exchanged) error {
 	ctx = context.WithoutCancel(ctx) // what has arrived is stored, whoever interrupts
 	return w.update(ctx, func(c *content) error {
-		stored := c.fetch(f.order())
+		stored := c.fetch(o)
 		if stored == nil {
 			return nil // another process has finished it
 		}
@@ -298,7 +303,7 @@ func (w *Wallet) store(ctx context.Context, f *fetch, done []exchanged) error {
 			}
 			stored.Seeds = slices.Delete(stored.Seeds, i, i+1)
 			if x.token != nil {
-				c.Tickets = append(c.Tickets, &ticket{key: x.key, Gateway: f.Gateway, Issuer: f.Issuer, Token: slices.Clone(x.token)})
+				c.Tickets = append(c.Tickets, &ticket{key: x.key, Gateway: stored.Gateway, Issuer: stored.Issuer, Token: slices.Clone(x.token)})
 			}
 		}
 		if len(stored.Seeds) == 0 {

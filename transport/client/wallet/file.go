@@ -41,7 +41,7 @@ type content struct {
 type ticket struct {
 	key
 	Gateway hex32  `json:"gateway"`
-	Issuer  string `json:"issuer"` // URL
+	Issuer  string `json:"issuer"` // URL#PIN
 	Token   secret `json:"token"`
 	// Spend is the registration that the ticket is bound to, before the gateway sees it; nil: none.
 	Spend *binding `json:"spend,omitempty"`
@@ -80,8 +80,7 @@ type seenKey struct {
 type fetch struct {
 	key
 	Gateway hex32  `json:"gateway"`
-	Issuer  string `json:"issuer"`
-	Pin     hex32  `json:"pin"`
+	Issuer  string `json:"issuer"` // URL#PIN
 	Voucher secret `json:"voucher"`
 	SPKI    []byte `json:"spki"`
 	// Seeds are the secrets of the tickets that are still to come. Each determines a request.

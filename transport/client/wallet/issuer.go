@@ -8,14 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
-	"lewes/crypto/identity"
 	"lewes/crypto/tickets"
 )
 
@@ -30,8 +27,6 @@ const (
 )
 
 var (
-	// ErrIssuer means that a text is no issuer: URL#PIN.
-	ErrIssuer = errors.New("not an issuer")
 	// ErrVoucherUnknown means that an issuer does not know a voucher.
 	ErrVoucherUnknown = errors.New("the issuer does not know this voucher")
 	// ErrUsedUp means that a voucher is good for no further ticket.
@@ -42,67 +37,15 @@ var (
 	errRequest = errors.New("the issuer refuses the request")
 )
 
-// Issuer names who sells tickets: where to ask, and the key that signs its list of keys.
-type Issuer struct {
-	URL string // https, or http on loopback; no trailing slash
-	Pin identity.PublicKey
-}
-
-// ParseIssuer parses URL#PIN. Its errors wrap ErrIssuer.
-func ParseIssuer(s string) (Issuer, error) {
-	where, pin, found := strings.Cut(s, "#")
-	fault := func(what string) (Issuer, error) {
-		return Issuer{}, fmt.Errorf("wallet: %q is %w: %s; expected https://HOST#PIN, as lewes tickets issuer prints it", identity.Mask(s), ErrIssuer, what)
-	}
-	if !found {
-		return fault("it has no # and pin")
-	}
-	key, err := identity.ParsePublicKey(pin)
-	if err != nil {
-		return fault("the pin behind # is " + err.Error())
-	}
-	u, err := url.Parse(where)
-	switch {
-	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "":
-		return fault("no URL of a host before the #")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return fault("without TLS anyone on the way could take the voucher; http is for loopback only")
-	case u.Scheme != "https" && u.Scheme != "http":
-		return fault("the URL must begin with https://")
-	}
-	u.Host = strings.ToLower(u.Host)
-	return Issuer{strings.TrimRight(u.String(), "/"), key}, nil
-}
-
-func loopback(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && a.IsLoopback()
-}
-
-// String returns URL#PIN.
-func (i Issuer) String() string { return i.URL + "#" + i.Pin.String() }
-
-// name returns the issuer_name of its tickets: the host, with a port unless it is the scheme's.
-func (i Issuer) name() string {
-	u, err := url.Parse(i.URL)
-	if err != nil {
-		return ""
-	}
-	if port := u.Port(); port == "" || u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
-		return strings.TrimSuffix(u.Host, ":"+port)
-	}
-	return u.Host
-}
-
 // session is a conversation with an issuer about a voucher.
 type session struct {
-	Issuer
+	tickets.Issuer
 	voucher  string
 	client   *http.Client
 	requests string // URL of token requests
 }
 
-func newSession(issuer Issuer, voucher tickets.Voucher) *session {
+func newSession(issuer tickets.Issuer, voucher tickets.Voucher) *session {
 	return &session{Issuer: issuer, voucher: voucher.Text(), client: &http.Client{
 		Timeout: issuerTimeout,
 		// A voucher is sent to the issuer's origin only.
@@ -112,7 +55,7 @@ func newSession(issuer Issuer, voucher tickets.Voucher) *session {
 
 // directory returns the issuer's keys, which its pin has signed.
 func (s *session) directory(ctx context.Context) (*tickets.Directory, error) {
-	text, err := s.do(ctx, http.MethodGet, s.URL+tickets.DirectoryPath, nil, tickets.MaxDirectorySize)
+	text, err := s.do(ctx, http.MethodGet, s.DirectoryURL(), nil, tickets.MaxDirectorySize)
 	if err != nil {
 		return nil, err
 	}
@@ -122,15 +65,12 @@ func (s *session) directory(ctx context.Context) (*tickets.Directory, error) {
 		return nil, fmt.Errorf("%w\nget the issuer's URL#PIN again from where you bought the voucher; never take it from the gateway", err)
 	case err != nil:
 		return nil, err
-	case d.Issuer != s.name():
-		return nil, fmt.Errorf("its list of keys is for issuer %q, not for %q", d.Issuer, s.name())
+	case d.Issuer != s.Name():
+		return nil, fmt.Errorf("its list of keys is for issuer %q, not for %q", d.Issuer, s.Name())
 	}
-	base, _ := url.Parse(s.URL + tickets.DirectoryPath)
-	to, err := base.Parse(d.RequestURI)
-	if err != nil || to.Scheme != base.Scheme || to.Host != base.Host {
-		return nil, fmt.Errorf("its directory sends token requests to another host: %q", d.RequestURI)
+	if s.requests, err = s.RequestURL(d); err != nil {
+		return nil, err
 	}
-	s.requests = to.String()
 	return d, nil
 }
 

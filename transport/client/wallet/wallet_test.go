@@ -295,7 +295,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	c := &content{
 		Tickets:  []*ticket{newTicket(1), newTicket(2)},
-		Fetches:  []*fetch{{key: newTicket(1).key, Gateway: hex32(testGateway), Issuer: "https://issuer.example", Pin: hex32(testKey(2)), Voucher: make(secret, 16), Seeds: []secret{make(secret, 32)}}},
+		Fetches:  []*fetch{{key: newTicket(1).key, Gateway: hex32(testGateway), Issuer: "https://issuer.example#x", Voucher: make(secret, 16), Seeds: []secret{make(secret, 32)}}},
 		Accounts: []*account{{Gateway: hex32(testGateway), Seed: make(secret, 32), Remaining: 5}},
 		Keys:     []seenKey{{newTicket(1).key, hex32(testKey(2)), 3600}},
 	}
