@@ -1,6 +1,7 @@
 package wallet
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -42,6 +43,8 @@ const (
 	TicketNeeded
 	// TicketRefused: the gateway will never take this ticket.
 	TicketRefused
+	// KeyUnknown: the gateway does not take tickets of this key now.
+	KeyUnknown
 	// Again: the same request may succeed later.
 	Again
 	// Failed: another request is needed; the ticket, if any, stays bound to this one.
@@ -194,29 +197,32 @@ func (w *Wallet) send(ctx context.Context, token []byte, ask Ask) (Answer, error
 
 // pay spends one ticket. Those that the gateway refuses are marked, and the next one is tried.
 func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask Ask) (Answer, error) {
+	unknown := make(map[hex32]bool) // keys
 	for refused := 1; ; refused++ {
-		token, err := w.bind(ctx, r, offers)
+		x, fresh, err := w.bind(ctx, r, offers, unknown)
 		if err != nil {
 			return Answer{}, err
 		}
-		a, err := w.send(ctx, token, ask)
+		a, err := w.send(ctx, x.Token, ask)
+		again := false
 		switch {
 		case err != nil: // it stays bound
 		case a.Verdict == Granted:
-			err = w.settle(ctx, r, token, a)
-		case a.Verdict == TicketRefused:
-			if err = w.refuse(ctx, token, a); err == nil && refused < maxRefused {
-				clear(token)
-				continue
-			}
+			err = w.settle(ctx, r, x.Token, a)
+		case a.Verdict == TicketRefused || a.Verdict == KeyUnknown && fresh:
+			unknown[x.ID] = a.Verdict == KeyUnknown
+			err = w.release(ctx, x.Token, a)
+			again = err == nil && refused < maxRefused
 			err = cmp.Or(err, a.Error)
 		case a.Verdict == TicketNeeded: // although it has one
 			err = cmp.Or(a.Error, fmt.Errorf("wallet: %w", ErrNoGain))
 		default:
 			err = a.Error
 		}
-		clear(token)
-		return a, err
+		clear(x.Token)
+		if !again {
+			return a, err
+		}
 	}
 }
 
@@ -236,38 +242,38 @@ func (w *Wallet) bound(r Registration) ([]byte, error) {
 func (c *content) bound(r Registration) *ticket {
 	b := r.binding()
 	for _, t := range c.Tickets {
-		if t.Spend != nil && *t.Spend == b {
+		if t.Spend != nil && *t.Spend == b && t.Refused == "" {
 			return t
 		}
 	}
 	return nil
 }
 
-// bind stores that a ticket is spent for a registration, and returns its token. From then on it is
-// never sent for another one.
-func (w *Wallet) bind(ctx context.Context, r Registration, offers []Offer) (token []byte, err error) {
+// bind stores that a ticket is spent for a registration, and returns a copy of it. From then on it is
+// never sent for another one. Fresh means that it was not bound before.
+func (w *Wallet) bind(ctx context.Context, r Registration, offers []Offer, unknown map[hex32]bool) (x ticket, fresh bool, err error) {
 	err = w.update(ctx, func(c *content) error {
 		t := c.bound(r)
-		if t == nil {
+		if fresh = t == nil; fresh {
 			var err error
-			if t, err = c.choose(r.Gateway, offers, w.now()); err != nil {
+			if t, err = c.choose(r.Gateway, offers, unknown, w.now()); err != nil {
 				return fmt.Errorf("wallet: %w", err)
 			}
 			b := r.binding()
 			t.Spend = &b
 		}
-		token = slices.Clone(t.Token)
+		x = *t
+		x.Token = slices.Clone(t.Token)
 		return nil
 	})
 	if err != nil {
-		clear(token)
-		return nil, err
+		clear(x.Token)
 	}
-	return token, nil
+	return x, fresh, err
 }
 
 // choose returns the ticket to spend next at a gateway: the one that expires first, of those the smallest.
-func (c *content) choose(gateway identity.PublicKey, offers []Offer, now time.Time) (best *ticket, err error) {
+func (c *content) choose(gateway identity.PublicKey, offers []Offer, unknown map[hex32]bool, now time.Time) (best *ticket, err error) {
 	var expired, refused, spent, unwanted, cheap int
 	for _, t := range c.Tickets {
 		if t.Gateway != hex32(gateway) || t.Spend != nil {
@@ -281,7 +287,7 @@ func (c *content) choose(gateway identity.PublicKey, offers []Offer, now time.Ti
 			refused++
 		case t.past(now):
 			expired++
-		case offers != nil && i < 0:
+		case unknown[t.ID] || offers != nil && i < 0:
 			unwanted++
 		case offers != nil && offers[i].Bytes < t.Bytes:
 			cheap++
@@ -339,13 +345,15 @@ func (w *Wallet) settle(ctx context.Context, r Registration, token []byte, a Ans
 	})
 }
 
-// refuse marks a ticket that the gateway will not take.
-func (w *Wallet) refuse(ctx context.Context, token []byte, a Answer) error {
-	reason := "refused"
-	if a.Spent {
+// release frees a ticket that the gateway did not take, and marks it unless only its key is unknown there.
+func (w *Wallet) release(ctx context.Context, token []byte, a Answer) error {
+	reason := ""
+	switch {
+	case a.Verdict == KeyUnknown:
+	case a.Spent:
 		reason = ErrSpentElsewhere.Error()
-	} else if a.Error != nil {
-		reason = a.Error.Error()
+	default:
+		reason = cmp.Or(a.Error, errors.New("refused")).Error()
 	}
 	return w.update(ctx, func(c *content) error {
 		if i := c.find(token); i >= 0 {
@@ -356,7 +364,7 @@ func (w *Wallet) refuse(ctx context.Context, token []byte, a Answer) error {
 }
 
 func (c *content) find(token []byte) int {
-	return slices.IndexFunc(c.Tickets, func(t *ticket) bool { return slices.Equal(t.Token, token) })
+	return slices.IndexFunc(c.Tickets, func(t *ticket) bool { return bytes.Equal(t.Token, token) })
 }
 
 // Note stores what a gateway reports about an account, which decides when the account has ended.

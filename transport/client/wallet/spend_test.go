@@ -224,6 +224,24 @@ func TestRefusingGatewaySeesFewTickets(t *testing.T) {
 	}
 }
 
+// A ticket whose key the gateway does not know is kept for later, unless an earlier request with it had no answer.
+func TestUnknownKeyIsKept(t *testing.T) {
+	w, g := newWallet(t, 2), newGateway()
+	change(t, w, func(c *content) { c.Tickets[0].ID = hex32{8} })
+	g.refuse["1"] = Answer{Verdict: KeyUnknown, Error: errors.New("unknown issuer key")}
+	if a, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); err != nil || a.Remaining != 1000 {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if c := read(t, w); len(c.Tickets) != 1 || c.Tickets[0].Spend != nil || c.Tickets[0].Refused != "" {
+		t.Fatalf("kept: %+v", c.Tickets)
+	}
+	b := testRelay.binding()
+	change(t, w, func(c *content) { c.Tickets[0].Spend = &b })
+	if _, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); err == nil || read(t, w).Tickets[0].Spend == nil {
+		t.Errorf("a ticket that may be spent was released: %v", err)
+	}
+}
+
 func TestTopUp(t *testing.T) {
 	w, g := newWallet(t, 3), newGateway()
 	if _, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); err != nil {
