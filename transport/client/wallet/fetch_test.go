@@ -194,6 +194,8 @@ func TestFetch(t *testing.T) {
 }
 
 // A process that ends at any answer costs neither voucher nor ticket: the next one sends the same requests.
+//
+// Shows R9.37.
 func TestFetchResumesAfterCrash(t *testing.T) {
 	w, i := newWallet(t, 0), newIssuer(t, 3)
 	for range 3 {
@@ -284,6 +286,8 @@ func TestFetchAcrossEpochs(t *testing.T) {
 }
 
 // Issuers that could recognize a client later, or that are not who the user named, are refused before anything is stored.
+//
+// Shows R9.30.
 func TestFetchRefusesIssuer(t *testing.T) {
 	other := issuerKeys()[1].Public()
 	for name, c := range map[string]struct {

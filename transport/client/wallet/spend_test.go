@@ -96,6 +96,8 @@ func TestRegisterPaysWhenNeeded(t *testing.T) {
 
 // After a lost answer, the same ticket pays for the same registration, in this process or the next, and another
 // registration gets another one.
+//
+// Shows R9.37.
 func TestLostAnswerSpendsOneTicket(t *testing.T) {
 	w, g := newWallet(t, 2), newGateway()
 	g.lose = 2
