@@ -31,10 +31,14 @@ type Build struct{ Version, Revision, Modified, Go string }
 type Collector struct {
 	source Source
 	build  Build
+	more   []func() any
 }
 
-// New returns a collector of a gateway's counters.
-func New(source Source, build Build) *Collector { return &Collector{source, build} }
+// New returns a collector of a gateway's counters, and of those of its other parts: each function returns a struct
+// with the tags of router.Stats.
+func New(source Source, build Build, more ...func() any) *Collector {
+	return &Collector{source, build, more}
+}
 
 // Describe sends nothing: the collector is unchecked.
 func (*Collector) Describe(chan<- *prometheus.Desc) {}
@@ -47,6 +51,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	out.gauge("draining", "Whether new clients are refused on request.", oneIf(c.source.Draining()))
 	out.fields(reflect.ValueOf(stats), "")
 	out.fields(reflect.ValueOf(tcpStats), "")
+	for _, stats := range c.more {
+		out.fields(reflect.ValueOf(stats()), "")
+	}
 	for code, n := range stats.Handshakes.Rejects {
 		if code > 0 {
 			out.counter("rejects_total", "Hellos answered by a Reject, by reason.", float64(n), "reason", rejectReason(wire.RejectCode(code)))

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
+
+	"lewes/router/wireguard"
 )
 
 var update = flag.Bool("update", false, "write the table of metrics in deploy/README.md")
@@ -22,12 +24,19 @@ var update = flag.Bool("update", false, "write the table of metrics in deploy/RE
 func families(t *testing.T) []*dto.MetricFamily {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(newNumbered(), testBuild))
+	registry.MustRegister(New(newNumbered(), testBuild, others...))
 	all, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// others are the parts of a gateway that have metrics if they are configured.
+var others = []func() any{
+	func() any {
+		return wireguard.Stats{Up: 1, Failures: 2, Peers: 3, Foreign: 4, Resting: 5, Exhausted: 6, Bytes: 7}
+	},
 }
 
 // freeLabels are the labels whose values are no words of this program.

@@ -35,10 +35,10 @@ func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	return listener.(*net.TCPListener), nil
 }
 
-// Handler returns the handler of /metrics.
-func Handler(source Source, build Build) http.Handler {
+// Handler returns the handler of /metrics, with the sources of New.
+func Handler(source Source, build Build, more ...func() any) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(source, build), collectors.NewGoCollector(),
+	registry.MustRegister(New(source, build, more...), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }

@@ -24,6 +24,7 @@ type Config struct {
 	Flows     Flows     `toml:"flows"`
 	Egress    Egress    `toml:"egress"`
 	Forward   Forward   `toml:"forward"`
+	WireGuard WireGuard `toml:"wireguard"`
 	Log       Log       `toml:"log"`
 	Metrics   Metrics   `toml:"metrics"`
 	Control   Control   `toml:"control"`
@@ -125,6 +126,14 @@ const (
 // Forward limits forwarding to other gateways.
 type Forward struct {
 	MaxClaims int `toml:"max_claims"` // per account
+}
+
+// WireGuard configures the peers of mode dvpn.
+type WireGuard struct {
+	Device   string  `toml:"device"` // empty: the mode is not offered
+	IPv4     Network `toml:"ipv4"`
+	IPv6     Network `toml:"ipv6"`
+	Endpoint string  `toml:"endpoint"` // as Host; empty: the first of Public
 }
 
 // Policy returns the egress policy without the gateway's own addresses.

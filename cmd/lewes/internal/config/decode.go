@@ -139,6 +139,8 @@ func describe(path string, t reflect.Type) string {
 		return `an IP address in quotes, such as "203.0.113.7"`
 	case reflect.TypeFor[Address]():
 		return `an IP address in quotes, with an optional port, such as "192.0.2.1" or "[2001:db8::1]:443"`
+	case reflect.TypeFor[Network]():
+		return `a network in quotes, such as "10.77.0.0/16"`
 	case reflect.TypeFor[Host]():
 		return `a host name or an IP address in quotes, such as "gw.example.com"`
 	case reflect.TypeFor[policy.Rule]():

@@ -154,6 +154,11 @@ own = ["203.0.113.7", "2001:db8::7"]
 ports = "30000-39999"
 [forward]
 max_claims = 1
+[wireguard]
+device = "wg0"
+ipv4 = "10.77.0.0/16"
+ipv6 = "fd77::/64"
+endpoint = "vpn.example.com:443"
 [log]
 level = "debug"
 format = "json"
@@ -202,11 +207,12 @@ func TestParseEverything(t *testing.T) {
 			[]netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")},
 			egress.Range{30000, 39999},
 		},
-		Forward:  Forward{1},
-		Log:      Log{LogDebug, LogJSON},
-		Metrics:  Metrics{"127.0.0.1:9264", false},
-		Control:  Control{"lewes-admins"},
-		Gateways: []Gateway{{gatewayURI(1), ""}, {gatewayURI(2), "other exit"}},
+		Forward:   Forward{1},
+		WireGuard: WireGuard{"wg0", "10.77.0.0/16", "fd77::/64", "vpn.example.com:443"},
+		Log:       Log{LogDebug, LogJSON},
+		Metrics:   Metrics{"127.0.0.1:9264", false},
+		Control:   Control{"lewes-admins"},
+		Gateways:  []Gateway{{gatewayURI(1), ""}, {gatewayURI(2), "other exit"}},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("read\n%+v, want\n%+v", c, want)
@@ -351,6 +357,16 @@ func TestParseRejects(t *testing.T) {
 		{"[egress]\nallow = [\"10.0.0.0/8\", \"*:443\"]", 2, "egress.allow", []string{`"*:443"`, "opens nothing"}},
 		{"[egress]\nown = [\"0.0.0.0\"]", 2, "egress.own", []string{`"0.0.0.0"`}},
 		{"[egress]\nports = \"59999-20000\"", 2, "egress.ports", []string{"59999-20000", "fewer than 100 ports"}},
+		{"[wireguard]\nipv4 = \"10.77.0.1/16\"", 2, "wireguard.ipv4", []string{"10.77.0.1/16", "10.77.0.0/16"}},
+		{"[wireguard]\nipv4 = \"10.77.0.0\"", 2, "wireguard.ipv4", []string{"is not a network"}},
+		{"[wireguard]\nipv4 = 10", 2, "wireguard.ipv4", []string{"a network in quotes"}},
+		{"[wireguard]\nipv4 = \"fd77::/64\"", 2, "wireguard.ipv4", []string{"other IP version"}},
+		{"[wireguard]\nipv6 = \"10.77.0.0/16\"", 2, "wireguard.ipv6", []string{"other IP version"}},
+		{"[wireguard]\nipv4 = \"10.77.0.0/31\"", 2, "wireguard.ipv4", []string{"no room", "30"}},
+		{"[wireguard]\nipv6 = \"fd77::/127\"", 2, "wireguard.ipv6", []string{"no room", "126"}},
+		{"[wireguard]\nendpoint = \"http://vpn\"", 2, "wireguard.endpoint", []string{"is not a host"}},
+		{"public = [\"gw\"]\n[wireguard]\ndevice = \"wg0\"", 3, "wireguard.device", []string{"wireguard.ipv4"}},
+		{"public = [\"gw\"]\n[wireguard]\ndevice = \"w/0\"\nipv4 = \"10.77.0.0/16\"", 3, "wireguard.device", []string{"w/0"}},
 		{"[egress]\nports = \"20000\"", 2, "egress.ports", []string{"20000", "20000-59999"}},
 		{"[egress]\nports = \"80-20000\"", 2, "egress.ports", []string{"begins below port 1024"}},
 		{"[listen]\naddresses = [\"::\", \"::\"]", 2, "listen.addresses", []string{`"::"`, "twice"}},

@@ -31,6 +31,7 @@ const (
 	maxGateways    = 10_000
 	maxName        = 64
 	maxMemory      = 1 << 50
+	maxDevice      = 15 // bytes, on Linux
 )
 
 // Validate checks a configuration and returns an *Error with all problems. Parse includes this check.
@@ -133,6 +134,7 @@ func (c *Config) problems() []Problem {
 	c.Flows.check(&p)
 	c.Egress.check(&p)
 	c.Forward.check(&p)
+	c.WireGuard.check(&p, len(c.Public) > 0)
 	checkGateways(&p, c.Gateways)
 	oneOf(&p, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
 	oneOf(&p, "log.format", c.Log.Format, LogConsole, LogJSON)
@@ -230,6 +232,44 @@ func (e *Egress) check(p *problems) {
 
 func (f *Forward) check(p *problems) {
 	within(p, "forward.max_claims", f.MaxClaims, 1, 1<<16)
+}
+
+func (w *WireGuard) check(p *problems, public bool) {
+	for _, x := range []struct {
+		at    string
+		of    netip.Prefix
+		other bool // has the other family
+		most  int  // bits
+	}{
+		{"wireguard.ipv4", w.IPv4.Prefix(), w.IPv4.Prefix().Addr().Is6(), 30},
+		{"wireguard.ipv6", w.IPv6.Prefix(), w.IPv6.Prefix().Addr().Is4(), 126},
+	} {
+		switch {
+		case !x.of.IsValid():
+		case x.other:
+			p.add(x.at, "%v is a network of the other IP version", x.of)
+		case x.of.Bits() > x.most:
+			p.add(x.at, "%v has no room for peers: the length is at most %d", x.of, x.most)
+		}
+	}
+	if w.Endpoint != "" {
+		var h Host
+		if err := h.UnmarshalText([]byte(w.Endpoint)); err != nil {
+			p.add("wireguard.endpoint", "%v", err)
+		}
+	}
+	if w.Device == "" {
+		return
+	}
+	if len(w.Device) > maxDevice || strings.ContainsFunc(w.Device, func(r rune) bool { return r == '/' || unicode.IsSpace(r) || !unicode.IsPrint(r) }) {
+		p.add("wireguard.device", "%q is not the name of a network device", shorten(w.Device))
+	}
+	if w.IPv4 == "" && w.IPv6 == "" {
+		p.add("wireguard.device", `peers need addresses: set wireguard.ipv4, such as "10.77.0.0/16", or wireguard.ipv6`)
+	}
+	if w.Endpoint == "" && !public {
+		p.add("wireguard.endpoint", "clients need a name or address of the device: set it here or in public")
+	}
 }
 
 func checkGateways(p *problems, gateways []Gateway) {

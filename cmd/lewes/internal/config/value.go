@@ -18,6 +18,7 @@ import (
 var (
 	errDuration = errors.New(`not a duration: write a number and a unit, such as "500ms", "30s", "15m" or "24h"`)
 	errAddress  = errors.New(`not an address to listen on: write an IP address, with an optional port, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
+	errNetwork  = errors.New(`not a network: write an address, a slash and a length, such as "10.77.0.0/16" or "fd4c:7768:6979::/64"`)
 	errHost     = errors.New(`not a host: write a host name or an IP address, with an optional port, such as "gw.example.com" or "203.0.113.7:443"`)
 )
 
@@ -145,6 +146,32 @@ func (h *Host) UnmarshalText(text []byte) error {
 		name = addr.Unmap().String()
 	}
 	*h = Host{name, uint16(port)}
+	return nil
+}
+
+// Network is a prefix of IP addresses as text, or empty.
+type Network string
+
+// Prefix returns the prefix; it is not valid for the empty Network.
+func (n Network) Prefix() netip.Prefix {
+	p, _ := netip.ParsePrefix(string(n))
+	return p
+}
+
+// UnmarshalText parses a prefix such as "10.77.0.0/16", or the empty string. It rejects one with bits beyond its length.
+func (n *Network) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*n = ""
+		return nil
+	}
+	p, err := netip.ParsePrefix(string(text))
+	switch {
+	case err != nil || p.Addr().Is4In6():
+		return fmt.Errorf("%q is %w", text, errNetwork)
+	case p != p.Masked():
+		return fmt.Errorf("%q is an address in a network; the network is %q", text, p.Masked())
+	}
+	*n = Network(p.String())
 	return nil
 }
 

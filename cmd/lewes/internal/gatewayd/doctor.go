@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -54,7 +55,10 @@ func (p *Process) examine(g *router.Gateway) *examination {
 	e.checks.Register("health", func(_ context.Context, r *doctor.Results) { checkHealth(r, p.status(g).problems) })
 	e.checks.Register("buffers", func(_ context.Context, r *doctor.Results) { checkBuffers(r, p.status(g).Sockets) })
 	e.checks.Register("descriptors", func(_ context.Context, r *doctor.Results) { checkDescriptors(r, &c, openFiles()) })
-	e.checks.Register("capabilities", func(_ context.Context, r *doctor.Results) { checkCapabilities(r, "/proc/self/status") })
+	e.checks.Register("capabilities", func(_ context.Context, r *doctor.Results) { checkCapabilities(r, &c, "/proc/self/status") })
+	if p.wireGuard != nil {
+		e.checks.Register("wireguard", func(_ context.Context, r *doctor.Results) { checkWireGuard(r, p.wireGuard, &c.WireGuard) })
+	}
 	e.checks.Register("ports", func(ctx context.Context, r *doctor.Results) { checkPorts(ctx, r, p.advertised.Load()) })
 	return e
 }
@@ -70,6 +74,7 @@ var remedies = map[string]string{
 	"upgrade":    "lewes upgrade",
 	"log":        "df -h; systemctl status systemd-journald",
 	"totals":     "df -h   # and the file totals in the state directory",
+	"wireguard":  "lewes doctor   # and the finding wireguard",
 	"metrics":    "ss -ltnp   # which program has the port?",
 }
 
@@ -133,8 +138,11 @@ func checkDescriptors(r *doctor.Results, c *config.Config, files int) {
 	r.OK("at most %d open files; the bounds need %d", files, want)
 }
 
+// netAdmin is CAP_NET_ADMIN, which a WireGuard device of the kernel needs.
+const netAdmin = 1 << 12
+
 // checkCapabilities reads a file as /proc/self/status.
-func checkCapabilities(r *doctor.Results, file string) {
+func checkCapabilities(r *doctor.Results, c *config.Config, file string) {
 	b, err := os.ReadFile(file)
 	_, rest, found := strings.Cut(string(b), "\nCapEff:")
 	if err != nil || !found {
@@ -142,8 +150,13 @@ func checkCapabilities(r *doctor.Results, file string) {
 		return
 	}
 	held, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
-	if strings.Trim(held, "0") == "" {
+	set, _ := strconv.ParseUint(held, 16, 64)
+	switch {
+	case set == 0 && c.WireGuard.Device == "":
 		r.OK("none, and none is needed")
+		return
+	case set&^netAdmin == 0 && c.WireGuard.Device != "":
+		r.OK("none, or CAP_NET_ADMIN for the WireGuard device")
 		return
 	}
 	r.Warn("systemctl enable --now lewes-gateway   # deploy/lewes-gateway.service: as a user of its own",

@@ -33,7 +33,7 @@ func TestDoctorChecks(t *testing.T) {
 			if err := os.WriteFile(status, []byte("Name:\tlewes\nCapEff:\t"+held+"\nSeccomp:\t0\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			checkCapabilities(r, status)
+			checkCapabilities(r, c, status)
 		}
 	}
 	buffers := func(receive, send int) func(*doctor.Results) {

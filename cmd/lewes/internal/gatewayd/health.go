@@ -77,8 +77,16 @@ func (p *Process) health(g *router.Gateway) map[string]http.HandlerFunc {
 			}
 			_ = json.NewEncoder(w).Encode(r) // the client may have gone
 		},
-		MetricsEndpoint: metrics.Handler(g, metrics.Build{Version: build.Version, Revision: build.Revision, Modified: build.Changed(), Go: build.Go}).ServeHTTP,
+		MetricsEndpoint: metrics.Handler(g, metrics.Build{Version: build.Version, Revision: build.Revision, Modified: build.Changed(), Go: build.Go}, p.moreMetrics()...).ServeHTTP,
 	}
+}
+
+// moreMetrics returns the counters of the parts that the configuration has.
+func (p *Process) moreMetrics() (all []func() any) {
+	if p.wireGuard != nil {
+		all = append(all, func() any { return p.wireGuard.Stats() })
+	}
+	return all
 }
 
 // serveMetrics serves health and metrics if configured, through the predecessor's listener if it has the

@@ -21,6 +21,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/handover"
+	"lewes/router/wireguard"
 	"lewes/transport/udp"
 )
 
@@ -51,6 +52,7 @@ type Process struct {
 	start     func(func()) // starts a goroutine that ends with Run
 	egress    *egress
 	directory *router.Directory
+	wireGuard *wireguard.Device   // nil: no mode dvpn
 	extras    map[string]*os.File // files handed over beside the gateway
 
 	started       time.Time
