@@ -21,13 +21,15 @@ import (
 func newTickets() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "tickets",
-		Short: "buy and show tickets, which pay for a gateway's bandwidth",
+		Short: "issue, buy and show tickets, which pay for a gateway's bandwidth",
 		Long: `A ticket pays for bandwidth at one gateway. An issuer signs it without seeing it, so neither the
 issuer nor the gateway can tell who bought it. Tickets lie in the wallet, a file in the state directory;
-forward and probe spend them when a gateway asks.`,
-		Example: `  lewes tickets fetch --gateway lewes://9qA…@gw.example.com?access=tickets --issuer https://issuer.example#4mZ… --voucher CODE
+forward and probe spend them when a gateway asks. They are Privacy Pass tokens (RFC 9578).`,
+		Example: `  lewes tickets issuer --plan month=10GiB/30d                              # prints its URL#PIN
+  lewes tickets voucher --plan month --count 50                            # prints a CODE for a customer
+  lewes tickets fetch --gateway lewes://9qA…@gw.example.com?access=tickets --issuer https://issuer.example#4mZ… --voucher CODE
   lewes tickets show`,
-	}, newTicketsFetch(), newTicketsShow())
+	}, newTicketsFetch(), newTicketsIssuer(), newTicketsShow(), newTicketsVoucher())
 }
 
 // openWallet returns the wallet in the state directory, by default the system's.
