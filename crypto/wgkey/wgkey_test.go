@@ -21,6 +21,8 @@ func generate(t *testing.T) (gateway *identity.PrivateKey, private, public Key, 
 
 // TestProofShowsOwnership refuses proofs of another key, session or gateway, and of keys for which the
 // shared secret is known.
+//
+// Shows R9.31.
 func TestProofShowsOwnership(t *testing.T) {
 	gateway, private, public, exporter := generate(t)
 	proof, err := Prove(&private, gateway.Public(), &exporter)

@@ -32,6 +32,8 @@ func TestSetAgainKeepsThePeer(t *testing.T) {
 }
 
 // TestNewKeyReplacesTheOldOne: one account has one peer, and what the old one used is charged.
+//
+// Shows R9.32.
 func TestNewKeyReplacesTheOldOne(t *testing.T) {
 	b := newBed(t)
 	b.reconcile()
@@ -48,6 +50,8 @@ func TestNewKeyReplacesTheOldOne(t *testing.T) {
 
 // TestKeyMovesToItsProver: a key that another account registers moves in one step, and the account that had it
 // can no longer remove it.
+//
+// Shows R9.32.
 func TestKeyMovesToItsProver(t *testing.T) {
 	b := newBed(t)
 	b.reconcile()
@@ -106,6 +110,8 @@ func TestReservationIsUndone(t *testing.T) {
 
 // TestEveryAddressOnce reserves from all sides at once: no address of the device or of the machine, no address of
 // a network or broadcast, none twice.
+//
+// Shows R9.34.
 func TestEveryAddressOnce(t *testing.T) {
 	b := newBed(t)
 	b.reconcile()
@@ -177,6 +183,8 @@ func TestPoolBounds(t *testing.T) {
 }
 
 // TestReleasedAddressRests: 10 min where its connections are deleted, an hour where they cannot be.
+//
+// Shows R9.34.
 func TestReleasedAddressRests(t *testing.T) {
 	for _, c := range []struct {
 		err  error
@@ -206,6 +214,8 @@ func TestReleasedAddressRests(t *testing.T) {
 
 // TestRestart: the ledger's peers are completed and corrected, their addresses are not handed out, and what they
 // used before is not charged again.
+//
+// Shows R9.35.
 func TestRestart(t *testing.T) {
 	b := newBed(t)
 	b.reconcile()
@@ -263,6 +273,8 @@ func TestRemovingGoesOnAfterRestart(t *testing.T) {
 }
 
 // TestPeersOfOthersAreLeftAlone: neither they nor their addresses are touched, at the start and later.
+//
+// Shows R9.35.
 func TestPeersOfOthersAreLeftAlone(t *testing.T) {
 	b := newBed(t)
 	foreign := func(key byte, prefixes ...string) Peer {
@@ -383,6 +395,8 @@ func TestDeviceIsMissing(t *testing.T) {
 }
 
 // TestUsedUpAccountLosesItsPeer: End is called once, and what it removes is gone.
+//
+// Shows R9.36.
 func TestUsedUpAccountLosesItsPeer(t *testing.T) {
 	b := newBed(t)
 	b.reconcile()
