@@ -21,13 +21,15 @@ type client struct {
 	forwards map[uint16]*forward
 	bindings []*indexBinding // at other gateways
 
-	stats      clientStats
-	trace      *Trace // nil: none
-	account    *account.Account
-	dropped    bool                 // it has left its account
-	rekey      []rekeyMessage       // queued, oldest first
-	work       account.Budget       // time of the shard
-	flowClosed map[uint16]time.Time // time of the last FlowClosed for an unknown flow
+	stats   clientStats
+	trace   *Trace // nil: none
+	account *account.Account
+	dropped bool           // it has left its account
+	rekey   []rekeyMessage // queued, oldest first
+	work    account.Budget // time of the shard
+	// unregistered ends the wait for a required registration; nil: it is there, or not required.
+	unregistered *state.Timer[*client]
+	flowClosed   map[uint16]time.Time // time of the last FlowClosed for an unknown flow
 }
 
 // newClient gives a session its client and a place in the account of key.

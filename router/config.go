@@ -93,9 +93,10 @@ type Config struct {
 	Burst           int
 	TrustedRate     float64
 
-	Terms state.Terms
+	Terms state.Terms // its Flags are those of Registration
 	Limits
-	TCP TCP
+	TCP          TCP
+	Registration Registration
 
 	// Rand, Clock and Wall are for tests. nil means crypto/rand, and a clock that starts at the
 	// system's time and is monotonic from there. Wall is the system's clock, which the timestamps
@@ -226,6 +227,7 @@ func (c *Config) fill() error {
 	c.Terms.IdleTTL = cmp.Or(c.Terms.IdleTTL, 24*time.Hour)
 	c.Terms.RekeyAfter = cmp.Or(c.Terms.RekeyAfter, 15*time.Minute)
 	c.Terms.MaxDatagram = min(cmp.Or(c.Terms.MaxDatagram, wire.MaxUDPPacket), wire.MaxUDPPacket)
+	c.Terms.Flags |= c.Registration.flags()
 	c.Suites = cmp.Or(c.Suites, seal.Offer())
 	c.Shards = cmp.Or(c.Shards, runtime.GOMAXPROCS(0))
 	c.TCP.fill()

@@ -23,6 +23,7 @@
 //   - receive.go: one packet, from its header to its handler
 //   - scheduler.go: the share of time that handshakes get
 //   - flow.go: flows to targets
+//   - registration.go: Registers, and sessions without a registration
 //   - forward.go: packets for other gateways
 //   - shortage.go: sockets that the machine cannot open
 //   - outbound.go: a batch's datagrams to targets and other gateways

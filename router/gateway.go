@@ -43,7 +43,9 @@ type Gateway struct {
 	shortages shortages
 	unlisted  unlisted.Book
 	draining  atomic.Bool
-	measured  atomic.Int64 // last MeasureRTT, Unix nanoseconds
+	// unregistered is the number of sessions without a required registration.
+	unregistered atomic.Int64
+	measured     atomic.Int64 // last MeasureRTT, Unix nanoseconds
 
 	inputs      []input
 	readers     sync.WaitGroup
@@ -288,6 +290,9 @@ func (g *Gateway) Stats() Stats {
 	sum.HandshakeMemory = uint64(g.budgets.Memory(state.Proved))
 	sum.HandshakeOthers = uint64(g.budgets.Memory(state.Unproved))
 	sum.ClockJumps = g.wall.jumps.Load()
+	if r := g.config.Registration.Registrar; r != nil {
+		sum.RegistrationsUnderWay = uint64(r.UnderWay())
+	}
 	return sum
 }
 

@@ -161,7 +161,7 @@ func (st *shardState) handleMessage(rx *rxContext, session *state.Session, t wir
 	case wire.TypeSubsessionKK1, wire.TypeSubsessionAbort:
 		st.queueRekey(rx, session.User.(*client), t, content)
 	case wire.TypeRegister:
-		st.counters.Misplaced++
+		st.queueRegister(rx, session.User.(*client), content)
 	default:
 		st.count(session.Control(rx.now, rx.keys, t, content, rx.from, &st.output))
 	}
@@ -203,6 +203,12 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 	st.table.write(func() { st.sessions.Add(session) })
 	st.tableVersion++
 	st.acknowledge(answers, rx.from)
+	if fits && !st.awaitRegistration(session.User.(*client), rx.now.Add(RegistrationTime)) {
+		st.counters.UnregisteredRefused++
+		session.Close(wire.CloseBound, "too many sessions without a registration", &st.output)
+		st.applyEvents(session)
+		return
+	}
 	if !fits {
 		st.counters.SessionsRefused++
 		if line := st.config.Logger.Check(zap.WarnLevel, "refused a session; its client or network has too many"); line != nil {

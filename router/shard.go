@@ -46,6 +46,8 @@ type shardEnv struct {
 	shortages        *shortages     // of the gateway
 	unlisted         *unlisted.Book // of the gateway
 	table            sharedTable
+	// unregisteredCount is the number of sessions without a required registration, of the gateway.
+	unregisteredCount *atomic.Int64
 }
 
 // batch is work under the shard's lock.
@@ -68,8 +70,10 @@ type shardState struct {
 	flows     flowTable
 	forwarder forwarder
 	silent    silentAddrs // of flows
-	delivery  tcpDelivery
-	timer     shardTimer
+	// unregistered has the sessions without a required registration.
+	unregistered state.Deadlines[*client]
+	delivery     tcpDelivery
+	timer        shardTimer
 
 	// Scratch of a batch.
 	outbound   outbound
@@ -96,6 +100,7 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	env := &shardEnv{
 		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, replaceElsewhere: g.replaceElsewhere, now: now, out: out,
 		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages, unlisted: &g.unlisted,
+		unregisteredCount: &g.unregistered,
 	}
 	env.table.sessions = state.NewSessions()
 	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: env.table.sessions}}
@@ -226,7 +231,7 @@ func (st *shardState) setTimer(now time.Time) {
 	if st.scheduler.len() > 0 || st.work.len() > 0 || len(st.discarded) > 0 {
 		next = now.Add(slice)
 	}
-	for _, at := range [...]time.Time{st.sessions.Next(), st.handshakes.Next(), st.flows.timers.Next(), st.forwarder.timers.Next()} {
+	for _, at := range [...]time.Time{st.sessions.Next(), st.handshakes.Next(), st.flows.timers.Next(), st.forwarder.timers.Next(), st.unregistered.Next()} {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
@@ -292,7 +297,7 @@ func (s *Shard) Tick() {
 
 // runDue handles some due items of each kind, and reports whether more may be due.
 func (st *shardState) runDue(now time.Time) (more bool) {
-	for _, one := range [...]func(time.Time) bool{st.handshakes.TickOne, st.tickSession, st.expireFlow, st.expireBinding, st.closeDiscarded} {
+	for _, one := range [...]func(time.Time) bool{st.handshakes.TickOne, st.tickSession, st.expireFlow, st.expireBinding, st.expireUnregistered, st.closeDiscarded} {
 		n := 0
 		for n < dueAtOnce && one(now) {
 			n++
@@ -367,6 +372,7 @@ func (st *shardState) dropClient(session *state.Session) {
 	for _, f := range c.forwards {
 		st.dropForward(f)
 	}
+	st.endUnregistered(c)
 	st.delivery.flushOnClose(c, &st.output)
 	if c.trace != nil {
 		c.trace.end()

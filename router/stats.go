@@ -45,6 +45,13 @@ type Stats struct {
 
 	SessionsRefused uint64 `metric:"sessions_refused_total" label:"reason=account_bound" help:"New sessions that were closed at once, by reason."`
 
+	UnregisteredRefused uint64 `metric:"sessions_refused_total" label:"reason=unregistered_bound"`
+	UnregisteredExpired uint64 `metric:"unregistered_sessions_closed_total" label:"reason=time" help:"Sessions closed because they had no registration, by reason."`
+	UnregisteredEvicted uint64 `metric:"unregistered_sessions_closed_total" label:"reason=bound"`
+	Unregistered        uint64 `metric:"unregistered_sessions" kind:"gauge" help:"Sessions without a required registration."`
+
+	RegistrationsUnderWay uint64 `metric:"registrations_under_way" kind:"gauge" help:"Registers that workers carry out."`
+
 	OverBudget  uint64        `metric:"requests_over_budget_total" help:"Expensive requests refused because the session or its account has used its share of time."`
 	RequestTime time.Duration `metric:"request_seconds_total" help:"Time that shards spent on expensive requests of clients."`
 
@@ -119,6 +126,7 @@ func (st *shardState) stats() Stats {
 	s.Records = uint64(st.handshakes.Len())
 	s.Flows = uint64(st.flows.all.Len())
 	s.Bindings = uint64(st.forwarder.timers.Len())
+	s.Unregistered = uint64(st.unregistered.Len())
 	s.Handshakes = st.handshakes.Stats
 	s.HandshakeQueue = uint64(st.scheduler.len())
 	s.HandshakeDelay = max(st.scheduler.delay(state.Unproved), st.scheduler.delay(state.Proved))

@@ -41,10 +41,12 @@ func (st *shardState) charge(now time.Time, c *client, cost time.Duration) bool 
 	return false
 }
 
-// task is a queued task: a flow to open, or the oldest message of a client's rekey.
+// task is a queued task: a flow to open, the oldest message of a client's rekey, or a Register.
 type task struct {
-	flow  *flow
-	rekey *client
+	flow     *flow
+	rekey    *client
+	register *client // with its request
+	request  *state.RegisterRequest
 }
 
 // rekeyMessage is a queued message of a rekey.
@@ -147,6 +149,10 @@ func (st *shardState) runTask(now time.Time, t *task) {
 	if t.flow != nil {
 		st.closeDiscarded(now) // so that flows do not open faster than sockets are closed
 		st.runFlow(now, t.flow)
+		return
+	}
+	if t.register != nil {
+		st.runRegister(t.register, t.request)
 		return
 	}
 	c := t.rekey

@@ -21,6 +21,7 @@ type Source interface {
 	TCP() tcp.Stats
 	Sockets() []router.Socket
 	Refusals() map[router.Refusal]uint64
+	Registrations() map[wire.RegisterCode]uint64
 	Draining() bool
 }
 
@@ -61,6 +62,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for reason, n := range refusedFlows(c.source.Refusals()) {
 		out.counter("flows_refused_total", "Refused flows to targets and to other gateways, by reason.", float64(n), "reason", reason)
+	}
+	registrations := c.source.Registrations()
+	for code := range wire.CodeClock + 1 {
+		out.counter("registrations_total", "Answered Registers by code.", float64(registrations[code]), "code", strings.ReplaceAll(code.String(), " ", "_"))
 	}
 	for shard := range stats.Batches {
 		out.batches(strconv.Itoa(shard), &stats.Batches[shard])

@@ -12,6 +12,7 @@ import (
 
 	"lewes/router"
 	"lewes/router/egress"
+	"lewes/router/registrar"
 	"lewes/state"
 	"lewes/transport/tcp"
 )
@@ -49,6 +50,10 @@ func TestConstantsInREADME(t *testing.T) {
 		"receiver indexes bound at other gateways":                         fmt.Sprint(router.MaxBindings),
 		"share of a shard's time for one session's expensive requests":     fmt.Sprintf("%d %%", 100/router.SessionShare),
 		"share of a shard's time for one account's expensive requests":     fmt.Sprintf("%d %%", 100/router.AccountShare),
+		"Registers under way":                                              fmt.Sprint(registrar.MaxQueue),
+		"offset of the timestamp of a Register":                            seconds(registrar.Tolerance),
+		"time until a required registration":                               seconds(router.RegistrationTime),
+		"share of the sessions for those without a required registration":  fmt.Sprintf("%d %%", 100/router.UnregisteredShare),
 	}
 	exported := exportedSeries(t)
 	text, err := os.ReadFile("../../deploy/README.md")

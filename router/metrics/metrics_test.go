@@ -50,6 +50,10 @@ func (figures) Refusals() map[router.Refusal]uint64 {
 	return map[router.Refusal]uint64{{Reason: wire.FlowPolicy, Rule: "10.0.0.0/8"}: 2, {Reason: wire.FlowPolicy, Rule: "192.0.2.0/24"}: 3, {Reason: wire.FlowBound}: 1}
 }
 
+func (figures) Registrations() map[wire.RegisterCode]uint64 {
+	return map[wire.RegisterCode]uint64{wire.CodeOK: 4, wire.CodeTicketNeeded: 2}
+}
+
 func (figures) Draining() bool { return true }
 
 func TestMetricsFormat(t *testing.T) {

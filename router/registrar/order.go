@@ -11,6 +11,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/kdf"
+	"lewes/router/account"
 	"lewes/router/wireguard"
 	"lewes/state/ledger"
 	"lewes/state/wire"
@@ -27,7 +28,8 @@ type attempt struct {
 	message  []byte
 	now      time.Time
 	m        wire.Register
-	ledger   Ledger // nil: not needed
+	limits   account.Limits // of a listed client
+	ledger   Ledger         // nil: not needed
 	unlock   []func()
 
 	account   ledger.Account     // before the commit, then after it
@@ -121,7 +123,11 @@ func (a *attempt) parse(context.Context) (err error) {
 
 // checkAccess is step 2.
 func (a *attempt) checkAccess(context.Context) error {
-	if a.config.Access == Listed && !a.config.Standing(a.client).Listed {
+	if a.config.Access != Listed {
+		return nil
+	}
+	standing := a.config.Standing(a.client)
+	if a.limits = standing.Limits; !standing.Listed || a.limits.Expired(a.now) {
 		return refuse(wire.CodeNotAllowed, "this identity is not listed")
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lewes/crypto/identity"
+	"lewes/router/account"
 	"lewes/state/ledger"
 	"lewes/state/wire"
 )
@@ -24,7 +25,7 @@ func check(t *testing.T, r *wire.RegisterResult, want wire.RegisterCode) {
 // TestTicketIsSpentOnce: the same request has its first result in other sessions, and nobody else can use its
 // ticket.
 //
-// Shows R9.3.
+// Shows R9.3, R9.17.
 func TestTicketIsSpentOnce(t *testing.T) {
 	w := newWorld(t, Tickets)
 	alice, again, bob := session{1, 1}, session{1, 2}, session{2, 1}
@@ -52,6 +53,8 @@ func TestTicketIsSpentOnce(t *testing.T) {
 }
 
 // TestTicketIsAskedForFirst: a Register without a credential has what stands, or the tickets that the gateway takes.
+//
+// Shows R9.20.
 func TestTicketIsAskedForFirst(t *testing.T) {
 	w := newWorld(t, Tickets)
 	alice := session{1, 1}
@@ -74,7 +77,7 @@ func TestTicketIsAskedForFirst(t *testing.T) {
 
 // TestRefusalsSpendNothing: everything that can refuse comes before the commit, and leaves no address reserved.
 //
-// Shows R9.2.
+// Shows R9.2, R9.15, R9.16.
 func TestRefusalsSpendNothing(t *testing.T) {
 	paid := pay(1, 1)
 	for _, c := range []struct {
@@ -198,7 +201,7 @@ func TestFailedDeviceKeepsGrant(t *testing.T) {
 // TestPresharedKeyIsTheLastSessions: a repeat in another session changes the preshared key, at the device and in
 // the ledger.
 //
-// Shows R9.6.
+// Shows R9.6, R9.33.
 func TestPresharedKeyIsTheLastSessions(t *testing.T) {
 	w := newWorld(t, Tickets)
 	first := w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1))
@@ -232,6 +235,8 @@ func TestNewKeyReplacesPeer(t *testing.T) {
 }
 
 // TestProvedKeyMoves: who proves a key has it, and nobody without a proof.
+//
+// Shows R9.31, R9.32.
 func TestProvedKeyMoves(t *testing.T) {
 	w := newWorld(t, Tickets)
 	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeOK)
@@ -248,6 +253,8 @@ func TestProvedKeyMoves(t *testing.T) {
 }
 
 // TestQueueIsBounded: the 257th Register is refused at once, and Close waits for the others.
+//
+// Shows R9.18.
 func TestQueueIsBounded(t *testing.T) {
 	w := newWorld(t, Tickets)
 	w.device.gate = make(chan struct{})
@@ -305,4 +312,39 @@ func TestRecoverCompletesAttachments(t *testing.T) {
 	if err := w.End(t.Context(), identity.PublicKey{3}); err != nil || len(w.device.peers) != 1 || len(w.l.accounts[identity.PublicKey{3}].Attachments) != 0 {
 		t.Errorf("End: %v, %d peers", err, len(w.device.peers))
 	}
+}
+
+// TestListedClientHasItsPeriod: a listed client has the bytes of the list once in each period, by its next Register
+// or by Renew, and a changed amount at once.
+func TestListedClientHasItsPeriod(t *testing.T) {
+	w := newWorld(t, Listed)
+	alice, bob := session{1, 1}, session{2, 1}
+	w.limits[identity.PublicKey{1}] = account.Limits{Bytes: 500, Period: time.Hour}
+	w.limits[identity.PublicKey{2}] = account.Limits{}
+	if r := w.register(bob, wire.ModeRelay, nil); r.Code != wire.CodeOK || r.Remaining != wire.Unlimited {
+		t.Errorf("a client without limits: %+v", r)
+	}
+	if r := w.register(alice, wire.ModeBalance, nil); r.Remaining != 500 || w.l.commits != 0 {
+		t.Errorf("balance: %+v, %d commits", r, w.l.commits)
+	}
+	for range 2 {
+		if r := w.register(alice, wire.ModeRelay, nil); r.Code != wire.CodeOK || r.Remaining != 500 || w.l.commits != 1 {
+			t.Errorf("%+v, %d commits", r, w.l.commits)
+		}
+	}
+	w.l.accounts[identity.PublicKey{1}].Grants[0].Used = 500
+	check(t, w.register(alice, wire.ModeRelay, nil), wire.CodeBandwidthUsedUp)
+	check(t, w.register(alice, wire.ModeRelay, pay(1, 1)), wire.CodeBandwidthUsedUp)
+	if _, found, err := w.Renew(t.Context(), identity.PublicKey{1}); found || err != nil {
+		t.Errorf("renewed within the period (%v)", err)
+	}
+	w.now = w.now.Add(time.Hour)
+	if grants, found, err := w.Renew(t.Context(), identity.PublicKey{1}); !found || err != nil || grants[len(grants)-1].Expires != w.now.Add(time.Hour) {
+		t.Errorf("not renewed: %v (%v)", grants, err)
+	}
+	if r := w.register(alice, wire.ModeRelay, nil); r.Code != wire.CodeOK || r.Remaining != 500 {
+		t.Errorf("the next period: %+v", r)
+	}
+	w.limits[identity.PublicKey{1}] = account.Limits{Bytes: 500, Period: time.Hour, Expires: w.now}
+	check(t, w.register(alice, wire.ModeRelay, nil), wire.CodeNotAllowed)
 }

@@ -1,0 +1,157 @@
+package router
+
+import (
+	"time"
+
+	"lewes/router/registrar"
+	"lewes/state"
+	"lewes/state/snapshot"
+	"lewes/state/wire"
+)
+
+// Registration is the configuration of a gateway that answers Register (section 9 of PROTOCOL.md).
+type Registration struct {
+	// Registrar carries out Registers; nil: they are not answered. Its owner closes it after the gateway.
+	Registrar *registrar.Registrar
+	// Required means that a session carries no data before a registration. One without is closed after
+	// RegistrationTime, and all such sessions hold at most a tenth of MaxSessions.
+	Required bool
+}
+
+const (
+	// RegistrationTime is how long a session may do without a required registration.
+	RegistrationTime = 30 * time.Second
+	// UnregisteredShare is the part of all sessions that those without a required registration may hold.
+	UnregisteredShare = 10
+)
+
+// flags returns what the Ack of a session announces of registrations.
+func (r *Registration) flags() (flags wire.AckFlags) {
+	if r.Registrar != nil {
+		flags |= wire.AckRegisters
+	}
+	if r.Required {
+		flags |= wire.AckRegistrationRequired
+	}
+	return flags
+}
+
+// costRegister is the cost of a packet of a Register: of one that is complete with the public-key operations
+// of its worker, which share the processors with the shards.
+const costRegister = 200 * time.Microsecond
+
+// queueRegister handles a part of a Register, and queues a complete one.
+func (st *shardState) queueRegister(rx *rxContext, c *client, content []byte) {
+	if st.config.Registration.Registrar == nil {
+		st.counters.Misplaced++
+		return
+	}
+	if !st.charge(rx.now, c, costRegister) {
+		return // the client repeats it
+	}
+	request, err := c.session.HandleRegister(rx.now, rx.keys, content, rx.from, &st.output)
+	st.count(err)
+	if request != nil {
+		st.work.push(c, task{register: c, request: request})
+		st.runQueued()
+	}
+}
+
+// runRegister is the task of a Register: it goes to a worker, whose result comes back as a batch of its own.
+func (st *shardState) runRegister(c *client, request *state.RegisterRequest) {
+	q := &registrar.Request{Client: c.session.Peer(), Exporter: c.session.Exporter(), Message: request.Message}
+	env := st.shardEnv
+	submitted := st.config.Registration.Registrar.Submit(q, func(result *wire.RegisterResult, registration registrar.Registration) {
+		env.do(func(_ time.Time, st *shardState) { st.finishRegister(c, request.ID, result, registration) })
+	})
+	if !submitted {
+		st.config.Registration.Registrar.Count(wire.CodeBusy)
+		busy := wire.RegisterResult{Code: wire.CodeBusy, Error: wire.Detail("the gateway is busy: try again"), Remaining: wire.Unlimited}
+		st.finishRegister(c, request.ID, &busy, registrar.Registration{})
+	}
+}
+
+// finishRegister answers a Register, whose session may have ended meanwhile.
+func (st *shardState) finishRegister(c *client, id uint32, result *wire.RegisterResult, registration registrar.Registration) {
+	if c.dropped {
+		return
+	}
+	if result.OK() && registration.Mode != wire.ModeBalance {
+		st.endUnregistered(c)
+	}
+	c.session.FinishRegister(id, result.AppendCBOR(nil), &st.output)
+	st.applyEvents(c.session)
+}
+
+// awaitRegistration gives a new session RegistrationTime to register, and reports whether there is room for it
+// among those without a registration. The session that would end first gives way.
+func (st *shardState) awaitRegistration(c *client, until time.Time) bool {
+	if !st.config.Registration.Required {
+		return true
+	}
+	most := int64(max(1, st.limits.Load().MaxSessions/UnregisteredShare))
+	for st.unregisteredCount.Load() >= most {
+		if !st.evictUnregistered() {
+			return false
+		}
+	}
+	st.addUnregistered(c, until)
+	return true
+}
+
+// codeUnregistered codes whether a session is without a required registration. At a successor its time begins
+// again.
+func (st *shardState) codeUnregistered(c *snapshot.Codec, owner *client) {
+	without := owner.unregistered != nil
+	c.Bool(&without)
+	if c.Decoding() && c.Err() == nil && without && st.config.Registration.Required {
+		st.addUnregistered(owner, st.now().Add(RegistrationTime))
+	}
+}
+
+func (st *shardState) addUnregistered(c *client, until time.Time) {
+	c.unregistered = &state.Timer[*client]{}
+	c.unregistered.Value = c
+	st.unregistered.Set(c.unregistered, until)
+	st.unregisteredCount.Add(1)
+}
+
+// endUnregistered ends the wait for a session's registration.
+func (st *shardState) endUnregistered(c *client) {
+	if c.unregistered != nil {
+		st.unregistered.Set(c.unregistered, time.Time{})
+		c.unregistered = nil
+		st.unregisteredCount.Add(-1)
+	}
+}
+
+const unregisteredDetail = "this gateway requires a registration"
+
+// evictUnregistered closes the session without a registration that would end first in this shard, and reports
+// whether there was one.
+func (st *shardState) evictUnregistered() bool {
+	c, ok := st.unregistered.Pop(st.unregistered.Next())
+	if ok {
+		st.counters.UnregisteredEvicted++
+		st.closeSession(c.session, wire.CloseBound, unregisteredDetail)
+	}
+	return ok
+}
+
+// expireUnregistered closes a session that did not register in time, and reports whether there was one.
+func (st *shardState) expireUnregistered(now time.Time) bool {
+	c, ok := st.unregistered.Pop(now)
+	if ok {
+		st.counters.UnregisteredExpired++
+		st.closeSession(c.session, wire.CloseBound, unregisteredDetail)
+	}
+	return ok
+}
+
+// Registrations returns how many Registers had each code since the start.
+func (g *Gateway) Registrations() map[wire.RegisterCode]uint64 {
+	if g.config.Registration.Registrar == nil {
+		return nil
+	}
+	return g.config.Registration.Registrar.Results()
+}
