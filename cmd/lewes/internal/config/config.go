@@ -16,18 +16,19 @@ type Config struct {
 
 	MemoryLimit Size `toml:"memory_limit"` // 0: no limit; GOMEMLIMIT takes precedence
 
-	Listen    Listen    `toml:"listen"`
-	TCP       TCP       `toml:"tcp"`
-	Access    Access    `toml:"access"`
-	Handshake Handshake `toml:"handshake"`
-	Session   Session   `toml:"session"`
-	Flows     Flows     `toml:"flows"`
-	Egress    Egress    `toml:"egress"`
-	Forward   Forward   `toml:"forward"`
-	WireGuard WireGuard `toml:"wireguard"`
-	Log       Log       `toml:"log"`
-	Metrics   Metrics   `toml:"metrics"`
-	Control   Control   `toml:"control"`
+	Listen       Listen       `toml:"listen"`
+	TCP          TCP          `toml:"tcp"`
+	Access       Access       `toml:"access"`
+	Handshake    Handshake    `toml:"handshake"`
+	Session      Session      `toml:"session"`
+	Flows        Flows        `toml:"flows"`
+	Egress       Egress       `toml:"egress"`
+	Forward      Forward      `toml:"forward"`
+	Registration Registration `toml:"registration"`
+	WireGuard    WireGuard    `toml:"wireguard"`
+	Log          Log          `toml:"log"`
+	Metrics      Metrics      `toml:"metrics"`
+	Control      Control      `toml:"control"`
 
 	Gateways []Gateway `toml:"gateway"`
 }
@@ -126,6 +127,11 @@ const (
 // Forward limits forwarding to other gateways.
 type Forward struct {
 	MaxClaims int `toml:"max_claims"` // per account
+}
+
+// Registration configures what clients register with.
+type Registration struct {
+	Issuers []Issuer `toml:"issuers"` // of tickets
 }
 
 // WireGuard configures the peers of mode dvpn.

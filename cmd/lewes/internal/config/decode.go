@@ -143,6 +143,8 @@ func describe(path string, t reflect.Type) string {
 		return `a network in quotes, such as "10.77.0.0/16"`
 	case reflect.TypeFor[Host]():
 		return `a host name or an IP address in quotes, such as "gw.example.com"`
+	case reflect.TypeFor[Issuer]():
+		return `an issuer in quotes, such as "https://issuer.example#PIN"`
 	case reflect.TypeFor[policy.Rule]():
 		return `a rule in quotes, such as "10.0.0.0/8" or "*:25"`
 	case reflect.TypeFor[uri.Gateway]():

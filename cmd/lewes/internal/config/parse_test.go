@@ -102,7 +102,7 @@ func tableOf(line string) string {
 }
 
 // everything sets each key to another value than its default.
-const everything = `
+var everything = strings.ReplaceAll(`
 identity = "/etc/lewes/identity"
 state_dir = "/srv/lewes"
 public = ["GW.example.com", "203.0.113.7:443", "[2001:db8::7]:443", "2001:db8::8"]
@@ -154,6 +154,8 @@ own = ["203.0.113.7", "2001:db8::7"]
 ports = "30000-39999"
 [forward]
 max_claims = 1
+[registration]
+issuers = ["https://Issuer.Example#PIN", "/etc/lewes/issuer.json#PIN"]
 [wireguard]
 device = "wg0"
 ipv4 = "10.77.0.0/16"
@@ -172,7 +174,7 @@ uri = "%v"
 [[gateway]]
 uri = "%v"
 name = "other exit"
-`
+`, "PIN", gatewayURI(1).Identity.String())
 
 func TestParseEverything(t *testing.T) {
 	c := mustParse(t, fmt.Sprintf(everything, gatewayURI(1), gatewayURI(2)))
@@ -207,12 +209,13 @@ func TestParseEverything(t *testing.T) {
 			[]netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")},
 			egress.Range{30000, 39999},
 		},
-		Forward:   Forward{1},
-		WireGuard: WireGuard{"wg0", "10.77.0.0/16", "fd77::/64", "vpn.example.com:443"},
-		Log:       Log{LogDebug, LogJSON},
-		Metrics:   Metrics{"127.0.0.1:9264", false},
-		Control:   Control{"lewes-admins"},
-		Gateways:  []Gateway{{gatewayURI(1), ""}, {gatewayURI(2), "other exit"}},
+		Forward:      Forward{1},
+		Registration: Registration{[]Issuer{{URL: "https://issuer.example", Pin: gatewayURI(1).Identity}, {File: "/etc/lewes/issuer.json", Pin: gatewayURI(1).Identity}}},
+		WireGuard:    WireGuard{"wg0", "10.77.0.0/16", "fd77::/64", "vpn.example.com:443"},
+		Log:          Log{LogDebug, LogJSON},
+		Metrics:      Metrics{"127.0.0.1:9264", false},
+		Control:      Control{"lewes-admins"},
+		Gateways:     []Gateway{{gatewayURI(1), ""}, {gatewayURI(2), "other exit"}},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("read\n%+v, want\n%+v", c, want)
@@ -357,6 +360,12 @@ func TestParseRejects(t *testing.T) {
 		{"[egress]\nallow = [\"10.0.0.0/8\", \"*:443\"]", 2, "egress.allow", []string{`"*:443"`, "opens nothing"}},
 		{"[egress]\nown = [\"0.0.0.0\"]", 2, "egress.own", []string{`"0.0.0.0"`}},
 		{"[egress]\nports = \"59999-20000\"", 2, "egress.ports", []string{"59999-20000", "fewer than 100 ports"}},
+		{"[registration]\nissuers = [\"https://issuer.example\"]", 2, "registration.issuers", []string{"has no #PIN"}},
+		{"[registration]\nissuers = [\"http://issuer.example#" + gatewayURI(1).Identity.String() + "\"]", 2, "registration.issuers", []string{"only loopback"}},
+		{"[registration]\nissuers = [\"/etc/issuer#pin\"]", 2, "registration.issuers", []string{"pin of the issuer"}},
+		{"[registration]\nissuers = [\"issuer\"]", 2, "registration.issuers", []string{"https://HOST#PIN"}},
+		{"[registration]\nissuers = [1]", 2, "registration.issuers", []string{"an issuer in quotes"}},
+		{"[registration]\nissuers = [\"~/issuer#" + gatewayURI(1).Identity.String() + "\"]", 2, "registration.issuers", []string{"only a shell"}},
 		{"[wireguard]\nipv4 = \"10.77.0.1/16\"", 2, "wireguard.ipv4", []string{"10.77.0.1/16", "10.77.0.0/16"}},
 		{"[wireguard]\nipv4 = \"10.77.0.0\"", 2, "wireguard.ipv4", []string{"is not a network"}},
 		{"[wireguard]\nipv4 = 10", 2, "wireguard.ipv4", []string{"a network in quotes"}},

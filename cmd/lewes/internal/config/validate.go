@@ -32,6 +32,7 @@ const (
 	maxName        = 64
 	maxMemory      = 1 << 50
 	maxDevice      = 15 // bytes, on Linux
+	maxIssuers     = 16
 )
 
 // Validate checks a configuration and returns an *Error with all problems. Parse includes this check.
@@ -134,6 +135,7 @@ func (c *Config) problems() []Problem {
 	c.Flows.check(&p)
 	c.Egress.check(&p)
 	c.Forward.check(&p)
+	c.Registration.check(&p)
 	c.WireGuard.check(&p, len(c.Public) > 0)
 	checkGateways(&p, c.Gateways)
 	oneOf(&p, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
@@ -232,6 +234,14 @@ func (e *Egress) check(p *problems) {
 
 func (f *Forward) check(p *problems) {
 	within(p, "forward.max_claims", f.MaxClaims, 1, 1<<16)
+}
+
+func (r *Registration) check(p *problems) {
+	atMost(p, "registration.issuers", r.Issuers, maxIssuers)
+	once(p, "registration.issuers", r.Issuers)
+	for i, x := range r.Issuers {
+		file(p, indexed("registration.issuers", i+1), x.File)
+	}
 }
 
 func (w *WireGuard) check(p *problems, public bool) {

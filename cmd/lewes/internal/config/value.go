@@ -9,7 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"lewes/crypto/identity"
 	"lewes/crypto/kem"
+	"lewes/crypto/tickets"
 	"lewes/router/textfile"
 	"lewes/state/wire"
 )
@@ -19,6 +21,7 @@ var (
 	errDuration = errors.New(`not a duration: write a number and a unit, such as "500ms", "30s", "15m" or "24h"`)
 	errAddress  = errors.New(`not an address to listen on: write an IP address, with an optional port, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
 	errNetwork  = errors.New(`not a network: write an address, a slash and a length, such as "10.77.0.0/16" or "fd4c:7768:6979::/64"`)
+	errIssuer   = errors.New(`not an issuer: write "https://HOST#PIN" or "FILE#PIN", with the pin that the issuer prints`)
 	errHost     = errors.New(`not a host: write a host name or an IP address, with an optional port, such as "gw.example.com" or "203.0.113.7:443"`)
 )
 
@@ -146,6 +149,42 @@ func (h *Host) UnmarshalText(text []byte) error {
 		name = addr.Unmap().String()
 	}
 	*h = Host{name, uint16(port)}
+	return nil
+}
+
+// Issuer is where the keys of an issuer of tickets come from. It is comparable.
+type Issuer struct {
+	URL  string // of tickets.Issuer; empty: File
+	File string
+	Pin  identity.PublicKey
+}
+
+// String formats the value for UnmarshalText.
+func (i Issuer) String() string { return i.URL + i.File + "#" + i.Pin.String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (i Issuer) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+// UnmarshalText parses URL#PIN or FILE#PIN.
+func (i *Issuer) UnmarshalText(text []byte) error {
+	s := string(text)
+	if strings.Contains(s, "://") {
+		parsed, err := tickets.ParseIssuer(s)
+		if err != nil {
+			return err
+		}
+		*i = Issuer{URL: parsed.URL.String(), Pin: parsed.Pin}
+		return nil
+	}
+	at := strings.LastIndexByte(s, '#')
+	if at <= 0 {
+		return fmt.Errorf("%q is %w", identity.Mask(s), errIssuer)
+	}
+	pin, err := identity.ParsePublicKey(s[at+1:])
+	if err != nil {
+		return fmt.Errorf("pin of the issuer: %w", err)
+	}
+	*i = Issuer{File: s[:at], Pin: pin}
 	return nil
 }
 

@@ -53,6 +53,7 @@ type Process struct {
 	egress    *egress
 	directory *router.Directory
 	wireGuard *wireguard.Device   // nil: no mode dvpn
+	issuers   *issuers            // of tickets
 	extras    map[string]*os.File // files handed over beside the gateway
 
 	started       time.Time
@@ -122,6 +123,8 @@ func (p *Process) Run(ctx context.Context) (err error) {
 		p.log.Warn("cannot read the routing table; denying the addresses of interfaces only", zap.Error(err))
 	}
 	settings := routerConfig(c, key, p.access, p.egress.policy, p.log)
+	p.issuers = newIssuers(key.Public(), c.StateDir, p.log)
+	p.issuers.replace(c.Registration.Issuers)
 	settings.Limits, settings.TCP.Listen.MaxConnections = fitOpenFiles(c, openFiles(), p.log)
 	if c.Access.Totals > 0 {
 		p.totals = newTotals(c.TotalsFile(), time.Duration(c.Access.Totals), p.access.listed, p.log)
@@ -164,6 +167,7 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 	if err == nil {
 		p.access.watch(ctx, g, p.start)
 		p.start(func() { p.bounded.serve(ctx) })
+		p.start(func() { p.issuers.run(ctx) })
 		if p.totals != nil {
 			p.start(func() { p.totals.run(ctx, g) })
 		}

@@ -34,6 +34,8 @@ var effects = map[string]effect{
 	"memory_limit": byReload,
 	"session.max":  byReload,
 
+	"registration.issuers": byReload,
+
 	"access.totals": byUpgrade,
 	"egress.ports":  byUpgrade,
 
@@ -105,6 +107,9 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 		sessions = p.access.rule.Load().reapply(before, g)
 		p.access.watch(ctx, g, p.start)
 	}
+	if !slices.Equal(next.Registration.Issuers, p.config.Registration.Issuers) {
+		p.issuers.replace(next.Registration.Issuers)
+	}
 	p.level.SetLevel(level.Level())
 	limitMemory(next)
 	fitted := *next
@@ -148,6 +153,7 @@ func (p *Process) commitConfig(next *config.Config) {
 	now := *p.config
 	now.Access, now.Egress, now.Flows, now.Forward = next.Access, next.Egress, next.Flows, next.Forward
 	now.Log.Level, now.MemoryLimit, now.Session.Max = next.Log.Level, next.MemoryLimit, next.Session.Max
+	now.Registration.Issuers = next.Registration.Issuers
 	now.Access.Totals, now.Egress.Ports = p.config.Access.Totals, p.config.Egress.Ports
 	if p.directory != nil {
 		now.Gateways = next.Gateways
