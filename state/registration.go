@@ -250,6 +250,7 @@ func (r *registration) deadline() time.Time {
 func (r *registration) tick(now time.Time, s *Session, out *Output) {
 	if r != nil && r.message != nil && !now.Before(r.next) {
 		r.send(now, s, out)
+		s.NoteSent(now)
 	}
 }
 

@@ -69,6 +69,10 @@ type Config struct {
 	// NoReconnect ends the session when it would otherwise reconnect.
 	NoReconnect bool
 
+	// NoRegister leaves registration to the program, which calls Session.Register. Otherwise a session
+	// registers by itself with a gateway that requires it, without a ticket.
+	NoRegister bool
+
 	// Transport selects what carries packets to the first gateway.
 	Transport Transport
 	// Resolver resolves the first gateway's name for each handshake; nil means net.DefaultResolver.

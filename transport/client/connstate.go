@@ -24,7 +24,12 @@ type connState struct {
 	sending []transport.Packet
 	changed chan struct{}               // closed and replaced at each event
 	pongs   map[[8]byte]chan<- struct{} // waiting Pings, by token
-	dials   *dialQueue                  // observes the handshake; nil after it
+	// registering receives the answer to a Register; nil: none waits. settled: the session is registered
+	// or does without.
+	registering chan<- *wire.RegisterResult
+	settled     bool
+
+	dials *dialQueue // observes the handshake; nil after it
 
 	doubtedAt      time.Time // when a check had no answer; zero: something was answered since
 	unresponsiveAt time.Time // when no path answered any more; zero: one does
@@ -88,6 +93,8 @@ func (st *connState) handleEvent(now time.Time, e state.Event) {
 		st.handleUnresponsive(now)
 	case state.KeepaliveSent:
 		st.handleKeepalive(now)
+	case state.Registered:
+		st.handleRegistered(e.Result)
 	case state.Closed:
 		if st.ended == nil {
 			st.ended = e.Reason

@@ -35,6 +35,13 @@
 // beside or after the old session; its flows open again by themselves. The application sees loss
 // and, with Config.OnEvent, Events. Config.NoReconnect ends the session instead.
 //
+// # Registration
+//
+// A gateway may require a registration before it carries anything (section 9 of PROTOCOL.md). The session
+// then registers by itself, in each new session again, and Event Registered reports the result; datagrams
+// before it may be lost. Session.Register registers for another mode, spends a ticket, or asks for the
+// balance; Config.NoRegister leaves all of it to the program.
+//
 // # Paths
 //
 // Config.Transport selects what carries packets to the first gateway: by default UDP, and

@@ -25,9 +25,12 @@ const (
 	// PathChanged: packets to the gateway take another path, from Event.From to
 	// Event.To because of Event.Reason. If From equals To, the local port is new.
 	PathChanged
+	// Registered: the session has registered by itself, or the gateway reports a change of the account:
+	// Event.Registration. Event.Err is not nil if the registration does not stand.
+	Registered
 )
 
-var eventNames = [...]string{Connected: "connected", Rekeyed: "rekeyed", Reconnecting: "reconnecting", Reconnected: "reconnected", Closed: "closed", PathChanged: "path changed"}
+var eventNames = [...]string{Connected: "connected", Rekeyed: "rekeyed", Reconnecting: "reconnecting", Reconnected: "reconnected", Closed: "closed", PathChanged: "path changed", Registered: "registered"}
 
 func (k EventKind) String() string {
 	return nameOf(eventNames[:], "event", uint8(k))
@@ -47,6 +50,8 @@ type Event struct {
 	From, To Transport
 	// Reason explains To; it is empty for the preferred transport.
 	Reason string
+	// Registration is that of Registered, else nil.
+	Registration *RegisterResult
 }
 
 // maxEvents bounds the Events that wait while OnEvent runs; the oldest are dropped.
@@ -109,6 +114,13 @@ func (s *Session) emit(e Event) {
 		}
 		if e.Reason != "" {
 			attrs = append(attrs, slog.String("reason", e.Reason))
+		}
+	case Registered:
+		if e.Registration.Remaining != Unlimited {
+			attrs = append(attrs, slog.Uint64("remaining_bytes", e.Registration.Remaining))
+		}
+		if e.Err != nil {
+			level, attrs = slog.LevelWarn, append(attrs, slog.String("error", e.Err.Error()))
 		}
 	case Reconnecting, Closed:
 		if !errors.Is(e.Err, ErrClosed) {

@@ -185,8 +185,13 @@ func (f *flow) close() {
 	f.s.flows.remove(f)
 }
 
-// handleClosed handles a FlowClosed from the gateway.
-func (f *flow) handleClosed(m *wire.FlowClosed) {
+// handleClosed handles a FlowClosed from the gateway. While the session registers, a datagram that came too
+// early is lost.
+func (f *flow) handleClosed(m *wire.FlowClosed, registering bool) {
+	if m.Reason == wire.FlowNotRegistered && registering {
+		f.reopen()
+		return
+	}
 	refused := &FlowError{
 		Gateway: f.s.gateway.Identity,
 		Target:  f.to.String(),

@@ -50,6 +50,8 @@ type gateway struct {
 	// answer returns the answers to a datagram, or the reason why the flow is
 	// closed. nil echoes.
 	answer func(a arrival) ([][]byte, wire.FlowReason)
+	// register answers a Register, or leaves it under way by nil. It is called once for each.
+	register func(s *state.Session, m *wire.Register) *wire.RegisterResult
 	// taken reports whether an inner index belongs to another session.
 	taken func(index uint32) bool
 	tcp   downstream
@@ -279,6 +281,8 @@ func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path)
 				g.told = append(g.told, m)
 				delete(g.flows, flowKey{s, m.FlowID})
 			}
+		case wire.TypeRegister:
+			g.handleRegister(now, generation, content, from)
 		default:
 			if t == wire.TypePing {
 				g.pings++
@@ -288,6 +292,24 @@ func (g *gateway) sealed(now time.Time, h wire.Header, p []byte, from path.Path)
 	}
 	g.follow()
 	g.sessions.Touch(s)
+}
+
+func (g *gateway) handleRegister(now time.Time, k *state.KeySet, content []byte, from path.Path) {
+	s := k.Session()
+	request, err := s.HandleRegister(now, k, content, from, &g.out)
+	if err != nil {
+		g.t.Errorf("gateway: a part of a Register: %v", err)
+	}
+	if request == nil {
+		return
+	}
+	m, err := wire.ParseRegister(request.Message)
+	if err != nil {
+		g.t.Errorf("gateway: a Register: %v", err)
+	}
+	if result := g.register(s, &m); result != nil {
+		s.FinishRegister(request.ID, result.AppendCBOR(nil), &g.out)
+	}
 }
 
 func (g *gateway) data(s *state.Session, content []byte, size int) {

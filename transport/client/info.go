@@ -4,6 +4,9 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"lewes/state"
+	"lewes/state/wire"
 )
 
 // Info describes a session.
@@ -47,6 +50,8 @@ type Terms struct {
 	IdleTTL     time.Duration // the session ends after such an idle time
 	RekeyAfter  time.Duration // the client rekeys
 	MaxDatagram int           // largest packet over UDP, in bytes
+	// Registers: the gateway answers Session.Register. RegistrationRequired: it carries nothing before.
+	Registers, RegistrationRequired bool
 }
 
 // Info describes the session at the moment.
@@ -75,9 +80,16 @@ func (s *Session) Info() Info {
 		TransportReason: reason,
 		Local:           c.active.Load().conn.LocalAddr(),
 		Handshake:       HandshakeTimes{progress.Started, progress.Answered, progress.KKT, progress.Established},
-		Terms:           Terms{terms.IdleTTL, terms.RekeyAfter, int(terms.MaxDatagram)},
+		Terms:           termsOf(terms),
 		MaxPacket:       s.maxPacket(),
 		Down:            down,
+	}
+}
+
+func termsOf(t state.Terms) Terms {
+	return Terms{
+		t.IdleTTL, t.RekeyAfter, int(t.MaxDatagram),
+		t.Flags&wire.AckRegisters != 0, t.Flags&wire.AckRegistrationRequired != 0,
 	}
 }
 

@@ -92,7 +92,7 @@ func (st *connState) handleTransport(now time.Time, p *gatewayPath, h wire.Heade
 			return err
 		}
 		if f := st.s.flows.find(m.FlowID); f != nil {
-			f.handleClosed(&m)
+			f.handleClosed(&m, !st.settled)
 		}
 		return nil
 	case wire.TypePong:

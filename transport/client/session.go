@@ -40,12 +40,16 @@ type Session struct {
 	addrs   atomic.Pointer[[]netip.Addr] // the gateway's, as last resolved; never nil
 	flows   flowTable
 	count   counters
-	carries atomic.Bool        // an inner session is up, whose Pings stand for this one's
-	wake    chan struct{}      // the supervisor has to check the conn
-	ctx     context.Context    // done when the session ends
-	cancel  context.CancelFunc // of ctx
-	running sync.WaitGroup
-	done    chan struct{}
+	carries atomic.Bool   // an inner session is up, whose Pings stand for this one's
+	wake    chan struct{} // the supervisor has to check the conn
+	// registering holds a value while a Register is under way. registered is the registration to renew with
+	// each conn; nil: none.
+	registering chan struct{}
+	registered  atomic.Pointer[RegisterRequest]
+	ctx         context.Context    // done when the session ends
+	cancel      context.CancelFunc // of ctx
+	running     sync.WaitGroup
+	done        chan struct{}
 
 	mu         sync.Mutex // guards the fields below
 	finished   bool
@@ -113,6 +117,8 @@ func newSession(config Config, hop int, outer *Session, queue *events) (*Session
 		events:  queue,
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
+
+		registering: make(chan struct{}, 1),
 	}
 	s.addrs.Store(new([]netip.Addr))
 	s.flows.init()
@@ -148,6 +154,7 @@ func (s *Session) adopt(c *sessionConn) bool {
 		s.pathReason = "UDP did not answer in time"
 	}
 	s.running.Go(func() { c.serve(active) })
+	s.running.Go(func() { s.keepRegistered(c) })
 	s.mu.Unlock()
 	if old == nil {
 		return true
