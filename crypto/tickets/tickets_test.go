@@ -150,6 +150,8 @@ func TestSignRefusals(t *testing.T) {
 }
 
 // TestSecondFormOfSignature covers what the key of the spent list must not depend on.
+//
+// Shows R9.28.
 func TestSecondFormOfSignature(t *testing.T) {
 	key, gateway := testKey(t, 0), testIdentity(1).Public()
 	token := issue(t, key, 1, "issuer.example", gateway)
@@ -298,6 +300,8 @@ func TestSecondKeyIsRefused(t *testing.T) {
 
 // TestEpochBoundaries spends a ticket around every boundary, midnight of a Thursday, with the
 // gateway's clock up to five minutes off.
+//
+// Shows R9.27.
 func TestEpochBoundaries(t *testing.T) {
 	gateway := testIdentity(1).Public()
 	v := NewVerifier(gateway)
@@ -343,6 +347,7 @@ func TestEpochBoundaries(t *testing.T) {
 	}
 }
 
+// Shows R9.26.
 func TestCheckRefusals(t *testing.T) {
 	gateway, other := testIdentity(1).Public(), testIdentity(2).Public()
 	v := NewVerifier(gateway)
@@ -370,6 +375,7 @@ func TestCheckRefusals(t *testing.T) {
 	}
 }
 
+// Shows R9.29.
 func TestOffers(t *testing.T) {
 	v := NewVerifier(testIdentity(1).Public())
 	if err := v.SetIssuers([]*Directory{directory(t)}); err != nil {

@@ -4,15 +4,18 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"testing"
 
 	"github.com/cloudflare/circl/blindsign/blindrsa"
 
+	"lewes/crypto/identity"
 	"lewes/crypto/internal/vectors"
 )
 
@@ -113,6 +116,27 @@ func TestBlindSignatureVectors(t *testing.T) {
 		digest := sha512.Sum384(v.Msg)
 		if err := rsa.VerifyPSS(&private.PublicKey, crypto.SHA384, digest[:], sig, &rsa.PSSOptions{SaltLength: sha512.Size384}); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestAppendixA makes the values of appendix A of PROTOCOL.md. The key is that of RFC 9578.
+func TestAppendixA(t *testing.T) {
+	seed := func(b byte) *identity.PrivateKey { return identity.FromSeed((*[32]byte)(bytes.Repeat([]byte{b}, 32))) }
+	gateway, pin := seed(0x11).Public(), seed(0x99)
+	d := &Directory{Issuer: "issuer.example", Epoch: DefaultEpoch, Keys: []Key{{Denomination{10 << 30, 30 * 86400}, 2900, rfcKey(t).Public()}}}
+	const list = "lewes ticket keys 1\nissuer issuer.example\nepoch 604800\n" +
+		"key 10737418240 2592000 2900 ca572f8982a9ca248a3056186322d93ca147266121ddeb5632c07f1f71cd2708\n"
+	for _, c := range []struct{ what, got, want string }{
+		{"origin_info", gateway.String(), "F25s3DdjXdCxYBhh2z8FBusVEMT4b9bGNFVKJi3wFoF4"},
+		{"challenge_digest", fmt.Sprintf("%x", sha256.Sum256(Challenge("issuer.example", gateway))), "5dae850780112b6fc214ad4d0bd2aff37f2e15282bdd3552de3540643d918aa2"},
+		{"voucher", Voucher(bytes.Repeat([]byte{0xaa}, VoucherSize)).Text(), "vkvk-vkvk-vkvk-vkvk-vkvk-vkvk-vjdz-inc6"},
+		{"pin", pin.Public().String(), "4So8kA2BCfQD4zhvfYVqhWiyrXBgRPNRuoicJdh9G36c"},
+		{"list", d.list(), list},
+		{"signature", fmt.Sprintf("%x", pin.Sign([]byte(list))), "1ace632e18ad7d28685a19baf32dcef1273848c6b2d337caeedcce12f2ad1834cd1dcaf22afa25949a90639a96a34bd2b68a0204ecb276913b509d85d65e090e"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %s, want %s", c.what, c.got, c.want)
 		}
 	}
 }

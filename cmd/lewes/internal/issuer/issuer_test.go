@@ -179,6 +179,8 @@ func TestIssueAndSpend(t *testing.T) {
 }
 
 // TestRepeatIsFree covers lost answers, also across a restart and the end of an epoch.
+//
+// Shows R9.38.
 func TestRepeatIsFree(t *testing.T) {
 	b := newBench(t, month)
 	v, first, second := b.voucher(month, 1), b.request(0, 1), b.request(0, 2)
@@ -203,6 +205,8 @@ func TestRepeatIsFree(t *testing.T) {
 }
 
 // TestRefusalsCostNothing covers all that stands before the signature.
+//
+// Shows R9.38, R9.39.
 func TestRefusalsCostNothing(t *testing.T) {
 	b := newBench(t, month, week)
 	v, stranger := b.voucher(month, 1), tickets.Voucher{1}
@@ -373,6 +377,8 @@ func TestDamagedVoucherFile(t *testing.T) {
 
 // TestEpochs runs the clock over the midnight at which epochs change, with the client's clock up to five
 // minutes off, and the gateway's as the issuer's or the client's: a ticket can be had and spent at any time.
+//
+// Shows R9.27, R9.39.
 func TestEpochs(t *testing.T) {
 	b := newBench(t, month)
 	start := tickets.EpochStart(2901, tickets.DefaultEpoch)
