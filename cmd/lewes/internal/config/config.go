@@ -129,9 +129,39 @@ type Forward struct {
 	MaxClaims int `toml:"max_claims"` // per account
 }
 
-// Registration configures what clients register with.
+// Registration configures what clients register for, and what they register with.
 type Registration struct {
-	Issuers []Issuer `toml:"issuers"` // of tickets
+	Access    RegistrationAccess `toml:"access"`
+	Ledger    string             `toml:"ledger"` // empty: see LedgerFile
+	OnFailure OnFailure          `toml:"on_failure"`
+	MixNode   string             `toml:"mix_node"` // IP address and port; empty: no mode mixnet
+	Issuers   []Issuer           `toml:"issuers"`  // of tickets
+}
+
+// RegistrationAccess selects the clients that may register.
+type RegistrationAccess string
+
+// The values of RegistrationAccess.
+const (
+	RegistrationOff     RegistrationAccess = "off"     // Register is not answered
+	RegistrationOpen    RegistrationAccess = "open"    // every client; not required
+	RegistrationListed  RegistrationAccess = "listed"  // the list of clients; required
+	RegistrationTickets RegistrationAccess = "tickets" // required
+)
+
+// OnFailure selects what happens while the use of bandwidth cannot be written.
+type OnFailure string
+
+// The values of OnFailure.
+const (
+	OnFailureStop  OnFailure = "stop"
+	OnFailureServe OnFailure = "serve"
+)
+
+// MixAddr returns the address of the mix node; it is not valid if there is none.
+func (r *Registration) MixAddr() netip.AddrPort {
+	addr, _ := netip.ParseAddrPort(r.MixNode)
+	return addr
 }
 
 // WireGuard configures the peers of mode dvpn.

@@ -155,6 +155,10 @@ ports = "30000-39999"
 [forward]
 max_claims = 1
 [registration]
+access = "tickets"
+ledger = "/srv/lewes/accounts"
+on_failure = "serve"
+mix_node = "203.0.113.9:1789"
 issuers = ["https://Issuer.Example#PIN", "/etc/lewes/issuer.json#PIN"]
 [wireguard]
 device = "wg0"
@@ -210,7 +214,7 @@ func TestParseEverything(t *testing.T) {
 			egress.Range{30000, 39999},
 		},
 		Forward:      Forward{1},
-		Registration: Registration{[]Issuer{{URL: "https://issuer.example", Pin: gatewayURI(1).Identity}, {File: "/etc/lewes/issuer.json", Pin: gatewayURI(1).Identity}}},
+		Registration: Registration{RegistrationTickets, "/srv/lewes/accounts", OnFailureServe, "203.0.113.9:1789", []Issuer{{URL: "https://issuer.example", Pin: gatewayURI(1).Identity}, {File: "/etc/lewes/issuer.json", Pin: gatewayURI(1).Identity}}},
 		WireGuard:    WireGuard{"wg0", "10.77.0.0/16", "fd77::/64", "vpn.example.com:443"},
 		Log:          Log{LogDebug, LogJSON},
 		Metrics:      Metrics{"127.0.0.1:9264", false},
@@ -364,6 +368,11 @@ func TestParseRejects(t *testing.T) {
 		{"[registration]\nissuers = [\"http://issuer.example#" + gatewayURI(1).Identity.String() + "\"]", 2, "registration.issuers", []string{"only loopback"}},
 		{"[registration]\nissuers = [\"/etc/issuer#pin\"]", 2, "registration.issuers", []string{"pin of the issuer"}},
 		{"[registration]\nissuers = [\"issuer\"]", 2, "registration.issuers", []string{"https://HOST#PIN"}},
+		{"[registration]\naccess = \"paid\"", 2, "registration.access", []string{`"paid"`, `"tickets"`}},
+		{"[registration]\naccess = \"tickets\"", 2, "registration.access", []string{"registration.issuers"}},
+		{"[access]\nmode = \"open\"\n[registration]\naccess = \"listed\"", 4, "registration.access", []string{"access.mode"}},
+		{"[registration]\non_failure = \"go on\"", 2, "registration.on_failure", []string{`"go on"`, `"serve"`}},
+		{"[registration]\nmix_node = \"mix.example\"", 2, "registration.mix_node", []string{"IP address and a port"}},
 		{"[registration]\nissuers = [1]", 2, "registration.issuers", []string{"an issuer in quotes"}},
 		{"[registration]\nissuers = [\"~/issuer#" + gatewayURI(1).Identity.String() + "\"]", 2, "registration.issuers", []string{"only a shell"}},
 		{"[wireguard]\nipv4 = \"10.77.0.1/16\"", 2, "wireguard.ipv4", []string{"10.77.0.1/16", "10.77.0.0/16"}},

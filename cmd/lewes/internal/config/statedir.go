@@ -56,7 +56,7 @@ func LoadOrDefault(file, dir string) (*Config, error) {
 	if dir != "" {
 		c.StateDir = dir
 	}
-	needed := c.Identity == "" || c.Access.Clients == "" && c.Access.Mode != AccessOpen || c.Access.Totals > 0
+	needed := c.Identity == "" || c.Access.Clients == "" && c.Access.Mode != AccessOpen || c.Access.Totals > 0 || c.Registration.Access != RegistrationOff
 	if c.StateDir == "" && needed {
 		var err error
 		if c.StateDir, err = StateDir(); err != nil {
@@ -71,6 +71,9 @@ func (c *Config) IdentityFile() string { return c.stateFile(c.Identity, "identit
 
 // ClientsFile returns the path of the list of clients.
 func (c *Config) ClientsFile() string { return c.stateFile(c.Access.Clients, "clients") }
+
+// LedgerFile returns the path of the accounts of registered clients.
+func (c *Config) LedgerFile() string { return c.stateFile(c.Registration.Ledger, "ledger") }
 
 // TotalsFile returns the path of the traffic totals of the clients.
 func (c *Config) TotalsFile() string { return filepath.Join(c.StateDir, "totals") }

@@ -135,7 +135,7 @@ func (c *Config) problems() []Problem {
 	c.Flows.check(&p)
 	c.Egress.check(&p)
 	c.Forward.check(&p)
-	c.Registration.check(&p)
+	c.Registration.check(&p, c.Access.Mode)
 	c.WireGuard.check(&p, len(c.Public) > 0)
 	checkGateways(&p, c.Gateways)
 	oneOf(&p, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
@@ -236,7 +236,21 @@ func (f *Forward) check(p *problems) {
 	within(p, "forward.max_claims", f.MaxClaims, 1, 1<<16)
 }
 
-func (r *Registration) check(p *problems) {
+func (r *Registration) check(p *problems, mode AccessMode) {
+	oneOf(p, "registration.access", r.Access, RegistrationOff, RegistrationOpen, RegistrationListed, RegistrationTickets)
+	oneOf(p, "registration.on_failure", r.OnFailure, OnFailureStop, OnFailureServe)
+	file(p, "registration.ledger", r.Ledger)
+	switch {
+	case r.Access == RegistrationListed && mode == AccessOpen:
+		p.add("registration.access", "%q takes the limits of clients from their list, which access.mode %q does not have", r.Access, mode)
+	case r.Access == RegistrationTickets && len(r.Issuers) == 0:
+		p.add("registration.access", "%q needs an issuer: set registration.issuers", r.Access)
+	}
+	if r.MixNode != "" {
+		if a, err := netip.ParseAddrPort(r.MixNode); err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
+			p.add("registration.mix_node", `%q is not an IP address and a port, such as "203.0.113.9:1789"`, shorten(r.MixNode))
+		}
+	}
 	atMost(p, "registration.issuers", r.Issuers, maxIssuers)
 	once(p, "registration.issuers", r.Issuers)
 	for i, x := range r.Issuers {

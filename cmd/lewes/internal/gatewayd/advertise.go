@@ -42,7 +42,8 @@ func advertise(g *router.Gateway, c *config.Config) *Advertisement {
 		if len(tcp) > 0 && tcp[0].Port() != uri.DefaultTCPPort {
 			u.TCPPort = tcp[0].Port()
 		}
-		u.Open = c.Access.Mode == config.AccessOpen
+		u.Tickets = c.Registration.Access == config.RegistrationTickets
+		u.Open = c.Access.Mode == config.AccessOpen && !u.Tickets
 		a.URIs = append(a.URIs, u.String())
 	}
 	for _, addr := range g.Addrs() {

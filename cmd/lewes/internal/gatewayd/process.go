@@ -21,6 +21,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/handover"
+	"lewes/router/registrar"
 	"lewes/router/wireguard"
 	"lewes/transport/udp"
 )
@@ -41,20 +42,21 @@ type Process struct {
 	signals     signals
 	predecessor *handover.Conn // nil if this process takes over from no other
 
-	config    *config.Config // in effect
-	log       *zap.Logger
-	audit     *zap.Logger // writes every line
-	bounded   *boundedCore
-	lines     *logWriter // of both
-	level     zap.AtomicLevel
-	access    *accessControl
-	totals    *totals      // nil: none are kept
-	start     func(func()) // starts a goroutine that ends with Run
-	egress    *egress
-	directory *router.Directory
-	wireGuard *wireguard.Device   // nil: no mode dvpn
-	issuers   *issuers            // of tickets
-	extras    map[string]*os.File // files handed over beside the gateway
+	config       *config.Config // in effect
+	log          *zap.Logger
+	audit        *zap.Logger // writes every line
+	bounded      *boundedCore
+	lines        *logWriter // of both
+	level        zap.AtomicLevel
+	access       *accessControl
+	totals       *totals      // nil: none are kept
+	start        func(func()) // starts a goroutine that ends with Run
+	egress       *egress
+	directory    *router.Directory
+	wireGuard    *wireguard.Device   // nil: no mode dvpn
+	issuers      *issuers            // of tickets
+	registration *registration       // nil: off
+	extras       map[string]*os.File // files handed over beside the gateway
 
 	started       time.Time
 	parent        int             // that started this process
@@ -125,6 +127,12 @@ func (p *Process) Run(ctx context.Context) (err error) {
 	settings := routerConfig(c, key, p.access, p.egress.policy, p.log)
 	p.issuers = newIssuers(key.Public(), c.StateDir, p.log)
 	p.issuers.replace(c.Registration.Issuers)
+	if p.registration, err = newRegistration(c, key, p.access, registrar.BlindRSA(p.issuers.verifier), p.log); err != nil {
+		return err
+	}
+	defer p.registration.close()
+	settings.Registration = p.registration.settings()
+	p.wireGuard = p.registration.wireGuard()
 	settings.Limits, settings.TCP.Listen.MaxConnections = fitOpenFiles(c, openFiles(), p.log)
 	if c.Access.Totals > 0 {
 		p.totals = newTotals(c.TotalsFile(), time.Duration(c.Access.Totals), p.access.listed, p.log)
@@ -145,6 +153,9 @@ func (p *Process) Run(ctx context.Context) (err error) {
 func (p *Process) open(ctx context.Context, settings router.Config) (g *router.Gateway, inherited map[string]*os.File, err error) {
 	if p.predecessor == nil {
 		p.totals.load(false)
+		if err := p.registration.open(ctx, 0); err != nil {
+			return nil, nil, err
+		}
 		g, err = router.Start(settings)
 		return g, nil, err
 	}
@@ -168,6 +179,9 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 		p.access.watch(ctx, g, p.start)
 		p.start(func() { p.bounded.serve(ctx) })
 		p.start(func() { p.issuers.run(ctx) })
+		if p.predecessor != nil && p.registration != nil {
+			p.start(func() { p.registration.openBeside(ctx) })
+		}
 		if p.totals != nil {
 			p.start(func() { p.totals.run(ctx, g) })
 		}
@@ -202,6 +216,7 @@ func (p *Process) shutdown(g *router.Gateway) {
 	defer cancel()
 	notified, sessions := g.Shutdown(ctx)
 	p.totals.close()
+	p.registration.close()
 	if notified < sessions {
 		p.log.Warn("not all clients were notified of the end", zap.Float64("timeout_seconds", shutdownTimeout.Seconds()))
 	}

@@ -63,6 +63,7 @@ func (p *Process) upgrade(ctx context.Context, g *router.Gateway) (*os.Process, 
 		}
 		return nil, fmt.Errorf("%w (%s: %s)", err, successor.Path, status)
 	}
+	p.registration.close()
 	p.totals.close() // the successor waits for conn's end
 	pid := successor.Process.Pid
 	p.notify("MAINPID=" + strconv.Itoa(pid))

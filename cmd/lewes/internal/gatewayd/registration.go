@@ -1,0 +1,169 @@
+package gatewayd
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"lewes/cmd/lewes/internal/config"
+	"lewes/crypto/identity"
+	"lewes/router"
+	"lewes/router/meter"
+	"lewes/router/registrar"
+	"lewes/router/wireguard"
+	"lewes/state/ledger"
+	"lewes/state/wire"
+)
+
+// ledgerWait is how long a successor waits for its predecessor to close the ledger.
+const ledgerWait = 30 * time.Second
+
+// registration carries out the registrations of a gateway. A nil *registration means that they are off.
+type registration struct {
+	*registrar.Registrar
+	path    string // of the ledger
+	gateway identity.PublicKey
+	log     *zap.Logger
+	device  *wireguard.Device // nil: no mode dvpn
+	running sync.WaitGroup    // of the device
+	stop    context.CancelFunc
+
+	book atomic.Pointer[meter.Book] // nil: the gateway has not started
+
+	mu     sync.Mutex
+	ledger *ledger.Ledger // guarded by mu; nil: not open
+	closed bool           // guarded by mu
+}
+
+// newRegistration returns the registration of a configuration, without its ledger. The caller closes it.
+func newRegistration(c *config.Config, key *identity.PrivateKey, access *accessControl, verifier registrar.Verifier, log *zap.Logger) (*registration, error) {
+	if c.Registration.Access == config.RegistrationOff {
+		if c.WireGuard.Device != "" {
+			log.Warn("no client gets a WireGuard peer: registrations are off", zap.String("key", "registration.access"))
+		}
+		return nil, nil
+	}
+	r := &registration{path: c.LedgerFile(), gateway: key.Public(), log: log}
+	var err error
+	if r.device, err = newWireGuard(c, key, r, c.Registration.OnFailure == config.OnFailureStop, log); err != nil {
+		return nil, err
+	}
+	settings := registrar.Config{
+		Access:  map[config.RegistrationAccess]registrar.Access{config.RegistrationOpen: registrar.Open, config.RegistrationListed: registrar.Listed, config.RegistrationTickets: registrar.Tickets}[c.Registration.Access],
+		Modes:   []wire.Mode{wire.ModeRelay},
+		Tickets: verifier, Standing: access.standing, Logger: log,
+	}
+	if r.device != nil {
+		settings.Device, settings.Modes = r.device, append(settings.Modes, wire.ModeDVPN)
+	}
+	if c.Registration.MixNode != "" {
+		settings.Modes = append(settings.Modes, wire.ModeMixnet)
+	}
+	sealing := key.LedgerKey()
+	defer clear(sealing[:])
+	settings.Sealing = &sealing
+	r.Registrar = registrar.New(settings)
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	if r.device != nil {
+		r.running.Go(func() { r.device.Run(ctx) })
+	}
+	return r, nil
+}
+
+// wireGuard returns the device of mode dvpn, or nil.
+func (r *registration) wireGuard() *wireguard.Device {
+	if r == nil {
+		return nil
+	}
+	return r.device
+}
+
+var errNoMeter = errors.New("the gateway does not count yet")
+
+// Charge charges the traffic of WireGuard peers.
+func (r *registration) Charge(ctx context.Context, used map[identity.PublicKey]uint64) (ended []identity.PublicKey, err error) {
+	book := r.book.Load()
+	if book == nil {
+		return nil, errNoMeter
+	}
+	return book.Charge(ctx, used)
+}
+
+// settings returns the router's configuration.
+func (r *registration) settings() router.Registration {
+	if r == nil {
+		return router.Registration{}
+	}
+	return router.Registration{Registrar: r.Registrar, Required: r.Required()}
+}
+
+// open opens the ledger, waiting for a predecessor to close it, and sets up what it has.
+func (r *registration) open(ctx context.Context, wait time.Duration) error {
+	if r == nil {
+		return nil
+	}
+	l, err := r.openLedger(ctx, wait)
+	if err != nil {
+		return err
+	}
+	if l.Restored() {
+		r.log.Warn("the ledger is a restored backup: tickets that were spent since may be spent again", zap.String("file", r.path))
+	}
+	if err := r.Recover(ctx, l); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return l.Close()
+	}
+	r.ledger = l
+	r.SetLedger(l)
+	return nil
+}
+
+// openLedger waits in pieces, so that the end of ctx ends it.
+func (r *registration) openLedger(ctx context.Context, wait time.Duration) (*ledger.Ledger, error) {
+	for until := time.Now().Add(wait); ; {
+		l, err := ledger.Open(r.path, ledger.Options{Gateway: r.gateway, Now: time.Now()})
+		if err == nil || !errors.Is(err, ledger.ErrInUse) || ctx.Err() != nil || time.Now().After(until) {
+			return l, err
+		}
+	}
+}
+
+// openBeside opens the ledger of a successor, which serves already. If that fails the gateway goes on with the
+// registrations that it took over, and refuses new ones.
+func (r *registration) openBeside(ctx context.Context) {
+	if err := r.open(ctx, ledgerWait); err != nil {
+		r.SetFailed(err)
+		r.log.Error("cannot open the ledger; serving the registrations that were taken over, and refusing others", zap.Error(err))
+		return
+	}
+	r.log.Info("opened the ledger", zap.String("file", r.path))
+}
+
+// close waits for the registrations under way and closes the ledger, which a successor may open then.
+func (r *registration) close() {
+	if r == nil {
+		return
+	}
+	r.Close()
+	r.stop()
+	r.running.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	if r.ledger == nil {
+		return
+	}
+	if err := r.ledger.Close(); err != nil {
+		r.log.Error("cannot close the ledger", zap.Error(err))
+	}
+	r.ledger = nil
+}
