@@ -117,7 +117,7 @@ func (v *Verifier) Check(credential []byte, now time.Time) (*Ticket, error) {
 	return &Ticket{k.Denomination, token.Key, k.Epoch, k.issuer, k.from, k.until, token.Spent(), token, k.Public}, nil
 }
 
-// Verify checks the issuer's signature, which takes about 30 µs of a processor. The error is ErrSignature.
+// Verify checks the issuer's signature, which takes tens of microseconds of a processor. The error is ErrSignature.
 func (t *Ticket) Verify() error { return t.token.Verify(t.public) }
 
 // Offers returns what a client may ask an issuer for at now, by issuer and size: the current key of

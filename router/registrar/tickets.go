@@ -20,7 +20,7 @@ func (b blindRSA) Check(now time.Time, kind wire.TicketType, credential []byte) 
 	}
 	t, err := b.verifier.Check(credential, now)
 	switch {
-	case errors.Is(err, tickets.ErrUnknownKey):
+	case errors.Is(err, tickets.ErrUnknownKey), errors.Is(err, tickets.ErrEarly): // the client keeps the ticket
 		return Token{}, ErrUnknownIssuerKey
 	case errors.Is(err, tickets.ErrExpired):
 		return Token{}, ErrTicketExpired
