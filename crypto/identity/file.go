@@ -37,7 +37,7 @@ func Load(path string) (*PrivateKey, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("identity: no key file %s; make one with lewes keygen: %w", path, err)
+			return nil, fmt.Errorf("identity: no key file %s; make one with lewes keygen %[1]s: %[2]w", path, err)
 		}
 		return nil, fmt.Errorf("identity: key file %s cannot be opened: %w", path, err)
 	}
