@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -327,10 +328,10 @@ func TestRegisterInParts(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(m.Credential), err)
 	}
 	result := wire.RegisterResult{Code: wire.CodeTicketNeeded, Error: bytes.Repeat([]byte("e"), wire.MaxDetail),
-		Peer: &wire.WireGuardPeer{Endpoint: string(bytes.Repeat([]byte("h"), wire.MaxEndpoint))}}
+		Peer: &wire.WireGuardPeer{Endpoint: "host.example:51820"}}
 	for range wire.MaxTickets {
 		result.Tickets = append(result.Tickets, wire.TicketOffer{Type: wire.TicketBlindRSA2048,
-			Issuer: string(bytes.Repeat([]byte("i"), wire.MaxIssuer)), Bytes: 1 << 62, Seconds: 1 << 62})
+			Issuer: strings.Repeat("abcdefgh.", 28) + "ab", Bytes: 1 << 62, Seconds: 1 << 62})
 	}
 	p.g.only().FinishRegister(1, result.AppendCBOR(nil), &p.g.out)
 	p.carry()

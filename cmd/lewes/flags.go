@@ -219,7 +219,9 @@ func withRemedy(err error, c *client.Config) error {
 	switch {
 	case dial != nil || !errors.As(err, &flow):
 		return err
-	case flow.Reason == client.ReasonLimit || flow.Reason == client.ReasonBandwidth:
+	case flow.Reason == client.ReasonNotRegistered || flow.Reason == client.ReasonBandwidth:
+		return fmt.Errorf("%w\nsee what is left with: lewes register --mode balance --gateway %s", err, c.Gateway)
+	case flow.Reason == client.ReasonLimit:
 		return fmt.Errorf("%w; close other flows, or try again later", err)
 	}
 	return fmt.Errorf("%w; ask the gateway's operator to allow it, or choose another target", err)

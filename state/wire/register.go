@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"strconv"
+	"strings"
 )
 
 // Mode is what a client registers for, section 9.
@@ -255,7 +257,7 @@ type RegisterResult struct {
 // TicketOffer describes a ticket that a gateway takes: who issues it under which key, and what it grants.
 type TicketOffer struct {
 	Type       TicketType
-	Issuer     string // issuer_name of its tokens, at most MaxIssuer bytes
+	Issuer     string // issuer_name of its tokens: a host with or without a port, at most MaxIssuer bytes
 	TokenKeyID [32]byte
 	Bytes      uint64
 	Seconds    uint64
@@ -428,7 +430,9 @@ func (o *TicketOffer) parse(v cborItem) error {
 			o.Type = ticketTypeNamed(b)
 		case "issuer":
 			err = v.string(cborText, &b, MaxIssuer)
-			o.Issuer = string(b)
+			if o.Issuer = string(b); !isHost(o.Issuer) {
+				err = ErrRegisterField
+			}
 		case "token_key_id":
 			err = v.fixed(&b, 32)
 			copy(o.TokenKeyID[:], b)
@@ -470,6 +474,9 @@ func parseWireGuardPeer(v cborItem) (*WireGuardPeer, error) {
 		case "endpoint":
 			err = v.string(cborText, &b, MaxEndpoint)
 			p.Endpoint = string(b)
+			if host, _, found := cutPort(p.Endpoint); !found || !isHost(host) {
+				err = ErrRegisterField // it goes into a file of another program
+			}
 			found++
 		case "private_ipv4":
 			err = v.addr(&p.IPv4, netip.Addr.Is4)
@@ -484,6 +491,30 @@ func parseWireGuardPeer(v cborItem) (*WireGuardPeer, error) {
 		return nil, ErrRegisterField
 	}
 	return p, nil
+}
+
+// isHost reports whether s is a host name or an IP address, IPv6 in brackets, with or without a port.
+func isHost(s string) bool {
+	if host, _, found := cutPort(s); found {
+		s = host
+	}
+	if in, found := strings.CutPrefix(s, "["); found {
+		in, found = strings.CutSuffix(in, "]")
+		a, err := netip.ParseAddr(in)
+		return found && err == nil && a.Is6() && a.Zone() == ""
+	}
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Is4() || err != nil && IsHostName([]byte(s))
+}
+
+// cutPort cuts a decimal port, 1 to 65535, off the end of s.
+func cutPort(s string) (host string, port uint16, found bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return s, 0, false
+	}
+	n, err := strconv.ParseUint(s[i+1:], 10, 16)
+	return s[:i], uint16(n), err == nil && n > 0
 }
 
 // addr sets to to an address in text, without zone, of the family that is reports.

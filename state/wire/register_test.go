@@ -56,12 +56,12 @@ func TestRegisterResultRoundTrip(t *testing.T) {
 		}
 		for range rapid.IntRange(0, MaxTickets).Draw(t, "tickets") {
 			m.Tickets = append(m.Tickets, TicketOffer{
-				rapid.SampledFrom([]TicketType{TicketBlindRSA2048, TicketUnknown}).Draw(t, "type"), string(drawDetail(t)), drawKey(t, "key id"),
+				rapid.SampledFrom([]TicketType{TicketBlindRSA2048, TicketUnknown}).Draw(t, "type"), drawHost(t), drawKey(t, "key id"),
 				rapid.Uint64Max(1<<63-1).Draw(t, "bytes"), rapid.Uint64Max(1<<63-1).Draw(t, "seconds"),
 			})
 		}
 		if rapid.Bool().Draw(t, "dvpn") {
-			m.Peer = &WireGuardPeer{PublicKey: drawKey(t, "key"), Endpoint: string(drawDetail(t))}
+			m.Peer = &WireGuardPeer{PublicKey: drawKey(t, "key"), Endpoint: drawHost(t) + ":51820"}
 			if rapid.Bool().Draw(t, "v4") {
 				m.Peer.IPv4 = netip.AddrFrom4([4]byte(drawBytes(t, 4, "IPv4")))
 			}
@@ -129,6 +129,23 @@ func TestRegisterErrorIsCut(t *testing.T) {
 	got, err := ParseRegisterResult(m.Append(nil))
 	if err != nil || len(got.Error) != MaxDetail {
 		t.Errorf("%d bytes, %v", len(got.Error), err)
+	}
+}
+
+func drawHost(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"a.example", "192.0.2.1", "[2001:db8::1]", "xn--bcher-kva.example"}).Draw(t, "host")
+}
+
+// TestHostsOfResults checks the texts that a gateway may send as hosts.
+func TestHostsOfResults(t *testing.T) {
+	for s, want := range map[string]bool{
+		"issuer.example": true, "issuer.example:8443": true, "127.0.0.1:8080": true, "[::1]": true, "[::1]:8080": true, "192.0.2.1": true,
+		"": false, "::1": false, "[fe80::1%eth0]": false, "a b": false, "a\nPostUp = x": false, "a:0": false, "a:65536": false, "a:1:2": false,
+		"[192.0.2.1]": false, "[::1": false, "a.example:": false, "user@a.example": false, "1.2": false,
+	} {
+		if isHost(s) != want {
+			t.Errorf("%q: %v", s, !want)
+		}
 	}
 }
 

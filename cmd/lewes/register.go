@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lewes/transport/client"
+)
+
+func newRegister() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "register --gateway URI --mode relay|balance",
+		Short: "register with a gateway, or show what is left of the bandwidth there",
+		Long: `Register asks a gateway for a registration and prints it: what is left of this client's bandwidth
+and until when. With --mode relay it registers this client for sending datagrams; forward and probe
+do that by themselves. With --mode balance it changes nothing.
+
+It spends no ticket. If the gateway needs one, register prints the tickets that it takes, and the
+exit code is 1.`,
+		Example: `  lewes register --mode balance --gateway lewes://9qA…@gw.example.com
+  lewes register --mode balance --gateway lewes://9qA…@gw.example.com --json | jq .remaining_bytes
+  lewes register --mode relay --gateway lewes://9qA…@gw.example.com --via lewes://4mZ…@entry.example`,
+		Args: arguments(0, 0, ""),
+	}
+	var flags gatewayFlags
+	flags.register(cmd)
+	gateway := cmd.Flags().String("gateway", "", "`URI` of the gateway (required)")
+	mode := cmd.Flags().String("mode", "", "what to register for: relay, or balance to ask only (required)")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *gateway == "" {
+			return usagef("missing --gateway: the URI printed by the gateway, lewes://IDENTITY@host:port")
+		}
+		request := client.RegisterRequest{}
+		switch *mode {
+		case client.ModeRelay.String():
+			request.Mode = client.ModeRelay
+		case client.ModeBalance.String():
+			request.Mode = client.ModeBalance
+		case "":
+			return usagef("missing --mode: relay, or balance to ask what is left")
+		default:
+			return usagef("--mode %q is neither relay nor balance", *mode)
+		}
+		return flags.run(cmd, *gateway, func(ctx context.Context, config client.Config) error {
+			config.NoRegister = true
+			session, err := client.Dial(ctx, config)
+			if err != nil {
+				return withRemedy(err, &config)
+			}
+			defer session.Close()
+			result, err := session.Register(ctx, request)
+			if err != nil {
+				return registerRemedy(err, config.Gateway.String())
+			}
+			r := newRegistration(config.Gateway.String(), request.Mode, &result)
+			if err := output(cmd, *asJSON, r, r.text(&result)); err != nil {
+				return err
+			}
+			return registerRemedy(result.Err(), config.Gateway.String())
+		})
+	}
+	return cmd
+}
+
+// registration is the output of register.
+type registration struct {
+	Gateway    string     `json:"gateway"`
+	Mode       string     `json:"mode"`
+	Registered bool       `json:"registered"` // with mode balance: it would be
+	Code       string     `json:"code"`
+	Detail     string     `json:"detail,omitempty"`          // the gateway's explanation
+	Remaining  *uint64    `json:"remaining_bytes,omitempty"` // absent: no limit
+	Expires    *time.Time `json:"expires,omitempty"`         // absent: never
+	Tickets    []offer    `json:"tickets,omitempty"`         // that the gateway takes
+}
+
+// offer is a ticket that a gateway takes.
+type offer struct {
+	Type    string `json:"ticket_type"`
+	Issuer  string `json:"issuer"`
+	KeyID   string `json:"token_key_id"`
+	Bytes   uint64 `json:"bytes"`
+	Seconds uint64 `json:"seconds"`
+}
+
+func newRegistration(gateway string, mode client.Mode, result *client.RegisterResult) *registration {
+	r := &registration{Gateway: gateway, Mode: mode.String(), Registered: result.OK(), Code: result.Code.String(), Detail: result.Detail}
+	if result.Remaining != client.Unlimited {
+		r.Remaining = &result.Remaining
+	}
+	if !result.Expires.IsZero() {
+		r.Expires = new(result.Expires.UTC())
+	}
+	for _, o := range result.Tickets {
+		r.Tickets = append(r.Tickets, offer{o.Type.String(), o.Issuer, hex.EncodeToString(o.TokenKeyID[:]), o.Bytes, o.Seconds})
+	}
+	return r
+}
+
+func (r *registration) text(result *client.RegisterResult) string {
+	var b strings.Builder
+	if r.Registered && result.Remaining == client.Unlimited {
+		b.WriteString("no limit")
+	} else {
+		fmt.Fprintf(&b, "%s left", bytesText(result.Remaining))
+	}
+	if r.Expires != nil {
+		b.WriteString(", until " + r.Expires.Format("2006-01-02 15:04Z"))
+	}
+	if r.Registered && result.Remaining > 0 && r.Mode != client.ModeBalance.String() {
+		fmt.Fprintf(&b, "; registered for %s", r.Mode)
+	}
+	for _, o := range r.Tickets {
+		fmt.Fprintf(&b, "\nit takes tickets of %s: %s for %s", o.Issuer, bytesText(o.Bytes), ageText(o.Seconds))
+	}
+	return b.String()
+}
+
+// registerRemedy adds what to do next to a refusal or another error of a registration.
+func registerRemedy(err error, gateway string) error {
+	var refused *client.RegisterError
+	switch {
+	case errors.Is(err, client.ErrNoRegistration):
+		return fmt.Errorf("%w\nit needs none: lewes forward works without", err)
+	case !errors.As(err, &refused):
+		return err
+	}
+	remedies := map[client.RegisterCode]string{
+		client.RegisterTicketNeeded:    "get tickets with: lewes tickets fetch --gateway " + gateway + " --issuer URL#PIN --voucher CODE",
+		client.RegisterModeNotOffered:  "choose another --mode, or another gateway",
+		client.RegisterNotAllowed:      "ask the gateway's operator to allow this client",
+		client.RegisterBandwidthUsedUp: "get more tickets, or wait for the next period",
+		client.RegisterBusy:            "try again in a minute",
+		client.RegisterStorageFailed:   "try again later; the gateway's operator finds the reason in its log",
+		client.RegisterClock:           "set this machine's clock",
+	}
+	if remedy, found := remedies[refused.Code]; found {
+		return fmt.Errorf("%w\n%s", err, remedy)
+	}
+	return err
+}
