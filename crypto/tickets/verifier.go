@@ -94,6 +94,16 @@ func (v *Verifier) SetIssuers(directories []*Directory) error {
 	return nil
 }
 
+// Keys returns how many keys tickets are accepted of at now.
+func (v *Verifier) Keys(now time.Time) (n int) {
+	for _, k := range *v.keys.Load() {
+		if !now.Before(k.from) && now.Before(k.until) {
+			n++
+		}
+	}
+	return n
+}
+
 // Check makes all checks of a credential that cost little: its form, that its key is known and not
 // expired at now, and that it is for this gateway. Errors are ErrMessage, ErrUnknownKey, ErrExpired,
 // ErrEarly and ErrGateway. Without an error the caller looks Ticket.Spent up and then calls

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 
+	"lewes/router/registrar"
 	"lewes/router/wireguard"
 )
 
@@ -37,6 +38,7 @@ var others = []func() any{
 	func() any {
 		return wireguard.Stats{Up: 1, Failures: 2, Peers: 3, Foreign: 4, Resting: 5, Exhausted: 6, Bytes: 7}
 	},
+	func() any { return registrar.IssuerStats{Failing: 1, Keys: 2} },
 }
 
 // freeLabels are the labels whose values are no words of this program.

@@ -49,3 +49,9 @@ func (b blindRSA) Offers(now time.Time) (offers []wire.TicketOffer) {
 	}
 	return offers
 }
+
+// IssuerStats describes the issuers whose tickets a gateway takes.
+type IssuerStats struct {
+	Failing uint64 `metric:"ticket_issuers_failing" kind:"gauge" help:"Issuers of tickets whose keys could not be read the last time."`
+	Keys    uint64 `metric:"ticket_keys" kind:"gauge" help:"Keys of issuers, one for each denomination and epoch, whose tickets are taken."`
+}

@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
+	"lewes/cmd/lewes/internal/config"
 	"lewes/cmd/lewes/internal/version"
 	"lewes/router"
 	"lewes/router/metrics"
@@ -85,6 +87,9 @@ func (p *Process) health(g *router.Gateway) map[string]http.HandlerFunc {
 func (p *Process) moreMetrics() (all []func() any) {
 	if p.wireGuard != nil {
 		all = append(all, func() any { return p.wireGuard.Stats() })
+	}
+	if p.config.Registration.Access == config.RegistrationTickets {
+		all = append(all, func() any { return p.issuers.stats(time.Now()) })
 	}
 	return all
 }

@@ -18,6 +18,7 @@ import (
 	"lewes/cmd/lewes/internal/config"
 	"lewes/crypto/identity"
 	"lewes/crypto/tickets"
+	"lewes/router/registrar"
 )
 
 const (
@@ -121,6 +122,11 @@ func (i *issuers) failing() (sources []string) {
 		}
 	}
 	return sources
+}
+
+// stats returns the numbers of keys and failing issuers.
+func (i *issuers) stats(now time.Time) registrar.IssuerStats {
+	return registrar.IssuerStats{Failing: uint64(len(i.failing())), Keys: uint64(i.verifier.Keys(now))}
 }
 
 // run keeps the keys up to date until ctx is done.

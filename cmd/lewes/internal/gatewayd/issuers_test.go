@@ -18,6 +18,7 @@ import (
 	"lewes/cmd/lewes/internal/config"
 	"lewes/crypto/identity"
 	"lewes/crypto/tickets"
+	"lewes/router/registrar"
 )
 
 // fakeIssuer publishes a directory, or fails.
@@ -88,6 +89,13 @@ func TestIssuerKeys(t *testing.T) {
 		t.Helper()
 		if n := len(i.verifier.Offers(now)); n != offers {
 			t.Errorf("%s: %d offers, want %d", when, n, offers)
+		}
+		want := registrar.IssuerStats{Keys: uint64(offers)}
+		if failing {
+			want.Failing = 1
+		}
+		if got := i.stats(now); got != want {
+			t.Errorf("%s: %+v, want %+v", when, got, want)
 		}
 		if got := slices.Equal(i.failing(), []string{f.URL}); got != failing {
 			t.Errorf("%s: failing are %q", when, i.failing())
