@@ -178,7 +178,10 @@ func (f *fakeTickets) Check(_ time.Time, kind wire.TicketType, credential []byte
 	case credential[0] != 1 && credential[0] != 3:
 		return Token{}, ErrUnknownIssuerKey
 	}
-	t := ledger.Ticket{KeyID: [32]byte{credential[0]}, Spent: kdf.Hash(credential)}
+	t := ledger.Ticket{
+		Issuer: "issuer.example", KeyID: [32]byte{credential[0]}, Spent: kdf.Hash(credential),
+		From: time.Unix(1_700_000_000, 0), Until: time.Unix(4_000_000_000, 0),
+	}
 	return Token{Ticket: t, Bytes: 1000, Valid: time.Hour, Private: credential[0]}, nil
 }
 
@@ -230,7 +233,7 @@ func (d *fakeDevice) Reserve(_ time.Time, client identity.PublicKey, _ [32]byte,
 		return standing.IPv4, standing.IPv6, func() {}, nil
 	}
 	for i := range d.size {
-		ip := netip.AddrFrom4([4]byte{10, 0, 0, byte(2 + i)})
+		ip := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		if _, taken := d.taken[ip]; !taken {
 			d.taken[ip] = client
 			return ip, netip.Addr{}, func() {
