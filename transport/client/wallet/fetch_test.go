@@ -118,7 +118,7 @@ func (i *testIssuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	signer := i.signers[request.Truncated]
 	switch {
 	case signer == nil:
-		http.Error(w, "unknown key", http.StatusBadRequest)
+		http.Error(w, "unknown key", http.StatusUnprocessableEntity)
 		return
 	case !i.signed[request] && i.left == 0:
 		http.Error(w, "", http.StatusPaymentRequired)

@@ -143,7 +143,7 @@ func (s *session) try(ctx context.Context, method, to string, body []byte, limit
 		return nil, 0, fmt.Errorf("%w%s", ErrVoucherUnknown, reason(answer))
 	case status == http.StatusPaymentRequired:
 		return nil, 0, ErrUsedUp
-	case status == http.StatusBadRequest:
+	case status == http.StatusUnprocessableEntity:
 		return nil, 0, fmt.Errorf("%w%s", errRequest, reason(answer))
 	case status != http.StatusOK:
 		return nil, 0, fmt.Errorf("the issuer answers %s%s", response.Status, reason(answer))

@@ -243,14 +243,14 @@ func TestRefusalsCostNothing(t *testing.T) {
 		{"a typing error", "Bearer " + v.Text()[1:], tickets.RequestMediaType, encoded, 401},
 		{"an unknown voucher", "Bearer " + stranger.Text(), tickets.RequestMediaType, encoded, 401},
 		{"another media type", "Bearer " + v.Text(), "application/json", encoded, 415},
-		{"empty", "Bearer " + v.Text(), tickets.RequestMediaType, nil, 400},
-		{"short", "Bearer " + v.Text(), tickets.RequestMediaType, encoded[1:], 400},
-		{"long", "Bearer " + v.Text(), tickets.RequestMediaType, append(bytes.Clone(encoded), 0), 400},
-		{"another type", "Bearer " + v.Text(), tickets.RequestMediaType, append([]byte{0, 1}, encoded[2:]...), 400},
-		{"another plan's key", "Bearer " + b.voucher(week, 1).Text(), tickets.RequestMediaType, encoded, 400},
-		{"the next epoch's key", "Bearer " + v.Text(), tickets.RequestMediaType, next.Append(nil), 400},
-		{"no key", "Bearer " + v.Text(), tickets.RequestMediaType, foreign.Append(nil), 400},
-		{"a number above the modulus", "Bearer " + v.Text(), tickets.RequestMediaType, large.Append(nil), 400},
+		{"empty", "Bearer " + v.Text(), tickets.RequestMediaType, nil, 422},
+		{"short", "Bearer " + v.Text(), tickets.RequestMediaType, encoded[1:], 422},
+		{"long", "Bearer " + v.Text(), tickets.RequestMediaType, append(bytes.Clone(encoded), 0), 422},
+		{"another type", "Bearer " + v.Text(), tickets.RequestMediaType, append([]byte{0, 1}, encoded[2:]...), 422},
+		{"another plan's key", "Bearer " + b.voucher(week, 1).Text(), tickets.RequestMediaType, encoded, 422},
+		{"the next epoch's key", "Bearer " + v.Text(), tickets.RequestMediaType, next.Append(nil), 422},
+		{"no key", "Bearer " + v.Text(), tickets.RequestMediaType, foreign.Append(nil), 422},
+		{"a number above the modulus", "Bearer " + v.Text(), tickets.RequestMediaType, large.Append(nil), 422},
 	} {
 		if r := b.do("POST", requestPath, c.authorization, c.mediaType, c.body); r.StatusCode != c.status {
 			t.Errorf("%s: %v", c.what, r.Status)
@@ -371,6 +371,42 @@ func TestDamagedVoucherFile(t *testing.T) {
 		}
 	}
 	if n := strings.Count(b.log.String(), `"request failed","error":"damaged voucher file"`); n != 6 {
+		t.Errorf("%d lines in the log: %s", n, b.log)
+	}
+}
+
+// TestStorageFails covers a voucher file that cannot be opened, and a directory that cannot be published: the
+// client gets an error that charges nothing, and the log names it.
+func TestStorageFails(t *testing.T) {
+	b := newBench(t, month)
+	v, request := b.voucher(month, 1), b.request(0, 1)
+	path := b.issuer.vouchers.path(v)
+	if err := errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if status, body, _ := b.post(v, request); status != 500 || bytes.Contains(body, []byte(b.dir)) {
+		t.Errorf("%d %s", status, body)
+	}
+	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
+		t.Fatal(err)
+	}
+
+	start := b.now
+	file := b.issuer.directoryFile()
+	if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700), os.WriteFile(filepath.Join(file, "x"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	b.now = start.Add(tickets.DefaultEpoch)
+	if r := b.do("GET", tickets.DirectoryPath, "", "", nil); r.StatusCode != 500 {
+		t.Errorf("keys that are not durable were published: %v", r.Status)
+	}
+	if err := os.RemoveAll(file); err != nil {
+		t.Fatal(err)
+	}
+	if status, body, left := b.post(v, b.request(0, 1)); status != 200 || left != "0" {
+		t.Errorf("after the failures: %d %s", status, body)
+	}
+	if n := strings.Count(b.log.String(), `"request failed"`); n != 2 {
 		t.Errorf("%d lines in the log: %s", n, b.log)
 	}
 }

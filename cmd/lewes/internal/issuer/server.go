@@ -222,8 +222,8 @@ func (i *Issuer) fail(w http.ResponseWriter, err error) {
 	}{
 		{errNoVoucher, http.StatusUnauthorized},
 		{errUsedUp, http.StatusPaymentRequired},
-		{tickets.ErrMessage, http.StatusBadRequest},
-		{errForeignKey, http.StatusBadRequest},
+		{tickets.ErrMessage, http.StatusUnprocessableEntity},
+		{errForeignKey, http.StatusUnprocessableEntity},
 		{errBusy, http.StatusServiceUnavailable},
 	} {
 		if errors.Is(err, known.err) {
