@@ -51,6 +51,7 @@ type gatewayEnd struct {
 	closed     []error
 	drops      map[string]int
 	nextIndex  uint32
+	registers  func(*Session, *RegisterRequest) // gets new Registers
 }
 
 func gatewayConfig(t testing.TB, seed uint64) *GatewayConfig {
@@ -116,6 +117,11 @@ func (g *gatewayEnd) handle(now time.Time, packet []byte, from path.Path) {
 			g.drop(err)
 		} else if t == wire.TypeEncryptedData {
 			g.data = append(g.data, string(content))
+		} else if t == wire.TypeRegister {
+			request, err := generation.Session().HandleRegister(now, generation, content, from, &g.out)
+			if g.drop(err); request != nil {
+				g.registers(generation.Session(), request)
+			}
 		} else {
 			g.drop(generation.Session().Control(now, generation, t, content, from, &g.out))
 		}

@@ -61,13 +61,13 @@ type keptResult struct {
 // RegisterRequest is a Register for the gateway to act on. FinishRegister ends it.
 type RegisterRequest struct {
 	ID      uint32
-	Message []byte // for wire.ParseRegister, which may fail: CodeBadRequest. The receiver owns it
+	Message []byte // for wire.ParseRegister. The receiver owns it
 }
 
 // HandleRegister handles a part of a Register that KeySet.Open returned at a gateway. It returns a request
 // if the part completes a new one: the caller acts on it and then calls FinishRegister, at any time. Repeats,
-// reused ids and a Register beside one that is under way are answered here. An error means that the part
-// was ignored.
+// reused ids, malformed Registers and one beside another that is under way are answered here. An error means
+// that the part was ignored or the Register malformed.
 func (s *Session) HandleRegister(now time.Time, k *KeySet, content []byte, from path.Path, out *Output) (*RegisterRequest, error) {
 	switch {
 	case s.closed:
@@ -106,6 +106,10 @@ func (s *Session) HandleRegister(now time.Time, k *KeySet, content []byte, from 
 		return nil, nil
 	}
 	s.registration.add(keptResult{id: id, hash: hash})
+	if _, err := wire.ParseRegister(message); err != nil {
+		s.FinishRegister(id, failure(wire.CodeBadRequest, "the Register is malformed"), out)
+		return nil, err
+	}
 	if underWay {
 		s.FinishRegister(id, failure(wire.CodeBusy, "another Register of the session is under way"), out)
 		return nil, nil

@@ -13,8 +13,7 @@ import (
 	"lewes/state/wire"
 )
 
-// registrationPair is a session of a gateway that answers Register. It returns the requests that new
-// Registers make.
+// registrationPair is a session of a gateway that answers Register. took are the requests of new Registers.
 type registrationPair struct {
 	*testing.T
 	c    *clientEnd
@@ -28,6 +27,7 @@ func newRegistrationPair(t *testing.T) *registrationPair {
 	config := gatewayConfig(t, 1)
 	config.Session.Terms.Flags = wire.AckRegisters
 	p := &registrationPair{T: t, g: newGatewayEnd(t, config), c: newClientEnd(t, epoch, clientConfig(2)), now: epoch}
+	p.g.registers = func(_ *Session, r *RegisterRequest) { p.took = append(p.took, r) }
 	converse(p.now, p.c, p.g)
 	if !p.c.session.Confirmed() {
 		t.Fatalf("no session: %v %v", p.c.drops, p.g.drops)
@@ -37,40 +37,19 @@ func newRegistrationPair(t *testing.T) *registrationPair {
 
 // carry carries packets until neither end has any.
 func (p *registrationPair) carry() {
-	p.Helper()
 	for {
 		up, down := p.c.take(), p.g.take()
 		if len(up)+len(down) == 0 {
 			return
 		}
 		for _, packet := range up {
-			p.handle(packet.Data)
+			p.g.handle(p.now, packet.Data, clientAt)
 		}
 		for _, packet := range down {
 			if !p.lost {
 				p.c.handle(p.now, packet.Data, gatewayAt)
 			}
 		}
-	}
-}
-
-// handle opens a packet at the gateway.
-func (p *registrationPair) handle(packet []byte) {
-	p.Helper()
-	k := p.g.sessions.Find(headerOf(packet).ReceiverIdx)
-	t, content, err := k.Open(p.now, packet, clientAt, &p.g.out)
-	if err != nil {
-		p.Fatal(err)
-	}
-	if t != wire.TypeRegister {
-		p.g.drop(k.Session().Control(p.now, k, t, content, clientAt, &p.g.out))
-		p.g.settle()
-		return
-	}
-	request, err := k.Session().HandleRegister(p.now, k, content, clientAt, &p.g.out)
-	p.g.drop(err)
-	if request != nil {
-		p.took = append(p.took, request)
 	}
 }
 
@@ -342,6 +321,25 @@ func TestRegisterInParts(t *testing.T) {
 	}
 }
 
+// TestMalformedRegister answers one without a request to the caller.
+//
+// Shows R9.2.
+func TestMalformedRegister(t *testing.T) {
+	p := newRegistrationPair(t)
+	p.c.session.registration = &registration{parts: parts.Assembler{Limit: parts.MaxRegister}, id: 1, message: []byte{0}}
+	p.c.session.sendParts(wire.TypeRegister, []byte{1, 0, 0, 0, 0xA0}, &p.c.out)
+	p.carry()
+	p.want("1 bad request")
+	for _, ignored := range [][]byte{{0, 0, 0, 0, 0xA0}, {1, 0, 0}} {
+		p.c.session.sendParts(wire.TypeRegister, ignored, &p.c.out)
+		p.carry()
+	}
+	p.want()
+	if len(p.took) != 0 || p.g.drops[wire.ErrRegisterField.Error()] != 1 || p.g.drops[wire.ErrRequestID.Error()] != 1 || p.g.drops[wire.ErrShort.Error()] != 1 {
+		t.Errorf("%d requests; drops %v", len(p.took), p.g.drops)
+	}
+}
+
 // TestNoRegisterWithoutFlag registers in a session whose gateway does not answer.
 //
 // Shows R9.10.
@@ -371,4 +369,72 @@ func TestRegisterEnds(t *testing.T) {
 	if _, err := s.Register(p.now, &relay, &p.c.out); err != ErrClosed {
 		t.Error(err)
 	}
+}
+
+// TestRegisterSimulation registers again and again over a network that loses, repeats, reorders and damages
+// packets, with rekeys and handovers in between. A Register is carried out once, again only after a handover
+// while it was under way, and its result arrives.
+//
+// Shows R9.3, R9.11, R9.12.
+func TestRegisterSimulation(t *testing.T) {
+	eachSeed(t, runs(40, 10), func(t *testing.T, seed uint64) {
+		network := faults{loss: 0.2, duplicate: 0.2, corrupt: 0.02, delay: 20 * time.Millisecond, jitter: 300 * time.Millisecond}
+		w := newWorld(t, seed, network, network, func(g *GatewayConfig, _ *ClientConfig) { g.Session.Terms.Flags = wire.AckRegisters })
+		done, underWay := map[uint32]int{}, map[uint32]bool{}
+		w.gateway.registers = func(s *Session, r *RegisterRequest) {
+			done[r.ID]++
+			underWay[r.ID] = true
+			w.after(time.Duration(w.rng.IntN(1500))*time.Millisecond, func() {
+				delete(underWay, r.ID)
+				// That of a session which a successor has continued sends nothing.
+				s.FinishRegister(r.ID, (&wire.RegisterResult{Remaining: uint64(r.ID)}).AppendCBOR(nil), &w.gateway.out)
+			})
+		}
+		w.established()
+		again := map[uint32]bool{} // ids under way at a handover
+		for n := range 25 {
+			switch w.rng.IntN(4) {
+			case 0:
+				w.client.session.Rekey(w.now, &w.client.out)
+			case 1:
+				w.after(time.Duration(w.rng.IntN(1000))*time.Millisecond, func() {
+					for id := range underWay {
+						again[id] = true
+					}
+					w.handOver()
+				})
+			}
+			w.client.events = nil
+			id, err := w.client.session.Register(w.now, &relay, &w.client.out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var result *wire.RegisterResult
+			answered := func() bool {
+				for _, e := range w.client.events {
+					if e.Kind == Registered {
+						result = e.Result
+					}
+				}
+				return result != nil
+			}
+			if w.rng.IntN(5) == 0 { // gives up soon, perhaps
+				w.run(time.Duration(w.rng.IntN(2000))*time.Millisecond, answered)
+				w.client.session.CancelRegister()
+				continue
+			}
+			if !w.run(5*time.Minute, answered) {
+				t.Fatalf("seed %d: Register %d has no result; gateway %v, client %v", seed, id, w.gateway.drops, w.client.drops)
+			}
+			busy := result.Code == wire.CodeBusy && n > 0
+			if result.RequestID != id || !busy && (!result.OK() || result.Remaining != uint64(id) || done[id] == 0) || busy && done[id] > 0 {
+				t.Fatalf("seed %d: Register %d has the result %+v", seed, id, result)
+			}
+		}
+		for id, times := range done {
+			if times > 1 && !again[id] {
+				t.Errorf("seed %d: Register %d was carried out %d times", seed, id, times)
+			}
+		}
+	})
 }

@@ -50,7 +50,7 @@ func successor(t testing.TB, now, later time.Time, g *gatewayEnd) *gatewayEnd {
 		t.Fatal(err, r.End())
 	}
 	s := newGatewayEnd(t, &config)
-	s.nextIndex = g.nextIndex
+	s.nextIndex, s.registers = g.nextIndex, g.registers
 	s.data, s.closed, s.drops = g.data, g.closed, g.drops
 	s.responders.Stats = g.responders.Stats
 
