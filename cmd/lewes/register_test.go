@@ -18,7 +18,7 @@ import (
 func TestRegisterCommand(t *testing.T) {
 	t.Parallel()
 	start := func(modes ...wire.Mode) string {
-		g := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *router.Config) {
+		g := gatewaytest.Start(t, gatewaytest.Options{TCP: true, Config: func(c *router.Config) {
 			r := registrar.New(registrar.Config{
 				Access: registrar.Open, Modes: modes, Sealing: new([32]byte),
 				Standing: func(identity.PublicKey) account.Standing { return account.Standing{Admitted: true} },
@@ -31,7 +31,7 @@ func TestRegisterCommand(t *testing.T) {
 	env := environment(t.TempDir())
 	open := start(wire.ModeRelay)
 	has(t, mustLewes(t, env, "register", "--gateway", open, "--mode", "relay"), "no limit; registered for relay")
-	has(t, mustLewes(t, env, "register", "--gateway", open, "--mode", "balance"), "no limit\n")
+	has(t, mustLewes(t, env, "register", "--gateway", open, "--mode", "balance", "--transport", "tcp"), "no limit\n")
 	var got registration
 	parseJSON(t, mustLewes(t, env, "register", "--gateway", open, "--mode", "balance", "--json"), &got)
 	if got.Gateway != open || got.Mode != "balance" || !got.Registered || got.Code != "ok" || got.Remaining != nil || got.Expires != nil {

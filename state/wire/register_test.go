@@ -2,10 +2,14 @@ package wire
 
 import (
 	"bytes"
+	"encoding/hex"
 	"net/netip"
+	"os"
 	"reflect"
+	"strings"
 	"testing"
 
+	"github.com/zeebo/blake3"
 	"pgregory.net/rapid"
 )
 
@@ -120,6 +124,34 @@ func TestRegisterWithTokenIsOnePart(t *testing.T) {
 		Credential: make([]byte, tokenSize), WGPublicKey: make([]byte, 32), WGProof: make([]byte, WGProofSize)}
 	if n := len(m.Append(nil)); n != 499 {
 		t.Errorf("%d bytes, want 499", n)
+	}
+}
+
+// TestAppendixARegistration finds the vectors in appendix A of PROTOCOL.md.
+func TestAppendixARegistration(t *testing.T) {
+	text, err := os.ReadFile("../../transport/PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendix := strings.Join(strings.Fields(string(text)), "")
+	found := 0
+	for _, v := range loadVectors(t).Vectors {
+		want := hex.EncodeToString(v.Content)
+		switch v.Message + " " + v.Name {
+		case "Register mode dvpn with a token, 499 bytes":
+			sum := blake3.Sum256(v.Content)
+			want = hex.EncodeToString(sum[:])
+		case "Register mode relay", "RegisterResult ticket needed", "RegisterResult mode dvpn", "RegisterResult unasked, used up":
+		default:
+			continue
+		}
+		found++
+		if !strings.Contains(appendix, want) {
+			t.Errorf("%s, %s: no %s", v.Message, v.Name, want)
+		}
+	}
+	if found != 5 {
+		t.Errorf("%d vectors", found)
 	}
 }
 
