@@ -140,8 +140,8 @@ func newTicketsVoucher() *cobra.Command {
 		Use:   "voucher",
 		Short: "make a voucher for tickets",
 		Long: `Voucher makes a voucher for tickets of a plan and prints its code, with which its bearer gets
-them. Run it on the issuer's machine, as its user; the issuer may be running. The code is
-stored nowhere: the issuer keeps its hash only.
+them. Run it on the issuer's machine, as its user or root; the issuer may be running. The code
+is stored nowhere: the issuer keeps its hash only.
 
 Whoever knows the code can use it: sell it over a channel that you trust. A used voucher and
 the client that spends the tickets cannot be linked by what the issuer knows.`,
