@@ -178,7 +178,7 @@ func (d *clientDoctor) checkAccess(_ context.Context, r *doctor.Results) {
 			continue
 		}
 		mend := "lewes probe " + d.config.Gateway.String()
-		if dial := (*client.DialError)(nil); errors.As(w.err, &dial) && dial.Unlisted() && !dial.Gateway.Open {
+		if dial := (*client.DialError)(nil); errors.As(w.err, &dial) && dial.Unlisted() && !dial.Gateway.Open && !dial.Gateway.Tickets {
 			var add []string
 			text, _ := addCommands(d.config) // Dial has had the identities
 			for line := range strings.Lines(text) {

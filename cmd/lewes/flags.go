@@ -127,7 +127,10 @@ func (f *gatewayFlags) loadIdentities(c *client.Config, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stderr, "Created this client's identity in %s. %s\n\n", created, commands)
+	fmt.Fprintf(stderr, "Created this client's identity in %s. %s\n", created, commands)
+	if commands != "" {
+		fmt.Fprintln(stderr)
+	}
 	f.introduced = true
 	return nil
 }
@@ -159,7 +162,7 @@ func clientIdentityFile(dir string) (string, error) {
 }
 
 // addCommands returns the commands that add this client to the lists of the gateways, with an
-// introduction. Gateways that serve every client need none.
+// introduction. Gateways that serve every client, or those who pay with tickets, need none.
 func addCommands(c *client.Config) (string, error) {
 	ids, err := c.Identities()
 	if err != nil {
@@ -167,7 +170,7 @@ func addCommands(c *client.Config) (string, error) {
 	}
 	var lines []string
 	for i, g := range append(slices.Clip(c.Via), c.Gateway) {
-		if g.Open {
+		if g.Open || g.Tickets {
 			continue
 		}
 		line := "\n  lewes clients add " + ids[i].String() + " " + machineName()
@@ -178,6 +181,9 @@ func addCommands(c *client.Config) (string, error) {
 			line += "   # at the exit " + g.Address()
 		}
 		lines = append(lines, line)
+	}
+	if len(lines) == 0 {
+		return "", nil
 	}
 	who := "The gateway's operator adds it with:\n"
 	if len(lines) > 1 {
@@ -208,7 +214,7 @@ func machineName() string {
 // withRemedy adds the remedy to an error of the client library, on a line of its own, if there is one.
 func withRemedy(err error, c *client.Config) error {
 	var dial *client.DialError
-	if errors.As(err, &dial) && dial.Unlisted() && !dial.Gateway.Open {
+	if errors.As(err, &dial) && dial.Unlisted() && !dial.Gateway.Open && !dial.Gateway.Tickets {
 		commands, cerr := addCommands(c)
 		if cerr != nil {
 			return err

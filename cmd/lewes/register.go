@@ -60,7 +60,7 @@ exit code is 1.`,
 				return registerRemedy(err, config.Gateway.String())
 			}
 			r := newRegistration(config.Gateway.String(), request.Mode, &result)
-			if err := output(cmd, *asJSON, r, r.text(&result)); err != nil {
+			if err := output(cmd, *asJSON, r, r.text()); err != nil {
 				return err
 			}
 			return registerRemedy(result.Err(), config.Gateway.String())
@@ -76,7 +76,7 @@ type registration struct {
 	Registered bool       `json:"registered"` // with mode balance: it would be
 	Code       string     `json:"code"`
 	Detail     string     `json:"detail,omitempty"`          // the gateway's explanation
-	Remaining  *uint64    `json:"remaining_bytes,omitempty"` // absent: no limit
+	Remaining  *uint64    `json:"remaining_bytes,omitempty"` // absent: no limit, or not registered
 	Expires    *time.Time `json:"expires,omitempty"`         // absent: never
 	Tickets    []offer    `json:"tickets,omitempty"`         // that the gateway takes
 }
@@ -104,17 +104,20 @@ func newRegistration(gateway string, mode client.Mode, result *client.RegisterRe
 	return r
 }
 
-func (r *registration) text(result *client.RegisterResult) string {
+func (r *registration) text() string {
 	var b strings.Builder
-	if r.Registered && result.Remaining == client.Unlimited {
+	switch {
+	case r.Remaining != nil:
+		fmt.Fprintf(&b, "%s left", bytesText(*r.Remaining))
+	case r.Registered:
 		b.WriteString("no limit")
-	} else {
-		fmt.Fprintf(&b, "%s left", bytesText(result.Remaining))
+	default:
+		b.WriteString("not registered")
 	}
 	if r.Expires != nil {
 		b.WriteString(", until " + r.Expires.Format("2006-01-02 15:04Z"))
 	}
-	if r.Registered && result.Remaining > 0 && r.Mode != client.ModeBalance.String() {
+	if r.Registered && r.Mode != client.ModeBalance.String() {
 		fmt.Fprintf(&b, "; registered for %s", r.Mode)
 	}
 	for _, o := range r.Tickets {

@@ -56,10 +56,11 @@ func TestRegistrationText(t *testing.T) {
 	for want, result := range map[string]client.RegisterResult{
 		"no limit; registered for relay":                             {Remaining: client.Unlimited},
 		"10 GiB left, until 2027-01-02 03:04Z; registered for relay": {Remaining: 10 << 30, Expires: expires},
-		"0 B left": {Code: client.RegisterBandwidthUsedUp},
+		"not registered": {Code: client.RegisterNotAllowed, Remaining: client.Unlimited},
+		"0 B left":       {Code: client.RegisterBandwidthUsedUp},
 		"0 B left\nit takes tickets of a.example: 1 GiB for 1 d": {Code: client.RegisterTicketNeeded, Tickets: []client.TicketOffer{{Issuer: "a.example", Bytes: 1 << 30, Seconds: 86400}}},
 	} {
-		if got := newRegistration("", client.ModeRelay, &result).text(&result); got != want {
+		if got := newRegistration("", client.ModeRelay, &result).text(); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

@@ -203,7 +203,7 @@ func (e *DialError) cause(other *DialError) string {
 		}
 	}
 	silent := h.Answered && h.Phase == state.Handshaking
-	add(silent && !e.Gateway.Open, "it does not list this client's identity")
+	add(silent && !e.Gateway.Open && !e.Gateway.Tickets, "it does not list this client's identity")
 	add(silent && e.Transport != TCP && (o == nil || !o.Answered || o.Phase != state.Handshaking), "packets of 700 bytes are lost")
 	add(h.Answered && !silent, "packets are lost")
 	add(!h.Answered && !known, "the gateway is down")
