@@ -34,7 +34,7 @@ type Options struct {
 // Ledger is an open ledger. Its methods are safe for concurrent use.
 type Ledger struct {
 	path     string
-	db       *bolt.DB
+	db       database
 	restored bool
 	stopped  chan struct{} // closed when the committer has ended
 
@@ -92,34 +92,61 @@ func Open(path string, o Options) (*Ledger, error) {
 		return nil, sentence(path, classify(err))
 	}
 	if err := guard(func() error { return l.begin(o, boot) }); err != nil {
-		_ = guard(l.db.Close)
+		_ = l.db.close()
 		return nil, sentence(path, classify(err))
 	}
 	go l.run()
 	return l, nil
 }
 
-// openFile opens an existing file of the engine, and checks that it is whole before its pages are read.
-func openFile(path string, o *bolt.Options) (db *bolt.DB, err error) {
-	o.NoStatistics = true
-	flagged := o.OpenFile
-	o.OpenFile = func(name string, flag int, mode fs.FileMode) (*os.File, error) {
-		if flagged != nil {
-			return flagged(name, flag, mode)
-		}
-		return os.OpenFile(name, flag&^os.O_CREATE, mode)
+// database is an open file of the engine.
+type database struct {
+	*bolt.DB
+	file *os.File
+}
+
+// close closes the file in any case: after a panic, the engine leaves it open and locked.
+func (d database) close() error {
+	err := guard(d.Close)
+	d.abandon()
+	return err
+}
+
+func (d database) abandon() {
+	if d.file != nil {
+		unlock(d.file)
+		_ = d.file.Close()
 	}
-	err = guard(func() (err error) {
-		info, err := os.Stat(path)
-		if err != nil {
+}
+
+// openFile opens an existing file of the engine, whose pages it checks.
+func openFile(path string, o *bolt.Options) (db database, err error) {
+	o.NoStatistics = true
+	o.OpenFile = func(name string, flag int, mode fs.FileMode) (_ *os.File, err error) {
+		db.file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
+		return db.file, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return db, err
+	}
+	if info.Size() == 0 { // the engine would fill it
+		return db, fmt.Errorf("%w: the file is empty", ErrDamaged)
+	}
+	err = guard(func() error {
+		if db.DB, err = bolt.Open(path, 0o600, o); err != nil {
 			return err
 		}
-		if info.Size() == 0 {
-			return fmt.Errorf("%w: the file is empty", ErrDamaged)
+		if info, err = db.file.Stat(); err != nil {
+			return err
 		}
-		db, err = bolt.Open(path, 0o600, o)
-		return err
+		return verifyPages(db.file, info.Size())
 	})
+	if err != nil && db.DB != nil {
+		_ = db.close()
+	} else if err != nil {
+		db.abandon()
+	}
 	return db, err
 }
 
@@ -167,9 +194,6 @@ func (l *Ledger) begin(o Options, boot []byte) error {
 		return err
 	}
 	defer tx.Rollback() // without effect after the commit
-	if err := whole(l.db, tx); err != nil {
-		return err
-	}
 	t, err := newTxn(tx)
 	if err != nil {
 		return err
@@ -192,15 +216,6 @@ func (l *Ledger) begin(o Options, boot []byte) error {
 		return err
 	}
 	return writeBoot(l.path, id[:])
-}
-
-// whole checks that the file has all pages of the transaction.
-func whole(db *bolt.DB, tx *bolt.Tx) error {
-	info, err := os.Stat(db.Path())
-	if err == nil && info.Size() < tx.Size() {
-		err = fmt.Errorf("%w: %d bytes of %d", ErrDamaged, info.Size(), tx.Size())
-	}
-	return err
 }
 
 func readBoot(path string) ([]byte, error) {
@@ -255,10 +270,11 @@ func (l *Ledger) Close() error {
 	close(l.queue)
 	l.mu.Unlock()
 	<-l.stopped
-	if l.stuck {
-		return nil // the engine would wait for its own lock
+	if l.stuck { // the engine would wait for its own lock
+		l.db.abandon()
+		return nil
 	}
-	return sentence(l.path, classify(guard(l.db.Close)))
+	return sentence(l.path, classify(l.db.close()))
 }
 
 // view reads the ledger.

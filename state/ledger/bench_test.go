@@ -1,0 +1,82 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"lewes/crypto/identity"
+)
+
+// BenchmarkSpend measures durable spends a second on a disk, of one caller and of 128.
+//
+//	go test ./state/ledger -run '^$' -bench Spend
+func BenchmarkSpend(b *testing.B) {
+	for _, callers := range []int{1, 128} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			dir, err := os.MkdirTemp(disk, "ledger-")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			l := open(b, filepath.Join(dir, "ledger"))
+			defer l.Close()
+			spendMany(b, l, callers, b.N, b.ResetTimer)
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "spends/s")
+		})
+	}
+}
+
+// spendMany spends n tickets, each of an account of its own.
+func spendMany(t testing.TB, l *Ledger, callers, n int, begin func()) {
+	var next atomic.Int64
+	done := make(chan error)
+	begin()
+	for range callers {
+		go func() {
+			for {
+				i := int(next.Add(1))
+				if i > n {
+					done <- nil
+					return
+				}
+				e := numbered("", 0)
+				copy(e.Request[1:], fmt.Sprintf("%09d", i))
+				e.Ticket.Spent, e.Account = e.Request, identity.PublicKey(e.Request)
+				if _, err := l.Commit(context.Background(), e); err != nil {
+					done <- err
+					return
+				}
+			}
+		}()
+	}
+	for range callers {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkOpen opens a ledger with 100,000 accounts, each with a spent ticket.
+//
+//	go test ./state/ledger -run '^$' -bench Open -benchtime 3x -benchmem
+func BenchmarkOpen(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "ledger")
+	l := open(b, path)
+	spendMany(b, l, 256, 100_000, func() {})
+	_ = l.Close()
+	info, _ := os.Stat(path)
+	b.ResetTimer()
+	for range b.N {
+		l := open(b, path)
+		accounts := 0
+		if err := l.Accounts(func(Account) error { accounts++; return nil }); err != nil || accounts != 100_000 {
+			b.Fatal(accounts, err)
+		}
+		_ = l.Close()
+	}
+	b.ReportMetric(float64(info.Size())/1e6, "MB-file")
+}
