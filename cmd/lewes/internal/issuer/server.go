@@ -80,7 +80,15 @@ func (i *Issuer) handler() http.Handler {
 	mux.HandleFunc("GET "+tickets.DirectoryPath, i.serveDirectory)
 	mux.HandleFunc("POST "+requestPath, i.serveRequest)
 	mux.HandleFunc("GET "+requestPath, i.serveBalance)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if fault := recover(); fault != nil { // the server's own line would have the client's address
+				i.config.Log.Error("request handler panicked", zap.Any("panic", fault), zap.Stack("stack"))
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func (i *Issuer) serveDirectory(w http.ResponseWriter, _ *http.Request) {

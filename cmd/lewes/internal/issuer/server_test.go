@@ -105,6 +105,20 @@ func TestServe(t *testing.T) {
 	}
 }
 
+func TestPanicIsLogged(t *testing.T) {
+	b := newBench(t, month)
+	b.issuer.config.Now = func() time.Time { panic("no clock") }
+	defer func() {
+		if fault := recover(); fault != http.ErrAbortHandler {
+			t.Errorf("the server gets the panic %v", fault)
+		}
+		if !strings.Contains(b.log.String(), `"request handler panicked","panic":"no clock"`) || strings.Contains(b.log.String(), "192.0.2.1") {
+			t.Errorf("the log: %s", b.log)
+		}
+	}()
+	b.do("GET", tickets.DirectoryPath, "", "", nil)
+}
+
 func TestCertificateIsRenewed(t *testing.T) {
 	dir, start := t.TempDir(), time.Now()
 	certFile, keyFile, _ := writeCertificate(t, dir, 1, start)
