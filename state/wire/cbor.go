@@ -117,7 +117,7 @@ func itemSize(b []byte, depth int) (int, error) {
 
 // mapSize checks n keys and values from b[at:] on and returns where they end.
 func mapSize(b []byte, at, n, depth int) (int, error) {
-	var keys [MaxCBORKeys][]byte
+	var keys [MaxCBORKeys]cborKey
 	for i := range n {
 		if at < len(b) && b[at]>>5 != cborText {
 			return 0, ErrCBOR
@@ -126,9 +126,9 @@ func mapSize(b []byte, at, n, depth int) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		keys[i] = cborItem(b[at : at+size]).content()
-		for _, k := range keys[:i] {
-			if string(k) == string(keys[i]) {
+		keys[i] = newCBORKey(cborItem(b[at : at+size]).content())
+		for j := range i {
+			if keys[j].equal(&keys[i]) {
 				return 0, ErrDuplicateKey
 			}
 		}
@@ -141,6 +141,24 @@ func mapSize(b []byte, at, n, depth int) (int, error) {
 	return at, nil
 }
 
+// cborKey is a key whose first bytes decide most comparisons: a long message has tens of thousands.
+type cborKey struct {
+	first uint64 // the first eight bytes
+	all   []byte
+}
+
+func newCBORKey(b []byte) (k cborKey) {
+	k.all = b
+	for _, x := range b[:min(8, len(b))] {
+		k.first = k.first<<8 | uint64(x)
+	}
+	return k
+}
+
+func (k *cborKey) equal(o *cborKey) bool {
+	return k.first == o.first && len(k.all) == len(o.all) && string(k.all) == string(o.all)
+}
+
 func (v cborItem) is(major byte) bool { return v[0]>>5 == major }
 
 // content returns the bytes of a byte or text string.
@@ -151,8 +169,26 @@ func (v cborItem) content() []byte {
 
 // next splits the items of a map or array: it returns the first item of v and the rest.
 func (v cborItem) next() (first, rest cborItem) {
-	n, _ := itemSize(v, MaxCBORDepth)
+	n := v.size()
 	return v[:n:n], v[n:]
+}
+
+// size returns the size of the first item of v.
+func (v cborItem) size() int {
+	major, arg, n, _ := cborHead(v)
+	switch major {
+	case cborBytes, cborText:
+		return n + int(arg)
+	case cborMap:
+		arg *= 2
+	case cborArray:
+	default:
+		return n
+	}
+	for range arg {
+		n += v[n:].size()
+	}
+	return n
 }
 
 // open returns the number of items or pairs of an array or map, and the items.
