@@ -52,6 +52,7 @@ func (st *shardState) queueRegister(rx *rxContext, c *client, content []byte) {
 	request, err := c.session.HandleRegister(rx.now, rx.keys, content, rx.from, &st.output)
 	st.count(err)
 	if request != nil {
+		st.counters.Registers++
 		st.work.push(c, task{register: c, request: request})
 		st.runQueued()
 	}

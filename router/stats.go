@@ -50,6 +50,7 @@ type Stats struct {
 	UnregisteredEvicted uint64 `metric:"unregistered_sessions_closed_total" label:"reason=bound"`
 	Unregistered        uint64 `metric:"unregistered_sessions" kind:"gauge" help:"Sessions without a required registration."`
 
+	Registers             uint64 `metric:"registers_total" help:"Registers received, without repeats."`
 	RegistrationsUnderWay uint64 `metric:"registrations_under_way" kind:"gauge" help:"Registers that workers carry out."`
 
 	OverBudget  uint64        `metric:"requests_over_budget_total" help:"Expensive requests refused because the session or its account has used its share of time."`

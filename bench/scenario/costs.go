@@ -153,6 +153,7 @@ func newCostBench() (*costBench, error) {
 		HandshakeMemory: 1 << 30,
 		Terms:           state.Terms{RekeyAfter: 24 * time.Hour},
 		Clock:           b.Now,
+		Registration:    router.Registration{Registrar: costs.BusyRegistrar()},
 	}, &b.out)
 	if err != nil {
 		return nil, errors.Join(err, b.target.Close())

@@ -68,7 +68,7 @@ const (
 	earlyPackets  = "early transport packets"
 	sessions      = "sessions"
 	flows         = "flows"
-	requests      = "time of a shard for flows to open, names and rekeys"
+	requests      = "time of a shard for flows to open, names, rekeys and Registers"
 	claims        = "claims"
 	innerHellos   = "inner ClientHellos"
 	polls         = "wait of a Poll"
@@ -126,7 +126,8 @@ var Kinds = []Kind{
 	{"Ping", Client, "", "", ping},
 	{"Pong", Client, "", "", pong},
 	{"Poll", Client, polls, "polls_total", poll},
-	{"Register", Client, "", "dropped_packets_total{reason=unexpected}", register},
+	{"Register", Client, requests, "registers_total", register},
+	{"Register, repeated", Client, requests, "", repeatedRegister},
 	{"message of a gateway", Client, "", "dropped_packets_total{reason=unexpected}", misplaced},
 	{"Close", Client, sessions, "", closeSession},
 }

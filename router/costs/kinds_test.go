@@ -99,6 +99,8 @@ func count(t *testing.T, k *costs.Kind) {
 		Policy:    policy.New(policy.Config{Allow: []policy.Rule{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}}}),
 		Directory: directory,
 		Clock:     e.Now,
+
+		Registration: router.Registration{Registrar: costs.BusyRegistrar()},
 	}, out)
 	if err != nil {
 		t.Fatal(err)
