@@ -40,10 +40,14 @@ func newTrain(p *peer, flow uint16, n, size int) *train {
 	return t
 }
 
-// quiet returns a rig with one open flow whose sockets count packets and store nothing.
-func quiet(tb testing.TB) (*rig, *peer) {
-	r := newRig(tb, nil)
+// quiet returns a rig with one open flow whose sockets count packets and store nothing. The bandwidth of
+// its client is counted if counts is set.
+func quiet(tb testing.TB, counts bool) (*rig, *peer) {
+	r := metered(tb, func(c *Config) { c.Registration.Required = false })
 	p := r.connect(2, clientAt)
+	if counts {
+		p.enroll(wire.ModeRelay, grant(1<<62))
+	}
 	p.data(1, target, "open")
 	r.egress.at(target).drop, r.socket.drop = true, true
 	return r, p
@@ -53,7 +57,7 @@ func TestDatagramPathDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates: run without -race")
 	}
-	r, p := quiet(t)
+	r, p := quiet(t, true)
 	up := newTrain(p, 1, 32, 1200)
 	up.sealed()
 	r.shard.Receive(epoch, up.batch, nil)
@@ -68,11 +72,11 @@ func TestDatagramPathDoesNotAllocate(t *testing.T) {
 		t.Errorf("%d datagrams arrived", got)
 	}
 	down := []transport.Packet{{Data: make([]byte, 32*1200), Segment: 1200}}
-	s := p.serverSession()
+	c := p.serverSession().User.(*client)
 	back := func() {
 		w := writers.Get().(*writer)
 		for payload := range down[0].Segments() {
-			w.flowPacket(r.shard.shardEnv, s, wire.TypeEncryptedData, 1, payload)
+			w.flowPacket(c, wire.TypeEncryptedData, 1, payload)
 		}
 		w.flush(r.shard.shardEnv)
 		writers.Put(w)
@@ -84,37 +88,48 @@ func TestDatagramPathDoesNotAllocate(t *testing.T) {
 }
 
 // BenchmarkRouter passes datagrams through a shard without sockets: header, session, replay
-// window, AEAD, flow, and back.
+// window, AEAD, flow, and back; also with their bandwidth counted.
 func BenchmarkRouter(b *testing.B) {
-	const n = 32
 	for _, size := range []int{64, 1200, 1400} {
-		b.Run(fmt.Sprintf("up/%d", size), func(b *testing.B) {
-			r, p := quiet(b)
-			up := newTrain(p, 1, n, size)
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			for done := 0; done < b.N; done += n {
-				b.StopTimer()
-				up.sealed()
-				b.StartTimer()
-				r.shard.Receive(epoch, up.batch, nil)
+		for _, counts := range []bool{false, true} {
+			name := fmt.Sprint(size)
+			if counts {
+				name += "/counted"
 			}
-		})
-		b.Run(fmt.Sprintf("down/%d", size), func(b *testing.B) {
-			r, p := quiet(b)
-			down := transport.Packet{Data: make([]byte, n*size), Segment: size}
-			s := p.serverSession()
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			for done := 0; done < b.N; done += n {
-				w := writers.Get().(*writer)
-				for payload := range down.Segments() {
-					w.flowPacket(r.shard.shardEnv, s, wire.TypeEncryptedData, 1, payload)
-				}
-				w.flush(r.shard.shardEnv)
-				writers.Put(w)
-			}
-		})
+			b.Run("up/"+name, func(b *testing.B) { benchmarkUp(b, size, counts) })
+			b.Run("down/"+name, func(b *testing.B) { benchmarkDown(b, size, counts) })
+		}
+	}
+}
+
+func benchmarkUp(b *testing.B, size int, counts bool) {
+	const n = 32
+	r, p := quiet(b, counts)
+	up := newTrain(p, 1, n, size)
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	for done := 0; done < b.N; done += n {
+		b.StopTimer()
+		up.sealed()
+		b.StartTimer()
+		r.shard.Receive(epoch, up.batch, nil)
+	}
+}
+
+func benchmarkDown(b *testing.B, size int, counts bool) {
+	const n = 32
+	r, p := quiet(b, counts)
+	down := transport.Packet{Data: make([]byte, n*size), Segment: size}
+	c := p.serverSession().User.(*client)
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	for done := 0; done < b.N; done += n {
+		w := writers.Get().(*writer)
+		for payload := range down.Segments() {
+			w.flowPacket(c, wire.TypeEncryptedData, 1, payload)
+		}
+		w.flush(r.shard.shardEnv)
+		writers.Put(w)
 	}
 }
 
@@ -128,7 +143,7 @@ func BenchmarkMisrouted(b *testing.B) {
 			name = "misrouted"
 		}
 		b.Run(name, func(b *testing.B) {
-			r, p := quiet(b)
+			r, p := quiet(b, false)
 			own := r.shard
 			own.steer = udp.Steer{Secret: 1, Shards: 2}
 			own.id = own.steer.Shard(p.session.Current().Index())

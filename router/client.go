@@ -11,7 +11,7 @@ import (
 )
 
 // client is the state of a session beyond package state: its flows and index bindings. It is
-// guarded by the shard's lock, except env, session and queue.
+// guarded by the shard's lock, except env, session, queue and registered.
 type client struct {
 	env     *shardEnv
 	session *state.Session
@@ -21,12 +21,13 @@ type client struct {
 	forwards map[uint16]*forward
 	bindings []*indexBinding // at other gateways
 
-	stats   clientStats
-	trace   *Trace // nil: none
-	account *account.Account
-	dropped bool           // it has left its account
-	rekey   []rekeyMessage // queued, oldest first
-	work    account.Budget // time of the shard
+	stats      clientStats
+	trace      *Trace // nil: none
+	account    *account.Account
+	registered atomic.Pointer[registration]
+	dropped    bool           // it has left its account
+	rekey      []rekeyMessage // queued, oldest first
+	work       account.Budget // time of the shard
 	// unregistered ends the wait for a required registration; nil: it is there, or not required.
 	unregistered *state.Timer[*client]
 	flowClosed   map[uint16]time.Time // time of the last FlowClosed for an unknown flow

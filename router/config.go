@@ -75,11 +75,13 @@ type Config struct {
 	// OnSessionEnd, if set, is called under the shard's lock when a session has ended. A handover ends none. It
 	// must not block.
 	OnSessionEnd func(*SessionInfo)
-	Policy       *policy.Policy
-	Directory    *Directory   // nil: this gateway forwards to no other
-	Egress       Egress       // nil means UDP sockets on Ports
-	Ports        egress.Range // local ports of these sockets on Linux; zero means egress.DefaultRange
-	Resolver     Resolver     // nil means net.DefaultResolver
+	// Metering counts the bandwidth of registered clients; nil counts nothing.
+	Metering  *Metering
+	Policy    *policy.Policy
+	Directory *Directory   // nil: this gateway forwards to no other
+	Egress    Egress       // nil means UDP sockets on Ports
+	Ports     egress.Range // local ports of these sockets on Linux; zero means egress.DefaultRange
+	Resolver  Resolver     // nil means net.DefaultResolver
 
 	Tolerance  time.Duration
 	MaxRecords int

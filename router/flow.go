@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lewes/router/account"
+	"lewes/router/meter"
 	"lewes/router/policy"
 	"lewes/state"
 	"lewes/state/wire"
@@ -81,6 +82,9 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 		st.counters.Malformed++
 		return
 	}
+	if !st.mayCarry(now, c, d.FlowID) {
+		return
+	}
 	if !c.account.Pass(now, len(d.Payload)) {
 		st.counters.OverRate++
 		return
@@ -115,8 +119,18 @@ func (st *shardState) handleData(rx *rxContext, c *client, content []byte) {
 	st.sendUp(f, d.Payload)
 }
 
-// sendUp sends a datagram to the target of an open flow, and counts it.
+// sendUp charges a datagram, sends it to the target of an open flow, and counts it. It closes the flow if
+// its account is used up.
 func (st *shardState) sendUp(f *flow, payload []byte) {
+	switch f.client.charge(len(payload)) {
+	case meter.UsedUp:
+		st.counters.UsedUp++
+		st.closeFlow(f, wire.FlowBandwidth, "")
+		return
+	case meter.Stopped:
+		st.counters.NotRecorded++
+		return
+	}
 	st.counters.Up.Packets++
 	st.counters.Up.Bytes += uint64(len(payload))
 	f.client.stats.addUp(len(payload))
@@ -151,6 +165,7 @@ func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) 
 		return nil
 	}
 	limits, named := st.limits.Load(), d.Target.Kind() == wire.TargetName
+	unpaid, detail := c.mayOpen(len(d.Payload))
 	cost := costFlow
 	if named {
 		cost = costLookup
@@ -162,6 +177,8 @@ func (st *shardState) openFlow(now time.Time, c *client, d *wire.EncryptedData) 
 		return refuse(wire.FlowPolicy, "this gateway opens flows to one target only")
 	case c.forwards[d.FlowID] != nil:
 		return refuse(wire.FlowOtherTarget, "this flow goes to a gateway")
+	case unpaid != 0:
+		return refuse(unpaid, detail)
 	case c.flowCount() >= limits.MaxFlowsPerSession:
 		return refuse(wire.FlowBound, "")
 	case !st.charge(now, c, cost):
@@ -220,10 +237,13 @@ func (st *shardState) finishOpening(now time.Time, f *flow) {
 	delete(f.client.flowClosed, f.id)
 	f.step = flowOpen
 	f.traceFlow(TraceFlowOpened, 0, "")
-	for _, payload := range f.waiting {
-		st.sendUp(f, payload)
-	}
+	waiting := f.waiting
 	f.waiting = nil
+	for _, payload := range waiting {
+		if !f.dropped.Load() {
+			st.sendUp(f, payload)
+		}
+	}
 }
 
 // connectNext connects a flow to the next of its addresses.
@@ -260,6 +280,9 @@ func (st *shardState) tryNext(now time.Time, f *flow) bool {
 // connectFlow opens the flow's socket if the egress policy allows the target. Otherwise it returns the
 // reason, and the rule that denied it.
 func (st *shardState) connectFlow(f *flow, target netip.AddrPort) (reason wire.FlowReason, detail, rule string) {
+	if !f.client.mayReach(target) {
+		return wire.FlowPolicy, onlyMixNode, ""
+	}
 	if err := st.config.Policy.Check(target); err != nil {
 		return wire.FlowPolicy, denialReason(err), denialRule(err)
 	}

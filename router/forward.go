@@ -8,6 +8,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/router/account"
+	"lewes/router/meter"
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport"
@@ -81,6 +82,9 @@ func (st *shardState) handleForward(rx *rxContext, c *client, content []byte) {
 		st.counters.Malformed++
 		return
 	}
+	if !st.mayCarry(now, c, m.FlowID) {
+		return
+	}
 	if !c.account.Pass(now, len(m.Inner)) {
 		st.counters.OverRate++
 		return
@@ -101,6 +105,15 @@ func (st *shardState) handleForward(rx *rxContext, c *client, content []byte) {
 	if !st.bindIndex(rx, c, f, &m) {
 		return
 	}
+	switch c.charge(len(m.Inner)) {
+	case meter.UsedUp:
+		st.counters.UsedUp++
+		st.closeForward(f, wire.FlowBandwidth, "")
+		return
+	case meter.Stopped:
+		st.counters.NotRecorded++
+		return
+	}
 	if f.upstream.sent(now) {
 		st.config.Directory.demote(now, f.upstream.identity, f.upstream.addr.Addr())
 		_, _, _ = st.upstreamFor(f.upstream.identity) // at its next address, if it has another
@@ -116,11 +129,16 @@ func (st *shardState) openForward(now time.Time, c *client, m *wire.ForwardPacke
 		st.refuseFlow(now, c, m.FlowID, nil, reason, "", detail)
 		return nil
 	}
+	unpaid, detail := c.mayOpen(len(m.Inner))
 	switch {
 	case m.Flags == 0:
 		return refuse(wire.FlowIdle, "no flow with this id is open: send with the gateway's identity")
+	case !c.mayForward():
+		return refuse(wire.FlowPolicy, onlyMixNode)
 	case c.flows[m.FlowID] != nil:
 		return refuse(wire.FlowOtherTarget, "this flow goes to a target")
+	case unpaid != 0:
+		return refuse(unpaid, detail)
 	case c.flowCount() >= st.limits.Load().MaxFlowsPerSession:
 		return refuse(wire.FlowBound, "")
 	case st.needsDial(m.Identity) && !st.charge(now, c, costFlow):
@@ -315,7 +333,7 @@ func (u *upstream) handleReturn(now time.Time, w *writer, batch []transport.Pack
 				u.env.returned.unbound.Add(1)
 			} else if !b.client.account.Pass(now, len(inner)) {
 				u.env.returned.overRate.Add(1)
-			} else if w.flowPacket(u.env, b.client.session, wire.TypeForwardPacket, b.flowID, inner) {
+			} else if w.flowPacket(b.client, wire.TypeForwardPacket, b.flowID, inner) {
 				u.env.returned.forwarded.Add(1)
 				b.client.stats.addDown(1, uint64(len(inner)))
 			}

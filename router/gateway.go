@@ -15,6 +15,7 @@ import (
 	"lewes/crypto/identity"
 	"lewes/router/account"
 	"lewes/router/egress"
+	"lewes/router/meter"
 	"lewes/router/unlisted"
 	"lewes/state"
 	"lewes/state/wire"
@@ -28,6 +29,7 @@ type Gateway struct {
 	limits   atomic.Pointer[Limits]
 	budgets  *state.GatewayBudgets
 	accounts *account.Book
+	meter    *meter.Book // nil: nothing is counted
 	log      *zap.Logger
 	listener *udp.Listener
 	tcp      *tcp.Listener // nil: TCP is not served
@@ -52,6 +54,7 @@ type Gateway struct {
 	returnLoops sync.WaitGroup
 	background  sync.WaitGroup
 	stop        context.CancelFunc
+	stopMeter   func() // nil: the meter does not run
 }
 
 // Start binds the gateway's addresses and serves them until Shutdown or Close. It fails when no
@@ -83,6 +86,7 @@ func newGateway(config Config) (*Gateway, error) {
 	g := &Gateway{config: config, log: config.Logger, kems: kems, memory: memory{read: readMemory, collect: runtime.GC}}
 	g.limits.Store(config.Limits.withDefaults())
 	g.accounts = g.newAccounts()
+	g.meter = g.newMeter()
 	if g.budgets, err = state.NewGatewayBudgets(config.Clock(), g.handshakeConfig(), config.Shards); err != nil {
 		return nil, err
 	}
@@ -204,6 +208,7 @@ func (g *Gateway) serve(ctx context.Context) {
 		g.startReturnLoop(s)
 	}
 	g.startReaders()
+	g.runMeter()
 	g.background.Go(func() { g.renewKeys(ctx) })
 	changed := make(chan struct{}, 1)
 	g.background.Go(func() { g.watchNetwork(ctx, changed) })
@@ -293,6 +298,7 @@ func (g *Gateway) Stats() Stats {
 	if r := g.config.Registration.Registrar; r != nil {
 		sum.RegistrationsUnderWay = uint64(r.UnderWay())
 	}
+	g.addMeterStats(&sum)
 	return sum
 }
 
@@ -315,6 +321,7 @@ func (g *Gateway) Close() {
 		}
 	}
 	g.background.Wait()
+	g.closeMeter()
 }
 
 // listenTCP serves the gateway's TCP port, with the listeners of a predecessor if there are any; it

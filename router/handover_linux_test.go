@@ -19,6 +19,7 @@ import (
 	"lewes/router/handover"
 	"lewes/router/policy"
 	"lewes/state"
+	"lewes/state/ledger"
 	"lewes/state/wire"
 	"lewes/transport/uri"
 )
@@ -406,5 +407,63 @@ func TestHandoverKeepsLocalPorts(t *testing.T) {
 	}
 	if taken != 37 {
 		t.Errorf("the successor takes %d ports", taken)
+	}
+}
+
+// TestHandoverKeepsBandwidth: what clients have used counts once whoever records it, and the grants and
+// registrations go on in the successor, before a ledger is open there.
+//
+// Shows R9.22.
+func TestHandoverKeepsBandwidth(t *testing.T) {
+	metering := func(c *Config) { c.Metering, c.Registration.Required = new(Metering), true }
+	g, target := started(t, metering)
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), g.Addrs()[0].Port())
+	clients := []*live{dialLive(t, 10, to), dialLive(t, 10, to), dialLive(t, 11, to)}
+	for _, c := range clients {
+		if !c.until(func() bool { return c.session != nil && c.session.Confirmed() }) {
+			t.Fatal("no session")
+		}
+	}
+	one, two := testIdentity(10).Public(), testIdentity(11).Public()
+	grants := []ledger.Grant{{Number: 1, Bytes: 1000, Expires: time.Now().Add(time.Hour)}}
+	for _, s := range g.shards {
+		s.Do(func(_ time.Time, st *shardState) {
+			st.eachClient(func(c *client) {
+				st.endUnregistered(c)
+				st.register(c, wire.ModeRelay, grants, false)
+			})
+		})
+	}
+	l, sent := &usageLedger{fail: errors.New("disk full")}, uint64(0)
+	g.Meter().SetLedger(l)
+	for i, c := range clients {
+		c.send(t, &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(target), Payload: []byte("first")})
+		if !c.until(func() bool { return len(c.got) > 0 }) {
+			t.Fatal("no echo")
+		}
+		if i < 2 {
+			sent += 2 * 5
+		}
+	}
+	for round := range 3 {
+		g, _ = succeeded(t, g, metering)
+		for _, c := range clients[:2] {
+			c.goesOn(t, "more")
+			sent += 2 * 4
+		}
+		if b, _ := g.Meter().Balance(one); b.Bytes != 1000-sent {
+			t.Errorf("round %d: %d bytes are left, want %d", round, b.Bytes, 1000-sent)
+		}
+		if round == 1 {
+			l.mu.Lock()
+			l.fail = nil
+			l.mu.Unlock()
+			g.Meter().SetLedger(l)
+		}
+	}
+	g.Meter().SetLedger(l)
+	g.Close()
+	if used := l.all(); used[one] != sent || used[two] != 10 {
+		t.Errorf("%d and %d bytes were recorded, want %d and 10", used[one], used[two], sent)
 	}
 }

@@ -257,6 +257,12 @@ func (g *Gateway) loadFrame(f *handover.Frame, sockets *inheritedSockets, loader
 			return nil
 		}
 		return g.ports.Read(f.Payload)
+	case handover.Accounts:
+		defer f.Close()
+		if g.meter == nil {
+			return nil
+		}
+		return g.meter.Read(g.config.Clock(), f.Payload)
 	case handover.Shard, handover.Sessions:
 		r := snapshot.NewReader(f.Payload, g.config.Clock())
 		shard := int(r.Uint16())

@@ -75,6 +75,7 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extraFiles map
 	}
 
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // no collection during the pause
+	g.pauseMeter()
 	begun := time.Now()
 	_ = c.SetDeadline(begun.Add(handoverPatience))
 	g.pause()
@@ -93,6 +94,7 @@ func (g *Gateway) HandOver(ctx context.Context, c *handover.Conn, extraFiles map
 			s.st.thaw()
 		}
 		g.resume()
+		g.runMeter()
 		return fail("sending the sessions", err)
 	}
 	for _, s := range g.shards {
@@ -279,6 +281,12 @@ func (g *Gateway) sendState(c *handover.Conn, sent cookies) error {
 	}
 	if g.ports != nil {
 		err := g.ports.Write(func(payload []byte) error { return c.Send(handover.Ports, payload) })
+		if err != nil {
+			return err
+		}
+	}
+	if g.meter != nil {
+		err := g.meter.Write(now, func(payload []byte) error { return c.Send(handover.Accounts, payload) })
 		if err != nil {
 			return err
 		}

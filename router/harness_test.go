@@ -198,10 +198,11 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &Gateway{config: config, kems: kems}
+	g := &Gateway{config: config, kems: kems, log: config.Logger}
 	g.limits.Store(config.Limits.withDefaults())
 	r.whole = g
 	g.accounts = g.newAccounts()
+	g.meter = g.newMeter()
 	if g.budgets, err = state.NewGatewayBudgets(epoch, g.handshakeConfig(), config.Shards); err != nil {
 		t.Fatal(err)
 	}

@@ -79,6 +79,7 @@ func (st *shardState) finishRegister(c *client, id uint32, result *wire.Register
 	}
 	if result.OK() && registration.Mode != wire.ModeBalance {
 		st.endUnregistered(c)
+		st.register(c, registration.Mode, registration.Grants, registration.Unlimited)
 	}
 	c.session.FinishRegister(id, result.AppendCBOR(nil), &st.output)
 	st.applyEvents(c.session)

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"lewes/router/meter"
 	"lewes/state"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -134,7 +135,7 @@ func (f *flow) handleReturn(now time.Time, w *writer, batch []transport.Packet) 
 		for payload := range batch[i].Segments() {
 			if !f.client.account.Pass(now, len(payload)) {
 				env.returned.overRate.Add(1)
-			} else if w.flowPacket(env, f.client.session, wire.TypeEncryptedData, f.id, payload) {
+			} else if w.flowPacket(f.client, wire.TypeEncryptedData, f.id, payload) {
 				datagrams++
 				bytes += uint64(len(payload))
 			}
@@ -257,12 +258,29 @@ var writers = sync.Pool{New: func() any { return newWriter() }}
 
 func newWriter() *writer { return &writer{buffer: make([]byte, 0, writerSize)} }
 
-// flowPacket seals a packet of a flow: payload is a datagram or an inner packet. It returns false,
-// and counts the reason, if the packet is dropped.
-func (w *writer) flowPacket(env *shardEnv, session *state.Session, t wire.Type, id uint16, payload []byte) bool {
-	size := flowOverhead + len(payload)
+// flowPacket charges and seals a packet of a flow: payload is a datagram or an inner packet. It returns
+// false, and counts the reason, if the packet is dropped.
+func (w *writer) flowPacket(c *client, t wire.Type, id uint16, payload []byte) bool {
+	env, session, size := c.env, c.session, flowOverhead+len(payload)
 	if !fits(session, t, size) {
 		env.returned.tooLarge.Add(1)
+		return false
+	}
+	to, ok := session.PathFor(size)
+	switch {
+	case !ok:
+		env.returned.unvalidated.Add(1)
+		return false
+	case to.Transport == path.TCP && env.queues.out == nil: // a predecessor served TCP
+		env.returned.failed.Add(1)
+		return false
+	}
+	switch c.charge(len(payload)) { // last: what is charged is sent unless the session has just closed
+	case meter.UsedUp:
+		env.returned.usedUp.Add(1)
+		return false
+	case meter.Stopped:
+		env.returned.notRecorded.Add(1)
 		return false
 	}
 	if len(w.buffer)+size > cap(w.buffer) {
@@ -278,17 +296,8 @@ func (w *writer) flowPacket(env *shardEnv, session *state.Session, t wire.Type, 
 		env.returned.failed.Add(1)
 		return false
 	}
-	to, ok := session.PathFor(size)
-	if !ok {
-		env.returned.unvalidated.Add(1)
-		return false
-	}
 	if to.Transport == path.TCP {
-		if env.queues.out == nil { // a predecessor served TCP
-			env.returned.failed.Add(1)
-			return false
-		}
-		q := session.User.(*client).pollQueue()
+		q := c.pollQueue()
 		q.push(packet, true)
 		w.queues = append(w.queues, q)
 		return true

@@ -7,6 +7,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/router/account"
+	"lewes/router/meter"
 	"lewes/router/unlisted"
 	"lewes/state"
 	"lewes/state/path"
@@ -32,6 +33,7 @@ type shardEnv struct {
 	config   *Config
 	limits   *atomic.Pointer[Limits]
 	accounts *account.Book
+	meter    *meter.Book // nil: nothing is counted
 	// replaceElsewhere is Gateway.replaceElsewhere.
 	replaceElsewhere func(client identity.PublicKey, except int)
 	now              func() time.Time
@@ -98,7 +100,7 @@ type shardTimer struct {
 func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfig, out clientSockets) (*Shard, error) {
 	config, now := &g.config, g.config.Clock
 	env := &shardEnv{
-		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, replaceElsewhere: g.replaceElsewhere, now: now, out: out,
+		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, meter: g.meter, replaceElsewhere: g.replaceElsewhere, now: now, out: out,
 		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages, unlisted: &g.unlisted,
 		unregisteredCount: &g.unregistered,
 	}
@@ -377,6 +379,7 @@ func (st *shardState) dropClient(session *state.Session) {
 	if c.trace != nil {
 		c.trace.end()
 	}
+	c.unregister()
 	c.account.Release(account.Sessions)
 	c.account.Leave(st.now())
 }

@@ -191,6 +191,7 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 	})
 	owner.stats.code(c)
 	st.codeUnregistered(c, owner)
+	st.codeRegistration(c, owner)
 	owner.codeRekey(c)
 	owner.codeQueue(c)
 }

@@ -28,20 +28,23 @@ type Stats struct {
 	RekeysFailed uint64 `metric:"rekeys_failed_total" help:"Requests for new keys that failed."`
 	Migrations   uint64 `metric:"migrations_total" help:"Migrations of sessions to another path."`
 
-	Malformed    uint64 `metric:"dropped_packets_total" label:"reason=malformed" help:"Dropped packets by reason."`
-	Unknown      uint64 `metric:"dropped_packets_total" label:"reason=unknown_session"`
-	Replayed     uint64 `metric:"dropped_packets_total" label:"reason=replayed"`
-	Forged       uint64 `metric:"dropped_packets_total" label:"reason=forged"`
-	Misplaced    uint64 `metric:"dropped_packets_total" label:"reason=unexpected"`
-	Refused      uint64 `metric:"dropped_packets_total" label:"reason=refused"`
-	TooLarge     uint64 `metric:"dropped_packets_total" label:"reason=too_large"`
-	EgressFailed uint64 `metric:"dropped_packets_total" label:"reason=egress_failed"`
-	ClientFailed uint64 `metric:"dropped_packets_total" label:"reason=client_failed"`
-	Unvalidated  uint64 `metric:"dropped_packets_total" label:"reason=unvalidated_path"`
-	UnboundIndex uint64 `metric:"dropped_packets_total" label:"reason=unbound_index"`
-	QueueFull    uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_full"`
-	QueueExpired uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_expired"`
-	OverRate     uint64 `metric:"dropped_packets_total" label:"reason=account_rate"`
+	Malformed     uint64 `metric:"dropped_packets_total" label:"reason=malformed" help:"Dropped packets by reason."`
+	Unknown       uint64 `metric:"dropped_packets_total" label:"reason=unknown_session"`
+	Replayed      uint64 `metric:"dropped_packets_total" label:"reason=replayed"`
+	Forged        uint64 `metric:"dropped_packets_total" label:"reason=forged"`
+	Misplaced     uint64 `metric:"dropped_packets_total" label:"reason=unexpected"`
+	Refused       uint64 `metric:"dropped_packets_total" label:"reason=refused"`
+	TooLarge      uint64 `metric:"dropped_packets_total" label:"reason=too_large"`
+	EgressFailed  uint64 `metric:"dropped_packets_total" label:"reason=egress_failed"`
+	ClientFailed  uint64 `metric:"dropped_packets_total" label:"reason=client_failed"`
+	Unvalidated   uint64 `metric:"dropped_packets_total" label:"reason=unvalidated_path"`
+	UnboundIndex  uint64 `metric:"dropped_packets_total" label:"reason=unbound_index"`
+	QueueFull     uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_full"`
+	QueueExpired  uint64 `metric:"dropped_packets_total" label:"reason=tcp_queue_expired"`
+	OverRate      uint64 `metric:"dropped_packets_total" label:"reason=account_rate"`
+	NotRegistered uint64 `metric:"dropped_packets_total" label:"reason=not_registered"`
+	UsedUp        uint64 `metric:"dropped_packets_total" label:"reason=bandwidth_used_up"`
+	NotRecorded   uint64 `metric:"dropped_packets_total" label:"reason=usage_not_recorded"`
 
 	SessionsRefused uint64 `metric:"sessions_refused_total" label:"reason=account_bound" help:"New sessions that were closed at once, by reason."`
 
@@ -64,6 +67,12 @@ type Stats struct {
 	MemoryLimit   uint64 `metric:"memory_limit_bytes" kind:"gauge" help:"Memory limit of the process; 0 is none."`
 	ShortOfMemory uint64 `metric:"hellos_refused_total" label:"reason=memory" help:"Hellos refused before they were read, by reason."`
 	ClockJumps    uint64 `metric:"clock_jumps_total" help:"Steps of the system's clock."`
+
+	MeterAccounts   uint64 `metric:"registered_accounts" kind:"gauge" help:"Accounts of registered clients in use."`
+	MeterUsed       uint64 `metric:"bandwidth_used_bytes_total" help:"Bytes charged to accounts of registered clients."`
+	MeterUnrecorded uint64 `metric:"bandwidth_unrecorded_bytes" kind:"gauge" help:"Charged bytes that the ledger does not have yet."`
+	MeterFailed     uint64 `metric:"bandwidth_records_failed_total" help:"Attempts to record charged bytes that failed."`
+	MeterStopped    uint64 `metric:"bandwidth_stopped" kind:"gauge" help:"1 while registered clients are not served because charged bytes cannot be recorded."`
 
 	Polls         uint64 `metric:"polls_total" help:"Polls received over TCP."`
 	PollsReplaced uint64 `metric:"polls_replaced_total" help:"Waiting Polls that a newer one of the session replaced."`
@@ -118,6 +127,7 @@ func sum(to, from reflect.Value, how string) {
 // returnCounters are the counters of the return path.
 type returnCounters struct {
 	datagrams, bytes, forwarded, unbound, tooLarge, overRate, failed, unvalidated atomic.Uint64
+	usedUp, notRecorded                                                           atomic.Uint64
 }
 
 // stats returns the shard's counters and gauges.
@@ -137,6 +147,8 @@ func (st *shardState) stats() Stats {
 	s.Unvalidated = r.unvalidated.Load()
 	s.TooLarge += r.tooLarge.Load()
 	s.OverRate += r.overRate.Load()
+	s.UsedUp += r.usedUp.Load()
+	s.NotRecorded += r.notRecorded.Load()
 	s.ClientFailed += r.failed.Load()
 	s.QueueFull, s.QueueExpired, s.PollsReplaced = q.full.Load(), q.expired.Load(), q.renewed.Load()
 	s.Batches = []BatchTimes{st.times}

@@ -89,6 +89,13 @@ func (t *Sessions) Next() time.Time { return t.timers.Next() }
 // OfPeer returns the latest session of a client, or nil.
 func (t *Sessions) OfPeer(client identity.PublicKey) *Session { return t.peers[client] }
 
+// EachOfPeer calls f for each session of a client. f must not add or remove sessions.
+func (t *Sessions) EachOfPeer(client identity.PublicKey, f func(*Session)) {
+	for s := t.peers[client]; s != nil; s = s.ofPeer.next {
+		f(s)
+	}
+}
+
 // idlestOf bounds the sessions of a client that Idlest looks at.
 const idlestOf = 256
 

@@ -28,10 +28,11 @@ const (
 	Commit        // the successor owns the state from here on
 	Serving       // the successor serves
 	Ports         // local ports that the gateway's sockets towards targets do not use for a while
+	Accounts      // accounts of registered clients, before the sessions
 )
 
 var kindNames = [...]string{Hello: "Hello", Sockets: "Sockets", Ready: "Ready", Refused: "Refused", Keys: "Keys", Shard: "Shard", Sessions: "Sessions",
-	End: "End", Loaded: "Loaded", Commit: "Commit", Serving: "Serving", Ports: "Ports"}
+	End: "End", Loaded: "Loaded", Commit: "Commit", Serving: "Serving", Ports: "Ports", Accounts: "Accounts"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) && kindNames[k] != "" {

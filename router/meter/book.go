@@ -11,6 +11,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/state"
+	"lewes/state/ledger"
 )
 
 // Grant is bytes that an account may use until a time.
@@ -384,16 +385,22 @@ func (b *Book) Balance(client identity.PublicKey) (Balance, bool) {
 	return a.balance(), true
 }
 
+// free returns the bytes that are not used.
+func (a *Account) free() uint64 {
+	sum := a.pool.Load()
+	for i := range a.shares {
+		if s := a.shares[i].Load(); s != nil {
+			sum += s.word.Load() & leaseMask
+		}
+	}
+	return sum
+}
+
 func (a *Account) balance() Balance {
 	if a.unlimited {
 		return Balance{Unlimited: true}
 	}
-	all := Balance{Bytes: a.pool.Load()}
-	for i := range a.shares {
-		if s := a.shares[i].Load(); s != nil {
-			all.Bytes += s.word.Load() & leaseMask
-		}
-	}
+	all := Balance{Bytes: a.free()}
 	for i := range a.grants {
 		if a.grants[i].left() > 0 {
 			all.Expires = a.grants[i].Expires
@@ -414,4 +421,13 @@ func (b *Book) Stats() Stats {
 		s.UnrecordedFor = b.config.Now().Sub(b.report.since)
 	}
 	return s
+}
+
+// FromLedger returns grants of a ledger.
+func FromLedger(grants []ledger.Grant) []Grant {
+	list := make([]Grant, len(grants))
+	for i, g := range grants {
+		list[i] = Grant{Number: g.Number, Listed: g.Source == ledger.SourceListed, Bytes: g.Bytes, Used: g.Used, Expires: g.Expires.Unix()}
+	}
+	return list
 }

@@ -400,6 +400,8 @@ func TestCharge(t *testing.T) {
 // TestBook: whatever happens in whatever order, an account never uses more than it was granted, nothing
 // is refused while it is left, and the ledger has each used byte once, but for those that were not
 // recorded when the process was killed.
+//
+// Shows R9.22.
 func TestBook(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := newBench()

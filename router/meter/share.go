@@ -57,8 +57,11 @@ func (s *Share) Charge(size int) Verdict {
 	}
 }
 
-// Account returns the account that the share draws from.
-func (s *Share) Account() *Account { return s.account }
+// Check reports whether size bytes can be charged, and takes nothing.
+func (s *Share) Check(size int) Verdict { return s.account.lease(s, uint64(max(size, 1))) }
+
+// Left returns what the account has left, whatever the shards have leased.
+func (s *Share) Left() uint64 { return s.account.free() }
 
 // lease moves bytes from the account to one of its shares, so that the share has at least need.
 func (a *Account) lease(s *Share, need uint64) Verdict {

@@ -90,7 +90,7 @@ func TestRouterConfigSetsEveryField(t *testing.T) {
 	s := routerConfig(c, identity.FromSeed(&[32]byte{1}), g, rules.policy, zap.NewNop())
 
 	own := map[string]bool{ // the router's defaults apply, or Process sets it
-		"Suites": true, "Tolerance": true, "HandshakeMemory": true, "OnSessionEnd": true, "Registration": true, "MaxBacklog": true, "TrustedRate": true, "Egress": true, "Resolver": true, "Rand": true, "Clock": true, "Wall": true,
+		"Suites": true, "Tolerance": true, "HandshakeMemory": true, "OnSessionEnd": true, "Metering": true, "Registration": true, "MaxBacklog": true, "TrustedRate": true, "Egress": true, "Resolver": true, "Rand": true, "Clock": true, "Wall": true,
 	}
 	v := reflect.ValueOf(s)
 	for i := range v.NumField() {

@@ -193,6 +193,9 @@ func listRefusals(s *router.Stats, flows map[router.Refusal]uint64) []Refusal {
 		{"packet", "queue of a TCP session full", "", s.QueueFull},
 		{"packet", "queued for too long for TCP", "", s.QueueExpired},
 		{"packet", "rate of the account", "", s.OverRate},
+		{"packet", "session not registered", "", s.NotRegistered},
+		{"packet", "bandwidth used up", "", s.UsedUp},
+		{"packet", "used bandwidth cannot be recorded", "", s.NotRecorded},
 	}
 	for code, n := range h.Rejects {
 		all = append(all, Refusal{"client", wire.RejectCode(code).String(), "", n})
