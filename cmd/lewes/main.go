@@ -88,7 +88,7 @@ the gateway, and the targets from the entry.`,
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	group(root, newBundle(), newClients(), newConfig(), newDemo(), newDoctor(), newDrain(), newForward(), newGateway(), newKeygen(), newPing(), newPolicy(), newProbe(), newRegister(),
+	group(root, newBundle(), newClients(), newConfig(), newDemo(), newDoctor(), newDrain(), newForward(), newGateway(), newKeygen(), newLedger(), newPing(), newPolicy(), newProbe(), newRegister(),
 		newReload(), newSessions(), newStatus(), newTickets(), newTrace(), newUpgrade(), newVersion())
 	// Cobra's own flag needs a template, for which the linker keeps 2 MB of unused methods.
 	asked, commands := root.Flags().Bool("version", false, "print this program's version and build"), root.RunE

@@ -15,18 +15,22 @@ import (
 	"lewes/crypto/identity"
 )
 
-// Backup copies the open ledger, as of its last transaction, to a new file. A gateway that opens the copy in the place of
+// Snapshot calls f with the bytes of the open ledger, as of its last transaction, and their number. Receive makes a
+// file of them. f must not change the ledger.
+func (l *Ledger) Snapshot(f func(size int64, from io.WriterTo) error) error {
+	return l.view(func(t *txn) error { return f(t.Size(), t.Tx) })
+}
+
+// Receive makes a new file of the bytes of a snapshot, and checks it. A gateway that opens the file in the place of
 // its ledger finds that it is Restored.
-func (l *Ledger) Backup(to string) (Report, error) {
+func Receive(to string, from io.Reader) (Report, error) {
 	return copyTo(to, func(w io.Writer) error {
-		return l.view(func(t *txn) error {
-			_, err := t.WriteTo(w)
-			return err
-		})
+		_, err := io.Copy(w, from)
+		return err
 	})
 }
 
-// Backup copies a ledger that no process has open to a new file.
+// Backup copies a ledger that no process has open to a new file, as Receive does.
 func Backup(from, to string) (Report, error) {
 	db, err := openReadOnly(from)
 	if err != nil {

@@ -64,7 +64,7 @@ func sentence(path string, err error) error {
 	case errors.Is(err, ErrNewer):
 		remedy = "the file was not changed; use the version that wrote it, or a later one"
 	case errors.Is(err, ErrInUse):
-		remedy = "stop that gateway first, or name another file"
+		remedy = "stop that process first, or name another file; lewes ledger backup also copies and checks the ledger of a running gateway"
 	case errors.Is(err, ErrStorage):
 		remedy = "check the disk, then restart the gateway: nothing is written until then"
 	default:
@@ -100,6 +100,8 @@ func classify(err error) error {
 		return fmt.Errorf("%w of the engine", ErrNewer)
 	case is(bolterrors.ErrChecksum):
 		return fmt.Errorf("%w: both meta pages", ErrDamaged)
+	case strings.Contains(err.Error(), "file size too small"):
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return fmt.Errorf("%w: %w", ErrStorage, err)
 }

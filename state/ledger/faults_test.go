@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -81,6 +82,7 @@ func TestUnusableFiles(t *testing.T) {
 			alter(t, path, bucketHeader, []byte(bucketHeader), func(b []byte) []byte { b[9]++; return b })
 		}, now, ErrDamaged, "checksum"},
 		"truncated": {func(path string) { os.Truncate(path, 9000) }, now, ErrDamaged, "damaged"},
+		"one page":  {func(path string) { os.Truncate(path, 5000) }, now, ErrDamaged, "too small"},
 		"empty":     {func(path string) { os.Truncate(path, 0) }, now, ErrDamaged, "empty"},
 		"missing":   {func(path string) { os.Remove(path) }, now, ErrMissing, ".boot"},
 		"clock":     {func(string) {}, Options{Gateway: gateway, Now: time.Unix(-1e10, 0)}, ErrClock, "16"},
@@ -224,10 +226,23 @@ func TestRestored(t *testing.T) {
 	}
 	commit(t, l, spendEntry(client(1), 80, 11))
 	live := filepath.Join(dir, "live")
-	if r, err := l.Backup(live); err != nil || r.Spent != 41 {
+	var copied bytes.Buffer
+	if err := l.Snapshot(func(size int64, from io.WriterTo) error {
+		n, err := from.WriteTo(&copied)
+		if n != size {
+			t.Errorf("%d bytes of %d", n, size)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Receive(live, bytes.NewReader(copied.Bytes()[:copied.Len()/2])); !errors.Is(err, ErrDamaged) {
+		t.Errorf("half a copy: %v", err)
+	}
+	if r, err := Receive(live, bytes.NewReader(copied.Bytes())); err != nil || r.Spent != 41 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	if _, err := l.Backup(live); !errors.Is(err, os.ErrExist) {
+	if _, err := Receive(live, &copied); !errors.Is(err, os.ErrExist) {
 		t.Errorf("a backup was overwritten: %v", err)
 	}
 	_ = l.Close()

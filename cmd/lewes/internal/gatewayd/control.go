@@ -35,6 +35,7 @@ const (
 	UpgradeEndpoint = "/v1/upgrade"
 	DrainEndpoint   = "/v1/drain"
 	TraceEndpoint   = "/v1/trace"
+	LedgerEndpoint  = "/v1/ledger"
 )
 
 // controlFile names the listener of the control socket at a path among the files handed over.
@@ -189,6 +190,7 @@ func (p *Process) registerControl(s *control.Server, g *router.Gateway) {
 		control.Answer(w, upgraded, err)
 	})
 	s.Act("POST "+TraceEndpoint, "trace", func(w http.ResponseWriter, r *http.Request) { p.handleTrace(w, r, s, g) })
+	s.Act("GET "+LedgerEndpoint, "copy the ledger", func(w http.ResponseWriter, _ *http.Request) { p.registration.writeLedger(w) })
 	s.Act("GET /debug/pprof/", "profile", func(w http.ResponseWriter, r *http.Request) {
 		seconds, _ := strconv.ParseFloat(r.URL.Query().Get("seconds"), 64)
 		control.Extend(w, time.Duration(min(max(seconds, 30), 600)*float64(time.Second)))

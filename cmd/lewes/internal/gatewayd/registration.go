@@ -3,6 +3,9 @@ package gatewayd
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"lewes/cmd/lewes/internal/config"
+	"lewes/cmd/lewes/internal/control"
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/meter"
@@ -146,6 +150,40 @@ func (r *registration) openBeside(ctx context.Context) {
 		return
 	}
 	r.log.Info("opened the ledger", zap.String("file", r.path))
+}
+
+// ledgerTimeout bounds the copying of a ledger, which keeps the pages of its transaction.
+const ledgerTimeout = 10 * time.Minute
+
+var errNoLedger = errors.New("the gateway has no ledger open: registrations are off, or it is about to take over")
+
+// writeLedger writes the bytes of the open ledger.
+func (r *registration) writeLedger(w http.ResponseWriter) {
+	var l *ledger.Ledger
+	if r != nil {
+		r.mu.Lock()
+		l = r.ledger
+		r.mu.Unlock()
+	}
+	if l == nil {
+		control.Answer(w, nil, errNoLedger)
+		return
+	}
+	control.Extend(w, ledgerTimeout)
+	begun := false
+	err := l.Snapshot(func(size int64, from io.WriterTo) error {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		begun = true
+		_, err := from.WriteTo(w)
+		return err
+	})
+	switch {
+	case err != nil && !begun:
+		control.Answer(w, nil, err)
+	case err != nil:
+		r.log.Warn("cannot copy the ledger", zap.Error(err)) // the client misses the rest
+	}
 }
 
 // close waits for the registrations under way and closes the ledger, which a successor may open then.
