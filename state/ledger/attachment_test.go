@@ -118,3 +118,29 @@ func TestAddressHasOneOwner(t *testing.T) {
 		t.Error("address not free after its rest")
 	}
 }
+
+// A new key of an account takes over the address of the old one, which does not rest when that is removed.
+func TestNewKeyKeepsTheAddress(t *testing.T) {
+	l := open(t, filepath.Join(t.TempDir(), "ledger"))
+	commit(t, l, attachEntry(client(1), peer(1, "10.0.0.2")))
+	commit(t, l, attachEntry(client(1), peer(2, "10.0.0.2")))
+	if err := l.RemoveAttachment(context.Background(), client(1), DVPN, [32]byte{6, 1}, time.Hour, start); err != nil {
+		t.Fatal(err)
+	}
+	for _, now := range []time.Time{start, start.Add(2 * time.Hour)} {
+		e := attachEntry(client(2), peer(3, "10.0.0.2"))
+		e.Now = now
+		if _, err := l.Commit(context.Background(), e); !errors.Is(err, ErrAddress) {
+			t.Errorf("the address of another account: %v", err)
+		}
+	}
+	err := l.Reservations(func(ip netip.Addr, r Reservation) error {
+		if r.Owner != client(1) || !r.Until.IsZero() {
+			t.Errorf("%v: %+v", ip, r)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -16,7 +16,7 @@ import (
 // attachment gets the new PSK if it stands.
 //
 // An attachment with the WireGuard key of the one that stands keeps its addresses. With another key, the one that stands goes into state
-// Removing. If another account has the key, its attachment is deleted and its addresses rest; the receipt has it.
+// Removing; both may have the same addresses. If another account has the key, its attachment is deleted and its addresses rest; the receipt has it.
 //
 // Refusals are ErrSpent, ErrKeyClosed, ErrGrants, ErrAccounts, ErrAttachments, ErrAddress, ErrInvalid and ErrClock;
 // ErrStorage and ErrDamaged are faults. After another error, such as that of ctx, the entry may be in the ledger: repeat it.
@@ -173,7 +173,7 @@ func (t *txn) attach(a *Account, n Attachment, repeated bool) (write func(), mov
 	}
 	for _, ip := range n.addresses() {
 		r, ok, err := t.reservation(ip)
-		free := !ok || !r.Until.IsZero() && (r.Owner == a.ID || !t.header.clock.Before(r.Until)) ||
+		free := !ok || r.Owner == a.ID || !r.Until.IsZero() && !t.header.clock.Before(r.Until) ||
 			moved != nil && slices.Contains(moved.addresses(), ip)
 		if err != nil || !free {
 			return nil, nil, cmp.Or(err, fmt.Errorf("%w: %v", ErrAddress, ip))
@@ -181,8 +181,8 @@ func (t *txn) attach(a *Account, n Attachment, repeated bool) (write func(), mov
 	}
 	return func() {
 		if loser != nil {
-			t.release(loser.ID, *moved, MinRest)
 			loser.Attachments = slices.Delete(loser.Attachments, key, key+1)
+			t.release(loser, *moved, MinRest)
 			t.putAccount(loser, true)
 		}
 		r := reference(a.ID)
@@ -234,9 +234,10 @@ func (l *Ledger) RemoveAttachment(ctx context.Context, id identity.PublicKey, mo
 	return l.edit(ctx, id, mode, key, now, func(t *txn, a *Account, i int) error {
 		if mode == DVPN {
 			t.delete(bucketPeers, key[:])
-			t.release(id, a.Attachments[i], rest)
 		}
+		removed := a.Attachments[i]
 		a.Attachments = slices.Delete(a.Attachments, i, i+1)
+		t.release(a, removed, rest)
 		return nil
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -192,10 +193,13 @@ func (t *txn) reservation(ip netip.Addr) (r Reservation, ok bool, err error) {
 	return r, ok, err
 }
 
-// release lets the addresses of an attachment rest.
-func (t *txn) release(owner identity.PublicKey, a Attachment, rest time.Duration) {
-	for _, ip := range a.addresses() {
-		r := Reservation{owner, t.header.clock.Add(max(rest, MinRest))}
+// release lets the addresses of an attachment that an account had rest, but for those that another one of it has.
+func (t *txn) release(owner *Account, had Attachment, rest time.Duration) {
+	for _, ip := range had.addresses() {
+		if slices.ContainsFunc(owner.Attachments, func(a Attachment) bool { return slices.Contains(a.addresses(), ip) }) {
+			continue
+		}
+		r := Reservation{owner.ID, t.header.clock.Add(max(rest, MinRest))}
 		t.put(bucketAddresses, ip.AsSlice(), r.code)
 	}
 }
