@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -46,8 +48,35 @@ func TestRegisterCommand(t *testing.T) {
 	has(t, stderr, "gateway refused the registration: mode not offered", "choose another --mode")
 	none := gatewaytest.Start(t, gatewaytest.Options{}).URI.String()
 	has(t, fails(t, env, exitFailed, "register", "--gateway", none, "--mode", "relay"), "the gateway does not answer registrations", "it needs none")
-	for _, args := range [][]string{{}, {"--gateway", open}, {"--mode", "relay"}, {"--gateway", open, "--mode", "all"}, {"--gateway", "lewes://", "--mode", "relay"}} {
+	for _, args := range [][]string{{}, {"--gateway", open}, {"--mode", "relay"}, {"--gateway", open, "--mode", "all"}, {"--gateway", "lewes://", "--mode", "relay"},
+		{"--gateway", open, "--mode", "dvpn"}, {"--gateway", open, "--mode", "relay", "--wg-conf", "lewes.conf"}} {
 		fails(t, env, exitUsage, append([]string{"register"}, args...)...)
+	}
+}
+
+// TestRegisterWireGuard: a gateway without a device refuses, and no file is left; another file is not overwritten.
+func TestRegisterWireGuard(t *testing.T) {
+	t.Parallel()
+	g := gatewaytest.Start(t, gatewaytest.Options{Config: func(c *router.Config) {
+		r := registrar.New(registrar.Config{
+			Access: registrar.Open, Modes: []wire.Mode{wire.ModeRelay}, Sealing: new([32]byte),
+			Standing: func(identity.PublicKey) account.Standing { return account.Standing{Admitted: true} },
+		})
+		t.Cleanup(r.Close)
+		c.Registration.Registrar = r
+	}})
+	dir := t.TempDir()
+	env, conf := environment(dir), filepath.Join(dir, "lewes.conf")
+	has(t, fails(t, env, exitFailed, "register", "--gateway", g.URI.String(), "--mode", "dvpn", "--wg-conf", conf), "mode not offered", "another gateway")
+	if _, err := os.Stat(conf); err == nil {
+		t.Error("a refused registration left a configuration")
+	}
+	if err := os.WriteFile(conf, []byte("mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	has(t, fails(t, env, exitFailed, "register", "--gateway", g.URI.String(), "--mode", "dvpn", "--wg-conf", conf), conf, "name another file")
+	if text, _ := os.ReadFile(conf); string(text) != "mine\n" {
+		t.Errorf("overwrote a file by %q", text)
 	}
 }
 

@@ -164,9 +164,10 @@ func (d *Device) downLocked() error {
 	return fmt.Errorf("wireguard: device %s: %w", d.config.Name, down)
 }
 
-// Reserve returns addresses for a peer of an account: those of its standing peer, or free ones. They are in use
-// until release is called, which undoes a reservation before Set, or until the peer is removed. The error is
-// ErrNoAddress, ErrForeignPeer for a key of a peer of others, or that of Err.
+// Reserve returns addresses for a peer of an account: those of its standing peer, or free ones if there is none,
+// or if both its key and the pool have changed. They are in use until release is called, which undoes a
+// reservation before Set, or until the peer is removed. The error is ErrNoAddress, ErrForeignPeer for a key of a
+// peer of others, or that of Err.
 func (d *Device) Reserve(now time.Time, account identity.PublicKey, key Key, standing *Peer) (v4, v6 netip.Addr, release func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -176,7 +177,7 @@ func (d *Device) Reserve(now time.Time, account identity.PublicKey, key Key, sta
 	if d.foreign[key] {
 		return v4, v6, nil, ErrForeignPeer
 	}
-	if standing != nil && d.fits(account, standing.IPv4, d.pool.v4) && d.fits(account, standing.IPv6, d.pool.v6) {
+	if standing != nil && d.keepsLocked(account, key, standing) {
 		return standing.IPv4, standing.IPv6, func() {}, nil
 	}
 	if v4, v6, err = d.pool.reserve(now, account); err != nil {
@@ -188,6 +189,14 @@ func (d *Device) Reserve(now time.Time, account identity.PublicKey, key Key, sta
 		defer d.mu.Unlock()
 		d.pool.release(account, v4, v6)
 	}), nil
+}
+
+// keepsLocked reports whether an account's standing peer keeps its addresses with a key.
+func (d *Device) keepsLocked(account identity.PublicKey, key Key, standing *Peer) bool {
+	if d.fits(account, standing.IPv4, d.pool.v4) && d.fits(account, standing.IPv6, d.pool.v6) {
+		return true
+	}
+	return key == standing.Key && d.byAccount[account] != nil // as the ledger has it
 }
 
 // fits reports whether an address is what an account would get of a prefix.
