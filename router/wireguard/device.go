@@ -115,7 +115,7 @@ func New(config Config) (*Device, error) {
 	}
 	d := &Device{
 		config: config, pool: pool, requests: make(chan *request), done: make(chan struct{}),
-		peers: make(map[Key]*peer), byAccount: make(map[identity.PublicKey]*peer), gone: make(map[Key]bool), down: errNotRead,
+		peers: make(map[Key]*peer), byAccount: make(map[identity.PublicKey]*peer), gone: make(map[Key]bool), foreign: make(map[Key]bool), down: errNotRead,
 	}
 	d.loop.unpaid, d.loop.ending = make(map[identity.PublicKey]uint64), make(map[identity.PublicKey]bool)
 	return d, nil

@@ -216,9 +216,10 @@ func (d *Device) plan(now time.Time, batch []*request, read *wgtypes.Device, fai
 			c.Peers = append(c.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true, UpdateOnly: true})
 		case d.loop.stopped:
 		default:
-			if want := d.allowedLocked(p); x == nil || subtle.ConstantTimeCompare(x.PresharedKey[:], p.PSK[:]) != 1 || !same(x.AllowedIPs, want) {
+			allowed := d.allowedLocked(p)
+			if x == nil || subtle.ConstantTimeCompare(x.PresharedKey[:], p.PSK[:]) != 1 || !allowed.are(x.AllowedIPs) {
 				psk := wgtypes.Key(p.PSK)
-				c.Peers = append(c.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), PresharedKey: &psk, ReplaceAllowedIPs: true, AllowedIPs: want})
+				c.Peers = append(c.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), PresharedKey: &psk, ReplaceAllowedIPs: true, AllowedIPs: allowed.networks()})
 			}
 		}
 	}
@@ -234,7 +235,7 @@ func (d *Device) readLocked(read *wgtypes.Device) map[Key]*wgtypes.Peer {
 	}
 	d.public, d.port = Key(read.PublicKey), read.ListenPort
 	on := make(map[Key]*wgtypes.Peer, len(read.Peers))
-	d.foreign = make(map[Key]bool)
+	clear(d.foreign)
 	for i := range read.Peers {
 		x := &read.Peers[i]
 		key := Key(x.PublicKey)
@@ -289,21 +290,43 @@ func (d *Device) othersLocked(own []netip.Addr, on map[Key]*wgtypes.Peer) {
 	d.pool.others, d.pool.ranges, d.stats.Foreign = others, ranges, inPool
 }
 
+// allowed are the addresses of a peer; either may be missing.
+type allowed [2]netip.Addr
+
 // allowedLocked returns the addresses of a peer that do not belong to others.
-func (d *Device) allowedLocked(p *peer) (all []net.IPNet) {
-	for _, a := range []netip.Addr{p.IPv4, p.IPv6} {
-		if a.IsValid() && !d.pool.others[a] {
-			all = append(all, net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())})
+func (d *Device) allowedLocked(p *peer) (a allowed) {
+	for i, x := range [...]netip.Addr{p.IPv4, p.IPv6} {
+		if x.IsValid() && !d.pool.others[x] {
+			a[i] = x
+		}
+	}
+	return a
+}
+
+// are reports whether the allowed IPs of a peer are these. It is called for each peer every second.
+func (a allowed) are(on []net.IPNet) bool {
+	for _, n := range on {
+		p := prefix(n)
+		switch {
+		case p.IsSingleIP() && p.Addr() == a[0]:
+			a[0] = netip.Addr{}
+		case p.IsSingleIP() && p.Addr() == a[1]:
+			a[1] = netip.Addr{}
+		default:
+			return false
+		}
+	}
+	return a == allowed{}
+}
+
+// networks returns the form of package wgtypes.
+func (a allowed) networks() (all []net.IPNet) {
+	for _, x := range a {
+		if x.IsValid() {
+			all = append(all, net.IPNet{IP: x.AsSlice(), Mask: net.CIDRMask(x.BitLen(), x.BitLen())})
 		}
 	}
 	return all
-}
-
-// same reports whether two lists have the same prefixes.
-func same(a, b []net.IPNet) bool {
-	return len(a) == len(b) && !slices.ContainsFunc(a, func(x net.IPNet) bool {
-		return !slices.ContainsFunc(b, func(y net.IPNet) bool { return prefix(x) == prefix(y) })
-	})
 }
 
 func prefix(n net.IPNet) netip.Prefix {
