@@ -295,7 +295,11 @@ func (g *Gateway) Stats() Stats {
 	sum.HandshakeMemory = uint64(g.budgets.Memory(state.Proved))
 	sum.HandshakeOthers = uint64(g.budgets.Memory(state.Unproved))
 	sum.ClockJumps = g.wall.jumps.Load()
+	sum.LedgerUp = 1
 	if r := g.config.Registration.Registrar; r != nil {
+		if r.LedgerErr() != nil {
+			sum.LedgerUp = 0
+		}
 		sum.RegistrationsUnderWay = uint64(r.UnderWay())
 	}
 	g.addMeterStats(&sum)

@@ -53,6 +53,7 @@ type Stats struct {
 	UnregisteredEvicted uint64 `metric:"unregistered_sessions_closed_total" label:"reason=bound"`
 	Unregistered        uint64 `metric:"unregistered_sessions" kind:"gauge" help:"Sessions without a required registration."`
 
+	LedgerUp              uint64 `metric:"ledger_up" kind:"gauge" help:"Whether the ledger of registrations can be read and written; 1 without registrations."`
 	Registers             uint64 `metric:"registers_total" help:"Registers received, without repeats."`
 	RegistrationsUnderWay uint64 `metric:"registrations_under_way" kind:"gauge" help:"Registers that workers carry out."`
 

@@ -143,6 +143,8 @@ func (l *memoryLedger) RemoveAttachment(_ context.Context, id identity.PublicKey
 	return ledger.ErrNoAttachment
 }
 
+func (*memoryLedger) Err() error { return nil }
+
 func (*memoryLedger) Reservations(func(netip.Addr, ledger.Reservation) error) error { return nil }
 
 func (l *memoryLedger) Attachments(yield func(identity.PublicKey, ledger.Attachment) error) error {

@@ -23,6 +23,8 @@ type Ledger interface {
 	RemoveAttachment(ctx context.Context, client identity.PublicKey, mode ledger.Mode, key [32]byte, rest time.Duration, now time.Time) error
 	Attachments(func(identity.PublicKey, ledger.Attachment) error) error
 	Reservations(func(netip.Addr, ledger.Reservation) error) error
+	// Err returns why nothing is written any more; nil: it is.
+	Err() error
 	// Result returns the first result of a request that spent a ticket.
 	Result(request [32]byte) (result []byte, found bool, err error)
 }

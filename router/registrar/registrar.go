@@ -1,6 +1,7 @@
 package registrar
 
 import (
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -110,6 +111,21 @@ func (r *Registrar) SetLedger(l Ledger) { r.ledger.Store(&ledgerState{Ledger: l}
 
 // SetFailed makes the Registrar refuse what needs the ledger, which cannot be opened.
 func (r *Registrar) SetFailed(err error) { r.ledger.Store(&ledgerState{failed: err}) }
+
+// ErrNotOpen is LedgerErr before SetLedger: a successor waits for its predecessor.
+var ErrNotOpen = errors.New("the ledger is not open yet")
+
+// LedgerErr returns why registrations that need the ledger fail; nil: they do not.
+func (r *Registrar) LedgerErr() error {
+	switch s := r.ledger.Load(); {
+	case s.failed != nil:
+		return s.failed
+	case s.Ledger == nil:
+		return ErrNotOpen
+	default:
+		return s.Err()
+	}
+}
 
 // Required reports whether a session needs a registration before it carries data.
 func (r *Registrar) Required() bool { return r.config.Access != Open }

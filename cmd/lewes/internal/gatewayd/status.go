@@ -118,7 +118,7 @@ func (p *Process) status(g *router.Gateway) *Status {
 		}
 		s.Directory = append(s.Directory, state)
 	}
-	s.Refusals = listRefusals(&stats, g.Refusals())
+	s.Refusals = listRefusals(&stats, g.Refusals(), g.Registrations())
 	s.Reloaded, s.Upgraded = p.history.get()
 	s.problems = p.problems(s, &stats)
 	for _, x := range s.problems {
@@ -161,6 +161,7 @@ func (p *Process) problems(s *Status, stats *router.Stats) (all []problem) {
 	note(small, "buffers", "the system grants smaller socket buffers than configured: install deploy/90-lewes.conf")
 	note(p.lines.losing(), "log", "the log cannot be written: its disk is full, or its reader is slow or has ended; lines are lost")
 	note(p.totals != nil && p.totals.broken.Load(), "totals", "the totals of clients cannot be read or written; see the log")
+	note(stats.LedgerUp == 0, "ledger", "the ledger cannot be read or written: registrations that need it fail; see the log")
 	note(p.wireGuard != nil && p.wireGuard.Err() != nil, "wireguard", "the WireGuard device cannot be used: registrations in mode dvpn fail")
 	for _, source := range p.issuers.failing() {
 		all = append(all, problem{Code: "issuer", Text: "the keys of an issuer of tickets cannot be read; see the log", about: source})
@@ -170,7 +171,7 @@ func (p *Process) problems(s *Status, stats *router.Stats) (all []problem) {
 }
 
 // listRefusals lists the counters of refusals that are not zero, the largest first.
-func listRefusals(s *router.Stats, flows map[router.Refusal]uint64) []Refusal {
+func listRefusals(s *router.Stats, flows map[router.Refusal]uint64, registrations map[wire.RegisterCode]uint64) []Refusal {
 	h := &s.Handshakes
 	all := []Refusal{
 		{"client", "not listed", "", h.Unlisted},
@@ -179,6 +180,8 @@ func listRefusals(s *router.Stats, flows map[router.Refusal]uint64) []Refusal {
 		{"client", "handshake failed", "", h.Failed},
 		{"client", "too many tries of one handshake", "", h.Limited},
 		{"session", "account at its bound", "", s.SessionsRefused},
+		{"session", "not registered in time", "", s.UnregisteredExpired},
+		{"session", "too many without a registration", "", s.UnregisteredRefused + s.UnregisteredEvicted},
 		{"packet", "malformed", "", s.Malformed},
 		{"packet", "unknown session", "", s.Unknown},
 		{"packet", "replayed", "", s.Replayed},
@@ -202,6 +205,11 @@ func listRefusals(s *router.Stats, flows map[router.Refusal]uint64) []Refusal {
 	}
 	for r, n := range flows {
 		all = append(all, Refusal{"flow", r.Reason.String(), r.Rule, n})
+	}
+	for code, n := range registrations {
+		if code != wire.CodeOK {
+			all = append(all, Refusal{"registration", code.String(), "", n})
+		}
 	}
 	all = slices.DeleteFunc(all, func(r Refusal) bool { return r.Count == 0 })
 	slices.SortFunc(all, func(a, b Refusal) int {
