@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"lewes/router"
 	"lewes/state/wire"
 	"lewes/transport/tcp"
@@ -28,7 +26,7 @@ type Source interface {
 // Build is the version of the program, for lewes_build_info.
 type Build struct{ Version, Revision, Modified, Go string }
 
-// Collector exports a gateway's counters. It is a prometheus.Collector.
+// Collector exports a gateway's counters.
 type Collector struct {
 	source Source
 	build  Build
@@ -41,13 +39,19 @@ func New(source Source, build Build, more ...func() any) *Collector {
 	return &Collector{source, build, more}
 }
 
-// Describe sends nothing: the collector is unchecked.
-func (*Collector) Describe(chan<- *prometheus.Desc) {}
+// page returns all metrics, with those of the Go runtime and the process.
+func (c *Collector) page() *page {
+	p := newPage()
+	c.collect(p)
+	addRuntime(p)
+	addProcess(p)
+	return p
+}
 
-// Collect sends every metric.
-func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+// collect adds every metric to a page.
+func (c *Collector) collect(p *page) {
 	stats, tcpStats := c.source.Stats(), c.source.TCP()
-	out := sender{ch, make(map[string]string)}
+	out := sender{p}
 	out.gauge("build_info", "The program: always 1.", 1, "version", c.build.Version, "revision", c.build.Revision, "modified", c.build.Modified, "go_version", c.build.Go)
 	out.gauge("draining", "Whether new clients are refused on request.", oneIf(c.source.Draining()))
 	out.fields(reflect.ValueOf(stats), "")
@@ -102,11 +106,7 @@ func (s sender) fields(v reflect.Value, label string) {
 		if name == "" || strings.HasSuffix(own, "=*") {
 			continue
 		}
-		help, known := s.help[name]
-		if !known {
-			help = tag.Get("help")
-			s.help[name] = help
-		}
+		help := tag.Get("help")
 		var value float64
 		if d, ok := field.Interface().(time.Duration); ok {
 			value = d.Seconds()
@@ -168,29 +168,15 @@ func refusedFlows(refusals map[router.Refusal]uint64) map[string]uint64 {
 	return sum
 }
 
-// sender sends metrics. help holds the help text of each name sent from a tag.
-type sender struct {
-	ch   chan<- prometheus.Metric
-	help map[string]string
-}
-
-// desc returns the description of a series. labels alternates names and values.
-func desc(name, help string, labels []string) (*prometheus.Desc, []string) {
-	var names, values []string
-	for i := 0; i < len(labels); i += 2 {
-		names, values = append(names, labels[i]), append(values, labels[i+1])
-	}
-	return prometheus.NewDesc("lewes_"+name, help, names, nil), values
-}
+// sender adds the gateway's metrics to a page.
+type sender struct{ page *page }
 
 func (s sender) counter(name, help string, value float64, labels ...string) {
-	d, values := desc(name, help, labels)
-	s.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, value, values...)
+	s.page.add("lewes_"+name, counterKind, help, value, labels...)
 }
 
 func (s sender) gauge(name, help string, value float64, labels ...string) {
-	d, values := desc(name, help, labels)
-	s.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, values...)
+	s.page.add("lewes_"+name, gaugeKind, help, value, labels...)
 }
 
 // socket sends the counters of one side's sockets.
@@ -215,27 +201,13 @@ func (s sender) traffic(side, direction string, l *udp.Traffic) {
 
 func (s sender) histogram(name, help string, h udp.Histogram, sum uint64, side, direction string) {
 	bound := func(i int) float64 { return float64(h.Bound(i)) }
-	s.buckets(name, help, h[:], bound, float64(sum), "side", side, "direction", direction)
+	s.page.histogram("lewes_"+name, help, h[:], bound, float64(sum), "side", side, "direction", direction)
 }
 
 // batches sends the durations of a shard's batches.
 func (s sender) batches(shard string, t *router.BatchTimes) {
 	bound := func(i int) float64 { return router.BatchBounds[i].Seconds() }
-	s.buckets("shard_batch_seconds", "Duration of a shard's batches; a long one delays all of its sessions.",
+	s.page.histogram("lewes_shard_batch_seconds", "Duration of a shard's batches; a long one delays all of its sessions.",
 		t.Counts[:], bound, t.Sum.Seconds(), "shard", shard)
 	s.gauge("shard_batch_longest_seconds", "Longest batch of a shard since the start.", t.Longest.Seconds(), "shard", shard)
-}
-
-// buckets sends a histogram. The last bucket has no bound.
-func (s sender) buckets(name, help string, counts []uint64, bound func(int) float64, sum float64, labels ...string) {
-	d, values := desc(name, help, labels)
-	cumulative := make(map[float64]uint64)
-	var count uint64
-	for i, n := range counts {
-		count += n
-		if i < len(counts)-1 {
-			cumulative[bound(i)] = count
-		}
-	}
-	s.ch <- prometheus.MustNewConstHistogram(d, count, sum, cumulative, values...)
 }

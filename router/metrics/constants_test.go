@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"lewes/router"
 	"lewes/router/egress"
 	"lewes/router/registrar"
@@ -89,14 +87,8 @@ func TestConstantsInREADME(t *testing.T) {
 // exportedSeries returns the names of all metrics, without labels and with each single label.
 func exportedSeries(t *testing.T) map[string]bool {
 	t.Helper()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(newNumbered(), testBuild))
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	exported := make(map[string]bool)
-	for _, f := range families {
+	for _, f := range gather(t, New(newNumbered(), testBuild)) {
 		exported[f.GetName()] = true
 		for _, m := range f.Metric {
 			for _, l := range m.Label {

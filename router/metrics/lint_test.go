@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"bytes"
 	"cmp"
 	"flag"
 	"fmt"
@@ -11,9 +12,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"lewes/router/registrar"
 	"lewes/router/wireguard"
@@ -24,11 +26,21 @@ var update = flag.Bool("update", false, "write the table of metrics in deploy/RE
 // families returns all metrics of a source in which nothing is zero.
 func families(t *testing.T) []*dto.MetricFamily {
 	t.Helper()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(newNumbered(), testBuild, others...))
-	all, err := registry.Gather()
+	return gather(t, New(newNumbered(), testBuild, others...))
+}
+
+// gather parses the gateway's metrics as Prometheus does, and sorts them by name.
+func gather(t *testing.T, c *Collector) (all []*dto.MetricFamily) {
+	t.Helper()
+	p := newPage()
+	c.collect(p)
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(p.text()))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(families)) {
+		all = append(all, families[name])
 	}
 	return all
 }

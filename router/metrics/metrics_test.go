@@ -9,11 +9,10 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"lewes/router"
 	"lewes/state/wire"
@@ -216,14 +215,8 @@ func (n *numbered) TCP() tcp.Stats      { return n.tcp }
 // Shows R12.5.
 func TestEveryCounterIsExported(t *testing.T) {
 	source := newNumbered()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(source, testBuild))
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	shown := map[uint64]int{}
-	for _, f := range families {
+	for _, f := range gather(t, New(source, testBuild)) {
 		for _, m := range f.Metric {
 			shown[uint64(m.GetCounter().GetValue()+m.GetGauge().GetValue())]++
 		}
@@ -232,5 +225,41 @@ func TestEveryCounterIsExported(t *testing.T) {
 		if shown[number] != 1 {
 			t.Errorf("%s is shown %d times", name, shown[number])
 		}
+	}
+}
+
+// TestProcessMetrics: the page has what the alerts and the dashboard expect of any program in Go, with plausible values.
+func TestProcessMetrics(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("Linux only")
+	}
+	p := newPage()
+	addRuntime(p)
+	addProcess(p)
+	now := float64(time.Now().Unix())
+	for name, within := range map[string][2]float64{
+		"process_start_time_seconds": {now - 24*3600, now + 60}, "process_cpu_seconds_total": {0, 24 * 3600}, "process_open_fds": {3, 10_000},
+		"process_max_fds": {16, 1 << 40}, "process_resident_memory_bytes": {1 << 20, 1 << 40}, "process_virtual_memory_bytes": {1 << 20, 1 << 50},
+		"go_goroutines": {1, 10_000}, "go_memstats_alloc_bytes": {1 << 10, 1 << 40},
+	} {
+		f := p.families[name]
+		if f == nil {
+			t.Errorf("%s is missing", name)
+			continue
+		}
+		var value float64
+		if _, err := fmt.Sscanf(string(f.lines), name+" %g", &value); err != nil || value < within[0] || value > within[1] {
+			t.Errorf("%s, %v", f.lines, err)
+		}
+	}
+}
+
+func TestPageEscapes(t *testing.T) {
+	p := newPage()
+	p.add("b", gaugeKind, "a \\ and\na line", 1e21, "z", "say \"\\\n\"", "a", "")
+	p.add("a_total", counterKind, "first", 0)
+	const want = "# HELP a_total first\n# TYPE a_total counter\na_total 0\n# HELP b a \\\\ and\\na line\n# TYPE b gauge\nb{a=\"\",z=\"say \\\"\\\\\\n\\\"\"} 1e+21\n"
+	if got := string(p.text()); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }

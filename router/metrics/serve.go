@@ -10,9 +10,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 )
 
@@ -37,10 +34,11 @@ func Listen(ctx context.Context, address string) (*net.TCPListener, error) {
 
 // Handler returns the handler of /metrics, with the sources of New.
 func Handler(source Source, build Build, more ...func() any) http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(New(source, build, more...), collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	c := New(source, build, more...)
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_, _ = w.Write(c.page().text()) // the client may have gone
+	})
 }
 
 // ServeOn serves handler on the connections of listener until ctx ends or the returned server is shut
