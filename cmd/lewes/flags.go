@@ -35,7 +35,7 @@ type gatewayFlags struct {
 func (f *gatewayFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.via, "via", nil, "`URI` of an entry gateway, which sees your address but not your targets; repeat for more, the nearest first")
-	flags.StringVar(&f.identity, "identity", "", "`FILE` with this client's identity, or ephemeral: one of this process, stored nowhere (default client-identity in the state directory, created on first use; ephemeral for gateways with access=open)")
+	flags.StringVar(&f.identity, "identity", "", "`FILE` with this client's identity, or ephemeral: one of this process, stored nowhere (default client-identity in the state directory, created on first use; ephemeral for gateways with access=open, one of the wallet for each account with access=tickets)")
 	flags.StringVar(&f.viaIdentity, "via-identity", "", "`FILE` with the identity for the gateways of --via, or same: that of --identity (default one for each, derived from that of --identity, so that they cannot link this client)")
 	flags.StringVar(&f.state, "state", "", "state `directory` (default: the system's)")
 	flags.StringVar(&f.kem, "kem", client.MLKEM768.String(), "post-quantum key exchange: ML-KEM-768 or X-Wing")
@@ -99,7 +99,12 @@ const (
 // loadIdentities sets the configuration's identities.
 func (f *gatewayFlags) loadIdentities(c *client.Config, stderr io.Writer) (err error) {
 	created := ""
-	switch closed := func(g client.Gateway) bool { return !g.Open }; {
+	if err := f.openWallet(c); err != nil {
+		return err
+	}
+	switch closed := func(g client.Gateway) bool { return !g.Open && !g.Tickets }; {
+	case f.identity == ephemeral && payable(c):
+		c.Identity, err = client.GenerateKey() // not the wallet's, which lasts
 	case f.identity == ephemeral:
 		c.Ephemeral = true
 	case f.identity != "":
@@ -133,6 +138,23 @@ func (f *gatewayFlags) loadIdentities(c *client.Config, stderr io.Writer) (err e
 	}
 	f.introduced = true
 	return nil
+}
+
+// openWallet sets the configuration's wallet. Where no gateway is known to take tickets, one that cannot be
+// opened is no error.
+func (f *gatewayFlags) openWallet(c *client.Config) error {
+	w, err := openWallet(f.state)
+	if err == nil {
+		c.Tickets = w
+	} else if !payable(c) {
+		err = nil
+	}
+	return err
+}
+
+// payable reports whether a gateway is known to take tickets.
+func payable(c *client.Config) bool {
+	return c.Gateway.Tickets || slices.ContainsFunc(c.Via, func(g client.Gateway) bool { return g.Tickets })
 }
 
 // loadClientIdentity reads the client's identity in the state directory, by default the system's, and

@@ -111,6 +111,7 @@ const (
 	stepHello     = "hello"     // the gateway answered and has the identity of the URI
 	stepKey       = "key"       // received the KEM key, signed by the identity
 	stepHandshake = "handshake" // established the session
+	stepRegister  = "register"  // registered, and paid if needed; only with gateways that take tickets
 	stepPing      = "ping"
 	stepDatagram  = "datagram"
 )
@@ -145,7 +146,7 @@ func (p *probe) run(ctx context.Context) error {
 		return err
 	}
 	r.Gateway, r.Via, r.Client = p.config.Gateway.String(), texts(p.config.Via), ids[len(ids)-1].String()
-	r.Ephemeral = p.config.Identity == nil || ids[len(ids)-1] != p.config.Identity.Public()
+	r.Ephemeral = !p.config.Gateway.Tickets && (p.config.Identity == nil || ids[len(ids)-1] != p.config.Identity.Public())
 	session, err := p.connect(ctx)
 	if err != nil {
 		return err
@@ -214,6 +215,8 @@ func (p *probe) failedStep(err error, resolver *timedResolver) string {
 		return stepEntry
 	case dial.Step() == client.StepKey:
 		return stepKey
+	case dial.Step() == client.StepRegister:
+		return stepRegister
 	}
 	return stepHandshake
 }

@@ -16,6 +16,7 @@ import (
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport"
+	"lewes/transport/client/wallet"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )
@@ -31,7 +32,7 @@ const (
 // sendWait is how long a writer waits for room in the socket's send buffer.
 const sendWait = 100 * time.Millisecond
 
-// Config configures a Session. Gateway is required, and Identity unless Ephemeral stands for it.
+// Config configures a Session. Gateway is required, and Identity unless Ephemeral or Tickets stands for it.
 type Config struct {
 	// Gateway is the exit: the gateway that sends datagrams to their targets.
 	Gateway Gateway
@@ -48,7 +49,11 @@ type Config struct {
 	// the gateways whose URI has access=open, and towards all if Identity is nil. It is implied if
 	// Identity is nil and every gateway is open.
 	Ephemeral bool
-
+	// Tickets pays where a session registers by itself: with a ticket only if the gateway needs one, and
+	// again before the account ends; nil pays for nothing. Towards a gateway whose URI has access=tickets, Ephemeral,
+	// or Identity and ViaIdentity that are nil, mean an identity of the wallet: a fresh one for each account, which is
+	// used until that account has ended.
+	Tickets *wallet.Wallet
 	// KEM is the post-quantum key exchange. The zero value is ML-KEM-768.
 	KEM KEM
 	// PinnedKEM is the BLAKE3 hash of the only KEM key to accept from Gateway; nil
@@ -70,7 +75,7 @@ type Config struct {
 	NoReconnect bool
 
 	// NoRegister leaves registration to the program, which calls Session.Register. Otherwise a session
-	// registers by itself with a gateway that requires it, without a ticket.
+	// registers by itself with a gateway that requires it.
 	NoRegister bool
 
 	// Transport selects what carries packets to the first gateway.
@@ -115,6 +120,10 @@ func (c *Config) keyFor(hop int) (key *PrivateKey, derived bool, err error) {
 			return c.ViaIdentity, false, nil
 		}
 	}
+	if c.ofWallet(g) {
+		key, err = c.Tickets.Account(context.Background(), g.Identity)
+		return key, err == nil, err
+	}
 	key = c.Identity
 	if c.Ephemeral && g.Open || key == nil {
 		if key, err = ephemeralKey(); err != nil {
@@ -125,6 +134,11 @@ func (c *Config) keyFor(hop int) (key *PrivateKey, derived bool, err error) {
 		return key.ForEntry(g.Identity), true, nil
 	}
 	return key, false, nil
+}
+
+// ofWallet reports whether the client's key towards a gateway is the wallet's.
+func (c *Config) ofWallet(g Gateway) bool {
+	return c.Tickets != nil && g.Tickets && (c.Ephemeral || c.Identity == nil)
 }
 
 // Identities returns the client's identities as the gateways see them: those in Via in their order, then
@@ -149,7 +163,7 @@ func (c Config) Identities() (ids []PublicKey, err error) {
 // withDefaults returns the Config with its defaults filled in.
 func (c Config) withDefaults() (Config, error) {
 	c.Via = slices.Clone(c.Via)
-	if closed := func(g Gateway) bool { return !g.Open }; c.Identity == nil && !c.Ephemeral {
+	if closed := func(g Gateway) bool { return !g.Open && !c.ofWallet(g) }; c.Identity == nil && !c.Ephemeral {
 		if closed(c.Gateway) || slices.ContainsFunc(c.Via, closed) {
 			return c, fmt.Errorf("%w: no Identity", ErrConfig)
 		}

@@ -142,6 +142,7 @@ const (
 	StepHello                 // an answer from the holder of the gateway's key
 	StepKey                   // the gateway's KEM key
 	StepHandshake             // the session
+	StepRegister              // the registration, with a gateway that takes tickets
 )
 
 // DialError is the error of Dial and of a reconnect.
@@ -276,7 +277,10 @@ func (e *DialError) Temporary() bool { return e.Timeout() }
 // Step returns the step that failed.
 func (e *DialError) Step() Step {
 	var h *state.HandshakeError
+	var r *registrationError
 	switch {
+	case errors.As(e.Err, &r):
+		return StepRegister
 	case errors.As(e.Err, &h) && h.Answered && h.Reject == nil && h.Busy == nil:
 		if h.Phase < state.Handshaking {
 			return StepKey

@@ -161,10 +161,22 @@ func resultOf(r *wire.RegisterResult) RegisterResult {
 // success with ModeRelay or ModeMixnet the session registers again, without a ticket, each time that it
 // reconnects.
 //
-// Errors: ErrNoRegistration, that of ctx or Err, or of an invalid request.
+// With Config.Tickets, a request without a ticket asks first, and then spends one if the gateway needs it; in ModeRelay and
+// ModeMixnet the session does so again before the account ends.
+//
+// Errors: ErrNoRegistration, wallet.ErrNoTicket, those of a wallet that cannot be written, that of ctx or Err,
+// or of an invalid request.
 func (s *Session) Register(ctx context.Context, r RegisterRequest) (RegisterResult, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	if s.payer != nil && r.TicketType == TicketNone && r.Mode != ModeBalance {
+		return s.payer.register(ctx, r)
+	}
+	return s.register(ctx, r)
+}
+
+// register is Register without a wallet.
+func (s *Session) register(ctx context.Context, r RegisterRequest) (RegisterResult, error) {
 	select {
 	case s.registering <- struct{}{}: // one is under way at a time (R9.11)
 		defer func() { <-s.registering }()
@@ -341,6 +353,9 @@ func (st *connState) handleRegistered(r *wire.RegisterResult) {
 	if r.RequestID == 0 {
 		result := resultOf(r)
 		st.s.emit(Event{Kind: Registered, Err: result.Err(), Registration: &result})
+		if st.s.payer != nil {
+			st.s.payer.note(&result)
+		}
 		return
 	}
 	if st.registering != nil {
@@ -352,6 +367,12 @@ func (st *connState) handleRegistered(r *wire.RegisterResult) {
 // keepRegistered registers a new sessionConn if the gateway requires it, or if the last one was registered.
 // Until it is done, flows that the gateway refuses for want of a registration open again.
 func (s *Session) keepRegistered(c *sessionConn) {
+	settled := func(err error) {
+		select {
+		case s.settled <- err:
+		default: // Dial has not waited, or no longer
+		}
+	}
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -363,20 +384,26 @@ func (s *Session) keepRegistered(c *sessionConn) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.config.Timeout)
 	defer cancel()
 	now, flags, err := s.awaitTerms(ctx)
-	if err != nil || now != c || flags&wire.AckRegisters == 0 {
+	if err != nil {
+		settled(s.registerError(ctx, err))
+		return
+	}
+	if now != c {
 		return
 	}
 	request := s.registered.Load()
 	if request == nil && flags&wire.AckRegistrationRequired != 0 {
 		request = &RegisterRequest{Mode: ModeRelay}
 	}
-	if request == nil {
+	if request == nil || flags&wire.AckRegisters == 0 {
+		settled(nil)
 		return
 	}
 	result, err := s.Register(ctx, *request)
 	if err == nil {
 		err = result.Err()
 	}
+	settled(err)
 	if s.ctx.Err() == nil {
 		s.emit(Event{Kind: Registered, Err: err, Registration: &result})
 	}

@@ -46,6 +46,8 @@ type Session struct {
 	// each conn; nil: none.
 	registering chan struct{}
 	registered  atomic.Pointer[RegisterRequest]
+	settled     chan error         // receives whether the first conn is registered, or does without
+	payer       *payer             // nil: no wallet
 	ctx         context.Context    // done when the session ends
 	cancel      context.CancelFunc // of ctx
 	running     sync.WaitGroup
@@ -90,6 +92,13 @@ func Dial(ctx context.Context, config Config) (*Session, error) {
 			context.AfterFunc(outer.ctx, s.outerEnded)
 		}
 		s.running.Go(s.supervise)
+		if s.payer != nil {
+			s.running.Go(s.payer.run)
+			if err := s.awaitSettled(ctx); err != nil {
+				_ = s.Close()
+				return nil, err
+			}
+		}
 	}
 	return s, nil
 }
@@ -119,6 +128,10 @@ func newSession(config Config, hop int, outer *Session, queue *events) (*Session
 		done:    make(chan struct{}),
 
 		registering: make(chan struct{}, 1),
+		settled:     make(chan error, 1),
+	}
+	if config.Tickets != nil {
+		s.payer = newPayer(s)
 	}
 	s.addrs.Store(new([]netip.Addr))
 	s.flows.init()

@@ -95,6 +95,7 @@ type account struct {
 	Seen      int64  `json:"seen,omitempty"`
 	Remaining uint64 `json:"remaining,omitempty"` // bytes
 	Expires   int64  `json:"expires,omitempty"`   // 0: never
+	Paid      uint64 `json:"paid,omitempty"`      // bytes that were left after the last payment
 }
 
 // ended reports whether the account has nothing left.

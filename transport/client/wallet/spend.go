@@ -58,7 +58,9 @@ type Answer struct {
 	Spent     bool  // TicketRefused: by another registration
 	Remaining uint64
 	Expires   time.Time // zero: never
-	Offers    []Offer   // what pays for it; nil: unknown
+	// Paid is what a Wallet adds: what was left after the last payment for the account, or more.
+	Paid   uint64
+	Offers []Offer // what pays for it; nil: unknown
 }
 
 // Ask sends a gateway a registration with a token, nil for none, and returns its answer. An error means that
@@ -138,22 +140,18 @@ func (c *content) account(gateway hex32, now time.Time) (found *account) {
 }
 
 // Register registers with ask. It asks without a ticket first, and pays only if the gateway needs one. A
-// ticket that is bound to the registration already, by a process that ended before the answer, is sent
-// again at once.
+// ticket that is bound to the registration already, because its answer did not arrive, is sent again before that.
 func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer, error) {
-	if token, err := w.bound(r); err != nil || token != nil {
-		if err != nil {
-			return Answer{}, err
-		}
-		clear(token)
-		return w.pay(ctx, r, nil, ask)
+	if a, err := w.resume(ctx, r, ask); err != nil {
+		return a, err
 	}
 	a, err := w.send(ctx, nil, ask)
 	switch {
 	case err != nil:
 		return a, err
 	case a.Verdict == Granted:
-		return a, w.Note(ctx, r, a)
+		w.Note(ctx, r, &a)
+		return a, nil
 	case a.Verdict == TicketNeeded:
 		return w.pay(ctx, r, a.Offers, ask)
 	}
@@ -163,6 +161,9 @@ func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer,
 // TopUp pays for a registration that stands, unless by now its account has more than enough bytes and lasts beyond
 // until. It returns ErrNoGain if the account has not gained by the ticket.
 func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until time.Time, ask Ask) (Answer, error) {
+	if a, err := w.resume(ctx, r, ask); err != nil {
+		return a, err
+	}
 	before, err := w.send(ctx, nil, ask)
 	if err != nil {
 		return before, err
@@ -171,7 +172,8 @@ func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until
 		return before, before.Error
 	}
 	if before.Verdict == Granted && before.Remaining > enough && (before.Expires.IsZero() || before.Expires.After(until)) {
-		return before, w.Note(ctx, r, before)
+		w.Note(ctx, r, &before)
+		return before, nil
 	}
 	after, err := w.pay(ctx, r, before.Offers, ask)
 	if err == nil && after.Remaining <= before.Remaining && !after.Expires.After(before.Expires) {
@@ -208,7 +210,7 @@ func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask As
 		switch {
 		case err != nil: // it stays bound
 		case a.Verdict == Granted:
-			err = w.settle(ctx, r, x.Token, a)
+			w.settle(ctx, r, x.Token, &a)
 		case a.Verdict == TicketRefused || a.Verdict == KeyUnknown && fresh:
 			unknown[x.ID] = a.Verdict == KeyUnknown
 			err = w.release(ctx, x.Token, a)
@@ -226,19 +228,21 @@ func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask As
 	}
 }
 
-// bound returns the token that is bound to a registration, or nil.
-func (w *Wallet) bound(r Registration) ([]byte, error) {
+// resume sends a ticket that is bound to a registration again. The answer is the first one, so that it may
+// no longer describe the account.
+func (w *Wallet) resume(ctx context.Context, r Registration, ask Ask) (Answer, error) {
 	c, err := w.read()
 	if err != nil {
-		return nil, err
+		return Answer{}, err
 	}
 	defer c.wipe()
-	if t := c.bound(r); t != nil {
-		return slices.Clone(t.Token), nil
+	if c.bound(r) == nil {
+		return Answer{}, nil
 	}
-	return nil, nil
+	return w.pay(ctx, r, nil, ask)
 }
 
+// bound returns the ticket that is bound to a registration, or nil.
 func (c *content) bound(r Registration) *ticket {
 	b := r.binding()
 	for _, t := range c.Tickets {
@@ -333,14 +337,16 @@ func (e *noTicketError) Is(target error) bool {
 	return target == ErrNoTicket || e.further != nil && target == e.further
 }
 
-// settle removes a ticket that the gateway has taken, and notes what the account has now.
-func (w *Wallet) settle(ctx context.Context, r Registration, token []byte, a Answer) error {
-	return w.update(ctx, func(c *content) error {
+// settle removes a ticket that the gateway has taken, and notes what the account has now. If that fails, the ticket
+// stays bound, and is settled another time.
+func (w *Wallet) settle(ctx context.Context, r Registration, token []byte, a *Answer) {
+	a.Paid = a.Remaining
+	_ = w.update(ctx, func(c *content) error {
 		if i := c.find(token); i >= 0 {
 			clear(c.Tickets[i].Token)
 			c.Tickets = slices.Delete(c.Tickets, i, i+1)
 		}
-		c.note(r, a, w.now())
+		c.note(r, a, true, w.now())
 		return nil
 	})
 }
@@ -367,21 +373,29 @@ func (c *content) find(token []byte) int {
 	return slices.IndexFunc(c.Tickets, func(t *ticket) bool { return bytes.Equal(t.Token, token) })
 }
 
-// Note stores what a gateway reports about an account, which decides when the account has ended.
-func (w *Wallet) Note(ctx context.Context, r Registration, a Answer) error {
-	return w.update(ctx, func(c *content) error {
-		c.note(r, a, w.now())
+// Note stores what a gateway reports about an account, which decides when the account has ended, and sets
+// a.Paid. The registration stands even if that cannot be stored, so that is no error.
+func (w *Wallet) Note(ctx context.Context, r Registration, a *Answer) {
+	a.Paid = a.Remaining
+	_ = w.update(ctx, func(c *content) error {
+		c.note(r, a, false, w.now())
 		return nil
 	})
 }
 
-func (c *content) note(r Registration, a Answer, now time.Time) {
+// note notes the answer in the account, and sets a.Paid. Paying means that it answers a payment.
+func (c *content) note(r Registration, a *Answer, paying bool, now time.Time) {
 	for _, x := range c.Accounts {
 		if x.Gateway == hex32(r.Gateway) && x.public() == hex32(r.Account) {
 			x.Seen, x.Remaining, x.Expires = now.Unix(), a.Remaining, 0
 			if !a.Expires.IsZero() {
 				x.Expires = a.Expires.Unix()
 			}
+			if paying {
+				x.Paid = 0
+			}
+			x.Paid = max(x.Paid, a.Paid)
+			a.Paid = x.Paid
 		}
 	}
 }
