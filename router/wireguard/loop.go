@@ -487,10 +487,13 @@ func (d *Device) charge(ctx context.Context, now time.Time) {
 		l.failing = time.Time{}
 		clear(l.unpaid)
 	}
-	if stop != l.stopped {
-		l.stopped = stop
-		d.config.Log.Warn("peers of the WireGuard device stop and go on with the ledger", zap.Bool("stopped", stop), zap.Error(err))
+	switch {
+	case stop && !l.stopped:
+		d.config.Log.Error("stopping the WireGuard peers: their traffic cannot be charged", zap.Error(err))
+	case !stop && l.stopped:
+		d.config.Log.Info("starting the WireGuard peers again")
 	}
+	l.stopped = stop
 	d.end(ended)
 }
 

@@ -32,7 +32,7 @@ func newWireGuard(c *config.Config, key *identity.PrivateKey, accounts wireguard
 		endpoint = c.Public[0].Name // without a port: the configuration is valid
 	}
 	for _, lack := range lacks(w) {
-		log.Warn("packets of WireGuard peers do not leave this machine", zap.String("reason", lack.Text), zap.String("remedy", lack.Mend))
+		log.Warn("packets of WireGuard peers may not leave this machine", zap.String("reason", lack.Text), zap.String("remedy", lack.Mend))
 	}
 	return wireguard.New(wireguard.Config{
 		Name: w.Device, IPv4: w.IPv4.Prefix(), IPv6: w.IPv6.Prefix(), Endpoint: endpoint, Identity: key,
