@@ -19,8 +19,8 @@ func attachEntry(account identity.PublicKey, a *Attachment) Entry {
 func TestAttachmentIsReplaced(t *testing.T) {
 	l := fresh(t)
 	commit(t, l, attachEntry(client(1), peer(1, "10.0.0.2")))
-	again := peer(1, "10.0.0.9")
-	again.PSK = []byte{8}
+	again := peer(1, "10.0.0.2")
+	again.PSK, again.IPv4 = []byte{8}, netip.Addr{}
 	r := commit(t, l, attachEntry(client(1), again))
 	if got, _ := r.Account.Attachment(DVPN); len(r.Account.Attachments) != 1 || got.IPv4 != netip.MustParseAddr("10.0.0.2") || got.PSK[0] != 8 {
 		t.Errorf("same key: %+v", r.Account.Attachments)
@@ -46,16 +46,25 @@ func TestAttachmentIsReplaced(t *testing.T) {
 	}
 }
 
-// A repeat of an earlier registration does not undo a later one.
-func TestRepeatKeepsLaterAttachment(t *testing.T) {
-	l := fresh(t)
-	e := spendEntry(client(1), 1, 10)
-	e.Attach = peer(1, "10.0.0.2")
-	commit(t, l, e)
-	commit(t, l, attachEntry(client(1), peer(2, "10.0.0.3")))
-	r := commit(t, l, e)
-	if got, _ := r.Account.Attachment(DVPN); r.Outcome != Repeated || got.WireGuardKey != [32]byte{6, 2} {
-		t.Errorf("%v: %+v", r.Outcome, r.Account.Attachments)
+// A key may get another address, such as after a change of the pool, and its former one rests.
+func TestSameKeyGetsAnotherAddress(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger")
+	l := open(t, path)
+	commit(t, l, attachEntry(client(1), peer(1, "10.0.0.2")))
+	commit(t, l, attachEntry(client(2), peer(2, "10.0.0.3")))
+	if _, err := l.Commit(context.Background(), attachEntry(client(1), peer(1, "10.0.0.3"))); !errors.Is(err, ErrAddress) {
+		t.Errorf("the address of another account: %v", err)
+	}
+	r := commit(t, l, attachEntry(client(1), peer(1, "10.1.0.2")))
+	if a := r.Account.Attachments; len(a) != 1 || a[0].IPv4 != netip.MustParseAddr("10.1.0.2") {
+		t.Errorf("%+v", a)
+	}
+	if _, err := l.Commit(context.Background(), attachEntry(client(2), peer(2, "10.0.0.2"))); !errors.Is(err, ErrAddress) {
+		t.Errorf("the former address: %v", err)
+	}
+	_ = l.Close()
+	if r, err := Check(path); err != nil || r.Err() != nil || r.Addresses != 3 {
+		t.Errorf("%v, %+v", err, r)
 	}
 }
 

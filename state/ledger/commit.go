@@ -12,11 +12,12 @@ import (
 )
 
 // Commit makes an entry durable in one transaction: the ticket is spent, the grant added and the attachment put in state
-// Adding, or nothing is changed. A ticket that the same Request spent before is no error: the grant is not added again, and the
-// attachment gets the new PSK if it stands.
+// Adding, or nothing is changed. A ticket that the same Request spent before is no error: the grant is not added
+// again.
 //
-// An attachment with the WireGuard key of the one that stands keeps its addresses. With another key, the one that stands goes into state
-// Removing; both may have the same addresses. If another account has the key, its attachment is deleted and its addresses rest; the receipt has it.
+// An attachment without addresses keeps those of the one with its WireGuard key. One with another key goes into state Removing; both
+// may have the same addresses. If another account has the key, its attachment is deleted and its addresses rest; the
+// receipt has it.
 //
 // Refusals are ErrSpent, ErrKeyClosed, ErrGrants, ErrAccounts, ErrAttachments, ErrAddress, ErrInvalid and ErrClock;
 // ErrStorage and ErrDamaged are faults. After another error, such as that of ctx, the entry may be in the ledger: repeat it.
@@ -83,7 +84,7 @@ func (t *txn) enter(e *Entry) (r Receipt, err error) {
 	}
 	write := func() {}
 	if e.Attach != nil {
-		if write, r.Moved, err = t.attach(&a, *e.Attach, e.Ticket != nil && r.Outcome == Repeated); err != nil {
+		if write, r.Moved, err = t.attach(&a, *e.Attach); err != nil {
 			return r, err
 		}
 	}
@@ -137,56 +138,57 @@ func (a *Account) grant(g Grant, now time.Time) (stood bool, err error) {
 
 // attach changes the attachments of an account. It returns the writes to other buckets that this needs, and the attachment that
 // another account loses.
-func (t *txn) attach(a *Account, n Attachment, repeated bool) (write func(), moved *Attachment, err error) {
+func (t *txn) attach(a *Account, n Attachment) (write func(), moved *Attachment, err error) {
 	n.State, n.PSK = Adding, slices.Clone(n.PSK)
 	if !n.valid() {
 		return nil, nil, fmt.Errorf("%w: attachment of mode %v", ErrInvalid, n.Mode)
 	}
-	current := slices.IndexFunc(a.Attachments, func(o Attachment) bool { return o.Mode == n.Mode && o.State != Removing })
 	same := a.find(n.Mode, n.WireGuardKey)
-	if repeated && current >= 0 && current != same {
-		return func() {}, nil, nil // a later registration replaced it
+	for i := range a.Attachments {
+		if a.Attachments[i].Mode == n.Mode && i != same {
+			a.Attachments[i].State = Removing
+		}
 	}
-	if current >= 0 && current != same {
-		a.Attachments[current].State = Removing
-	}
+	var old Attachment
+	var loser *Account
+	key := 0
 	if same >= 0 {
-		n.IPv4, n.IPv6 = a.Attachments[same].IPv4, a.Attachments[same].IPv6
+		old = a.Attachments[same]
+		if len(n.addresses()) == 0 {
+			n.IPv4, n.IPv6 = old.IPv4, old.IPv6
+		}
 		a.Attachments[same] = n
-		return func() {}, nil, nil
-	}
-	if len(a.Attachments) >= MaxAttachments {
-		return nil, nil, ErrAttachments
-	}
-	a.Attachments = append(a.Attachments, n)
-	if n.Mode != DVPN {
-		return func() {}, nil, nil
-	}
-
-	loser, key, err := t.owner(n.WireGuardKey)
-	if err != nil {
-		return nil, nil, err
-	}
-	if loser != nil {
-		m := loser.Attachments[key]
-		moved = &m
+	} else {
+		if len(a.Attachments) >= MaxAttachments {
+			return nil, nil, ErrAttachments
+		}
+		a.Attachments = append(a.Attachments, n)
+		if loser, key, err = t.owner(n.WireGuardKey); err != nil {
+			return nil, nil, err
+		}
 	}
 	for _, ip := range n.addresses() {
 		r, ok, err := t.reservation(ip)
-		free := !ok || r.Owner == a.ID || !r.Until.IsZero() && !t.header.clock.Before(r.Until) ||
-			moved != nil && slices.Contains(moved.addresses(), ip)
+		free := !ok || r.Owner == a.ID || !r.Until.IsZero() && !t.header.clock.Before(r.Until)
 		if err != nil || !free {
 			return nil, nil, cmp.Or(err, fmt.Errorf("%w: %v", ErrAddress, ip))
 		}
 	}
+	if loser != nil {
+		m := loser.Attachments[key]
+		moved = &m
+		loser.Attachments = slices.Delete(loser.Attachments, key, key+1)
+	}
 	return func() {
 		if loser != nil {
-			loser.Attachments = slices.Delete(loser.Attachments, key, key+1)
 			t.release(loser, *moved, MinRest)
 			t.putAccount(loser, true)
 		}
-		r := reference(a.ID)
-		t.put(bucketPeers, n.WireGuardKey[:], r.code)
+		if n.Mode == DVPN {
+			r := reference(a.ID)
+			t.put(bucketPeers, n.WireGuardKey[:], r.code)
+		}
+		t.release(a, old, MinRest)
 		t.hold(a.ID, n.addresses())
 	}, moved, nil
 }
