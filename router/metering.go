@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -39,6 +40,7 @@ func (g *Gateway) newMeter() *meter.Book {
 	if m == nil {
 		return nil
 	}
+	failing := false
 	return meter.NewBook(meter.Config{
 		Shards: g.config.Shards,
 		Now:    func() time.Time { return g.wall.corrected(g.config.Clock()) },
@@ -46,11 +48,15 @@ func (g *Gateway) newMeter() *meter.Book {
 		Renew:  m.Renew,
 		Notify: g.notifyUsage,
 		Failing: func(err error) {
-			if err != nil {
-				g.log.Error("cannot record the bandwidth that clients have used", zap.Error(err), zap.Bool("serves_on", m.Serve))
-			} else {
+			switch {
+			case err == nil && failing:
 				g.log.Info("recorded the bandwidth that clients have used again")
+			case err != nil && !errors.Is(err, meter.ErrNoLedger): // a successor opens it later
+				g.log.Error("cannot record the bandwidth that clients have used", zap.Error(err), zap.Bool("serves_on", m.Serve))
+			default:
+				return
 			}
+			failing = err != nil
 		},
 	})
 }

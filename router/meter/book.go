@@ -66,8 +66,8 @@ type Config struct {
 	Serve bool
 	// Notify, if set, is called by Run with what accounts are to be notified of.
 	Notify func([]Notice)
-	// Renew, if set, is called by Run once for accounts that have used up everything, or whose last grant
-	// has expired, and that have sessions. It may add grants with Update.
+	// Renew, if set, is called by Run for accounts that have used up everything or whose last grant has
+	// expired, once for each, before anyone is notified. It may add grants with Update.
 	Renew func([]identity.PublicKey)
 	// Failing, if set, is called by Run when recording fails for the first time, and with nil when it
 	// works again.
@@ -350,6 +350,7 @@ func (a *Account) spend(used uint64) {
 func (a *Account) expire(now time.Time) {
 	for len(a.grants) > 0 && a.grants[0].expired(now) {
 		a.settle()
+		a.ended = false // it may be renewed
 		gone := a.grants[0].left()
 		a.grants = slices.Delete(a.grants, 0, 1)
 		a.shrink(gone)

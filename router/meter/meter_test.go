@@ -229,6 +229,29 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+// TestEndsAgain: an account that was used up ends once more when its grant expires, since its next period
+// may have begun.
+func TestEndsAgain(t *testing.T) {
+	b := newBench()
+	s := b.Join(0, client(1), []Grant{{Listed: true, Bytes: 100, Expires: epoch.Unix() + 60}}, false)
+	s.Charge(100)
+	if _, ended := b.second(); len(ended) != 1 {
+		t.Error("used up, and not ended")
+	}
+	if _, ended := b.second(); len(ended) != 0 {
+		t.Error("ended twice in its period")
+	}
+	b.now = epoch.Add(time.Minute)
+	notices, ended := b.second()
+	if len(ended) != 1 || len(notices) != 0 {
+		t.Errorf("after the period: ended %v, notices %v", ended, notices)
+	}
+	b.Update(client(1), []Grant{{Listed: true, Bytes: 100, Expires: epoch.Unix() + 120}}, false)
+	if s.Charge(100) != Charged {
+		t.Error("the next period has nothing")
+	}
+}
+
 // TestStops: when nothing is recorded for ten seconds, nothing is charged until it works again; with
 // Serve everything goes on. Nothing that was used is lost.
 func TestStops(t *testing.T) {

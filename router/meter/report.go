@@ -263,6 +263,10 @@ func (b *Book) Run(ctx context.Context) {
 			notices, ended := b.Collect(now)
 			if len(ended) > 0 && b.config.Renew != nil {
 				b.config.Renew(ended)
+				notices = slices.DeleteFunc(notices, func(n Notice) bool {
+					have, ok := b.Balance(n.Client)
+					return ok && (have.Unlimited || have.Bytes > n.Balance.Bytes)
+				})
 			}
 			if len(notices) > 0 && b.config.Notify != nil {
 				b.config.Notify(notices)

@@ -28,6 +28,7 @@ const clientsInterval = 80 * time.Millisecond
 type accessControl struct {
 	rule      atomic.Pointer[accessRule]
 	log       *zap.Logger
+	relimit   func(changed []identity.PublicKey) // applies limits of bandwidth; nil: none are
 	stopWatch func()
 }
 
@@ -75,16 +76,20 @@ func (a *accessControl) apply(c *config.Config, strict bool) (before *accessRule
 	return before, nil
 }
 
-// reapply applies the difference from a replaced rule to the gateway, and returns the number of
-// sessions that it closes.
-func (r *accessRule) reapply(before *accessRule, gateway *router.Gateway) (closed int) {
+// reapply applies the difference of a rule from the one that it replaces to the gateway, and returns the
+// number of sessions that it closes.
+func (a *accessControl) reapply(r, before *accessRule, gateway *router.Gateway) (closed int) {
 	switch {
 	case r.open:
 		return 0
 	case before.open:
 		return gateway.ReapplyAccess()
 	}
-	return gateway.ReapplyClients(r.diff(before, time.Now()))
+	removed, changed := r.diff(before, time.Now())
+	if a.relimit != nil {
+		a.relimit(changed)
+	}
+	return gateway.ReapplyClients(removed, changed)
 }
 
 // diff returns the clients that a replaced rule admits and this one does not, and those with new limits.
@@ -176,7 +181,7 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 			if !a.rule.CompareAndSwap(before, rule) {
 				return // a reload has replaced it
 			}
-			closed := rule.reapply(before, gateway)
+			closed := a.reapply(rule, before, gateway)
 			a.log.Info("reloaded the list of clients", zap.Int("clients", len(list.Entries())), zap.Int("sessions_closed", closed))
 			a.warnIfEmpty(rule, list)
 		}, func(err error) {

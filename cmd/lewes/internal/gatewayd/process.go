@@ -131,7 +131,8 @@ func (p *Process) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer p.registration.close()
-	settings.Registration = p.registration.settings()
+	p.access.relimit = p.registration.relimit
+	settings.Registration, settings.Metering = p.registration.settings(), p.registration.metering(c)
 	p.wireGuard = p.registration.wireGuard()
 	settings.Limits, settings.TCP.Listen.MaxConnections = fitOpenFiles(c, openFiles(), p.log)
 	if c.Access.Totals > 0 {
@@ -157,11 +158,12 @@ func (p *Process) open(ctx context.Context, settings router.Config) (g *router.G
 			return nil, nil, err
 		}
 		g, err = router.Start(settings)
-		return g, nil, err
-	}
-	if g, inherited, err = router.TakeOver(ctx, settings, p.predecessor); err != nil {
+	} else if g, inherited, err = router.TakeOver(ctx, settings, p.predecessor); err != nil {
 		p.predecessor.Close()
 		p.predecessor = nil // TakeOver has sent the reason
+	}
+	if err == nil {
+		p.registration.count(g.Meter())
 	}
 	return g, inherited, err
 }

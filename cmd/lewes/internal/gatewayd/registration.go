@@ -16,6 +16,7 @@ import (
 	"lewes/cmd/lewes/internal/control"
 	"lewes/crypto/identity"
 	"lewes/router"
+	"lewes/router/account"
 	"lewes/router/meter"
 	"lewes/router/registrar"
 	"lewes/router/wireguard"
@@ -36,7 +37,9 @@ type registration struct {
 	running sync.WaitGroup    // of the device
 	stop    context.CancelFunc
 
-	book atomic.Pointer[meter.Book] // nil: the gateway has not started
+	access   config.RegistrationAccess
+	standing func(identity.PublicKey) account.Standing
+	book     atomic.Pointer[meter.Book] // nil: the gateway has not started
 
 	mu     sync.Mutex
 	ledger *ledger.Ledger // guarded by mu; nil: not open
@@ -51,7 +54,7 @@ func newRegistration(c *config.Config, key *identity.PrivateKey, access *accessC
 		}
 		return nil, nil
 	}
-	r := &registration{path: c.LedgerFile(), gateway: key.Public(), log: log}
+	r := &registration{path: c.LedgerFile(), gateway: key.Public(), log: log, access: c.Registration.Access, standing: access.standing}
 	var err error
 	if r.device, err = newWireGuard(c, key, r, c.Registration.OnFailure == config.OnFailureStop, log); err != nil {
 		return nil, err
@@ -128,6 +131,7 @@ func (r *registration) open(ctx context.Context, wait time.Duration) error {
 	}
 	r.ledger = l
 	r.SetLedger(l)
+	r.setBookLedger()
 	return nil
 }
 
@@ -199,6 +203,9 @@ func (r *registration) close() {
 	r.closed = true
 	if r.ledger == nil {
 		return
+	}
+	if book := r.book.Load(); book != nil {
+		book.SetLedger(nil)
 	}
 	if err := r.ledger.Close(); err != nil {
 		r.log.Error("cannot close the ledger", zap.Error(err))

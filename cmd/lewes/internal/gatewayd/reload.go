@@ -104,7 +104,7 @@ func (p *Process) apply(ctx context.Context, g *router.Gateway, next *config.Con
 		if err != nil { // the only step that can fail comes first
 			return err
 		}
-		sessions = p.access.rule.Load().reapply(before, g)
+		sessions = p.access.reapply(p.access.rule.Load(), before, g)
 		p.access.watch(ctx, g, p.start)
 	}
 	if !slices.Equal(next.Registration.Issuers, p.config.Registration.Issuers) {
