@@ -30,8 +30,8 @@ configuration for wg-quick to the file of --wg-conf, once the gateway has agreed
 register keeps its key and all else in it, and renews address, endpoint and keys of the gateway;
 without it there is a new key. A client has one peer: a new key takes the place of the old one.
 
-It spends no ticket. If the gateway needs one, register prints the tickets that it takes, and the
-exit code is 1.`,
+Only --mode dvpn spends a ticket if the gateway needs one. Otherwise, or if there is none in the
+wallet, register prints the tickets that it takes, and the exit code is 1.`,
 		Example: `  lewes register --mode balance --gateway lewes://9qA…@gw.example.com
   lewes register --mode balance --gateway lewes://9qA…@gw.example.com --json | jq .remaining_bytes
   lewes register --mode dvpn --gateway lewes://9qA…@gw.example.com --wg-conf lewes.conf && wg-quick up ./lewes.conf
@@ -75,7 +75,7 @@ exit code is 1.`,
 			request.WireGuardKey = &key
 		}
 		return flags.run(cmd, *gateway, func(ctx context.Context, config client.Config) error {
-			config.NoRegister = true
+			config.NoRegister = request.Mode != client.ModeDVPN // or a ticket may be spent for it
 			session, err := client.Dial(ctx, config)
 			if err != nil {
 				return withRemedy(err, &config)

@@ -11,6 +11,7 @@ import (
 	"lewes/router"
 	"lewes/router/egress"
 	"lewes/router/registrar"
+	"lewes/router/wireguard"
 	"lewes/state"
 	"lewes/transport/tcp"
 )
@@ -48,6 +49,7 @@ func TestConstantsInREADME(t *testing.T) {
 		"receiver indexes bound at other gateways":                         fmt.Sprint(router.MaxBindings),
 		"share of a shard's time for one session's expensive requests":     fmt.Sprintf("%d %%", 100/router.SessionShare),
 		"share of a shard's time for one account's expensive requests":     fmt.Sprintf("%d %%", 100/router.AccountShare),
+		"WireGuard peers":                                                  fmt.Sprint(wireguard.MaxPeers),
 		"Registers under way":                                              fmt.Sprint(registrar.MaxQueue),
 		"offset of the timestamp of a Register":                            seconds(registrar.Tolerance),
 		"time until a required registration":                               seconds(router.RegistrationTime),
@@ -88,7 +90,7 @@ func TestConstantsInREADME(t *testing.T) {
 func exportedSeries(t *testing.T) map[string]bool {
 	t.Helper()
 	exported := make(map[string]bool)
-	for _, f := range gather(t, New(newNumbered(), testBuild)) {
+	for _, f := range gather(t, New(newNumbered(), testBuild, others...)) {
 		exported[f.GetName()] = true
 		for _, m := range f.Metric {
 			for _, l := range m.Label {
