@@ -348,6 +348,9 @@ func (g *Gateway) resume() {
 // retire ends pause once a successor has everything: the shards wipe their secrets and stay
 // inactive.
 func (g *Gateway) retire() {
+	if g.meter != nil {
+		g.meter.Retire()
+	}
 	for _, s := range g.shards {
 		s.st.sessions.All((*state.Session).Wipe)
 		s.st.retired = true

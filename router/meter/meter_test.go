@@ -522,6 +522,10 @@ func TestBook(t *testing.T) {
 				if err := old.Write(b.now, func(p []byte) error { return b.Read(b.now, slices.Clone(p)) }); err != nil {
 					t.Fatal(err)
 				}
+				old.Retire()
+				if err := old.Flush(context.Background()); err != nil && b.ledger.fail == nil {
+					t.Fatal(err)
+				}
 				for key := range shares {
 					if shares[key] = b.Rejoin(int(key[1]), client(key[0])); shares[key] == nil {
 						t.Fatal("an account with a session was not handed over")

@@ -15,8 +15,8 @@ const (
 )
 
 // Write passes the accounts to send, in pieces of about 64 KiB, for Read. Nothing may be charged
-// meanwhile, and Run must have returned. Usage that the ledger does not have yet is part of it: if the
-// snapshot is used, this book must not record it any more.
+// meanwhile, and Run must have returned. Usage that the ledger does not have yet is part of it: if another
+// book reads the snapshot, this one has to Retire.
 func (b *Book) Write(now time.Time, send func(payload []byte) error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -39,6 +39,17 @@ func (b *Book) Write(now time.Time, send func(payload []byte) error) error {
 		return flush()
 	}
 	return nil
+}
+
+// Retire leaves the usage in a snapshot to the book that has read it. What is charged afterwards is this
+// book's to record.
+func (b *Book) Retire() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.report.pending)
+	for _, a := range b.accounts {
+		a.unreported = 0
+	}
 }
 
 // Read adds the accounts of a piece of a snapshot. They are kept for a minute, until Rejoin.

@@ -45,6 +45,20 @@ func (r *registration) setBookLedger() {
 	}
 }
 
+// closeBook records what the device has charged since the gateway has ended or was handed over. r.mu is held.
+func (r *registration) closeBook() {
+	book := r.book.Load()
+	if book == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), meter.MaxUnrecorded)
+	defer cancel()
+	if err := book.Flush(ctx); err != nil {
+		r.log.Error("cannot record the last bandwidth that peers have used", zap.Error(err))
+	}
+	book.SetLedger(nil)
+}
+
 // unlimited reports whether nothing of a client is counted.
 func (r *registration) unlimited(client identity.PublicKey) bool {
 	return r.access == config.RegistrationOpen || r.access == config.RegistrationListed && r.standing(client).Limits.Bytes == 0

@@ -204,9 +204,7 @@ func (r *registration) close() {
 	if r.ledger == nil {
 		return
 	}
-	if book := r.book.Load(); book != nil {
-		book.SetLedger(nil)
-	}
+	r.closeBook()
 	if err := r.ledger.Close(); err != nil {
 		r.log.Error("cannot close the ledger", zap.Error(err))
 	}
