@@ -1,10 +1,14 @@
+//go:build unix
+
 package gatewayd
 
 import (
 	"context"
+	"encoding/binary"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -161,4 +165,37 @@ func TestTotalsWithoutDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// distinctSessions is a source of sessions, each of a client of its own.
+type distinctSessions int
+
+func (distinctSessions) MeasureRTT(context.Context) int { return 0 }
+func (distinctSessions) Unlisted() []unlisted.Entry     { return nil }
+
+func (n distinctSessions) Sessions(_ context.Context, yield func([]router.SessionInfo) error) error {
+	some := slices.Repeat([]router.SessionInfo{*exampleSession()}, 128)
+	for at := 0; at < int(n); at += len(some) {
+		for i := range some {
+			binary.LittleEndian.PutUint64(some[i].Handle[:], uint64(at+i))
+			binary.LittleEndian.PutUint64(some[i].Identity[:], uint64(at+i))
+		}
+		if err := yield(some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BenchmarkTotals writes the totals of 100,000 clients with a session each, to disk. core-% is the share of a core at
+// one write a minute.
+func BenchmarkTotals(b *testing.B) {
+	const sessions = 100_000
+	s := newTotals(filepath.Join(b.TempDir(), "totals"), time.Minute, func(identity.PublicKey) bool { return true }, zap.NewNop())
+	before := processorTime(b)
+	for b.Loop() {
+		s.write(b.Context(), distinctSessions(sessions))
+	}
+	each := (processorTime(b) - before) / time.Duration(b.N)
+	b.ReportMetric(100*each.Seconds()/s.every.Seconds(), "core-%")
 }
