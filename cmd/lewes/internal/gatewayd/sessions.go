@@ -194,7 +194,7 @@ func transportReason(i *router.SessionInfo) string {
 	case !i.Moved.IsZero():
 		return "since the start, address has changed"
 	case i.Path.Transport == path.TCP:
-		return "since the start: UDP did not answer the client, or it uses TCP only"
+		return "since the start, UDP unanswered or not tried"
 	}
 	return "since the start"
 }
