@@ -278,6 +278,45 @@ func TestReadmeChain(t *testing.T) {
 	r.follow(readmeSection(t, "### Through two gateways", "sh"), vars)
 }
 
+// TestReadmeCharge runs the commands of the section on one server, and shows that the ticket was spent.
+func TestReadmeCharge(t *testing.T) {
+	t.Parallel()
+	r := newReadmeNet(t)
+	vars := make(map[string]string)
+	var forward *network.Process
+	for _, c := range mapped(readmeSection(t, "## Charge for it", "sh"), commands)[0] {
+		text := c[0]
+		for word, value := range vars {
+			text = strings.ReplaceAll(text, word, value)
+		}
+		switch {
+		case strings.HasPrefix(text, "lewes tickets issuer"):
+			vars["ISSUER"] = r.await(r.start(entryServer, text), `^http://\S+`)
+		case strings.HasPrefix(text, "lewes gateway"):
+			p := r.start(entryServer, text)
+			vars["GATEWAY"] = r.await(p, `lewes://[^ "]+access=tickets`)
+			r.await(p, "using the keys of an issuer")
+		case strings.HasPrefix(text, "lewes forward"):
+			forward = r.start(entryServer, text)
+			r.await(forward, "^ready: ")
+		default:
+			out := r.run(entryServer, text)
+			want := map[string]string{"lewes tickets voucher": "", "lewes tickets fetch": "3 new tickets", "lewes tickets show": "10 GiB  30 d", "dig -p": "192.0.2.80", "lewes register": "10 GiB left"}
+			for command, part := range want {
+				if strings.HasPrefix(text, command) && !strings.Contains(out, part) {
+					t.Fatalf("%s: %s", text, out)
+				}
+			}
+			if strings.HasPrefix(text, "lewes tickets voucher") {
+				vars["VOUCHER"] = strings.TrimSpace(out)
+			}
+		}
+	}
+	if out := r.run(entryServer, "lewes tickets show"); !regexp.MustCompile(`(?m)^2 +10 GiB .* ready `).MatchString(out) || !strings.Contains(out, "in use") {
+		t.Errorf("after a ticket was spent:\n%s", out)
+	}
+}
+
 // TestReadmeImport builds and runs the program of the section on the library.
 func TestReadmeImport(t *testing.T) {
 	t.Parallel()

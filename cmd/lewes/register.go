@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -15,6 +16,7 @@ import (
 
 	"lewes/cmd/lewes/internal/wgquick"
 	"lewes/transport/client"
+	"lewes/transport/client/wallet"
 )
 
 func newRegister() *cobra.Command {
@@ -30,8 +32,8 @@ configuration for wg-quick to the file of --wg-conf, once the gateway has agreed
 register keeps its key and all else in it, and renews address, endpoint and keys of the gateway;
 without it there is a new key. A client has one peer: a new key takes the place of the old one.
 
-Only --mode dvpn spends a ticket if the gateway needs one. Otherwise, or if there is none in the
-wallet, register prints the tickets that it takes, and the exit code is 1.`,
+If the gateway needs a ticket, register spends one of the wallet (lewes tickets fetch), except with
+--mode balance. If there is none, it prints the tickets that the gateway takes, and the exit code is 1.`,
 		Example: `  lewes register --mode balance --gateway lewes://9qA…@gw.example.com
   lewes register --mode balance --gateway lewes://9qA…@gw.example.com --json | jq .remaining_bytes
   lewes register --mode dvpn --gateway lewes://9qA…@gw.example.com --wg-conf lewes.conf && wg-quick up ./lewes.conf
@@ -75,14 +77,14 @@ wallet, register prints the tickets that it takes, and the exit code is 1.`,
 			request.WireGuardKey = &key
 		}
 		return flags.run(cmd, *gateway, func(ctx context.Context, config client.Config) error {
-			config.NoRegister = request.Mode != client.ModeDVPN // or a ticket may be spent for it
+			config.NoRegister = true
 			session, err := client.Dial(ctx, config)
 			if err != nil {
 				return withRemedy(err, &config)
 			}
 			defer session.Close()
 			result, err := session.Register(ctx, request)
-			if err != nil {
+			if err != nil && (!errors.Is(err, wallet.ErrNoTicket) || result.Code != client.RegisterTicketNeeded) {
 				return registerRemedy(err, config.Gateway.String())
 			}
 			defer clear(result.PresharedKey[:])
@@ -97,7 +99,7 @@ wallet, register prints the tickets that it takes, and the exit code is 1.`,
 			if err := output(cmd, *asJSON, r, r.text()); err != nil {
 				return err
 			}
-			return registerRemedy(result.Err(), config.Gateway.String())
+			return cmp.Or(err, registerRemedy(result.Err(), config.Gateway.String()))
 		})
 	}
 	return cmd

@@ -42,8 +42,9 @@ func advertise(g *router.Gateway, c *config.Config) *Advertisement {
 		if len(tcp) > 0 && tcp[0].Port() != uri.DefaultTCPPort {
 			u.TCPPort = tcp[0].Port()
 		}
-		u.Tickets = c.Registration.Access == config.RegistrationTickets
-		u.Open = c.Access.Mode == config.AccessOpen && !u.Tickets
+		open := c.Access.Mode == config.AccessOpen // else only listed clients may pay, by the listed identity
+		u.Tickets = open && c.Registration.Access == config.RegistrationTickets
+		u.Open = open && !u.Tickets
 		a.URIs = append(a.URIs, u.String())
 	}
 	for _, addr := range g.Addrs() {
