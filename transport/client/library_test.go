@@ -263,7 +263,7 @@ func TestOtherModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Contains(readme, []byte("replace lewes => ")) {
+	if !bytes.Contains(readme, []byte("-replace=lewes=../lewes")) {
 		t.Error("the README has no replace line")
 	}
 	sums, err := os.ReadFile(filepath.Join(root, "go.sum"))
