@@ -57,6 +57,9 @@ type Ledger interface {
 // ErrNoLedger means that usage cannot be recorded because no ledger is open.
 var ErrNoLedger = errors.New("meter: no ledger is open")
 
+// ErrUnrecorded means that usage was not recorded for MaxUnrecorded.
+var ErrUnrecorded = errors.New("meter: usage cannot be recorded")
+
 // Config is the configuration of a Book.
 type Config struct {
 	Shards int

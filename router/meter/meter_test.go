@@ -373,6 +373,55 @@ func TestForgets(t *testing.T) {
 	}
 }
 
+// TestChargeIsRepeatedAfterErrors: an account that cannot be read does not make others pay twice.
+func TestChargeIsRepeatedAfterErrors(t *testing.T) {
+	b := newBench()
+	b.ledger.add(client(1), Grant{Bytes: 1000})
+	b.ledger.add(client(2), Grant{Bytes: 1000})
+	if _, err := b.Charge(t.Context(), map[identity.PublicKey]uint64{client(1): 0}); err != nil {
+		t.Fatal(err)
+	}
+	used := map[identity.PublicKey]uint64{client(1): 100, client(2): 100}
+	b.ledger.fail = errors.New("damaged")
+	for range 3 {
+		if _, err := b.Charge(t.Context(), used); err == nil {
+			t.Error("no error while an account cannot be read")
+		}
+	}
+	b.ledger.fail = nil
+	if ended, err := b.Charge(t.Context(), used); len(ended) != 0 || err != nil {
+		t.Error(ended, err)
+	}
+	for n := byte(1); n <= 2; n++ {
+		if got := b.left(t, n); got != 900 {
+			t.Errorf("client %d has %d bytes left, want 900", n, got)
+		}
+	}
+}
+
+// TestChargeStops: while usage cannot be recorded, a device is told to stop as sessions do.
+func TestChargeStops(t *testing.T) {
+	b := newBench()
+	b.ledger.add(client(1), Grant{Bytes: 1000})
+	b.Join(0, client(1), bytes(1000), false)
+	for range MaxUnrecorded/Interval + 1 {
+		if _, err := b.Charge(t.Context(), map[identity.PublicKey]uint64{client(1): 1}); err != nil {
+			t.Fatal(err)
+		}
+		b.ledger.fail = errors.New("no space left on device")
+		b.second()
+	}
+	b.second()
+	if _, err := b.Charge(t.Context(), map[identity.PublicKey]uint64{client(1): 1}); !errors.Is(err, ErrUnrecorded) {
+		t.Errorf("%v, want %v", err, ErrUnrecorded)
+	}
+	b.ledger.fail = nil
+	b.second()
+	if _, err := b.Charge(t.Context(), map[identity.PublicKey]uint64{client(1): 1}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestCharge: what a device has counted is charged to accounts that have no session, too.
 func TestCharge(t *testing.T) {
 	b := newBench()

@@ -310,17 +310,21 @@ func (b *Book) Flush(ctx context.Context) error {
 // Charge charges bytes that were counted elsewhere, such as by a WireGuard device, and returns the
 // clients that have nothing left. Accounts that are not in use are read from the ledger, and kept while
 // they are charged again within three minutes; 0 bytes are sufficient for that. If a client has less
-// left, that is used up. After an error the bytes of the clients that could not be read are charged
-// once they can be.
+// left, that is used up. The bytes in used become 0, as they are taken, also where an error means that an account
+// could not be read: they are charged once it can be. ErrUnrecorded means that traffic is to stop.
 func (b *Book) Charge(_ context.Context, used map[identity.PublicKey]uint64) (ended []identity.PublicKey, err error) {
 	now := b.config.Now()
 	for client, n := range used {
 		left, failed := b.charge(now, client, n)
+		used[client] = 0
 		if failed != nil {
 			err = failed
 		} else if !left {
 			ended = append(ended, client)
 		}
+	}
+	if err == nil && b.stopped.Load() {
+		err = ErrUnrecorded
 	}
 	return ended, err
 }

@@ -39,7 +39,7 @@ type Peer struct {
 // Accounts pay for the traffic of peers.
 type Accounts interface {
 	// Charge charges bytes to accounts and returns those that have nothing left. An account without bytes is
-	// only looked at. After an error the same bytes are part of the next call.
+	// only looked at. It sets the bytes that it takes to 0; after an error, used is part of the next call.
 	Charge(ctx context.Context, used map[identity.PublicKey]uint64) (ended []identity.PublicKey, err error)
 	// End ends the peer of an account, which calls Device.Remove.
 	End(ctx context.Context, account identity.PublicKey) error

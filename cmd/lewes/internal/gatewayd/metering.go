@@ -61,7 +61,8 @@ func (r *registration) closeBook() {
 
 // unlimited reports whether nothing of a client is counted.
 func (r *registration) unlimited(client identity.PublicKey) bool {
-	return r.access == config.RegistrationOpen || r.access == config.RegistrationListed && r.standing(client).Limits.Bytes == 0
+	standing := r.standing(client)
+	return r.access == config.RegistrationOpen || r.access == config.RegistrationListed && standing.Listed && standing.Limits.Bytes == 0
 }
 
 const (

@@ -108,8 +108,20 @@ func TestBookReadsTheLedger(t *testing.T) {
 			t.Errorf("%d more bytes: ended %v (%v)", c.used, ended, err)
 		}
 	}
-	// Without a limit in the list, which a client that has left the list does not have either, nothing is counted.
-	if ended, err := r.Charge(t.Context(), map[identity.PublicKey]uint64{ben: 5}); err != nil || len(ended) != 0 {
-		t.Errorf("a client without a limit: ended %v (%v)", ended, err)
+	if ended, err := r.Charge(t.Context(), map[identity.PublicKey]uint64{ben: 0}); err != nil || len(ended) == 0 || ended[0] != ben || r.unlimited(ben) {
+		t.Errorf("a client that is not in the list: ended %v (%v)", ended, err)
+	}
+}
+
+// TestPeerEndsWithItsPlaceInTheList: the WireGuard peer of a client without a limit ends when the client is no longer
+// admitted.
+func TestPeerEndsWithItsPlaceInTheList(t *testing.T) {
+	anna := identity.FromSeed(&[32]byte{2}).Public()
+	r, _, limit := listedRegistration(t, anna, "")
+	for limits, ends := range map[string]bool{"": false, "expires=2020-01-01": true} {
+		limit(limits)
+		if ended, err := r.Charge(t.Context(), map[identity.PublicKey]uint64{anna: 5}); err != nil || len(ended) > 0 != ends {
+			t.Errorf("%q: ended %v (%v)", limits, ended, err)
+		}
 	}
 }

@@ -92,13 +92,19 @@ func (r *registration) wireGuard() *wireguard.Device {
 
 var errNoMeter = errors.New("the gateway does not count yet")
 
-// Charge charges the traffic of WireGuard peers.
+// Charge charges the traffic of WireGuard peers. Those of clients that are not admitted any more have ended.
 func (r *registration) Charge(ctx context.Context, used map[identity.PublicKey]uint64) (ended []identity.PublicKey, err error) {
 	book := r.book.Load()
 	if book == nil {
 		return nil, errNoMeter
 	}
-	return book.Charge(ctx, used)
+	ended, err = book.Charge(ctx, used)
+	for client := range used {
+		if !r.standing(client).Admitted {
+			ended = append(ended, client)
+		}
+	}
+	return ended, err
 }
 
 // settings returns the router's configuration.
