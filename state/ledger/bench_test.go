@@ -80,3 +80,25 @@ func BenchmarkOpen(b *testing.B) {
 	}
 	b.ReportMetric(float64(info.Size())/1e6, "MB-file")
 }
+
+// BenchmarkSync measures the floor of one caller: the two syncs of a transaction.
+func BenchmarkSync(b *testing.B) {
+	f, err := os.CreateTemp(disk, "ledger-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	page := make([]byte, 4096)
+	for i := range b.N {
+		for n := range 2 {
+			if _, err := f.WriteAt(page, int64((i+n)%256)*4096); err != nil {
+				b.Fatal(err)
+			}
+			if err := f.Sync(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "transactions/s")
+}

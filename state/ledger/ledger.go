@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ const (
 	queueSize = 1024 // changes that wait for a transaction
 	batchSize = 256  // changes in one transaction
 	lockWait  = 100 * time.Millisecond
+	mapSize   = 256 << 20 // of addresses; a larger file is mapped again, which waits for readers, such as of a snapshot
 )
 
 // Options are those of Open.
@@ -122,6 +124,9 @@ func (d database) abandon() {
 // openFile opens an existing file of the engine, whose pages it checks.
 func openFile(path string, o *bolt.Options) (db database, err error) {
 	o.NoStatistics = true
+	if runtime.GOOS != "windows" { // where the file would get this size
+		o.InitialMmapSize = mapSize
+	}
 	o.OpenFile = func(name string, flag int, mode fs.FileMode) (_ *os.File, err error) {
 		db.file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
 		return db.file, err
@@ -181,7 +186,11 @@ func create(path string, o Options, existed bool) error {
 	if err = errors.Join(err, db.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(fresh, path); err != nil && !errors.Is(err, fs.ErrExist) { // never over another file
+	err = os.Link(fresh, path) // never over another file
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		err = os.Rename(fresh, path) // no links in this file system
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return identity.SyncDir(filepath.Dir(path))

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 )
 
 // The engine trusts the pages of its file: a damaged one can make it panic, loop or write over others. So all pages are checked before
@@ -76,9 +77,10 @@ func readMetas(f io.ReaderAt) (last, before *meta, err error) {
 
 // verifier walks the pages of the last transaction.
 type verifier struct {
-	f    io.ReaderAt
-	meta *meta
-	used []bool
+	f     io.ReaderAt
+	meta  *meta
+	used  []bool
+	pages [maxDepth + 1][]byte // the page at each depth
 }
 
 // verifyPages checks that each page of a file is in order, and either free or used once.
@@ -90,7 +92,7 @@ func verifyPages(f io.ReaderAt, size int64) error {
 	if m.pageSize < metaSize+pageHeader || m.end > uint64(size)/uint64(m.pageSize) {
 		return fmt.Errorf("%w: %d bytes for %d pages", ErrDamaged, size, m.end)
 	}
-	v := verifier{f, m, make([]bool, m.end)}
+	v := verifier{f: f, meta: m, used: make([]bool, m.end)}
 	if m.end < 4 || m.freelist == math.MaxUint64 {
 		return fmt.Errorf("%w: no list of free pages", ErrDamaged)
 	}
@@ -113,11 +115,11 @@ func (v *verifier) fault(id uint64, format string, args ...any) error {
 	return fmt.Errorf("%w: page %d %s", ErrDamaged, id, fmt.Sprintf(format, args...))
 }
 
-// page reads a page with its overflow, and marks it as used.
-func (v *verifier) page(id uint64) (flags uint16, count int, b []byte, err error) {
+// page reads a page with its overflow, and marks it as used. The bytes are valid until the next page at this depth.
+func (v *verifier) page(id uint64, depth int) (flags uint16, count int, b []byte, err error) {
 	var h [pageHeader]byte
-	if id < 2 || id >= v.meta.end {
-		return 0, 0, nil, v.fault(id, "is out of range")
+	if id < 2 || id >= v.meta.end || depth > maxDepth {
+		return 0, 0, nil, v.fault(id, "is out of range at depth %d", depth)
 	}
 	at := int64(id) * int64(v.meta.pageSize)
 	if _, err := v.f.ReadAt(h[:], at); err != nil {
@@ -134,13 +136,14 @@ func (v *verifier) page(id uint64) (flags uint16, count int, b []byte, err error
 		}
 		v.used[i] = true
 	}
-	b = make([]byte, (overflow+1)*uint64(v.meta.pageSize))
+	b = slices.Grow(v.pages[depth][:0], int(overflow+1)*int(v.meta.pageSize))[:(overflow+1)*uint64(v.meta.pageSize)]
+	v.pages[depth] = b
 	_, err = v.f.ReadAt(b, at)
 	return order.Uint16(h[8:]), int(order.Uint16(h[10:])), b, err
 }
 
 func (v *verifier) tree(id uint64, depth int) error {
-	flags, count, b, err := v.page(id)
+	flags, count, b, err := v.page(id, depth)
 	if err != nil {
 		return err
 	}
@@ -149,8 +152,8 @@ func (v *verifier) tree(id uint64, depth int) error {
 
 // elements checks the elements of a branch or leaf page, and all below.
 func (v *verifier) elements(id uint64, flags uint16, count int, b []byte, depth int) error {
-	if flags != flagBranch && flags != flagLeaf || depth > maxDepth || pageHeader+count*elementSize > len(b) || flags == flagBranch && count == 0 {
-		return v.fault(id, "has %d elements and flags %x at depth %d", count, flags, depth)
+	if flags != flagBranch && flags != flagLeaf || pageHeader+count*elementSize > len(b) || flags == flagBranch && count == 0 {
+		return v.fault(id, "has %d elements and flags %x", count, flags)
 	}
 	order := binary.NativeEndian
 	var last []byte
@@ -204,7 +207,7 @@ func (v *verifier) bucket(id uint64, value []byte, depth int) error {
 // free checks the list of free pages.
 func (v *verifier) free() error {
 	id := v.meta.freelist
-	flags, count, b, err := v.page(id)
+	flags, count, b, err := v.page(id, 0)
 	if err != nil {
 		return err
 	}
