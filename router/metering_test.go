@@ -343,6 +343,8 @@ func TestMixnetReachesOnlyItsNode(t *testing.T) {
 
 // TestStopsWhereUsageCannotBeRecorded: after ten seconds nothing is carried, open flows stay, and all
 // goes on once it works again.
+//
+// Shows R9.22.
 func TestStopsWhereUsageCannotBeRecorded(t *testing.T) {
 	for _, serve := range []bool{false, true} {
 		r := metered(t, func(c *Config) { c.Metering.Serve = serve })
