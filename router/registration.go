@@ -3,6 +3,7 @@ package router
 import (
 	"time"
 
+	"lewes/router/meter"
 	"lewes/router/registrar"
 	"lewes/state"
 	"lewes/state/snapshot"
@@ -81,8 +82,24 @@ func (st *shardState) finishRegister(c *client, id uint32, result *wire.Register
 		st.endUnregistered(c)
 		st.register(c, registration.Mode, registration.Grants, registration.Unlimited)
 	}
+	if b := st.balance(c); result.OK() && b != nil && !registration.Paid {
+		result.Remaining, result.ExpiresAt = b.Bytes, uint64(b.Expires)
+	}
 	c.session.FinishRegister(id, result.AppendCBOR(nil), &st.output)
 	st.applyEvents(c.session)
+}
+
+// balance returns what a client's account has left, which the ledger has learned of up to the last second; nil if
+// it is not counted here.
+func (st *shardState) balance(c *client) *meter.Balance {
+	if st.meter == nil {
+		return nil
+	}
+	b, found := st.meter.Balance(c.session.Peer())
+	if !found || b.Unlimited {
+		return nil
+	}
+	return &b
 }
 
 // awaitRegistration gives a new session RegistrationTime to register, and reports whether there is room for it

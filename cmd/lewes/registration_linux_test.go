@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/tickets"
+	"lewes/state/ledger"
 	"lewes/transport/client"
 	"lewes/transport/uri"
 )
@@ -149,4 +151,72 @@ func TestUpgradeDuringRegistrations(t *testing.T) {
 			t.Errorf("client %d has %d bytes, not %d (%v)", i, result.Remaining, each*ticketBytes, err)
 		}
 	}
+}
+
+var gatewayKills = flag.Int("gateway.kills", 0, "how often TestKilledGatewayDuringRegistrations kills the gateway; 0: it does not run")
+
+// TestKilledGatewayDuringRegistrations kills the gateway during spends by 20 clients, which go on with the next
+// one: no ticket is lost, taken twice, or counted twice.
+//
+// Shows R9.17.
+func TestKilledGatewayDuringRegistrations(t *testing.T) {
+	if *gatewayKills == 0 {
+		t.Skip("takes long: -gateway.kills 50")
+	}
+	const clients = 20
+	m, dir := newMint(t), t.TempDir()
+	file := filepath.Join(dir, "gateway.toml")
+	start := func(port uint16) *process {
+		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %d\n[tcp]\nenabled = false\n[access]\nmode = \"open\"\n"+
+			"[registration]\naccess = \"tickets\"\nissuers = [%q]\n", dir, port, m.source), 0o600)
+		p := launchFile(t, program, environment(dir), "gateway", "--config", file)
+		p.awaitLog("  ready  ")
+		return p
+	}
+	p := start(0)
+	to, err := uri.Parse(p.awaitLine("lewes://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answered atomic.Int64
+	var stop atomic.Bool
+	var running sync.WaitGroup
+	var spenders []*spender
+	for i := range clients {
+		s := dialSpender(t, to, byte(i))
+		spenders = append(spenders, s)
+		running.Go(func() {
+			for !stop.Load() && len(s.spent) < ledger.MaxGrants {
+				if err := s.spend(m.ticket(to.Identity)); err != nil {
+					t.Errorf("client %d, ticket %d: %v", i, len(s.spent), err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	for range *gatewayKills {
+		for before := answered.Load(); answered.Load() < before+clients/2 && !t.Failed(); {
+			time.Sleep(time.Millisecond)
+		}
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-p.done
+		p = start(to.Port)
+	}
+	stop.Store(true)
+	running.Wait()
+	thief := dialSpender(t, to, 99)
+	for i, s := range spenders {
+		result, err := thief.session.Register(t.Context(), client.RegisterRequest{Mode: client.ModeRelay, TicketType: client.TicketBlindRSA2048, Credential: s.spent[0]})
+		if err != nil || result.Code != client.RegisterAlreadySpent {
+			t.Errorf("a ticket of client %d: %v (%v)", i, result.Code, err)
+		}
+		result, err = s.session.Register(t.Context(), client.RegisterRequest{Mode: client.ModeBalance})
+		if want := uint64(len(s.spent)) * ticketBytes; err != nil || result.Remaining != want {
+			t.Errorf("client %d has %d bytes, not %d (%v)", i, result.Remaining, want, err)
+		}
+	}
+	t.Logf("%d kills, %d tickets", *gatewayKills, answered.Load())
 }

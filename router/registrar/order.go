@@ -57,7 +57,7 @@ func (r *Registrar) handle(q *Request) (*wire.RegisterResult, Registration) {
 		}
 		reached(i + 1)
 	}
-	return a.result(), Registration{Mode: a.m.Mode, Grants: a.account.Grants, Unlimited: a.unlimited()}
+	return a.result(), Registration{Mode: a.m.Mode, Grants: a.account.Grants, Unlimited: a.unlimited(), Paid: a.token != nil}
 }
 
 // end releases what the attempt holds.

@@ -62,6 +62,7 @@ type Registration struct {
 	Mode      wire.Mode
 	Grants    []ledger.Grant
 	Unlimited bool // nothing is counted
+	Paid      bool // by a ticket of this Register, whose result never changes
 }
 
 // Registrar carries out Registers. It is safe for concurrent use.

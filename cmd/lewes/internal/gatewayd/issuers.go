@@ -65,7 +65,8 @@ func newIssuers(gateway identity.PublicKey, stateDir string, log *zap.Logger) *i
 	return i
 }
 
-// replace replaces the sources. Until run has fetched the keys of a new one, those that were kept are used.
+// replace replaces the sources. The keys of a file, and those that were kept of a new issuer until run has fetched
+// its keys, are in use when it returns: a client that spends a ticket comes back as soon as the gateway does.
 func (i *issuers) replace(sources []config.Issuer) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -77,7 +78,11 @@ func (i *issuers) replace(sources []config.Issuer) {
 			continue
 		}
 		k := &issuerKeys{source: s}
-		if path := i.keptFile(s); path != "" {
+		path := s.File
+		if path == "" {
+			path = i.keptFile(s)
+		}
+		if path != "" {
 			if text, err := readDirectory(path); err == nil {
 				k.directory, _ = parseDirectory(text, s) // nil: damaged, and soon fetched
 			}
