@@ -2,6 +2,7 @@ package router
 
 import (
 	"net/netip"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"lewes/router/account"
 	"lewes/router/registrar"
 	"lewes/state"
+	"lewes/state/ledger"
 	"lewes/state/parts"
 	"lewes/state/path"
 	"lewes/state/wire"
@@ -171,5 +173,40 @@ func TestUnregisteredSessionsAreBounded(t *testing.T) {
 	}
 	if first.serverSession().Phase() != state.Transport {
 		t.Error("the registered session ended")
+	}
+}
+
+// TestResultHasWhatIsLeft: a listed client registers, sends, and asks: the answer has what it has sent, of which the
+// ledger does not know yet.
+//
+// Shows R9.19.
+func TestResultHasWhatIsLeft(t *testing.T) {
+	l, err := ledger.Open(filepath.Join(t.TempDir(), "ledger"), ledger.Options{Gateway: gatewayID.Public(), Now: epoch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r := metered(t, func(c *Config) {
+		c.Registration.Registrar = registrar.New(registrar.Config{
+			Access: registrar.Listed, Modes: []wire.Mode{wire.ModeRelay}, Sealing: new([32]byte), Now: c.Clock,
+			Standing: func(identity.PublicKey) account.Standing {
+				return account.Standing{Admitted: true, Listed: true, Limits: account.Limits{Bytes: 1000, Period: time.Hour}}
+			},
+		})
+		c.Registration.Registrar.SetLedger(l)
+	})
+	defer r.whole.config.Registration.Registrar.Close()
+	p := r.connect(2, clientAt)
+	if p.data(1, target, "refused"); p.closedWith() != "1:7 " {
+		t.Errorf("before the registration: %s", p.closedWith())
+	}
+	if result := p.register(nil); result.Code != wire.CodeOK || result.Remaining != 1000 || result.ExpiresAt != uint64(epoch.Add(time.Hour).Unix()) {
+		t.Errorf("%+v", result)
+	}
+	p.data(1, target, "twelve bytes")
+	for _, mode := range []wire.Mode{wire.ModeBalance, wire.ModeRelay} {
+		if result := p.register(func(m *wire.Register) { m.Mode = mode }); result.Code != wire.CodeOK || result.Remaining != 988 {
+			t.Errorf("%v: %+v", mode, result)
+		}
 	}
 }
