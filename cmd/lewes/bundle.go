@@ -343,7 +343,7 @@ func bundledMetrics(r io.Reader) ([]byte, error) {
 // harmlessKeys are the keys of the configuration, or their tables, that are in a bundle with their value.
 var harmlessKeys = []string{
 	"memory_limit", "listen.port", "listen.shards", "listen.pin", "listen.offload", "listen.gso", "listen.gro", "listen.receive_buffer",
-	"listen.send_buffer", "tcp.enabled", "tcp.port", "tcp.max_connections", "tcp.max_per_source", "access.mode", "handshake.kems",
+	"listen.send_buffer", "tcp.enabled", "tcp.port", "tcp.max_connections", "tcp.max_per_source", "access.mode", "access.totals", "handshake.kems",
 	"handshake.allow_x25519_kem", "handshake.max_records", "handshake.record_ttl", "handshake.rate", "handshake.burst",
 	"handshake.tries_per_second", "session.max", "session.ttl", "session.rekey_after", "session.max_datagram", "flows.max_per_session",
 	"flows.max", "flows.idle", "egress.default", "egress.ports", "forward.max_claims", "log.level", "log.format", "metrics.required",

@@ -19,7 +19,7 @@ import (
 // Errors of values, to follow "is".
 var (
 	errDuration = errors.New(`not a duration: write a number and a unit, such as "500ms", "30s", "15m" or "24h"`)
-	errAddress  = errors.New(`not an address to listen on: write an IP address, with an optional port, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
+	errAddress  = errors.New(`not an address to listen on: write an IP address, with an optional port from 1 to 65535, such as "192.0.2.1" or "[2001:db8::1]:51264"`)
 	errNetwork  = errors.New(`not a network: write an address, a slash and a length, such as "10.77.0.0/16" or "fd4c:7768:6979::/64"`)
 	errIssuer   = errors.New(`not an issuer: write "https://HOST#PIN" or "FILE#PIN", with the pin that the issuer prints`)
 	errHost     = errors.New(`not a host: write a host name or an IP address, with an optional port, such as "gw.example.com" or "203.0.113.7:443"`)
