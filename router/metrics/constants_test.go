@@ -51,6 +51,7 @@ func TestConstantsInREADME(t *testing.T) {
 		"share of a shard's time for one account's expensive requests":     fmt.Sprintf("%d %%", 100/router.AccountShare),
 		"WireGuard peers":                                                  fmt.Sprint(wireguard.MaxPeers),
 		"Registers under way":                                              fmt.Sprint(registrar.MaxQueue),
+		"Registers under way of one client":                                fmt.Sprint(registrar.MaxClient),
 		"offset of the timestamp of a Register":                            seconds(registrar.Tolerance),
 		"time until a required registration":                               seconds(router.RegistrationTime),
 		"share of the sessions for those without a required registration":  fmt.Sprintf("%d %%", 100/router.UnregisteredShare),

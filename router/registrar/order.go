@@ -153,8 +153,8 @@ func (a *attempt) checkProof(ctx context.Context) error {
 // reserve is step 4: it locks the account, and then the WireGuard key, until the end, reads what stands,
 // and reserves addresses in memory.
 func (a *attempt) reserve(ctx context.Context) error {
-	if a.config.Access == Open && (a.m.Mode == wire.ModeRelay || a.m.Mode == wire.ModeBalance) {
-		return nil // there is nothing to keep
+	if a.config.Access == Open && a.m.Mode != wire.ModeDVPN {
+		return nil // there is nothing to keep: anyone could fill the ledger with identities
 	}
 	if err := a.lock(ctx, lockKey{key: a.client}); err != nil {
 		return err
@@ -317,6 +317,8 @@ func (a *attempt) commit(ctx context.Context) error {
 		return refuse(wire.CodeTicketExpired, "the ticket is expired")
 	case errors.Is(err, ledger.ErrGrants):
 		return refuse(wire.CodeNotAllowed, "this account has 64 grants: use some of them first")
+	case errors.Is(err, ledger.ErrAccounts), errors.Is(err, ledger.ErrAttachments):
+		return &refusal{wire.CodeBusy, "the gateway has no room for this registration: try again later", err}
 	case errors.Is(err, ledger.ErrAddress):
 		return &refusal{wire.CodeNoAddressFree, "no address is free: try again later", err}
 	case errors.Is(err, ledger.ErrStorage):
@@ -364,12 +366,14 @@ func (a *attempt) finish(ctx context.Context) error {
 
 // result is the answer. A request that spent a ticket before has the result that it had then.
 func (a *attempt) result() *wire.RegisterResult {
+	now := a.granted(&a.account)
 	if a.committed && a.token != nil {
 		if first, found := a.firstResult(); found {
+			first.Peer = now.Peer // the device, and with it the preshared key, may have another key since
 			return first
 		}
 	}
-	return a.granted(&a.account)
+	return now
 }
 
 // granted returns the result of an account, without a request id.

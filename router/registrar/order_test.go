@@ -159,21 +159,25 @@ func TestOneTicketSpentByManyAtOnce(t *testing.T) {
 	for _, clients := range []byte{1, 100} {
 		w := newWorld(t, Tickets)
 		var all sync.WaitGroup
+		busy := uint64(0)
 		for i := range byte(100) {
 			q := w.message(session{1 + i%clients, i}, wire.ModeRelay, pay(1, 1))
 			all.Add(1)
-			w.Submit(q, func(*wire.RegisterResult, Registration) { all.Done() })
+			if !w.Submit(q, func(*wire.RegisterResult, Registration) { all.Done() }) {
+				busy++
+				all.Done()
+			}
 		}
 		all.Wait()
 		grants := 0
 		for _, a := range w.l.accounts {
 			grants += len(a.Grants)
 		}
-		want := uint64(100)
+		want := 100 - busy
 		if clients > 1 {
 			want = 1
 		}
-		if results := w.Results(); grants != 1 || results[wire.CodeOK] != want || results[wire.CodeAlreadySpent] != 100-want {
+		if results := w.Results(); grants != 1 || results[wire.CodeOK] != want || results[wire.CodeAlreadySpent] != 100-busy-want {
 			t.Errorf("%d clients: %d grants, %v", clients, grants, results)
 		}
 	}
@@ -261,19 +265,22 @@ func TestQueueIsBounded(t *testing.T) {
 	w.device.gate = make(chan struct{})
 	var done sync.WaitGroup
 	for i := range MaxQueue {
-		q := w.message(session{1, 1}, wire.ModeDVPN, pay(1, uint64(i)))
+		if i%MaxClient == 0 && i > 0 && w.Submit(w.message(session{byte(i / MaxClient), 1}, wire.ModeRelay, nil), nil) {
+			t.Error("accepted one more of the same client")
+		}
+		q := w.message(session{byte(1 + i/MaxClient), 1}, wire.ModeDVPN, pay(1, uint64(i)))
 		done.Add(1)
 		if !w.Submit(q, func(*wire.RegisterResult, Registration) { done.Done() }) {
 			t.Fatalf("refused after %d", i)
 		}
 	}
-	if w.Submit(w.message(session{2, 1}, wire.ModeRelay, nil), nil) {
+	if w.Submit(w.message(session{200, 1}, wire.ModeRelay, nil), nil) {
 		t.Error("accepted one more")
 	}
 	close(w.device.gate)
 	w.Close()
 	done.Wait()
-	if w.UnderWay() != 0 || w.Submit(w.message(session{2, 1}, wire.ModeRelay, nil), nil) {
+	if w.UnderWay() != 0 || len(w.clients) != 0 || w.Submit(w.message(session{2, 1}, wire.ModeRelay, nil), nil) {
 		t.Error("a closed registrar has Registers under way, or takes one")
 	}
 }
@@ -282,12 +289,38 @@ func TestQueueIsBounded(t *testing.T) {
 func TestOpenNeedsNoLedger(t *testing.T) {
 	w := newWorld(t, Open)
 	w.SetFailed(errors.New("damaged"))
-	for _, mode := range []wire.Mode{wire.ModeRelay, wire.ModeBalance} {
+	for _, mode := range []wire.Mode{wire.ModeRelay, wire.ModeMixnet, wire.ModeBalance} {
 		if r := w.register(session{1, 1}, mode, nil); r.Code != wire.CodeOK || r.Remaining != wire.Unlimited {
 			t.Errorf("%v: %+v", mode, r)
 		}
 	}
 	check(t, w.register(session{1, 1}, wire.ModeDVPN, nil), wire.CodeStorageFailed)
+}
+
+// TestFullLedgerIsBusy: a ledger without room for an account, or for an attachment, has changed nothing.
+func TestFullLedgerIsBusy(t *testing.T) {
+	for _, full := range []error{ledger.ErrAccounts, ledger.ErrAttachments} {
+		w := newWorld(t, Tickets)
+		w.l.fail = full
+		check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeBusy)
+		if len(w.device.taken) != 0 {
+			t.Error("an address is lost")
+		}
+	}
+}
+
+// TestRepeatHasTheDeviceOfNow: a repeat has the peer as the device has it now, whose key the preshared key needs.
+func TestRepeatHasTheDeviceOfNow(t *testing.T) {
+	w := newWorld(t, Tickets)
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeOK)
+	if err := w.End(t.Context(), identity.PublicKey{1}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, w.register(session{2, 1}, wire.ModeDVPN, pay(1, 2)), wire.CodeOK) // with the first one's address
+	r := w.register(session{1, 2}, wire.ModeDVPN, pay(1, 1))
+	if check(t, r, wire.CodeOK); r.Peer.IPv4 != w.device.peers[[32]byte{1}].IPv4 {
+		t.Errorf("the result has %v, the device %v", r.Peer.IPv4, w.device.peers[[32]byte{1}].IPv4)
+	}
 }
 
 // TestRecoverCompletesAttachments: a start sets up what was being added, and removes what was being removed.

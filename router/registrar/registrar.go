@@ -18,6 +18,8 @@ import (
 const (
 	// MaxQueue bounds the Registers that are under way or wait; a further one is answered by busy.
 	MaxQueue = 256
+	// MaxClient is the part of them that one client may have: they wait for each other.
+	MaxClient = MaxQueue / 4
 	// Tolerance is the largest offset of a Register's timestamp.
 	Tolerance = 300 * time.Second
 	// patience bounds the wait for processors, locks and the device, in total.
@@ -76,7 +78,8 @@ type Registrar struct {
 	counts [numCodes]atomic.Uint64
 
 	mu      sync.Mutex
-	closed  bool // guarded by mu
+	closed  bool                       // guarded by mu
+	clients map[identity.PublicKey]int // guarded by mu: their Registers under way
 	running sync.WaitGroup
 }
 
@@ -99,8 +102,8 @@ func New(config Config) *Registrar {
 	r := &Registrar{
 		config: config,
 		sealer: newSealer(config.Sealing),
-		slots:  make(chan struct{}, MaxQueue),
-		cpu:    make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), // the shards have the rest
+		slots:  make(chan struct{}, MaxQueue), clients: make(map[identity.PublicKey]int),
+		cpu: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), // the shards have the rest
 	}
 	r.config.Sealing = nil
 	r.ledger.Store(new(ledgerState))
@@ -132,11 +135,11 @@ func (r *Registrar) LedgerErr() error {
 func (r *Registrar) Required() bool { return r.config.Access != Open }
 
 // Submit has a Register carried out and its result passed to done, in another goroutine. It returns
-// false if too many are under way or the Registrar is closed; done is not called then.
+// false if too many are under way, of the client or of all, or the Registrar is closed; done is not called then.
 func (r *Registrar) Submit(q *Request, done func(*wire.RegisterResult, Registration)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.closed || r.clients[q.Client] == MaxClient {
 		return false
 	}
 	select {
@@ -144,13 +147,24 @@ func (r *Registrar) Submit(q *Request, done func(*wire.RegisterResult, Registrat
 	default:
 		return false
 	}
+	client := q.Client
+	r.clients[client]++
 	r.running.Go(func() {
-		defer func() { <-r.slots }()
+		defer r.leave(client)
 		result, registration := r.handle(q)
 		r.Count(result.Code)
 		done(result, registration)
 	})
 	return true
+}
+
+func (r *Registrar) leave(client identity.PublicKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.clients[client]--; r.clients[client] == 0 {
+		delete(r.clients, client)
+	}
+	<-r.slots
 }
 
 // Count counts a result.
