@@ -24,6 +24,7 @@
 //   - scheduler.go: the share of time that handshakes get
 //   - flow.go: flows to targets
 //   - registration.go: Registers, and sessions without a registration
+//   - metering.go: the bandwidth of registered clients
 //   - forward.go: packets for other gateways
 //   - shortage.go: sockets that the machine cannot open
 //   - outbound.go: a batch's datagrams to targets and other gateways

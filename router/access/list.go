@@ -70,6 +70,7 @@ type List struct {
 	index   map[identity.PublicKey]int32 // into entries
 
 	expires bool // a client has an expiry
+	bytes   bool // a client has a limit of bytes
 
 	invalid []*LineError // the first maxInvalid
 	wrong   int          // number of invalid lines
@@ -107,6 +108,9 @@ func (l *List) Expired(after, until time.Time) (clients []identity.PublicKey) {
 	}
 	return clients
 }
+
+// LimitsBytes reports whether a client has a limit of bytes.
+func (l *List) LimitsBytes() bool { return l.bytes }
 
 // Entries returns all clients in the order of the file. The caller must not modify the slice.
 func (l *List) Entries() []Entry { return l.entries }
@@ -271,6 +275,7 @@ func parse(path string, text []byte, most int) (*List, error) {
 		}
 		e.Line = n
 		l.expires = l.expires || !e.Limits.Expires.IsZero()
+		l.bytes = l.bytes || e.Limits.Bytes > 0
 		l.index[e.Identity] = int32(len(l.entries))
 		l.entries = append(l.entries, e)
 	}

@@ -34,9 +34,10 @@ type accessControl struct {
 
 // accessRule is the access section of one configuration, with the list as it was read. It is immutable.
 type accessRule struct {
-	open bool
-	path string
-	list *access.List // nil if open
+	open   bool
+	counts bool // the bandwidth of listed clients is counted
+	path   string
+	list   *access.List // nil if open
 }
 
 // newAccessControl returns the access control of a starting gateway. Invalid lines of its list are
@@ -60,7 +61,7 @@ func newAccessControl(c *config.Config, strict bool, log *zap.Logger) (*accessCo
 // apply switches to another configuration, and returns the rule that it replaces. strict makes an
 // invalid line in the list an error. After an error the previous configuration is still in effect.
 func (a *accessControl) apply(c *config.Config, strict bool) (before *accessRule, err error) {
-	rule := &accessRule{open: c.Access.Mode == config.AccessOpen, path: c.ClientsFile()}
+	rule := &accessRule{open: c.Access.Mode == config.AccessOpen, counts: c.Registration.Access == config.RegistrationListed, path: c.ClientsFile()}
 	if rule.open {
 		a.log.Warn("access is open: anyone with the gateway's URI may use it")
 		return a.rule.Swap(rule), nil
@@ -72,7 +73,7 @@ func (a *accessControl) apply(c *config.Config, strict bool) (before *accessRule
 		return nil, err
 	}
 	before = a.rule.Swap(rule)
-	a.warnIfEmpty(rule, rule.list)
+	a.warn(rule)
 	return before, nil
 }
 
@@ -104,9 +105,13 @@ func (r *accessRule) diff(before *accessRule, now time.Time) (removed, changed [
 	return removed, changed
 }
 
-func (a *accessControl) warnIfEmpty(rule *accessRule, list *access.List) {
-	if len(list.Entries()) == 0 {
-		a.log.Warn("the list of clients is empty: no client may use this gateway", zap.String("add_with", AddClientCommand(rule.path)))
+// warn logs what is probably a mistake in the list of a rule.
+func (a *accessControl) warn(r *accessRule) {
+	if len(r.list.Entries()) == 0 {
+		a.log.Warn("the list of clients is empty: no client may use this gateway", zap.String("add_with", AddClientCommand(r.path)))
+	}
+	if r.list.LimitsBytes() && !r.counts {
+		a.log.Warn("limits of bytes in the list of clients have no effect; set registration.access = \"listed\"")
 	}
 }
 
@@ -177,13 +182,13 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 	start(func() {
 		access.Watch(ctx, rule.list, clientsInterval, func(list *access.List) {
 			before := rule
-			rule = &accessRule{path: before.path, list: list}
+			rule = &accessRule{counts: before.counts, path: before.path, list: list}
 			if !a.rule.CompareAndSwap(before, rule) {
 				return // a reload has replaced it
 			}
 			closed := a.reapply(rule, before, gateway)
 			a.log.Info("reloaded the list of clients", zap.Int("clients", len(list.Entries())), zap.Int("sessions_closed", closed))
-			a.warnIfEmpty(rule, list)
+			a.warn(rule)
 		}, func(err error) {
 			a.log.Error("cannot reload the list of clients; keeping the previous one", zap.Error(err))
 		})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"lewes/crypto/identity"
 	"lewes/router/access"
@@ -73,6 +74,18 @@ func TestExpiredClients(t *testing.T) {
 		stop()
 		synctest.Wait()
 	})
+	core, logged := observer.New(zap.WarnLevel)
+	a.log = zap.New(core)
+	for _, c := range []struct {
+		line   string
+		counts bool
+		want   int
+	}{{"bytes=1GiB/1d", false, 1}, {"bytes=1GiB/1d", true, 0}, {"rate=1GiB", false, 0}} {
+		a.warn(&accessRule{list: loadList(t, anna.String()+" "+c.line), counts: c.counts})
+		if lines := logged.TakeAll(); len(lines) != c.want {
+			t.Errorf("%+v: warnings %v", c, lines)
+		}
+	}
 	before := a.rule.Load()
 	after := &accessRule{list: loadList(t, anna.String()+" expires=2030-01-01", ben.String()+" expires=2026-01-01")}
 	removed, changed := after.diff(before, time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC))

@@ -75,6 +75,7 @@ var remedies = map[string]string{
 	"log":        "df -h; systemctl status systemd-journald",
 	"totals":     "df -h   # and the file totals in the state directory",
 	"ledger":     "df -h; lewes ledger check FILE   # FILE is registration.ledger, or ledger in the state directory",
+	"bandwidth":  "df -h; journalctl -u lewes-gateway   # the reason; registration.on_failure = \"serve\" serves on",
 	"wireguard":  "lewes doctor   # and the finding wireguard",
 	"issuer":     "lewes status; journalctl -u lewes-gateway   # the reason; registration.issuers names its URL and pin",
 	"metrics":    "ss -ltnp   # which program has the port?",

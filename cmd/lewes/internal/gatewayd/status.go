@@ -162,6 +162,7 @@ func (p *Process) problems(s *Status, stats *router.Stats) (all []problem) {
 	note(p.lines.losing(), "log", "the log cannot be written: its disk is full, or its reader is slow or has ended; lines are lost")
 	note(p.totals != nil && p.totals.broken.Load(), "totals", "the totals of clients cannot be read or written; see the log")
 	note(stats.LedgerUp == 0, "ledger", "the ledger cannot be read or written: registrations that need it fail; see the log")
+	refuse(stats.MeterStopped != 0, "bandwidth", "the bandwidth that clients use cannot be recorded, and none is carried for them")
 	note(p.wireGuard != nil && p.wireGuard.Err() != nil, "wireguard", "the WireGuard device cannot be used: registrations in mode dvpn fail")
 	for _, source := range p.issuers.failing() {
 		all = append(all, problem{Code: "issuer", Text: "the keys of an issuer of tickets cannot be read; see the log", about: source})
