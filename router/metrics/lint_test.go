@@ -19,6 +19,7 @@ import (
 
 	"lewes/router/registrar"
 	"lewes/router/wireguard"
+	"lewes/state/ledger"
 )
 
 var update = flag.Bool("update", false, "write the table of metrics in deploy/README.md")
@@ -49,6 +50,9 @@ func gather(t *testing.T, c *Collector) (all []*dto.MetricFamily) {
 var others = []func() any{
 	func() any {
 		return wireguard.Stats{Up: 1, Failures: 2, Peers: 3, Foreign: 4, Resting: 5, Exhausted: 6, Bytes: 7}
+	},
+	func() any {
+		return ledger.Stats{Accounts: 1, Changes: 2, Transactions: 3, Failures: 4, Restored: 1}
 	},
 	func() any { return registrar.IssuerStats{Failing: 1, Keys: 2} },
 }

@@ -38,7 +38,8 @@ func (l *Ledger) run() {
 
 // commit applies the changes in one transaction. The results are valid if it succeeds.
 func (l *Ledger) commit(batch []*change, results []error) error {
-	if err := l.broken.get(); err != nil {
+	l.changes.Add(uint64(len(batch)))
+	if err, lasting := l.fault.get(); lasting {
 		return err
 	}
 	var tx *bolt.Tx
@@ -59,10 +60,9 @@ func (l *Ledger) commit(batch []*change, results []error) error {
 		}
 		return nil
 	}) != nil
-	err = classify(err)
-	if err = sentence(l.path, err); panicked || l.stuck || !harmless(err) {
-		l.broken.set(err)
-	}
+	l.failures.Add(1)
+	err = sentence(l.path, classify(err))
+	l.fault.set(err, panicked || l.stuck || !harmless(err))
 	return err
 }
 
@@ -86,11 +86,14 @@ func (l *Ledger) apply(tx *bolt.Tx, batch []*change, results []error) error {
 	if t.fatal != nil {
 		return t.fatal
 	}
-	marked := t.header.clock
+	marked, accounts := t.header.clock, t.bucket(bucketAccounts).Sequence()
 	if err := tx.Commit(); err != nil {
 		return err
 	}
 	l.marked, l.last = marked, last
+	l.accounts.Store(accounts)
+	l.transactions.Add(1)
+	l.fault.set(nil, false)
 	return nil
 }
 

@@ -252,7 +252,7 @@ func TestRestored(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := open(t, path)
-		if !l.Restored() {
+		if !l.Restored() || l.Stats().Restored != 1 {
 			t.Errorf("%s: not detected", name)
 		}
 		_ = l.Close()

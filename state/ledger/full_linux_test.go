@@ -28,24 +28,33 @@ func TestDiskFull(t *testing.T) {
 	ballast := filepath.Join(dir, "ballast")
 	path := filepath.Join(dir, "ledger")
 	l := open(t, path)
-	_ = os.WriteFile(ballast, make([]byte, 2<<20), 0o600) // fills it
-	spent, err := 0, error(nil)
+	if err := os.WriteFile(ballast, make([]byte, 800<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	spent := 0
 	for ; spent < 10_000; spent++ {
 		if _, err = l.Commit(context.Background(), numbered("", spent)); err != nil {
 			break
 		}
 	}
-	if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "free space") {
+	if spent < spenders || !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "free space") {
 		t.Fatalf("after %d tickets: %v", spent, err)
 	}
 	if found, _, err := l.Spent(*numbered("", spent).Ticket, numbered("", spent).Account, [32]byte{}); found || err != nil {
 		t.Errorf("the refused ticket: %v, %v", found, err)
+	}
+	if !errors.Is(l.Err(), ErrFull) || l.Stats().Failures == 0 {
+		t.Errorf("state %v, %+v", l.Err(), l.Stats())
 	}
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
 	if r := commit(t, l, numbered("", spent)); r.Outcome != New {
 		t.Errorf("with space: %v", r.Outcome)
+	}
+	if s := l.Stats(); l.Err() != nil || s.Transactions != uint64(spent)+1 || s.Accounts != spenders {
+		t.Errorf("state %v, %+v", l.Err(), s)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

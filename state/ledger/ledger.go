@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -50,27 +51,45 @@ type Ledger struct {
 	account, address []byte    // at which sweep goes on
 	stuck            bool      // the lock of a transaction could not be released
 
-	broken brokenState
+	fault                                     fault
+	accounts, changes, transactions, failures atomic.Uint64
 }
 
-// brokenState is the fault after which nothing is written.
-type brokenState struct {
-	mu  sync.Mutex
-	err error
+// fault is why the last transaction failed.
+type fault struct {
+	mu      sync.Mutex
+	err     error // nil after one that was written
+	lasting bool  // nothing is written any more
 }
 
-func (b *brokenState) get() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err
+func (f *fault) get() (err error, lasting bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err, f.lasting
 }
 
-func (b *brokenState) set(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.err == nil {
-		b.err = err
+func (f *fault) set(err error, lasting bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err, f.lasting = err, lasting
+}
+
+// Stats are the counters and gauges of a ledger. The tags are those of router.Stats.
+type Stats struct {
+	Accounts     uint64 `metric:"ledger_accounts" kind:"gauge" help:"Accounts in the ledger."`
+	Changes      uint64 `metric:"ledger_changes_total" help:"Changes of the ledger that were asked for, those that it refused included."`
+	Transactions uint64 `metric:"ledger_transactions_total" help:"Transactions of the ledger; each has all changes that waited for it."`
+	Failures     uint64 `metric:"ledger_failures_total" help:"Transactions of the ledger that could not be written."`
+	Restored     uint64 `metric:"ledger_restored" kind:"gauge" help:"Whether the ledger was replaced by a backup before this start."`
+}
+
+// Stats returns the counters and gauges.
+func (l *Ledger) Stats() Stats {
+	s := Stats{Accounts: l.accounts.Load(), Changes: l.changes.Load(), Transactions: l.transactions.Load(), Failures: l.failures.Load()}
+	if l.restored {
+		s.Restored = 1
 	}
+	return s
 }
 
 // bootFile holds the boot id of the last run.
@@ -217,6 +236,7 @@ func (l *Ledger) begin(o Options, boot []byte) error {
 	id := t.header.boot
 	t.advance(o.Now, 0)
 	l.marked = t.header.clock
+	l.accounts.Store(t.bucket(bucketAccounts).Sequence())
 	t.putHeader()
 	if t.fatal != nil {
 		return t.fatal
@@ -265,8 +285,12 @@ func writeBoot(path string, id []byte) error {
 // that were spent since the backup can then be spent again.
 func (l *Ledger) Restored() bool { return l.restored }
 
-// Err returns the fault after which nothing is written, or nil.
-func (l *Ledger) Err() error { return l.broken.get() }
+// Err returns why the last transaction was not written, or nil. After a full disk the next one tries again; after other
+// faults nothing is written.
+func (l *Ledger) Err() error {
+	err, _ := l.fault.get()
+	return err
+}
 
 // Close commits the changes that wait, and closes the file.
 func (l *Ledger) Close() error {

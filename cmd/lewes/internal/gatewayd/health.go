@@ -88,6 +88,9 @@ func (p *Process) moreMetrics() (all []func() any) {
 	if p.wireGuard != nil {
 		all = append(all, func() any { return p.wireGuard.Stats() })
 	}
+	if p.registration != nil {
+		all = append(all, func() any { return p.registration.ledgerStats() })
+	}
 	if p.config.Registration.Access == config.RegistrationTickets {
 		all = append(all, func() any { return p.issuers.stats(time.Now()) })
 	}

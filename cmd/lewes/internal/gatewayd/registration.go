@@ -165,6 +165,16 @@ func (r *registration) openBeside(ctx context.Context) {
 // ledgerTimeout bounds the copying of a ledger, which keeps the pages of its transaction.
 const ledgerTimeout = 10 * time.Minute
 
+// ledgerStats returns the counters of the open ledger.
+func (r *registration) ledgerStats() ledger.Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ledger == nil {
+		return ledger.Stats{}
+	}
+	return r.ledger.Stats()
+}
+
 var errNoLedger = errors.New("the gateway has no ledger open: registrations are off, or it is about to take over")
 
 // writeLedger writes the bytes of the open ledger.
