@@ -24,13 +24,14 @@ import (
 	"lewes/state/wire"
 )
 
-// ledgerWait is how long a successor waits for its predecessor to close the ledger.
+// ledgerWait is how long a successor waits for its predecessor to close the ledger until it reports that.
 const ledgerWait = 30 * time.Second
 
 // registration carries out the registrations of a gateway. A nil *registration means that they are off.
 type registration struct {
 	*registrar.Registrar
-	path    string // of the ledger
+	path    string        // of the ledger
+	wait    time.Duration // for another process to close it
 	gateway identity.PublicKey
 	log     *zap.Logger
 	device  *wireguard.Device // nil: no mode dvpn
@@ -54,7 +55,7 @@ func newRegistration(c *config.Config, key *identity.PrivateKey, access *accessC
 		}
 		return nil, nil
 	}
-	r := &registration{path: c.LedgerFile(), gateway: key.Public(), log: log, access: c.Registration.Access, standing: access.standing}
+	r := &registration{path: c.LedgerFile(), wait: ledgerWait, gateway: key.Public(), log: log, access: c.Registration.Access, standing: access.standing}
 	var err error
 	if r.device, err = newWireGuard(c, key, r, c.Registration.OnFailure == config.OnFailureStop, log); err != nil {
 		return nil, err
@@ -151,15 +152,24 @@ func (r *registration) openLedger(ctx context.Context, wait time.Duration) (*led
 	}
 }
 
-// openBeside opens the ledger of a successor, which serves already. If that fails the gateway goes on with the
-// registrations that it took over, and refuses new ones.
+// openBeside opens the ledger of a successor, which serves already. While that fails the gateway goes on with the
+// registrations that it took over, and refuses new ones. It waits on for a process that has the ledger open.
 func (r *registration) openBeside(ctx context.Context) {
-	if err := r.open(ctx, ledgerWait); err != nil {
+	for {
+		err := r.open(ctx, r.wait)
+		if err == nil {
+			r.log.Info("opened the ledger", zap.String("file", r.path))
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
 		r.SetFailed(err)
 		r.log.Error("cannot open the ledger; serving the registrations that were taken over, and refusing others", zap.Error(err))
-		return
+		if !errors.Is(err, ledger.ErrInUse) {
+			return
+		}
 	}
-	r.log.Info("opened the ledger", zap.String("file", r.path))
 }
 
 // ledgerTimeout bounds the copying of a ledger, which keeps the pages of its transaction.

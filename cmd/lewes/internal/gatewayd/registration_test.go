@@ -74,6 +74,29 @@ func TestLedgerPassesToSuccessor(t *testing.T) {
 	}
 }
 
+// TestSuccessorWaitsOn: a ledger that stays in use is reported, and opened once it is free.
+func TestSuccessorWaitsOn(t *testing.T) {
+	dir := t.TempDir()
+	other, successor := testRegistration(t, dir, 1), testRegistration(t, dir, 1)
+	if err := other.open(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	successor.wait = time.Millisecond
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		successor.openBeside(t.Context())
+	}()
+	for successor.ask() != wire.CodeStorageFailed {
+		time.Sleep(time.Millisecond)
+	}
+	other.close()
+	<-opened
+	if got := successor.ask(); got != wire.CodeTicketInvalid {
+		t.Errorf("with its ledger: %v", got)
+	}
+}
+
 // TestSuccessorWithoutLedger: a ledger that cannot be opened is refused with its reason, stays as it is, and
 // registrations that need it fail.
 func TestSuccessorWithoutLedger(t *testing.T) {
