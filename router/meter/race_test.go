@@ -175,7 +175,8 @@ func BenchmarkCharge(b *testing.B) {
 	})
 }
 
-// BenchmarkAccounts loads 100,000 accounts with a session each, and collects them: idle, and all in use.
+// BenchmarkAccounts loads 100,000 accounts with a session each, hands them over, and collects them: idle, and all
+// in use.
 func BenchmarkAccounts(b *testing.B) {
 	const n = 100_000
 	fill := func() *Book {
@@ -198,6 +199,14 @@ func BenchmarkAccounts(b *testing.B) {
 			fill()
 		}
 		b.ReportMetric(perAccount, "B/account")
+	})
+	b.Run("handover", func(b *testing.B) {
+		for b.Loop() {
+			next := NewBook(book.config)
+			if err := book.Write(epoch, func(p []byte) error { return next.Read(epoch, p) }); err != nil {
+				b.Fatal(err)
+			}
+		}
 	})
 	for _, active := range []int{0, n} {
 		b.Run(fmt.Sprintf("collect/%d", active), func(b *testing.B) {
