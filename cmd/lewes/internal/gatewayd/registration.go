@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -172,7 +174,7 @@ func (r *registration) openBeside(ctx context.Context) {
 	}
 }
 
-// ledgerTimeout bounds the copying of a ledger, which keeps the pages of its transaction.
+// ledgerTimeout bounds the sending of a copy of the ledger.
 const ledgerTimeout = 10 * time.Minute
 
 // ledgerStats returns the counters of the open ledger.
@@ -200,20 +202,40 @@ func (r *registration) writeLedger(w http.ResponseWriter) {
 		return
 	}
 	control.Extend(w, ledgerTimeout)
-	begun := false
-	err := l.Snapshot(func(size int64, from io.WriterTo) error {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-		begun = true
-		_, err := from.WriteTo(w)
+	f, size, err := r.copyLedger(l)
+	if err != nil {
+		control.Answer(w, nil, err)
+		return
+	}
+	defer os.Remove(f.Name()) // where an open file keeps its name
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	if _, err := io.Copy(w, f); err != nil {
+		r.log.Warn("cannot send the copy of the ledger", zap.Error(err)) // the client misses the rest
+	}
+}
+
+// copyLedger returns a copy without a name, at its start. A client may read slowly: the ledger, which cannot be closed
+// or grow while it is read, must not wait for that.
+func (r *registration) copyLedger(l *ledger.Ledger) (f *os.File, size int64, err error) {
+	if f, err = os.CreateTemp(filepath.Dir(r.path), ".ledger-copy-*"); err != nil {
+		return nil, 0, err
+	}
+	_ = os.Remove(f.Name())
+	err = l.Snapshot(func(n int64, from io.WriterTo) error {
+		size = n
+		_, err := from.WriteTo(f)
 		return err
 	})
-	switch {
-	case err != nil && !begun:
-		control.Answer(w, nil, err)
-	case err != nil:
-		r.log.Warn("cannot copy the ledger", zap.Error(err)) // the client misses the rest
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
 	}
+	if err != nil {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}
+	return f, size, err
 }
 
 // close waits for the registrations under way and closes the ledger, which a successor may open then.

@@ -2,6 +2,7 @@ package gatewayd
 
 import (
 	"errors"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -94,6 +95,50 @@ func TestSuccessorWaitsOn(t *testing.T) {
 	<-opened
 	if got := successor.ask(); got != wire.CodeTicketInvalid {
 		t.Errorf("with its ledger: %v", got)
+	}
+}
+
+// slowReader is an http.ResponseWriter whose client reads nothing until it is told to.
+type slowReader struct {
+	*httptest.ResponseRecorder
+	begun, read chan struct{}
+}
+
+func (s *slowReader) Write(b []byte) (int, error) {
+	select {
+	case <-s.begun:
+	default:
+		close(s.begun)
+	}
+	<-s.read
+	return s.ResponseRecorder.Write(b)
+}
+
+// TestSlowBackupKeepsNothingOpen: the ledger can be closed, for a successor, while a client reads a copy.
+func TestSlowBackupKeepsNothingOpen(t *testing.T) {
+	dir := t.TempDir()
+	r := testRegistration(t, dir, 1)
+	if err := r.open(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	w := &slowReader{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.writeLedger(w)
+	}()
+	<-w.begun
+	r.close()
+	if err := testRegistration(t, dir, 1).open(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	close(w.read)
+	<-done
+	if _, err := ledger.Receive(filepath.Join(t.TempDir(), "copy"), w.Body); err != nil {
+		t.Errorf("the copy: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".ledger-copy-*")); err != nil || len(left) != 0 {
+		t.Errorf("%v is left (%v)", left, err)
 	}
 }
 
