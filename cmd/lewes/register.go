@@ -84,6 +84,9 @@ If the gateway needs a ticket, register spends one of the wallet (lewes tickets 
 			}
 			defer session.Close()
 			result, err := session.Register(ctx, request)
+			if errors.Is(err, wallet.ErrNoTicket) && result.Code == client.RegisterBandwidthUsedUp && len(result.Tickets) == 0 {
+				err = nil // the gateway may take none: its refusal is the reason
+			}
 			if err != nil && (!errors.Is(err, wallet.ErrNoTicket) || result.Code != client.RegisterTicketNeeded) {
 				return registerRemedy(err, config.Gateway.String())
 			}

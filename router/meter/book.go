@@ -389,6 +389,18 @@ func (b *Book) Balance(client identity.PublicKey) (Balance, bool) {
 	return a.balance(), true
 }
 
+// Unrecorded returns the bytes that a client has used and that are not in the ledger yet.
+func (b *Book) Unrecorded(client identity.PublicKey) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.accounts[client]
+	if a == nil {
+		return 0
+	}
+	a.settle()
+	return a.unreported
+}
+
 // free returns the bytes that are not used.
 func (a *Account) free() uint64 {
 	sum := a.pool.Load()

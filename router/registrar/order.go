@@ -403,6 +403,9 @@ func (a *attempt) left(account *ledger.Account) (bytes, expires uint64) {
 		return wire.Unlimited, 0
 	}
 	left, end := account.Left(a.now)
+	if a.config.Unrecorded != nil {
+		left -= min(left, a.config.Unrecorded(a.client))
+	}
 	if left == 0 {
 		return 0, 0
 	}

@@ -46,6 +46,8 @@ type Config struct {
 	Device  Device      // with ModeDVPN
 	// Standing returns what the list of clients says of an identity.
 	Standing func(identity.PublicKey) account.Standing
+	// Unrecorded returns the bytes that a client has used and that are not in the ledger yet; nil means none.
+	Unrecorded func(identity.PublicKey) uint64
 	// Sealing seals the preshared keys in the ledger (identity.PrivateKey.LedgerKey). New copies it.
 	Sealing *[32]byte
 	Logger  *zap.Logger

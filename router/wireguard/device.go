@@ -39,7 +39,8 @@ type Peer struct {
 // Accounts pay for the traffic of peers.
 type Accounts interface {
 	// Charge charges bytes to accounts and returns those that have nothing left. An account without bytes is
-	// only looked at. It sets the bytes that it takes to 0; after an error, used is part of the next call.
+	// only looked at. It sets the bytes that it takes to 0; the others are part of the next call. An error means
+	// that usage has not been recorded for too long.
 	Charge(ctx context.Context, used map[identity.PublicKey]uint64) (ended []identity.PublicKey, err error)
 	// End ends the peer of an account, which calls Device.Remove.
 	End(ctx context.Context, account identity.PublicKey) error
@@ -59,7 +60,7 @@ type Config struct {
 	Identity   *identity.PrivateKey
 
 	Accounts Accounts
-	// StopWithoutLedger takes the peers off the device while Charge has failed for 10 s.
+	// StopWithoutLedger takes the peers off the device while Charge fails.
 	StopWithoutLedger bool
 
 	Control Control

@@ -101,16 +101,14 @@ func (w *world) ConfigureDevice(_ string, c wgtypes.Config) error {
 func (w *world) Charge(_ context.Context, used map[identity.PublicKey]uint64) (ended []identity.PublicKey, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.chargeErr != nil {
-		return nil, w.chargeErr
-	}
 	for a, n := range used {
 		w.charged[a] += n
+		used[a] = 0
 		if w.empty[a] {
 			ended = append(ended, a)
 		}
 	}
-	return ended, nil
+	return ended, w.chargeErr
 }
 
 func (w *world) End(ctx context.Context, a identity.PublicKey) error {

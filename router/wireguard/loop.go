@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -36,9 +37,8 @@ const (
 
 	// lookAfter is the time between two looks at all accounts, which may have expired.
 	lookAfter = time.Minute
-	// chargeTimeout bounds one call of Charge, ledgerTimeout the time in which peers go on while it fails.
+	// chargeTimeout bounds one call of Charge or End.
 	chargeTimeout = 5 * time.Second
-	ledgerTimeout = 10 * time.Second
 )
 
 // request changes the peers: it sets or removes one, or replaces all.
@@ -54,8 +54,7 @@ type request struct {
 
 // loop is the state of Run's goroutine.
 type loop struct {
-	unpaid  map[identity.PublicKey]uint64 // bytes that Charge has not taken yet
-	failing time.Time                     // since when Charge fails; the zero time: it does not
+	unpaid  map[identity.PublicKey]uint64 // bytes for the next call of Charge
 	looked  time.Time                     // at all accounts
 	tracked []netip.Addr                  // released addresses whose connections are to be deleted
 	stopped bool                          // the peers are off the device, because Charge fails
@@ -471,22 +470,14 @@ func (d *Device) charge(ctx context.Context, now time.Time) {
 		}
 		d.mu.Unlock()
 	}
-	if len(l.unpaid) == 0 {
+	if len(l.unpaid) == 0 && !l.stopped {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, chargeTimeout)
 	defer cancel()
 	ended, err := d.config.Accounts.Charge(ctx, l.unpaid)
-	stop := false
-	if err != nil {
-		if l.failing.IsZero() {
-			l.failing = now
-		}
-		stop = d.config.StopWithoutLedger && now.Sub(l.failing) >= ledgerTimeout
-	} else {
-		l.failing = time.Time{}
-		clear(l.unpaid)
-	}
+	maps.DeleteFunc(l.unpaid, func(_ identity.PublicKey, n uint64) bool { return n == 0 })
+	stop := err != nil && d.config.StopWithoutLedger
 	switch {
 	case stop && !l.stopped:
 		d.config.Log.Error("stopping the WireGuard peers: their traffic cannot be charged", zap.Error(err))

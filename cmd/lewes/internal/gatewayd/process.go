@@ -216,6 +216,7 @@ func (p *Process) serve(ctx context.Context, g *router.Gateway, inherited map[st
 func (p *Process) shutdown(g *router.Gateway) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
+	p.registration.stopDevice() // whose last traffic the gateway records
 	notified, sessions := g.Shutdown(ctx)
 	p.totals.close()
 	p.registration.close()

@@ -65,7 +65,7 @@ func newRegistration(c *config.Config, key *identity.PrivateKey, access *accessC
 	settings := registrar.Config{
 		Access:  map[config.RegistrationAccess]registrar.Access{config.RegistrationOpen: registrar.Open, config.RegistrationListed: registrar.Listed, config.RegistrationTickets: registrar.Tickets}[c.Registration.Access],
 		Modes:   []wire.Mode{wire.ModeRelay},
-		Tickets: verifier, Standing: access.standing, Logger: log,
+		Tickets: verifier, Standing: access.standing, Unrecorded: r.unrecorded, Logger: log,
 	}
 	if r.device != nil {
 		settings.Device, settings.Modes = r.device, append(settings.Modes, wire.ModeDVPN)
@@ -93,21 +93,32 @@ func (r *registration) wireGuard() *wireguard.Device {
 	return r.device
 }
 
-var errNoMeter = errors.New("the gateway does not count yet")
+// unrecorded returns what a client has used and the ledger does not have yet.
+func (r *registration) unrecorded(client identity.PublicKey) uint64 {
+	book := r.book.Load()
+	if book == nil {
+		return 0
+	}
+	return book.Unrecorded(client)
+}
 
 // Charge charges the traffic of WireGuard peers. Those of clients that are not admitted any more have ended.
 func (r *registration) Charge(ctx context.Context, used map[identity.PublicKey]uint64) (ended []identity.PublicKey, err error) {
-	book := r.book.Load()
-	if book == nil {
-		return nil, errNoMeter
-	}
-	ended, err = book.Charge(ctx, used)
 	for client := range used {
 		if !r.standing(client).Admitted {
 			ended = append(ended, client)
 		}
 	}
-	return ended, err
+	book := r.book.Load()
+	if book == nil {
+		return ended, nil // the gateway starts, and charges it a moment later
+	}
+	empty, err := book.Charge(ctx, used)
+	if err != nil && !errors.Is(err, meter.ErrUnrecorded) {
+		r.log.Warn("cannot read an account that has a WireGuard peer", zap.Error(err))
+		err = nil // the book has taken its bytes
+	}
+	return append(ended, empty...), err
 }
 
 // settings returns the router's configuration.
@@ -238,14 +249,21 @@ func (r *registration) copyLedger(l *ledger.Ledger) (f *os.File, size int64, err
 	return f, size, err
 }
 
+// stopDevice charges what WireGuard peers have used, and leaves them on the device.
+func (r *registration) stopDevice() {
+	if r != nil {
+		r.stop()
+		r.running.Wait()
+	}
+}
+
 // close waits for the registrations under way and closes the ledger, which a successor may open then.
 func (r *registration) close() {
 	if r == nil {
 		return
 	}
 	r.Close()
-	r.stop()
-	r.running.Wait()
+	r.stopDevice()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
