@@ -123,8 +123,11 @@ func (st *shardState) mayCarry(now time.Time, c *client, id uint16) bool {
 
 // charge charges size bytes to the session's account. It takes no lock.
 func (c *client) charge(size int) meter.Verdict {
-	if r := c.registered.Load(); r != nil {
+	switch r := c.registered.Load(); {
+	case r != nil:
 		return r.share.Charge(size)
+	case c.env.config.Registration.Required: // a flow of a predecessor that did not require it
+		return meter.Unregistered
 	}
 	return meter.Charged
 }
@@ -229,11 +232,16 @@ func (st *shardState) codeRegistration(c *snapshot.Codec, owner *client) {
 	}
 	registered := c.Present(owner.registered.Load() != nil)
 	snapshot.Byte(c, &mode)
-	if !c.Decoding() || c.Err() != nil || !registered || st.meter == nil {
+	if !c.Decoding() || c.Err() != nil {
 		return
 	}
-	if share := st.meter.Rejoin(st.id, owner.session.Peer()); share != nil {
-		owner.registered.Store(&registration{share, mode})
+	if registered && st.meter != nil {
+		if share := st.meter.Rejoin(st.id, owner.session.Peer()); share != nil {
+			owner.registered.Store(&registration{share, mode})
+		}
+	}
+	if st.config.Registration.Required && owner.registered.Load() == nil && owner.unregistered == nil {
+		st.addUnregistered(owner, st.now().Add(RegistrationTime)) // the predecessor did not require it
 	}
 }
 
