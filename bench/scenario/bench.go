@@ -45,6 +45,7 @@ func All() []Scenario {
 		{"handshakes", "new sessions", handshakes},
 		{"subsessions", "new keys for established sessions", subsessions},
 		{"idle", "memory of idle sessions", idle},
+		{"register", "durable spends of tickets, and the start with 100,000 accounts", register},
 		{"costs", "every kind of packet that a gateway can receive, beside a data packet", costTable},
 	}
 }
@@ -73,6 +74,8 @@ const (
 	roleSink       = "sink"
 	roleRelay      = "relay"
 	roleOperations = "operations"
+	roleSpending   = "spending"
+	roleAccounts   = "accounts"
 )
 
 // Roles returns the roles that a program must offer as a worker to run a bench.
@@ -89,6 +92,8 @@ func Roles() map[string]worker.Role {
 				}),
 			}}, nil
 		}),
+		roleSpending:   worker.Start(startSpending),
+		roleAccounts:   worker.Start(startAccounts),
 		netns.RoleName: netns.Role,
 	}
 }

@@ -111,6 +111,23 @@ func TestCostTable(t *testing.T) {
 	}
 }
 
+// TestRegister measures spends, and a start with their accounts.
+func TestRegister(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes an RSA key and thousands of syncs")
+	}
+	defer noChildren(t)
+	r, err := Run(t.Context(), settings(t, register))
+	if err != nil || len(r.LeftOut) > 0 || len(r.Groups) != 2 || len(r.Groups[0].Rows) != 5 {
+		t.Fatalf("%v, %+v, left out %+v", err, r.Groups, r.LeftOut)
+	}
+	for _, row := range r.Groups[0].Rows {
+		if len(row.Samples[report.Max]) != 2 || !(row.Median(report.Max) > 0) {
+			t.Errorf("%s: %v", row.Subject, row.Samples)
+		}
+	}
+}
+
 // Over TCP datagrams go out, each on a connection of its own, and come back by Polls.
 func TestOverTCP(t *testing.T) {
 	for _, back := range []bool{false, true} {
