@@ -45,9 +45,7 @@ type Gateway struct {
 	shortages shortages
 	unlisted  unlisted.Book
 	draining  atomic.Bool
-	// unregistered is the number of sessions without a required registration.
-	unregistered atomic.Int64
-	measured     atomic.Int64 // last MeasureRTT, Unix nanoseconds
+	measured  atomic.Int64 // last MeasureRTT, Unix nanoseconds
 
 	inputs      []input
 	readers     sync.WaitGroup

@@ -203,11 +203,8 @@ func (st *shardState) handleHandshake3(rx *rxContext) {
 	st.table.write(func() { st.sessions.Add(session) })
 	st.tableVersion++
 	st.acknowledge(answers, rx.from)
-	if fits && !st.awaitRegistration(session.User.(*client), rx.now.Add(RegistrationTime)) {
-		st.counters.UnregisteredRefused++
-		session.Close(wire.CloseBound, "too many sessions without a registration", &st.output)
-		st.applyEvents(session)
-		return
+	if fits {
+		st.awaitRegistration(session.User.(*client), rx.now.Add(RegistrationTime))
 	}
 	if !fits {
 		st.counters.SessionsRefused++

@@ -102,20 +102,16 @@ func (st *shardState) balance(c *client) *meter.Balance {
 	return &b
 }
 
-// awaitRegistration gives a new session RegistrationTime to register, and reports whether there is room for it
-// among those without a registration. The session that would end first gives way.
-func (st *shardState) awaitRegistration(c *client, until time.Time) bool {
+// awaitRegistration gives a new session RegistrationTime to register. Those without a registration that would end first
+// give way. Each shard has its part of their bound, so that no one who fills another shard keeps clients out of this one.
+func (st *shardState) awaitRegistration(c *client, until time.Time) {
 	if !st.config.Registration.Required {
-		return true
+		return
 	}
-	most := int64(max(1, st.limits.Load().MaxSessions/UnregisteredShare))
-	for st.unregisteredCount.Load() >= most {
-		if !st.evictUnregistered() {
-			return false
-		}
+	most := max(1, st.limits.Load().MaxSessions/UnregisteredShare/st.config.Shards)
+	for st.unregistered.Len() >= most && st.evictUnregistered() {
 	}
 	st.addUnregistered(c, until)
-	return true
 }
 
 // codeUnregistered codes whether a session is without a required registration. At a successor its time begins
@@ -132,7 +128,6 @@ func (st *shardState) addUnregistered(c *client, until time.Time) {
 	c.unregistered = &state.Timer[*client]{}
 	c.unregistered.Value = c
 	st.unregistered.Set(c.unregistered, until)
-	st.unregisteredCount.Add(1)
 }
 
 // endUnregistered ends the wait for a session's registration.
@@ -140,7 +135,6 @@ func (st *shardState) endUnregistered(c *client) {
 	if c.unregistered != nil {
 		st.unregistered.Set(c.unregistered, time.Time{})
 		c.unregistered = nil
-		st.unregisteredCount.Add(-1)
 	}
 }
 

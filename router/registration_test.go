@@ -149,13 +149,14 @@ func TestUnregisteredSessionEnds(t *testing.T) {
 	}
 }
 
-// TestUnregisteredSessionsAreBounded: at most a tenth of all sessions is without a registration; the earliest gives way.
+// TestUnregisteredSessionsAreBounded: at most a tenth of all sessions is without a registration, of which each shard has
+// its part; the earliest gives way.
 //
 // Shows R9.24.
 func TestUnregisteredSessionsAreBounded(t *testing.T) {
 	r := newRig(t, func(c *Config) {
 		registering(true)(c)
-		c.MaxSessions = 30
+		c.MaxSessions, c.Shards = 60, 2
 	})
 	at := func(i int) path.Path {
 		return path.Path{Peer: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i), 1}), 1111)}

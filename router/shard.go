@@ -48,8 +48,6 @@ type shardEnv struct {
 	shortages        *shortages     // of the gateway
 	unlisted         *unlisted.Book // of the gateway
 	table            sharedTable
-	// unregisteredCount is the number of sessions without a required registration, of the gateway.
-	unregisteredCount *atomic.Int64
 }
 
 // batch is work under the shard's lock.
@@ -102,7 +100,6 @@ func newShard(g *Gateway, id int, steer udp.Steer, handshake *state.GatewayConfi
 	env := &shardEnv{
 		id: id, steer: steer, config: config, limits: &g.limits, accounts: g.accounts, meter: g.meter, replaceElsewhere: g.replaceElsewhere, now: now, out: out,
 		maxDatagram: int(config.Terms.MaxDatagram), returnLoops: &g.returnLoops, shortages: &g.shortages, unlisted: &g.unlisted,
-		unregisteredCount: &g.unregistered,
 	}
 	env.table.sessions = state.NewSessions()
 	s := &Shard{shardEnv: env, st: shardState{shardEnv: env, sessions: env.table.sessions}}

@@ -48,7 +48,6 @@ type Stats struct {
 
 	SessionsRefused uint64 `metric:"sessions_refused_total" label:"reason=account_bound" help:"New sessions that were closed at once, by reason."`
 
-	UnregisteredRefused uint64 `metric:"sessions_refused_total" label:"reason=unregistered_bound"`
 	UnregisteredExpired uint64 `metric:"unregistered_sessions_closed_total" label:"reason=time" help:"Sessions closed because they had no registration, by reason."`
 	UnregisteredEvicted uint64 `metric:"unregistered_sessions_closed_total" label:"reason=bound"`
 	Unregistered        uint64 `metric:"unregistered_sessions" kind:"gauge" help:"Sessions without a required registration."`

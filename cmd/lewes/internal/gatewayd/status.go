@@ -182,7 +182,7 @@ func listRefusals(s *router.Stats, flows map[router.Refusal]uint64, registration
 		{"client", "too many tries of one handshake", "", h.Limited},
 		{"session", "account at its bound", "", s.SessionsRefused},
 		{"session", "not registered in time", "", s.UnregisteredExpired},
-		{"session", "too many without a registration", "", s.UnregisteredRefused + s.UnregisteredEvicted},
+		{"session", "too many without a registration", "", s.UnregisteredEvicted},
 		{"packet", "malformed", "", s.Malformed},
 		{"packet", "unknown session", "", s.Unknown},
 		{"packet", "replayed", "", s.Replayed},
