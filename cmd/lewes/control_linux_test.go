@@ -62,7 +62,7 @@ func request(t *testing.T, socket, method, target, body string) (code int, text 
 func TestOperatorSeesAndSteersTheGateway(t *testing.T) {
 	g := launchGateway(t, allowEcho+"deny = [\"198.51.100.0/24\"]\n")
 	clientDir := t.TempDir()
-	env := environment(clientDir)
+	env := environment(clientDir, "XDG_RUNTIME_DIR="+clientDir)
 	anna, stranger := filepath.Join(clientDir, "anna"), filepath.Join(clientDir, "stranger")
 	annaID := strings.TrimSpace(mustLewes(t, env, "keygen", anna))
 	strangerID := strings.TrimSpace(mustLewes(t, env, "keygen", stranger))

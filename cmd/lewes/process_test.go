@@ -57,7 +57,7 @@ func environment(dir string, more ...string) []string {
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + dir,
 		"XDG_STATE_HOME=" + dir,
-		"XDG_RUNTIME_DIR=" + dir,
+		"XDG_RUNTIME_DIR=" + filepath.Join(filepath.Dir(program), "runtime"), // of all tests
 	}, more...)
 }
 
