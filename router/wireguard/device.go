@@ -46,7 +46,7 @@ type Accounts interface {
 	End(ctx context.Context, account identity.PublicKey) error
 }
 
-// Control reads and changes WireGuard devices: a *wgctrl.Client. It may block as long as the device does.
+// Control reads and changes WireGuard devices: a *wgctrl.Client. It may block.
 type Control interface {
 	Device(name string) (*wgtypes.Device, error)
 	ConfigureDevice(name string, config wgtypes.Config) error
@@ -119,6 +119,7 @@ func New(config Config) (*Device, error) {
 		peers: make(map[Key]*peer), byAccount: make(map[identity.PublicKey]*peer), gone: make(map[Key]bool), foreign: make(map[Key]bool), down: errNotRead,
 	}
 	d.loop.unpaid, d.loop.ending = make(map[identity.PublicKey]uint64), make(map[identity.PublicKey]bool)
+	d.loop.after = func() <-chan time.Time { return time.After(silence) }
 	return d, nil
 }
 

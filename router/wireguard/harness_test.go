@@ -35,6 +35,8 @@ type world struct {
 	chargeErr error
 	forgetErr error
 	forgotten []netip.Addr
+	blocked   chan struct{}  // calls of the device wait for its end; nil: they do not
+	late      chan time.Time // ready: calls of the device take too long
 	ended     chan identity.PublicKey
 	end       func(context.Context, identity.PublicKey) error
 }
@@ -51,6 +53,11 @@ func (w *world) time() (now time.Time) {
 }
 
 func (w *world) Device(string) (*wgtypes.Device, error) {
+	var blocked chan struct{}
+	w.do(func() { blocked = w.blocked })
+	if blocked != nil {
+		<-blocked
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.missing != nil {
@@ -157,6 +164,10 @@ func (b *bed) start(change ...func(*Config)) {
 	}
 	d, err := New(c)
 	b.must(err)
+	d.loop.after = func() (late <-chan time.Time) {
+		b.w.do(func() { late = b.w.late })
+		return late
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	ticks := make(chan time.Time)

@@ -37,6 +37,8 @@ const (
 
 	// lookAfter is the time between two looks at all accounts, which may have expired.
 	lookAfter = time.Minute
+	// silence bounds one call of the device.
+	silence = 5 * time.Second
 	// chargeTimeout bounds one call of Charge or End.
 	chargeTimeout = 5 * time.Second
 )
@@ -58,6 +60,9 @@ type loop struct {
 	looked  time.Time                     // at all accounts
 	tracked []netip.Addr                  // released addresses whose connections are to be deleted
 	stopped bool                          // the peers are off the device, because Charge fails
+
+	after   func() <-chan time.Time // bounds a call of the device
+	hanging chan struct{}           // closed when a call beyond that has returned; nil: none
 
 	running sync.WaitGroup
 	ending  map[identity.PublicKey]bool // by calls of End; guarded by mu of Device
@@ -106,7 +111,7 @@ func (d *Device) run(ctx context.Context, ticks <-chan time.Time) {
 // long the device took.
 func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	start, now := time.Now(), d.config.Clock()
-	read, err := d.config.Control.Device(d.config.Name)
+	read, err := ask(d, func() (*wgtypes.Device, error) { return d.config.Control.Device(d.config.Name) })
 	if err == nil {
 		defer wipe(read)
 		if read.PublicKey == (wgtypes.Key{}) {
@@ -117,12 +122,10 @@ func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	err = cmp.Or(err, ownErr)
 	config := d.plan(now, batch, read, err, own)
 	if len(config.Peers) > 0 {
-		err = d.config.Control.ConfigureDevice(d.config.Name, config)
-		for i := range config.Peers {
-			if psk := config.Peers[i].PresharedKey; psk != nil {
-				clear(psk[:])
-			}
-		}
+		_, err = ask(d, func() (struct{}, error) {
+			defer wipeConfig(&config)
+			return struct{}{}, d.config.Control.ConfigureDevice(d.config.Name, config)
+		})
 	}
 	took := time.Since(start)
 	err = d.finish(err)
@@ -137,6 +140,47 @@ func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	}
 	d.charge(ctx, now)
 	return took
+}
+
+var errSilent = errors.New("it does not answer")
+
+// ask calls the device and bounds the wait: a stopped wireguard-go never answers. Until that call has returned,
+// further ones fail.
+func ask[T any](d *Device, f func() (T, error)) (result T, err error) {
+	if d.loop.hanging != nil {
+		select {
+		case <-d.loop.hanging:
+			d.loop.hanging = nil
+		default:
+			return result, errSilent
+		}
+	}
+	type answer struct {
+		result T
+		err    error
+	}
+	answered, returned := make(chan answer, 1), make(chan struct{})
+	go func() {
+		defer close(returned)
+		result, err := f()
+		answered <- answer{result, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.result, a.err
+	case <-d.loop.after():
+		d.loop.hanging = returned
+		return result, errSilent
+	}
+}
+
+// wipeConfig overwrites the secrets of a configuration.
+func wipeConfig(c *wgtypes.Config) {
+	for i := range c.Peers {
+		if psk := c.Peers[i].PresharedKey; psk != nil {
+			clear(psk[:])
+		}
+	}
 }
 
 // wipe overwrites the secrets of what was read.

@@ -394,6 +394,29 @@ func TestDeviceIsMissing(t *testing.T) {
 	}
 }
 
+// TestDeviceHangs: requests fail instead of waiting, and the device is used again once it answers.
+func TestDeviceHangs(t *testing.T) {
+	b := newBed(t)
+	b.reconcile()
+	p := b.register(1, 1, 7, Peer{})
+	blocked, late := make(chan struct{}), make(chan time.Time)
+	close(late)
+	b.w.do(func() { b.w.blocked, b.w.late = blocked, late })
+	for range 3 { // one call hangs, the others do not begin
+		if err := b.d.Set(t.Context(), p); !errors.Is(err, errSilent) {
+			t.Errorf("set on a device that hangs: %v", err)
+		}
+	}
+	if b.d.Err() == nil || b.d.Stats().Up != 0 {
+		t.Errorf("%v, %+v with a device that hangs", b.d.Err(), b.d.Stats())
+	}
+	b.w.do(func() { b.w.blocked, b.w.late = nil, nil })
+	close(blocked)
+	for b.d.Set(t.Context(), p) != nil { // until the call has returned
+	}
+	b.has(p)
+}
+
 // TestUsedUpAccountLosesItsPeer: End is called once, and what it removes is gone.
 //
 // Shows R9.36.
