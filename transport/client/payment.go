@@ -20,6 +20,8 @@ const (
 	// topUpTime is how long before the end of an account the next payment is due, or a tenth of the time
 	// that was left after the last payment if that is less.
 	topUpTime = 5 * time.Minute
+	// storeInterval is the shortest time between two writes of what a gateway reports without being asked.
+	storeInterval = time.Second
 )
 
 // payer pays for a session's registrations with the tickets of a wallet.
@@ -31,6 +33,7 @@ type payer struct {
 	request  *RegisterRequest // that is paid for again; nil: none
 	account  wallet.Answer    // as last reported
 	reported bool             // account is not stored yet
+	stored   time.Time        // when it was the last time
 	paid     wallet.Answer    // account after the last registration or payment
 	paidAt   time.Time
 	pause    time.Duration // after a failure; 0: none
@@ -70,8 +73,11 @@ func (p *payer) done(r *RegisterRequest, a wallet.Answer) {
 func (p *payer) note(r *RegisterResult) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.account, p.reported = answerOf(r), true
-	signal(p.wake)
+	a := answerOf(r)
+	if a.Verdict != p.account.Verdict || a.Remaining != p.account.Remaining || !a.Expires.Equal(p.account.Expires) {
+		p.account, p.reported = a, true
+		signal(p.wake)
+	}
 }
 
 // registration returns what the tickets of a request pay for.
@@ -110,27 +116,35 @@ func (p *payer) run() {
 		case <-p.s.ctx.Done():
 			return
 		case <-p.wake:
-			p.store()
 		case <-timer.C:
 		}
+		store := p.store(time.Now())
 		due, at := p.due(time.Now())
 		if due {
 			p.topUp()
 			_, at = p.due(time.Now())
 		}
-		timer.Reset(time.Until(earliest(time.Now().Add(time.Hour), at)))
+		timer.Reset(time.Until(earliest(earliest(time.Now().Add(time.Hour), at), store)))
 	}
 }
 
-// store stores what the gateway has reported, by which the wallet decides when an account has ended.
-func (p *payer) store() {
+// store stores what the gateway has reported, by which the wallet decides when an account has ended, at most
+// once per storeInterval. It returns when to call it again; zero: after the next report.
+func (p *payer) store(now time.Time) (again time.Time) {
 	p.mu.Lock()
-	a, r, reported := p.account, p.request, p.reported
-	p.reported = false
-	p.mu.Unlock()
-	if reported && r != nil {
-		p.s.config.Tickets.Note(p.s.ctx, p.registration(r), &a)
+	a, r, next := p.account, p.request, p.stored.Add(storeInterval)
+	if !p.reported || r == nil {
+		p.mu.Unlock()
+		return time.Time{}
 	}
+	if now.Before(next) {
+		p.mu.Unlock()
+		return next
+	}
+	p.reported, p.stored = false, now
+	p.mu.Unlock()
+	p.s.config.Tickets.Note(p.s.ctx, p.registration(r), &a)
+	return time.Time{}
 }
 
 // due reports whether a payment is due, and when else to look again; zero: not by itself.

@@ -232,6 +232,33 @@ func TestSessionPaysBeforeExpiry(t *testing.T) {
 	})
 }
 
+// A flow that the gateway closes for want of bandwidth makes the session pay, though no report has arrived.
+func TestSessionPaysWhenFlowsEnd(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		b := w.g.sells()
+		config, _ := w.paying(2)
+		s := w.dial(config)
+		defer w.closes(s)
+		c := flowTo(t, s, "203.0.113.7:53")
+		exchange(t, c, "paid")
+		w.g.with(func() {
+			clear(b.left)
+			w.g.answer = func(a arrival) ([][]byte, wire.FlowReason) {
+				if b.left[a.session.Peer()] == 0 {
+					return nil, wire.FlowBandwidth
+				}
+				return [][]byte{[]byte(a.payload)}, 0
+			}
+		})
+		write(t, c, "used up")
+		time.Sleep(time.Second)
+		exchange(t, flowTo(t, s, "203.0.113.7:53"), "paid again")
+		if got := w.asked(b); !slices.Equal(got, []string{"", "1", "", "2"}) {
+			t.Errorf("asked with %q", got)
+		}
+	})
+}
+
 func TestSessionStopsPayingForNothing(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		b := w.g.sells()

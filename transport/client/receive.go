@@ -93,6 +93,9 @@ func (st *connState) handleTransport(now time.Time, p *gatewayPath, h wire.Heade
 		}
 		if f := st.s.flows.find(m.FlowID); f != nil {
 			f.handleClosed(&m, !st.settled)
+			if m.Reason == wire.FlowBandwidth && st.s.payer != nil {
+				st.s.payer.note(&RegisterResult{Code: RegisterBandwidthUsedUp}) // the report may be lost
+			}
 		}
 		return nil
 	case wire.TypePong:
