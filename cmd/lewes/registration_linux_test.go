@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -75,11 +76,14 @@ type spender struct {
 	spent   [][]byte
 }
 
-func dialSpender(t *testing.T, to uri.Gateway, seed byte) *spender {
+func dialSpender(t *testing.T, to uri.Gateway, seed ...byte) *spender {
 	t.Helper()
-	s, err := client.Dial(t.Context(), client.Config{Gateway: to, Identity: identity.FromSeed(&[32]byte{100, seed}), Keys: new(client.KeyCache), Timeout: time.Minute})
+	key := [32]byte{100}
+	copy(key[1:], seed)
+	s, err := client.Dial(t.Context(), client.Config{Gateway: to, Identity: identity.FromSeed(&key), Keys: new(client.KeyCache), Timeout: 2 * time.Minute})
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return nil
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return &spender{session: s}
@@ -178,26 +182,36 @@ func TestKilledGatewayDuringRegistrations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var answered atomic.Int64
+	var byClient [clients]atomic.Int64
+	var spenders [clients][]*spender
 	var stop atomic.Bool
 	var running sync.WaitGroup
-	var spenders []*spender
 	for i := range clients {
-		s := dialSpender(t, to, byte(i))
-		spenders = append(spenders, s)
 		running.Go(func() {
-			for !stop.Load() && len(s.spent) < ledger.MaxGrants {
+			for !stop.Load() {
+				n := len(spenders[i])
+				if n == 0 || len(spenders[i][n-1].spent) == ledger.MaxGrants { // its account is full
+					s := dialSpender(t, to, byte(i), byte(n))
+					if s == nil {
+						return
+					}
+					spenders[i] = append(spenders[i], s)
+					n++
+				}
+				s := spenders[i][n-1]
 				if err := s.spend(m.ticket(to.Identity)); err != nil {
-					t.Errorf("client %d, ticket %d: %v", i, len(s.spent), err)
+					t.Errorf("client %d.%d, ticket %d: %v", i, n, len(s.spent), err)
 					return
 				}
-				answered.Add(1)
+				byClient[i].Add(1)
 			}
 		})
 	}
 	for range *gatewayKills {
-		for before := answered.Load(); answered.Load() < before+clients/2 && !t.Failed(); {
-			time.Sleep(time.Millisecond)
+		for i := range byClient { // so that each client has a session that a kill ends
+			for before := byClient[i].Load(); byClient[i].Load() == before && !t.Failed(); {
+				time.Sleep(time.Millisecond)
+			}
 		}
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -207,16 +221,17 @@ func TestKilledGatewayDuringRegistrations(t *testing.T) {
 	}
 	stop.Store(true)
 	running.Wait()
-	thief := dialSpender(t, to, 99)
-	for i, s := range spenders {
+	thief, answered := dialSpender(t, to, 99), 0
+	for i, s := range slices.Concat(spenders[:]...) {
+		answered += len(s.spent)
 		result, err := thief.session.Register(t.Context(), client.RegisterRequest{Mode: client.ModeRelay, TicketType: client.TicketBlindRSA2048, Credential: s.spent[0]})
 		if err != nil || result.Code != client.RegisterAlreadySpent {
-			t.Errorf("a ticket of client %d: %v (%v)", i, result.Code, err)
+			t.Errorf("a ticket of account %d: %v (%v)", i, result.Code, err)
 		}
 		result, err = s.session.Register(t.Context(), client.RegisterRequest{Mode: client.ModeBalance})
 		if want := uint64(len(s.spent)) * ticketBytes; err != nil || result.Remaining != want {
-			t.Errorf("client %d has %d bytes, not %d (%v)", i, result.Remaining, want, err)
+			t.Errorf("account %d has %d bytes, not %d (%v)", i, result.Remaining, want, err)
 		}
 	}
-	t.Logf("%d kills, %d tickets", *gatewayKills, answered.Load())
+	t.Logf("%d kills, %d tickets", *gatewayKills, answered)
 }
