@@ -497,3 +497,21 @@ func TestHandoverKeepsBandwidth(t *testing.T) {
 		t.Errorf("%d and %d bytes were recorded, want %d and 10", used[one], used[two], sent)
 	}
 }
+
+// TestHandoverRequiresRegistration: a session that did not have to register ends at a successor that requires it.
+//
+// Shows R9.24.
+func TestHandoverRequiresRegistration(t *testing.T) {
+	g, target := started(t, nil)
+	c := liveSessions(t, g, 1, target)[0]
+	next, how := succeeded(t, g, registering(true))
+	if how.Sessions != 1 {
+		t.Errorf("%+v", how)
+	}
+	if !c.until(func() bool { return c.session.Phase() == state.Ended }) {
+		t.Error("the session goes on")
+	}
+	if s := next.Stats(); s.Sessions != 0 || s.Unregistered != 0 || s.UnregisteredExpired != 1 {
+		t.Errorf("%d sessions, %d without a registration, %d closed", s.Sessions, s.Unregistered, s.UnregisteredExpired)
+	}
+}

@@ -114,13 +114,21 @@ func (st *shardState) awaitRegistration(c *client, until time.Time) {
 	st.addUnregistered(c, until)
 }
 
-// codeUnregistered codes whether a session is without a required registration. At a successor its time begins
+// codeUnregistered codes whether a session waits for its required registration. At a successor its time begins
 // again.
 func (st *shardState) codeUnregistered(c *snapshot.Codec, owner *client) {
 	without := owner.unregistered != nil
 	c.Bool(&without)
 	if c.Decoding() && c.Err() == nil && without && st.config.Registration.Required {
 		st.addUnregistered(owner, st.now().Add(RegistrationTime))
+	}
+}
+
+// requireRegistration ends a session taken over that has not had to register so far and has to from now on: its
+// client cannot know, and registers in its next session.
+func (st *shardState) requireRegistration(c *client) {
+	if st.config.Registration.Required && c.registered.Load() == nil && c.unregistered == nil {
+		st.addUnregistered(c, st.now())
 	}
 }
 

@@ -192,6 +192,9 @@ func (st *shardState) codeClient(c *snapshot.Codec, owner *client, s codecSocket
 	owner.stats.code(c)
 	st.codeUnregistered(c, owner)
 	st.codeRegistration(c, owner)
+	if c.Decoding() && c.Err() == nil {
+		st.requireRegistration(owner)
+	}
 	owner.codeRekey(c)
 	owner.codeQueue(c)
 }
