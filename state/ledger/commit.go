@@ -23,6 +23,7 @@ import (
 // ErrStorage and ErrDamaged are faults. After another error, such as that of ctx, the entry may be in the ledger: repeat it.
 func (l *Ledger) Commit(ctx context.Context, e Entry) (Receipt, error) {
 	var receipt Receipt
+	e.Ticket, e.Grant, e.Attach = copied(e.Ticket), copied(e.Grant), copied(e.Attach) // the change may outlive ctx
 	err := l.update(ctx, e.Now, func(t *txn) (err error) {
 		receipt, err = t.enter(&e)
 		return err
@@ -31,6 +32,14 @@ func (l *Ledger) Commit(ctx context.Context, e Entry) (Receipt, error) {
 		return Receipt{}, err // after an error of ctx, receipt may still be written
 	}
 	return receipt, nil
+}
+
+func copied[T any](v *T) *T {
+	if v == nil {
+		return nil
+	}
+	c := *v
+	return &c
 }
 
 func (e *Entry) check() error {

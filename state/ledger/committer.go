@@ -74,7 +74,9 @@ func (l *Ledger) apply(tx *bolt.Tx, batch []*change, results []error) error {
 	last := l.last
 	for i, c := range batch {
 		t.advance(c.now, c.now.Sub(last))
-		last = c.now
+		if c.now.After(last) { // callers wait out of order
+			last = c.now
+		}
 		if results[i] = c.apply(t); t.fatal != nil {
 			return t.fatal
 		}

@@ -264,6 +264,25 @@ func TestRestored(t *testing.T) {
 	}
 }
 
+// Crashes between the first transaction of a run and its boot file do not look like a backup.
+func TestCrashAtStartIsNoRestore(t *testing.T) {
+	path := filled(t)
+	boot, err := os.ReadFile(bootFile(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		l := open(t, path)
+		if l.Restored() {
+			t.Fatal("taken for a backup")
+		}
+		_ = l.Close()
+		if err := os.WriteFile(bootFile(path), boot, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // The way back: a copy without the last transaction is whole, and has everything else.
 func TestBackupPrevious(t *testing.T) {
 	path := filled(t)

@@ -229,9 +229,11 @@ func (l *Ledger) begin(o Options, boot []byte) error {
 	if t.header.gateway != o.Gateway {
 		return fmt.Errorf("%w: it belongs to %v", ErrForeign, identity.PublicKey(t.header.gateway))
 	}
-	// A crash between the commit and writeBoot leaves the file with the previous id.
-	l.restored = boot != nil && string(boot) != string(t.header.boot[:]) && string(boot) != string(t.header.previous[:])
-	t.header.previous = t.header.boot
+	// A crash between the commit and writeBoot leaves the file with the previous id, also the second time.
+	if string(boot) != string(t.header.previous[:]) {
+		l.restored = boot != nil && string(boot) != string(t.header.boot[:])
+		t.header.previous = t.header.boot
+	}
 	_, _ = rand.Read(t.header.boot[:]) // never fails
 	id := t.header.boot
 	t.advance(o.Now, 0)

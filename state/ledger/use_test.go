@@ -151,6 +151,21 @@ func TestClock(t *testing.T) {
 	step(start.AddDate(0, 1, 0).Add(25*time.Hour), 24*time.Hour, start.AddDate(0, 1, 0).Add(25*time.Hour)) // but after a day
 }
 
+// Callers whose times are out of order do not make the ledger's clock run ahead.
+func TestClockWithTimesOutOfOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger")
+	l := open(t, path)
+	for n := range 20 {
+		if err := l.PutResult(context.Background(), [32]byte{byte(n)}, nil, start.Add(time.Duration(n%2)*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = l.Close()
+	if r, err := Check(path); err != nil || !r.Clock.Equal(start.Add(time.Second)) {
+		t.Errorf("clock %v, %v", r.Clock, err)
+	}
+}
+
 // Expired content is deleted, and not when only one of the clocks has passed it.
 func TestSweep(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger")
