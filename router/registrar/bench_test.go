@@ -3,7 +3,6 @@ package registrar
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -57,7 +56,7 @@ func mint(b *testing.B, gateway identity.PublicKey, n int) *minted {
 }
 
 // BenchmarkSpend registers clients with a ticket each, 128 at a time, in a ledger on the disk of the test's folder
-// (TMPDIR). Its floors are BenchmarkVerify, on half of the processors, and BenchmarkSync.
+// (TMPDIR). Its floors are BenchmarkVerify, on half of the processors, and BenchmarkSync of package ledger.
 func BenchmarkSpend(b *testing.B) {
 	gateway := identity.FromSeed(&[32]byte{1}).Public()
 	m := mint(b, gateway, b.N)
@@ -106,25 +105,6 @@ func BenchmarkVerify(b *testing.B) {
 	b.ResetTimer()
 	for range b.N {
 		if err := t.Verify(); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkSync writes a page of a file and waits until it is on the disk.
-func BenchmarkSync(b *testing.B) {
-	f, err := os.Create(filepath.Join(b.TempDir(), "file"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	page := make([]byte, 4096)
-	b.ResetTimer()
-	for range b.N {
-		if _, err := f.WriteAt(page, 0); err != nil {
-			b.Fatal(err)
-		}
-		if err := f.Sync(); err != nil {
 			b.Fatal(err)
 		}
 	}
