@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -200,15 +201,19 @@ func (s *topology) ping(machine string, from, to netip.Addr) {
 // tryPing awaits the answer to an ICMP echo for a moment.
 func (s *topology) tryPing(machine string, from, to netip.Addr) error {
 	var c *icmp.PacketConn
+	network, protocol, echo, reply := "ip4:icmp", 1, icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply)
+	if from.Is6() {
+		network, protocol, echo, reply = "ip6:ipv6-icmp", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
+	}
 	err := s.machine[machine].Do(func() (err error) {
-		c, err = icmp.ListenPacket("ip4:icmp", from.String())
+		c, err = icmp.ListenPacket(network, from.String())
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: 7, Seq: 1, Data: []byte("lewes")}}
+	m := icmp.Message{Type: echo, Body: &icmp.Echo{ID: 7, Seq: 1, Data: []byte("lewes")}}
 	b, err := m.Marshal(nil)
 	if err != nil {
 		return err
@@ -222,7 +227,7 @@ func (s *topology) tryPing(machine string, from, to netip.Addr) error {
 		if err != nil {
 			return err
 		}
-		if m, err := icmp.ParseMessage(1, b[:n]); err == nil && m.Type == ipv4.ICMPTypeEchoReply {
+		if m, err := icmp.ParseMessage(protocol, b[:n]); err == nil && m.Type == reply {
 			return nil
 		}
 	}

@@ -16,8 +16,11 @@ import (
 	"lewes/crypto/identity"
 )
 
-// peers is the network of the WireGuard peers of a test.
-var peers = netip.MustParsePrefix("10.77.0.0/24")
+// peers and peers6 are the networks of the WireGuard peers of a test.
+var (
+	peers  = netip.MustParsePrefix("10.77.0.0/24")
+	peers6 = netip.MustParsePrefix("fd77::/64")
+)
 
 // dvpn is a gateway with a WireGuard device and a peer of others, a target behind it, and a client.
 type dvpn struct {
@@ -54,6 +57,7 @@ access = "listed"
 [wireguard]
 device = "`+s.device.name+`"
 ipv4 = "`+peers.String()+`"
+ipv6 = "`+peers6.String()+`"
 endpoint = "`+network.GatewayAddrs[0].Addr().String()+`"
 `, s.clients)
 	s.gateway.start()
@@ -66,7 +70,7 @@ func (s *dvpn) setDevice() {
 	s.t.Helper()
 	port := 51820
 	s.device.configure(wgtypes.Config{PrivateKey: &s.private, ListenPort: &port, Peers: []wgtypes.PeerConfig{s.foreign}})
-	s.device.up([]netip.Prefix{netip.PrefixFrom(peers.Addr().Next(), peers.Bits())})
+	s.device.up([]netip.Prefix{netip.PrefixFrom(peers.Addr().Next(), peers.Bits()), netip.PrefixFrom(peers6.Addr().Next(), peers6.Bits())})
 }
 
 // lewes runs the program on the client's machine.
@@ -89,7 +93,7 @@ func (s *dvpn) register(conf string) (string, error) {
 // configuration is the content of a file for wg-quick.
 type configuration struct {
 	private, gateway, psk wgtypes.Key
-	address               netip.Addr
+	address, address6     netip.Addr
 	endpoint              string
 }
 
@@ -122,9 +126,8 @@ func (s *dvpn) read(conf string) (c configuration) {
 		case "PresharedKey":
 			c.psk, err = wgtypes.ParseKey(value)
 		case "Address":
-			var p netip.Prefix
-			p, err = netip.ParsePrefix(value)
-			c.address = p.Addr()
+			v4, v6, _ := strings.Cut(value, ", ")
+			c.address, c.address6 = netip.MustParsePrefix(v4).Addr(), netip.MustParsePrefix(v6).Addr()
 		case "Endpoint":
 			c.endpoint = value
 		}
@@ -138,9 +141,9 @@ func (s *dvpn) connectPeer(c *configuration) {
 	s.t.Helper()
 	at := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(c.endpoint))
 	s.tunnel.configure(wgtypes.Config{PrivateKey: &c.private, ReplacePeers: true, Peers: []wgtypes.PeerConfig{{
-		PublicKey: c.gateway, PresharedKey: &c.psk, Endpoint: at, AllowedIPs: []net.IPNet{{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}},
+		PublicKey: c.gateway, PresharedKey: &c.psk, Endpoint: at, AllowedIPs: []net.IPNet{{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
 	}}})
-	s.tunnel.up([]netip.Prefix{netip.PrefixFrom(c.address, 32)}, peers.String(), target.Addr().String()+"/32")
+	s.tunnel.up([]netip.Prefix{netip.PrefixFrom(c.address, 32), netip.PrefixFrom(c.address6, 128)}, peers.String(), peers6.String(), target.Addr().String()+"/32")
 }
 
 // works begins the tunnel anew until a ping passes: WireGuard ignores a handshake right after another one for 5 s.
@@ -159,11 +162,12 @@ func TestWireGuardPeer(t *testing.T) {
 	t.Parallel()
 	s := newDVPN(t, "32MiB")
 	first := s.registered("first.conf")
-	if first.gateway != s.private.PublicKey() || first.endpoint != network.GatewayAddrs[0].Addr().String()+":51820" || first.address != netip.MustParseAddr("10.77.0.3") {
-		t.Errorf("%s %s with address %v", first.gateway, first.endpoint, first.address)
+	if first.gateway != s.private.PublicKey() || first.endpoint != network.GatewayAddrs[0].Addr().String()+":51820" || first.address != netip.MustParseAddr("10.77.0.3") || first.address6 != netip.MustParseAddr("fd77::3") {
+		t.Errorf("%s %s with addresses %v %v", first.gateway, first.endpoint, first.address, first.address6)
 	}
 	s.works(&first)
 	s.ping("client", first.address, peers.Addr().Next())
+	s.ping("client", first.address6, peers6.Addr().Next())
 	if got := s.resolve("client", target.Addr(), "a.example."); got != netip.MustParseAddr("198.51.100.77") {
 		t.Errorf("a.example is %v", got)
 	}
