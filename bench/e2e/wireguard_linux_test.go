@@ -1,19 +1,24 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"lewes/bench/e2e/network"
 	"lewes/crypto/identity"
+	"lewes/router/access"
 )
 
 // peers and peers6 are the networks of the WireGuard peers of a test.
@@ -31,8 +36,8 @@ type dvpn struct {
 	dir            string
 }
 
-// newDVPN makes the machines. The client may use so many bytes.
-func newDVPN(t *testing.T, bytes string) *dvpn {
+// newDVPN makes the machines. The client has limits.
+func newDVPN(t *testing.T, limits string) *dvpn {
 	t.Helper()
 	s := &dvpn{topology: emptyTopology(t, "client", "gateway", "target"), dir: t.TempDir()}
 	s.wire("gateway", "target", network.ExitToTarget)
@@ -44,7 +49,7 @@ func newDVPN(t *testing.T, bytes string) *dvpn {
 	key, err := identity.Load(s.key)
 	s.must(err)
 	defer key.Wipe()
-	s.must(os.WriteFile(s.clients, []byte(key.Public().String()+"  laptop  bytes="+bytes+"/30d\n"), 0o600))
+	s.must(os.WriteFile(s.clients, []byte(key.Public().String()+"  laptop  "+limits+"\n"), 0o600))
 
 	s.device, s.tunnel = s.newTunnel("gateway"), s.newTunnel("client")
 	s.private, err = wgtypes.GeneratePrivateKey()
@@ -86,8 +91,10 @@ func (s *dvpn) lewes(args ...string) (string, error) {
 }
 
 // register registers with the key in a file, or a new one.
-func (s *dvpn) register(conf string) (string, error) {
-	return s.lewes("register", "--gateway", s.gateway.URI.String(), "--mode", "dvpn", "--wg-conf", filepath.Join(s.dir, conf), "--identity", s.key)
+func (s *dvpn) register(conf string) (string, error) { return s.registerAs(s.key, conf) }
+
+func (s *dvpn) registerAs(key, conf string, flags ...string) (string, error) {
+	return s.lewes(append([]string{"register", "--gateway", s.gateway.URI.String(), "--mode", "dvpn", "--wg-conf", filepath.Join(s.dir, conf), "--identity", key}, flags...)...)
 }
 
 // configuration is the content of a file for wg-quick.
@@ -160,7 +167,7 @@ func (s *dvpn) works(c *configuration) {
 // Shows R9.32, R9.33, R9.35, R9.36.
 func TestWireGuardPeer(t *testing.T) {
 	t.Parallel()
-	s := newDVPN(t, "32MiB")
+	s := newDVPN(t, "bytes=32MiB/30d")
 	first := s.registered("first.conf")
 	if first.gateway != s.private.PublicKey() || first.endpoint != network.GatewayAddrs[0].Addr().String()+":51820" || first.address != netip.MustParseAddr("10.77.0.3") || first.address6 != netip.MustParseAddr("fd77::3") {
 		t.Errorf("%s %s with addresses %v %v", first.gateway, first.endpoint, first.address, first.address6)
@@ -251,4 +258,88 @@ func TestWireGuardPeer(t *testing.T) {
 			t.Error("a secret is in the log")
 		}
 	}
+}
+
+// TestWireGuardPeersOutliveKills kills the gateway while clients register, each with a new key every time. In the end
+// device, ledger and the clients' files agree.
+func TestWireGuardPeersOutliveKills(t *testing.T) {
+	t.Parallel()
+	clients, kills := 3, 2
+	if *long {
+		clients, kills = 20, 50
+	}
+	s := newDVPN(t, "")
+	keys := make([]string, clients)
+	for i := range keys {
+		key, err := identity.Generate(rand.Reader)
+		s.must(err)
+		keys[i] = filepath.Join(s.dir, fmt.Sprint("identity", i))
+		s.must(key.Save(keys[i]))
+		s.must(access.Add(s.clients, access.Entry{Identity: key.Public()}))
+	}
+	var (
+		running sync.WaitGroup
+		done    = make(chan struct{})
+		some    = make(chan struct{}) // a client registered
+		confs   = make([]string, clients)
+	)
+	for i, key := range keys {
+		running.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				confs[i] = fmt.Sprintf("%d.%d.conf", i, n)
+				if _, err := s.registerAs(key, confs[i], "--timeout", "2s"); err == nil {
+					select {
+					case some <- struct{}{}:
+					case <-done:
+					}
+				}
+			}
+		})
+	}
+	for range kills {
+		<-some
+		s.gateway.kill()
+		s.gateway.start()
+	}
+	close(done)
+	running.Wait()
+	want := []wgtypes.Key{s.foreign.PublicKey}
+	addresses := make(map[netip.Addr]int)
+	last := make([]configuration, clients)
+	for i, key := range keys {
+		if out, err := s.registerAs(key, confs[i]); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		last[i] = s.read(confs[i])
+		want = append(want, last[i].private.PublicKey())
+		addresses[last[i].address]++
+		addresses[last[i].address6]++
+	}
+	s.device.awaitPeers(want...)
+	if len(addresses) != 2*clients {
+		t.Errorf("%d clients have the addresses %v", clients, addresses)
+	}
+	check := func() {
+		t.Helper()
+		for i, p := range s.device.peers() {
+			at := slices.IndexFunc(last, func(c configuration) bool { return c.private.PublicKey() == i })
+			if at >= 0 && (p.PresharedKey != last[at].psk || len(p.AllowedIPs) != 2 || p.AllowedIPs[0].IP.String() != last[at].address.String()) {
+				t.Errorf("client %d has %v, and the device %v, or another preshared key", at, last[at].address, p.AllowedIPs)
+			}
+		}
+	}
+	check()
+	// The ledger has the same.
+	s.gateway.kill()
+	s.device.stop()
+	s.device.start()
+	s.setDevice()
+	s.gateway.start()
+	s.device.awaitPeers(want...)
+	check()
 }
