@@ -52,7 +52,7 @@ type Control interface {
 	ConfigureDevice(name string, config wgtypes.Config) error
 }
 
-// Config configures a Device. All fields but StopWithoutLedger are required, and of the prefixes one.
+// Config configures a Device. All fields but StopWithoutLedger and Idle are required, and of the prefixes one.
 type Config struct {
 	Name       string // of the network device
 	IPv4, IPv6 netip.Prefix
@@ -62,6 +62,8 @@ type Config struct {
 	Accounts Accounts
 	// StopWithoutLedger takes the peers off the device while Charge fails.
 	StopWithoutLedger bool
+	// Idle is the time without traffic after which a peer ends: where nothing else ends it. 0: none.
+	Idle time.Duration
 
 	Control Control
 	Log     *zap.Logger
@@ -99,7 +101,8 @@ type Device struct {
 // peer is a peer that belongs on the device.
 type peer struct {
 	Peer
-	counted uint64 // bytes, as last read from the device; uncounted
+	counted uint64    // bytes, as last read from the device; uncounted
+	active  time.Time // the last traffic that was seen, or the last Set
 }
 
 // uncounted is the counter of a peer that may have been on the device before.

@@ -221,7 +221,7 @@ func (d *Device) plan(now time.Time, batch []*request, read *wgtypes.Device, fai
 	d.stats.Resting = uint64(d.pool.sweep(now))
 	var on map[Key]*wgtypes.Peer
 	if failed == nil {
-		on = d.readLocked(read)
+		on = d.readLocked(now, read)
 	}
 	for _, r := range batch {
 		switch {
@@ -272,7 +272,7 @@ func (d *Device) plan(now time.Time, batch []*request, read *wgtypes.Device, fai
 func total(x *wgtypes.Peer) uint64 { return uint64(x.ReceiveBytes) + uint64(x.TransmitBytes) }
 
 // readLocked takes over the device's key and port, the keys of others, and the counters. It returns the peers.
-func (d *Device) readLocked(read *wgtypes.Device) map[Key]*wgtypes.Peer {
+func (d *Device) readLocked(now time.Time, read *wgtypes.Device) map[Key]*wgtypes.Peer {
 	if d.public != (Key{}) && d.public != Key(read.PublicKey) {
 		d.config.Log.Error("the key of the WireGuard device has changed; clients have to register again", zap.String("device", d.config.Name))
 	}
@@ -295,6 +295,7 @@ func (d *Device) readLocked(read *wgtypes.Device) map[Key]*wgtypes.Peer {
 			}
 			p.counted = total(x)
 			if used > 0 {
+				p.active = now
 				d.loop.unpaid[p.Account] += used
 				d.stats.Bytes += used
 			}
@@ -399,7 +400,7 @@ func (d *Device) setLocked(now time.Time, p *Peer) {
 		}
 	}
 	delete(d.gone, p.Key)
-	d.addLocked(&peer{*p, counted})
+	d.addLocked(&peer{*p, counted, now})
 }
 
 func (d *Device) addLocked(p *peer) {
@@ -508,11 +509,16 @@ func (d *Device) charge(ctx context.Context, now time.Time) {
 	l := &d.loop
 	if now.Sub(l.looked) >= lookAfter {
 		l.looked = now
+		var idle []identity.PublicKey
 		d.mu.Lock()
-		for account := range d.byAccount {
+		for account, p := range d.byAccount {
 			l.unpaid[account] += 0
+			if d.config.Idle > 0 && now.Sub(p.active) >= d.config.Idle {
+				idle = append(idle, account)
+			}
 		}
 		d.mu.Unlock()
+		d.end(idle)
 	}
 	if len(l.unpaid) == 0 && !l.stopped {
 		return

@@ -442,6 +442,23 @@ func TestUsedUpAccountLosesItsPeer(t *testing.T) {
 	b.has()
 }
 
+// TestIdlePeerEnds: where nothing is charged, a peer without traffic gives its address back.
+func TestIdlePeerEnds(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Idle = 24 * time.Hour })
+	b.reconcile()
+	p, other := b.register(1, 1, 7, Peer{}), b.register(2, 2, 7, Peer{})
+	b.w.end = func(ctx context.Context, _ identity.PublicKey) error { return b.d.Remove(ctx, p) }
+	b.pass(23 * time.Hour)
+	b.has(p, other)
+	b.count(2, 1)
+	b.tick()
+	b.pass(time.Hour)
+	if got := <-b.w.ended; got != p.Account {
+		t.Errorf("ended %v", got)
+	}
+	b.has(other)
+}
+
 // TestLedgerFails: the peers are off the device until it works again, if that is configured.
 func TestLedgerFails(t *testing.T) {
 	for _, stop := range []bool{true, false} {

@@ -15,7 +15,11 @@ import (
 	"lewes/cmd/lewes/internal/doctor"
 	"lewes/crypto/identity"
 	"lewes/router/wireguard"
+	"lewes/state/ledger"
 )
+
+// idlePeer is the time without traffic after which a peer ends that no account pays for.
+const idlePeer = ledger.AccountLife
 
 // newWireGuard returns the device of mode dvpn, or nil if the configuration has none. The caller runs it.
 func newWireGuard(c *config.Config, key *identity.PrivateKey, accounts wireguard.Accounts, stop bool, log *zap.Logger) (*wireguard.Device, error) {
@@ -31,12 +35,16 @@ func newWireGuard(c *config.Config, key *identity.PrivateKey, accounts wireguard
 	if endpoint == "" {
 		endpoint = c.Public[0].Name // without a port: the configuration is valid
 	}
+	idle := time.Duration(0)
+	if c.Registration.Access == config.RegistrationOpen { // no account ends there
+		idle = idlePeer
+	}
 	for _, lack := range lacks(w) {
 		log.Warn("packets of WireGuard peers may not leave this machine", zap.String("reason", lack.Text), zap.String("remedy", lack.Mend))
 	}
 	return wireguard.New(wireguard.Config{
 		Name: w.Device, IPv4: w.IPv4.Prefix(), IPv6: w.IPv6.Prefix(), Endpoint: endpoint, Identity: key,
-		Accounts: accounts, StopWithoutLedger: stop, Control: control, Log: log, Clock: time.Now, Own: interfaceAddresses,
+		Accounts: accounts, StopWithoutLedger: stop, Idle: idle, Control: control, Log: log, Clock: time.Now, Own: interfaceAddresses,
 	})
 }
 
