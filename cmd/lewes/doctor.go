@@ -46,6 +46,7 @@ it or shows more. The exit code is 1 if there is a fault.`,
 			return finish(gatewayChecks(&running).Run(cmd.Context()))
 		}
 		return flags.run(cmd, args[0], func(ctx context.Context, config client.Config) error {
+			config.NoRegister = true // the checks need none, and it may cost a ticket
 			checks, done := newClientDoctor(&config)
 			defer done()
 			r := checks.Run(ctx)

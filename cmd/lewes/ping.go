@@ -45,6 +45,7 @@ payload; one that is larger than the path takes is lost. The exit code is 1 if n
 			return usagef("--size %d is not within 64 and %d", *size, client.DefaultMaxPacket)
 		}
 		return flags.run(cmd, args[0], func(ctx context.Context, config client.Config) error {
+			config.NoRegister = true // pings need none, and it may cost a ticket
 			session, err := client.Dial(ctx, config)
 			if err != nil {
 				return withRemedy(err, &config)

@@ -16,7 +16,6 @@ import (
 	"lewes/state"
 	"lewes/state/wire"
 	"lewes/transport"
-	"lewes/transport/client/wallet"
 	"lewes/transport/tcp"
 	"lewes/transport/udp"
 )
@@ -53,7 +52,7 @@ type Config struct {
 	// again before the account ends; nil pays for nothing. Towards a gateway whose URI has access=tickets, Ephemeral,
 	// or Identity and ViaIdentity that are nil, mean an identity of the wallet: a fresh one for each account, which is
 	// used until that account has ended.
-	Tickets *wallet.Wallet
+	Tickets *Wallet
 	// KEM is the post-quantum key exchange. The zero value is ML-KEM-768.
 	KEM KEM
 	// PinnedKEM is the BLAKE3 hash of the only KEM key to accept from Gateway; nil
@@ -74,8 +73,8 @@ type Config struct {
 	// NoReconnect ends the session when it would otherwise reconnect.
 	NoReconnect bool
 
-	// NoRegister leaves registration to the program, which calls Session.Register. Otherwise a session
-	// registers by itself with a gateway that requires it.
+	// NoRegister leaves registration with Gateway to the program, which calls Session.Register. Otherwise a
+	// session registers by itself with a gateway that requires it, as those with Via always do.
 	NoRegister bool
 
 	// Transport selects what carries packets to the first gateway.

@@ -42,6 +42,14 @@
 // before it may be lost. Session.Register registers for another mode, spends a ticket, or asks for the
 // balance; Config.NoRegister leaves all of it to the program.
 //
+// With Config.Tickets the session pays: it asks first, spends a ticket of the wallet if the gateway needs one, and
+// another one before the account ends. A ticket that was sent once is never sent for another registration,
+// so a lost answer or a crash costs none. Towards gateways with access=tickets in their URI the client
+// has an identity of the wallet, a fresh one for each account, and Dial returns once the session is paid for.
+//
+//	tickets, err := client.OpenWallet("wallet")
+//	session, err := client.Dial(ctx, client.Config{Gateway: gateway, Tickets: tickets})
+//
 // # Paths
 //
 // Config.Transport selects what carries packets to the first gateway: by default UDP, and

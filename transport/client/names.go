@@ -9,6 +9,7 @@ import (
 	"lewes/crypto/kem"
 	"lewes/state/path"
 	"lewes/state/wire"
+	"lewes/transport/client/wallet"
 	"lewes/transport/uri"
 )
 
@@ -19,7 +20,16 @@ type (
 	PublicKey = identity.PublicKey
 	// PrivateKey is the key to an identity.
 	PrivateKey = identity.PrivateKey
+	// Wallet is a file of tickets, and of the accounts that they pay for.
+	Wallet = wallet.Wallet
 )
+
+// ErrNoTicket means that a wallet has no ticket that a gateway takes.
+var ErrNoTicket = wallet.ErrNoTicket
+
+// OpenWallet returns the wallet in a file, which the first change creates. Package wallet fetches tickets
+// for it, as lewes tickets fetch does.
+func OpenWallet(path string) (*Wallet, error) { return wallet.Open(path) }
 
 // ParseGateway parses a URI, lewes://IDENTITY@HOST:PORT.
 func ParseGateway(s string) (Gateway, error) { return uri.Parse(s) }

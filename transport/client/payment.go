@@ -199,7 +199,7 @@ func (p *payer) failed(err error) {
 // awaitSettled waits until the session is registered with a gateway that takes tickets. Other gateways may need no
 // registration, and Dial does not wait for their terms.
 func (s *Session) awaitSettled(ctx context.Context) error {
-	if !s.gateway.Tickets || s.config.NoRegister {
+	if !s.gateway.Tickets || s.leavesRegistration() {
 		return nil
 	}
 	ctx, cancel := s.bounded(ctx)

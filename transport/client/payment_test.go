@@ -356,3 +356,19 @@ func TestChainPays(t *testing.T) {
 		}
 	})
 }
+
+// NoRegister is about the last gateway: without a registration, its entry would carry nothing to it.
+func TestNoRegisterIsForTheExit(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		config, entries := w.via(1)
+		defer entries[0].stop()
+		exit, entry := w.g.registers(true), entries[0].registers(true)
+		config.NoRegister = true
+		s := w.dial(config)
+		defer w.closes(s)
+		time.Sleep(time.Second)
+		if a, b := w.g.bookOf(exit), entries[0].bookOf(entry); len(a) != 0 || len(b) != 1 {
+			t.Errorf("%d Registers at the exit, %d at the entry", len(a), len(b))
+		}
+	})
+}

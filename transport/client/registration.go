@@ -364,6 +364,9 @@ func (st *connState) handleRegistered(r *wire.RegisterResult) {
 	}
 }
 
+// leavesRegistration reports whether the program registers the session.
+func (s *Session) leavesRegistration() bool { return s.config.NoRegister && s.hop == len(s.config.Via) }
+
 // keepRegistered registers a new sessionConn if the gateway requires it, or if the last one was registered.
 // Until it is done, flows that the gateway refuses for want of a registration open again.
 func (s *Session) keepRegistered(c *sessionConn) {
@@ -378,7 +381,7 @@ func (s *Session) keepRegistered(c *sessionConn) {
 		defer c.mu.Unlock()
 		c.st.settled = true
 	}()
-	if s.config.NoRegister {
+	if s.leavesRegistration() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.config.Timeout)
