@@ -382,3 +382,21 @@ func TestListedClientHasItsPeriod(t *testing.T) {
 	w.limits[identity.PublicKey{1}] = account.Limits{Bytes: 500, Period: time.Hour, Expires: w.now}
 	check(t, w.register(alice, wire.ModeRelay, nil), wire.CodeNotAllowed)
 }
+
+// TestEndGoesOn: an end that the device failed is completed by the next one, and the client can register again.
+func TestEndGoesOn(t *testing.T) {
+	w := newWorld(t, Tickets)
+	alice := identity.PublicKey{1}
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeOK)
+	w.device.fail = errDevice
+	if err := w.End(t.Context(), alice); !errors.Is(err, errDevice) || w.l.accounts[alice].Attachments[0].State != ledger.Removing {
+		t.Errorf("%v, %+v", err, w.l.accounts[alice].Attachments)
+	}
+	w.device.fail = nil
+	for range 2 {
+		if err := w.End(t.Context(), alice); err != nil || len(w.l.accounts[alice].Attachments) != 0 || len(w.device.peers) != 0 {
+			t.Errorf("%v, %+v, %d peers", err, w.l.accounts[alice].Attachments, len(w.device.peers))
+		}
+	}
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, nil), wire.CodeOK)
+}

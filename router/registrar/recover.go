@@ -2,6 +2,7 @@ package registrar
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
 	"go.uber.org/zap"
@@ -86,13 +87,22 @@ func (r *Registrar) End(ctx context.Context, client identity.PublicKey) error {
 	if err != nil {
 		return err
 	}
-	a, found := account.Attachment(ledger.DVPN)
-	if !found {
-		return nil
+	for _, a := range account.Attachments { // those in removal too, whose device failed
+		if a.Mode == ledger.DVPN {
+			if err := r.end(ctx, l, client, a); err != nil && !errors.Is(err, ledger.ErrNoAttachment) { // its key has moved
+				return err
+			}
+		}
 	}
-	a.State = ledger.Removing
-	if err := l.SetAttachment(ctx, client, a, r.config.Now()); err != nil {
-		return err
+	return nil
+}
+
+func (r *Registrar) end(ctx context.Context, l Ledger, client identity.PublicKey, a ledger.Attachment) error {
+	if a.State != ledger.Removing {
+		a.State = ledger.Removing
+		if err := l.SetAttachment(ctx, client, a, r.config.Now()); err != nil {
+			return err
+		}
 	}
 	reached(12)
 	if err := r.config.Device.Remove(ctx, peerOf(client, &a)); err != nil {
