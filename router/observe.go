@@ -35,6 +35,10 @@ type SessionInfo struct {
 	MaxPacket int
 	Flows     int // to targets
 	Forwards  int // to other gateways
+	// Mode is what the session is registered for; zero: it is not. Left is what its account has left, in bytes,
+	// or wire.Unlimited.
+	Mode wire.Mode
+	Left uint64
 	// Entry is the gateway of the directory that the session comes through; zero: none that is known.
 	Entry identity.PublicKey
 }
@@ -122,6 +126,12 @@ func (c *client) info() SessionInfo {
 	}
 	if i.Path.Transport == path.UDP && !s.NeedsMTUProbe(wire.MaxUDPPacket) {
 		i.MaxPacket = s.MaxPacket()
+	}
+	if r := c.registered.Load(); r != nil {
+		i.Mode, i.Left = r.mode, r.share.Left()
+		if r.share.Unlimited() {
+			i.Left = wire.Unlimited
+		}
 	}
 	i.Entry = c.env.config.Directory.at(i.Path.Peer.Addr())
 	return i

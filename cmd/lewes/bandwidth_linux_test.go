@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -84,9 +85,16 @@ func TestBandwidth(t *testing.T) {
 	if err := use(s, 2000); err != nil {
 		t.Fatal(err)
 	}
-	for began := time.Now(); balance(s, client.ModeBalance) != limit-10_000; time.Sleep(20 * time.Millisecond) {
+	if got := balance(s, client.ModeBalance); got != limit-10_000 {
+		t.Errorf("%d bytes after an upgrade", got)
+	}
+	recorded := func() bool {
+		_, text := request(t, filepath.Join(filepath.Dir(u.config), "run", "control.sock"), "GET", "/metrics", "")
+		return strings.Contains(text, "\nlewes_bandwidth_used_bytes_total 4000\n") && strings.Contains(text, "\nlewes_bandwidth_unrecorded_bytes 0\n")
+	}
+	for began := time.Now(); !recorded(); time.Sleep(20 * time.Millisecond) {
 		if time.Since(began) > patience {
-			t.Fatalf("%d bytes are left, not 10,000", balance(s, client.ModeBalance))
+			t.Fatal("usage is not recorded")
 		}
 	}
 	u.kill(syscall.SIGKILL)
@@ -105,6 +113,9 @@ func TestBandwidth(t *testing.T) {
 	if err := use(s, 4000); err != nil {
 		t.Fatal(err)
 	}
+	env := environment(t.TempDir())
+	has(t, mustLewes(t, env, "clients", "list", "--live", "--state", filepath.Dir(u.config)), "  LEFT  ", "  2.0 KiB  ")
+	has(t, mustLewes(t, env, "clients", "list", "--live", "--json", "--state", filepath.Dir(u.config)), `"registered":"relay","remaining_bytes":2000,`)
 	awaitNotice(t, events, 2000, client.RegisterOK)
 	if err := use(s, 2000); !errors.Is(err, syscall.ENOBUFS) {
 		t.Errorf("beyond the bandwidth: %v", err)

@@ -246,11 +246,11 @@ func newClientsList(list *clientList) *cobra.Command {
 		Long: `List prints the list of clients, with their traffic if access.totals of the configuration
 keeps it, as of its last write. With --live it asks the running gateway instead, on its control
 socket, and prints its sessions: the client, the times since the start and the last packet, bytes
-and datagrams in both directions, the transport and how the session came to it, the round trip
-and the path MTU where they were measured, the client's network or the entry it comes through,
-and the flows. Below are the identities that were refused in the last hour because they are not
-in the list. The gateway masks addresses, except with --show-addresses, which is for root and
-the gateway's user and is logged.`,
+and datagrams in both directions, what is left to a registered client, the transport and how the
+session came to it, the round trip and the path MTU where they were measured, the client's network
+or the entry it comes through, and the flows. Below are the identities that were refused in the
+last hour because they are not in the list. The gateway masks addresses, except with
+--show-addresses, which is for root and the gateway's user and is logged.`,
 		Example: `  lewes clients list
   lewes clients list --live
   lewes clients list --json | jq -r '.clients[].identity'`,

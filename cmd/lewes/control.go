@@ -280,13 +280,14 @@ func printClients(out io.Writer, body io.Reader) error {
 	rows := 0
 	s, err := list.next()
 	totals := s != nil && s.Total != nil
-	total := func(text string) string {
-		if totals {
+	registrations := s != nil && s.Registered != ""
+	only := func(when bool, text string) string {
+		if when {
 			return text + "\t"
 		}
 		return ""
 	}
-	fmt.Fprintln(w, "CLIENT\tSINCE\tLAST\tUP\tDOWN\t"+total("TOTAL UP\tTOTAL DOWN")+"TRANSPORT\tRTT\tMTU\tFROM\tFLOWS\tHANDLE")
+	fmt.Fprintln(w, "CLIENT\tSINCE\tLAST\tUP\tDOWN\t"+only(totals, "TOTAL UP\tTOTAL DOWN")+only(registrations, "LEFT")+"TRANSPORT\tRTT\tMTU\tFROM\tFLOWS\tHANDLE")
 	for ; s != nil && err == nil; s, err = list.next() {
 		client := s.Name
 		if client == "" {
@@ -311,8 +312,12 @@ func printClients(out io.Writer, body io.Reader) error {
 		if s.Total != nil {
 			sum = amount(s.Total.Up) + "\t" + amount(s.Total.Down)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%s\t%s\t%d\t%s\n", client, ago(now, s.Since), ago(now, s.Last),
-			amount(s.Up), amount(s.Down), total(sum), transport, rtt, mtu, from, s.Flows+s.Forwards, s.Handle)
+		left := "-"
+		if s.Remaining != nil {
+			left = bytesText(*s.Remaining)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s%s\t%s\t%s\t%s\t%d\t%s\n", client, ago(now, s.Since), ago(now, s.Last),
+			amount(s.Up), amount(s.Down), only(totals, sum), only(registrations, left), transport, rtt, mtu, from, s.Flows+s.Forwards, s.Handle)
 		if rows++; rows%tableRows == 0 {
 			if err := w.Flush(); err != nil {
 				return err

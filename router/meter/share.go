@@ -61,6 +61,9 @@ func (s *Share) Charge(size int) Verdict {
 // Check reports whether size bytes can be charged, and takes nothing.
 func (s *Share) Check(size int) Verdict { return s.account.lease(s, uint64(max(size, 1))) }
 
+// Unlimited reports whether the account has no bound.
+func (s *Share) Unlimited() bool { return s.account.free() > unlimitedPool/2 }
+
 // Left returns what the account has left, whatever the shards have leased.
 func (s *Share) Left() uint64 { return s.account.free() }
 

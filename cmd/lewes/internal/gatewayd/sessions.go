@@ -13,6 +13,7 @@ import (
 	"lewes/router"
 	"lewes/router/unlisted"
 	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 // Session describes a session of a client, as the control socket lists it.
@@ -33,8 +34,12 @@ type Session struct {
 	Entry     identity.PublicKey `json:"entry,omitzero"`        // zero: the client's own address
 	EntryName string             `json:"entry_name,omitempty"`
 	Flows     int                `json:"flows"`
-	Forwards  int                `json:"forwards"`        // flows to other gateways
-	Total     *Total             `json:"total,omitempty"` // of the client; nil: none is kept
+	Forwards  int                `json:"forwards"` // flows to other gateways
+	// Registered is the mode that the session is registered for, and Remaining what its account has left, in bytes;
+	// nil: without a limit.
+	Registered string  `json:"registered,omitempty"`
+	Remaining  *uint64 `json:"remaining_bytes,omitempty"`
+	Total      *Total  `json:"total,omitempty"` // of the client; nil: none is kept
 }
 
 // Traffic counts datagrams and the bytes of their payload.
@@ -171,6 +176,12 @@ func appendSession(b []byte, i *router.SessionInfo, name, entryName string, full
 			headers = ipv4Headers
 		}
 		number(`"path_mtu":`, uint64(i.MaxPacket+headers))
+	}
+	if i.Mode != 0 {
+		text(`"registered":"`, i.Mode.String())
+		if i.Left != wire.Unlimited {
+			number(`"remaining_bytes":`, i.Left)
+		}
 	}
 	if full {
 		text(`"address":"`, i.Path.Peer.String())

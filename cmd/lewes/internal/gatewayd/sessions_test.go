@@ -20,6 +20,7 @@ import (
 	"lewes/router"
 	"lewes/router/unlisted"
 	"lewes/state/path"
+	"lewes/state/wire"
 )
 
 func exampleSession() *router.SessionInfo {
@@ -29,6 +30,7 @@ func exampleSession() *router.SessionInfo {
 		Up: router.Traffic{Packets: 1, Bytes: 2}, Down: router.Traffic{Packets: 3, Bytes: 4}, First: path.UDP,
 		Path: path.NewTCP(netip.MustParseAddrPort("198.51.100.7:4711"), netip.Addr{}, 1), RTT: 12500 * time.Microsecond,
 		MaxPacket: 1452, Flows: 5, Forwards: 6, Entry: identity.FromSeed(&[32]byte{2}).Public(),
+		Mode: wire.ModeRelay, Left: 7,
 	}
 }
 
@@ -38,12 +40,18 @@ func TestSessionAsJSON(t *testing.T) {
 		Name: `a"b\c`, Identity: i.Identity, Handle: "010200000000000000000000000000ff", Since: i.Started, Last: i.Last,
 		Up: Traffic{1, 2}, Down: Traffic{3, 4}, Transport: "tcp", Why: "moved here from udp", RTT: 0.0125, PathMTU: 1480,
 		Address: "198.51.100.x", Entry: i.Entry, EntryName: "north", Flows: 5, Forwards: 6,
+		Registered: "relay", Remaining: new(uint64(7)),
 	}
 	var got Session
 	if err := json.Unmarshal(appendSession(nil, i, want.Name, want.EntryName, false), &got); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v\n%+v, want\n%+v", err, got, want)
 	}
 	if err := json.Unmarshal(appendSession(nil, i, "", "", true), &got); err != nil || got.Address != "198.51.100.7:4711" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	unlimited := router.SessionInfo{Identity: i.Identity, Mode: wire.ModeDVPN, Left: wire.Unlimited}
+	got = Session{}
+	if err := json.Unmarshal(appendSession(nil, &unlimited, "", "", false), &got); err != nil || got.Registered != "dvpn" || got.Remaining != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
 	least := router.SessionInfo{Identity: i.Identity, Path: path.NewUDP(netip.MustParseAddrPort("[2001:db8:1:2::3]:5"), netip.Addr{}, 0), MaxPacket: 1232}
