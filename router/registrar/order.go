@@ -321,7 +321,7 @@ func (a *attempt) commit(ctx context.Context) error {
 		return &refusal{wire.CodeBusy, "the gateway has no room for this registration: try again later", err}
 	case errors.Is(err, ledger.ErrAddress):
 		return &refusal{wire.CodeNoAddressFree, "no address is free: try again later", err}
-	case errors.Is(err, ledger.ErrStorage):
+	case errors.Is(err, ledger.ErrStorage) && !errors.Is(err, ledger.ErrFull):
 		a.release = nil // perhaps it was written
 		return err
 	case err != nil:

@@ -101,7 +101,7 @@ func TestRefusalsSpendNothing(t *testing.T) {
 		{name: "key", mode: wire.ModeDVPN, change: pay(4, 1), want: wire.CodeUnknownIssuerKey},
 		{name: "key below the floor", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.l.fail = ledger.ErrKeyClosed }, want: wire.CodeTicketExpired},
 		{name: "65th grant", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.l.fail = ledger.ErrGrants }, want: wire.CodeNotAllowed},
-		{name: "storage", mode: wire.ModeRelay, change: paid, setUp: func(w *world) { w.l.fail = ledger.ErrFull }, want: wire.CodeStorageFailed},
+		{name: "full disk", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.l.fail = ledger.ErrFull }, want: wire.CodeStorageFailed},
 		{name: "no ledger yet", change: paid, setUp: func(w *world) { w.Registrar.ledger.Store(new(ledgerState)) }, want: wire.CodeBusy},
 		{name: "no ledger", change: paid, setUp: func(w *world) { w.SetFailed(ledger.ErrDamaged) }, want: wire.CodeStorageFailed},
 	} {
