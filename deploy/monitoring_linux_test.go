@@ -23,7 +23,8 @@ func scrape(t *testing.T) exported {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "gateway.toml")
-	text := fmt.Sprintf("state_dir = %q\n%s[tcp]\nport = 0\n[metrics]\nlisten = \"127.0.0.1:0\"\n", dir, anyPort)
+	text := fmt.Sprintf("state_dir = %q\n%s[tcp]\nport = 0\n[metrics]\nlisten = \"127.0.0.1:0\"\n", dir, anyPort) +
+		"[registration]\naccess = \"open\"\n[wireguard]\ndevice = \"missing\"\nipv4 = \"10.77.0.0/16\"\nendpoint = \"gw.example\"\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -210,7 +210,8 @@ type fakeDevice struct {
 	peers map[[32]byte]Peer
 	taken map[netip.Addr]identity.PublicKey
 	size  int
-	fail  error
+	fail  error         // of Set
+	full  error         // of Reserve; nil: none
 	gate  chan struct{} // nil, or Set waits for it
 }
 
@@ -231,6 +232,9 @@ func (d *fakeDevice) PSK(key, exporter [32]byte) [32]byte {
 func (d *fakeDevice) Reserve(_ time.Time, client identity.PublicKey, _ [32]byte, standing *Peer) (ipv4, ipv6 netip.Addr, release func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.full != nil {
+		return ipv4, ipv6, nil, d.full
+	}
 	if standing != nil {
 		return standing.IPv4, standing.IPv6, func() {}, nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/router/account"
+	"lewes/router/wireguard"
 	"lewes/state/ledger"
 	"lewes/state/wire"
 )
@@ -95,6 +96,8 @@ func TestRefusalsSpendNothing(t *testing.T) {
 		{name: "not listed", access: Listed, want: wire.CodeNotAllowed},
 		{name: "proof", mode: wire.ModeDVPN, change: func(m *wire.Register) { paid(m); m.WGProof = make([]byte, 16) }, want: wire.CodeBadRequest},
 		{name: "no address", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.device.size = 0 }, want: wire.CodeNoAddressFree},
+		{name: "no device", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.device.full = errDevice }, want: wire.CodeDeviceFailed},
+		{name: "peer of others", mode: wire.ModeDVPN, change: paid, setUp: func(w *world) { w.device.full = wireguard.ErrForeignPeer }, want: wire.CodeDeviceFailed},
 		{name: "form", mode: wire.ModeDVPN, change: func(m *wire.Register) { paid(m); m.Credential = m.Credential[1:] }, want: wire.CodeTicketInvalid},
 		{name: "expired", mode: wire.ModeDVPN, change: pay(2, 1), want: wire.CodeTicketExpired},
 		{name: "signature", mode: wire.ModeDVPN, change: pay(3, 1), want: wire.CodeTicketInvalid},
