@@ -292,7 +292,7 @@ func TestRemedyFitsTheReason(t *testing.T) {
 		client.ReasonPolicy:      "choose another target",
 		client.ReasonUnreachable: "choose another target",
 		client.ReasonLimit:       "try again later",
-		client.ReasonBandwidth:   "try again later",
+		client.ReasonBandwidth:   "lewes register --mode balance",
 	} {
 		err := withRemedy(&client.FlowError{Target: "192.0.2.7:53", Reason: reason, Detail: "the gateway is out of local ports"}, &client.Config{})
 		has(t, err.Error(), remedy, "out of local ports")
