@@ -81,6 +81,23 @@ func BenchmarkOpen(b *testing.B) {
 	b.ReportMetric(float64(info.Size())/1e6, "MB-file")
 }
 
+// BenchmarkUse charges 10,000 of 100,000 accounts in one transaction, as a busy gateway does each second.
+func BenchmarkUse(b *testing.B) {
+	l := open(b, filepath.Join(b.TempDir(), "ledger"))
+	spendMany(b, l, 256, 100_000, func() {})
+	used := map[identity.PublicKey]uint64{}
+	_ = l.Accounts(func(a Account) error {
+		if len(used) < 10_000 && a.ID[9]%10 == 0 {
+			used[a.ID] = 1
+		}
+		return nil
+	})
+	b.ResetTimer()
+	for range b.N {
+		use(b, l, start, used)
+	}
+}
+
 // BenchmarkSync measures the floor of one caller: the two syncs of a transaction.
 func BenchmarkSync(b *testing.B) {
 	f, err := os.CreateTemp(disk, "ledger-")
