@@ -48,7 +48,7 @@ const maxTraceEvents = 256
 // Errors of Gateway.Trace.
 var (
 	ErrNoSession    = errors.New("there is no such session")
-	ErrManySessions = errors.New("there are several such sessions: name one by its handle")
+	ErrManySessions = errors.New("there are several such sessions: name one by its handle, which lewes clients list --live prints")
 	ErrTraced       = errors.New("the session is being traced already")
 )
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -54,6 +55,25 @@ func (f *controlFlags) do(fn func(control.Client) error) error {
 	return fmt.Errorf("%w: nothing serves %s\nstart one, or say where it is: --state, --config or --socket", errNoGateway, strings.Join(paths, " or "))
 }
 
+// readsConfig returns an error if the running gateway does not read the file of --config.
+func (f *controlFlags) readsConfig(s *runningStatus) error {
+	if f.config == "" || f.socket != "" || s.ConfigFile == nil {
+		return nil
+	}
+	given, err := os.Stat(f.config)
+	if err != nil {
+		return err
+	}
+	reads := *s.ConfigFile
+	if running, err := os.Stat(reads); err == nil && os.SameFile(given, running) {
+		return nil
+	}
+	if reads == "" {
+		reads = "no configuration"
+	}
+	return fmt.Errorf("nothing has changed: process %d was started with %s, not with %s\nstop it, and start it with: lewes gateway --config %[3]s", s.PID, reads, f.config)
+}
+
 func newReload() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
@@ -70,6 +90,13 @@ changes nothing, and the exit code is 1. It is for root and the gateway's user.`
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return flags.do(func(c control.Client) error {
+			s, err := readStatus(cmd.Context(), c)
+			if err == nil {
+				err = flags.readsConfig(s)
+			}
+			if err != nil {
+				return err
+			}
 			var r gatewayd.Reloaded
 			if err := c.Post(cmd.Context(), gatewayd.ReloadEndpoint, nil, &r); err != nil {
 				return err
@@ -126,6 +153,9 @@ running gateway goes on, and the exit code is 1. It is for root and the gateway'
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return flags.do(func(c control.Client) error {
 			before, err := readStatus(cmd.Context(), c)
+			if err == nil {
+				err = flags.readsConfig(before)
+			}
 			if err != nil {
 				return err
 			}

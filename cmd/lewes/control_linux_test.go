@@ -147,6 +147,13 @@ func TestReloadCommand(t *testing.T) {
 	}
 	writeFile(t, file, string(before)+"[log]\nlevel = \"debug\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n", 0o600)
 	has(t, g.control("reload"), "applied: log.level", "needs an upgrade: metrics.listen")
+	other := filepath.Join(g.dir, "other.toml")
+	writeFile(t, other, string(before), 0o600)
+	for _, command := range []string{"reload", "upgrade"} {
+		has(t, fails(t, environment(g.dir), exitFailed, command, "--config", other), "was started with "+file+", not with "+other)
+	}
+	has(t, mustLewes(t, environment(g.dir), "reload", "--config", file), "applied: nothing")
+	has(t, g.control("status"), file)
 	writeFile(t, file, string(before)+"[log]\nlevel = \"loud\"\n", 0o600)
 	has(t, fails(t, environment(g.dir), exitFailed, "reload", "--state", g.dir), "loud")
 	has(t, g.control("status"), "degraded", "the last reload failed")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,8 +16,8 @@ func newGateway() *cobra.Command {
 		Short: "run a gateway",
 		Long: `Gateway runs a gateway until SIGINT or SIGTERM; a second signal, a second or more later,
 exits immediately. It needs no configuration: on the first start it creates its identity in
-the state directory. It listens on UDP port 51264 and TCP port 41264, prints the URI that clients need on standard
-output, logs "ready" when it serves, and notifies systemd.
+the state directory. It listens on UDP port 51264 and TCP port 41264, prints the URI that
+clients need on standard output, logs "ready" when it serves, and notifies systemd.
 
 SIGUSR2 upgrades it: a new process runs the program's file with the same arguments, reads
 the configuration, and takes over all sockets, sessions and flows without losing a
@@ -40,7 +41,15 @@ No client may use a gateway until you add it: see lewes clients --help.`,
 	offloads := newOffloadFlags(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "print the URIs as one line of JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		path := *file
+		if path != "" {
+			var err error
+			if path, err = filepath.Abs(path); err != nil {
+				return err
+			}
+		}
 		p := &gatewayd.Process{
+			ConfigFile: path,
 			Load: func() (*config.Config, error) {
 				c, err := config.LoadOrDefault(*file, *dir)
 				if err != nil {

@@ -101,6 +101,9 @@ func (s *runningStatus) String() string {
 	for _, p := range s.Problems {
 		row("", "%s", p)
 	}
+	if s.ConfigFile != nil && *s.ConfigFile != "" {
+		row("config", "%s", *s.ConfigFile)
+	}
 	for i, u := range s.URIs {
 		row([]string{"uri", ""}[min(i, 1)], "%s", u)
 	}

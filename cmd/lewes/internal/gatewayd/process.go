@@ -34,6 +34,8 @@ const shutdownTimeout = 8 * time.Second
 type Process struct {
 	// Load reads the configuration: at the start and for every reload.
 	Load func() (*config.Config, error)
+	// ConfigFile is the absolute path of the file that Load reads; empty: none.
+	ConfigFile string
 	// Log is where log lines are written.
 	Log io.Writer
 	// OnReady is called once when the gateway serves, unless it took over from a predecessor.

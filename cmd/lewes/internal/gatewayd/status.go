@@ -25,8 +25,10 @@ type Status struct {
 	Ready    bool               `json:"ready"`  // accepts new clients
 	Problems []string           `json:"problems"`
 	Draining bool               `json:"draining"`
-	Access   string             `json:"access"`
-	Clients  int                `json:"clients"` // in the list
+	// ConfigFile is the configuration that the process reads, as an absolute path; empty: none; nil: not known.
+	ConfigFile *string `json:"config_file,omitempty"`
+	Access     string  `json:"access"`
+	Clients    int     `json:"clients"` // in the list
 
 	Sessions uint64 `json:"sessions"`
 	Flows    uint64 `json:"flows"`
@@ -95,7 +97,7 @@ func (p *Process) status(g *router.Gateway) *Status {
 	a := p.advertised.Load()
 	s := &Status{
 		Build: version.Read(), PID: os.Getpid(), Started: p.started, Uptime: time.Since(p.started).Seconds(), Identity: g.Identity(),
-		URIs: a.URIs, TCP: a.ListenTCP, Access: "open", Draining: g.Draining(), Sessions: stats.Sessions, Flows: stats.Flows,
+		ConfigFile: &p.ConfigFile, URIs: a.URIs, TCP: a.ListenTCP, Access: "open", Draining: g.Draining(), Sessions: stats.Sessions, Flows: stats.Flows,
 		Problems: []string{}, Metrics: p.metricsURL, MetricsError: p.metricsError, Directory: []DirectoryState{},
 	}
 	if list := p.access.rule.Load().list; list != nil {
