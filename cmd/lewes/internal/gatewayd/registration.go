@@ -57,6 +57,9 @@ func newRegistration(c *config.Config, key *identity.PrivateKey, access *accessC
 		}
 		return nil, nil
 	}
+	if c.Registration.Access == config.RegistrationTickets && c.Access.Mode == config.AccessListed {
+		log.Warn(`only clients in the list can pay with tickets; access.mode = "open" is for everyone`)
+	}
 	r := &registration{path: c.LedgerFile(), wait: ledgerWait, gateway: key.Public(), log: log, access: c.Registration.Access, standing: access.standing}
 	var err error
 	if r.device, err = newWireGuard(c, key, r, c.Registration.OnFailure == config.OnFailureStop, log); err != nil {
