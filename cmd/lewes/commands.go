@@ -142,8 +142,8 @@ func newKeygen() *cobra.Command {
 		Use:   "keygen [FILE]",
 		Short: "generate an identity and print its public key",
 		Long: `Keygen generates an identity, an Ed25519 key, and writes it to FILE with mode 0600, by default
-that of this client's identity. It never overwrites a file. It prints the public key in base58, as used in a gateway's list of
-clients and in URIs.
+that of this client's identity. It never overwrites a file. It prints the public key in
+base58, as used in a gateway's list of clients and in URIs.
 
 You rarely need it: gateway and forward generate an identity on their first start. The
 file format is PKCS#8 in PEM, as written by openssl.

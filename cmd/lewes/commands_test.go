@@ -59,6 +59,8 @@ func TestWrongCommandLine(t *testing.T) {
 		{"clients ad", `unknown command "ad"; did you mean add?`},
 		{"keygen a b", `unexpected argument "b"`},
 		{"keygen --nothing a", "unknown flag: --nothing"},
+		{"forward --gatewya x 1=2", "unknown flag: --gatewya; did you mean --gateway?"},
+		{"clients list --lvie", "unknown flag: --lvie; did you mean --live?"},
 		{"keygen --for x a", "--for needs --show"},
 		{"keygen --show --for x a", `--for: gateway URI "x"`},
 		{"version x", `unexpected argument "x"`},

@@ -231,7 +231,7 @@ func parseLocal(s string) (netip.AddrPort, error) {
 func parseTarget(s string) (string, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return "", fmt.Errorf("target %q is not host:port", s)
+		return "", fmt.Errorf("target %q is not host:port, such as 9.9.9.9:53", s)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"lewes/cmd/lewes/internal/version"
 	"lewes/crypto/identity"
+	"lewes/router/textfile"
 )
 
 // Exit codes.
@@ -87,7 +89,13 @@ the gateway, and the targets from the entry.`,
 		}
 		return found.Help()
 	}})
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var unknown interface{ GetSpecifiedName() string }
+		if errors.As(err, &unknown) {
+			err = fmt.Errorf("%w%s", err, nearFlag(cmd, unknown.GetSpecifiedName()))
+		}
+		return &usageError{err}
+	})
 	group(root, newBundle(), newClients(), newConfig(), newDemo(), newDoctor(), newDrain(), newForward(), newGateway(), newKeygen(), newLedger(), newPing(), newPolicy(), newProbe(), newRegister(),
 		newReload(), newSessions(), newStatus(), newTickets(), newTrace(), newUpgrade(), newVersion())
 	// Cobra's own flag needs a template, for which the linker keeps 2 MB of unused methods.
@@ -118,6 +126,17 @@ func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
 		return usagef("unknown command %q%s", identity.Mask(args[0]), near)
 	}
 	return cmd
+}
+
+// nearFlag suggests the flag of a command that a misspelt name may stand for; empty if none is near.
+func nearFlag(cmd *cobra.Command, name string) string {
+	near, distance := "", min(3, len(name)/2) // exclusive
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if d := textfile.EditDistance(name, f.Name); d < distance && !f.Hidden {
+			near, distance = "; did you mean --"+f.Name+"?", d
+		}
+	})
+	return near
 }
 
 // misspelt returns an error, and the group it is about, if the word where a command is expected is none. Cobra parses flags first, and
