@@ -16,7 +16,7 @@ import (
 // BenchmarkStep measures a look at a device with 100,000 peers, without the device's part.
 func BenchmarkStep(b *testing.B) {
 	w := &world{now: t0, charged: make(map[identity.PublicKey]uint64)}
-	device := &constant{wgtypes.Device{PublicKey: wgtypes.Key{1}}}
+	device := &constant{wgtypes.Device{PrivateKey: wgtypes.Key{1}, PublicKey: wgtypes.Key{1}, ListenPort: 51820}}
 	d, err := New(Config{
 		Name: "wg0", IPv4: netip.MustParsePrefix("10.0.0.0/8"), IPv6: netip.MustParsePrefix("fd77::/64"), Accounts: w, Control: device,
 		Log: zap.NewNop(), Clock: w.time, Own: func() ([]netip.Addr, error) { return own, nil }, Forget: w.forget,

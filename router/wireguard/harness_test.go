@@ -29,6 +29,8 @@ type world struct {
 	now       time.Time
 	missing   error // of the device
 	public    byte
+	private   wgtypes.Key
+	port      int
 	on        map[wgtypes.Key]*wgtypes.Peer
 	charged   map[identity.PublicKey]uint64
 	empty     map[identity.PublicKey]bool // accounts without bandwidth
@@ -63,7 +65,7 @@ func (w *world) Device(string) (*wgtypes.Device, error) {
 	if w.missing != nil {
 		return nil, w.missing
 	}
-	d := &wgtypes.Device{PublicKey: wgtypes.Key{w.public}, ListenPort: 51820}
+	d := &wgtypes.Device{PrivateKey: w.private, PublicKey: wgtypes.Key{w.public}, ListenPort: w.port}
 	for _, p := range w.on {
 		x := *p
 		x.AllowedIPs = slices.Clone(p.AllowedIPs)
@@ -145,7 +147,7 @@ type bed struct {
 func newBed(t *testing.T, change ...func(*Config)) *bed {
 	t.Helper()
 	b := &bed{T: t, w: &world{
-		now: t0, public: 0xdd, on: make(map[wgtypes.Key]*wgtypes.Peer), charged: make(map[identity.PublicKey]uint64),
+		now: t0, public: 0xdd, private: wgtypes.Key{0xdd}, port: 51820, on: make(map[wgtypes.Key]*wgtypes.Peer), charged: make(map[identity.PublicKey]uint64),
 		empty: make(map[identity.PublicKey]bool), ended: make(chan identity.PublicKey, 10),
 	}}
 	b.start(change...)

@@ -114,8 +114,11 @@ func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	read, err := ask(d, func() (*wgtypes.Device, error) { return d.config.Control.Device(d.config.Name) })
 	if err == nil {
 		defer wipe(read)
-		if read.PublicKey == (wgtypes.Key{}) {
-			err = errors.New("it has no private key")
+		switch {
+		case read.PrivateKey == (wgtypes.Key{}): // its public key would be one that everybody has
+			err = errNoKey
+		case read.ListenPort == 0:
+			err = errNoPort
 		}
 	}
 	own, ownErr := d.config.Own()
@@ -142,7 +145,12 @@ func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	return took
 }
 
-var errSilent = errors.New("it does not answer")
+// Reasons why a device cannot be used, beside those of its Control.
+var (
+	errNoKey  = errors.New("it has no private key")
+	errNoPort = errors.New("it has no port: it is down, or none is set")
+	errSilent = errors.New("it does not answer")
+)
 
 // ask calls the device and bounds the wait: a stopped wireguard-go never answers. Until that call has returned,
 // further ones fail.

@@ -394,6 +394,23 @@ func TestDeviceIsMissing(t *testing.T) {
 	}
 }
 
+// TestUnfinishedDevice: without a key, whose public one everybody would have, or a port, it is not used.
+func TestUnfinishedDevice(t *testing.T) {
+	b := newBed(t)
+	b.reconcile()
+	for _, c := range []struct {
+		key  wgtypes.Key
+		port int
+		want error
+	}{{port: 51820, want: errNoKey}, {key: wgtypes.Key{1}, want: errNoPort}} {
+		b.w.do(func() { b.w.private, b.w.port = c.key, c.port })
+		b.tick()
+		if _, _, _, err := b.d.Reserve(t0, identity.PublicKey{1}, Key{1}, nil); !errors.Is(err, c.want) {
+			t.Errorf("key %v, port %d: %v", c.key[0], c.port, err)
+		}
+	}
+}
+
 // TestDeviceHangs: requests fail instead of waiting, and the device is used again once it answers.
 func TestDeviceHangs(t *testing.T) {
 	b := newBed(t)

@@ -84,7 +84,7 @@ func checkWireGuard(r *doctor.Results, d *wireguard.Device, w *config.WireGuard)
 	if err := d.Err(); err != nil {
 		r.Fault(wireGuardRemedy(w.Device, err), "%v: registrations in mode dvpn fail", err)
 	} else {
-		r.OK("%s has %d peers of clients", w.Device, s.Peers)
+		r.OK("%s works; peers of clients: %d", w.Device, s.Peers)
 	}
 	for _, lack := range lacks(w) {
 		r.Warn(lack.Mend, "%s", lack.Text)
