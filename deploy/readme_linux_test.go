@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -149,4 +150,34 @@ func readmeSection(t *testing.T, title string) string {
 	}
 	t.Fatalf("README.md has no commands in section %q", title)
 	return ""
+}
+
+// TestLinks: links of the documents lead to files and headings that exist.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)\s#]*)(?:#([^)\s]*))?\)`)
+	for _, file := range []string{"../README.md", "README.md", "OPERATING.md", "../transport/PROTOCOL.md", "../bench/RESULTS.md"} {
+		for _, m := range link.FindAllStringSubmatch(read(file), -1) {
+			to := file
+			if strings.Contains(m[1], ":") {
+				continue // on the Internet
+			}
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(file), m[1])
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s: %v", file, err)
+			} else if m[2] != "" && !slices.Contains(anchors(read(to)), m[2]) {
+				t.Errorf("%s: %s has no heading for #%s", file, to, m[2])
+			}
+		}
+	}
+}
+
+// anchors returns the names by which links find the headings of a document.
+func anchors(text string) (names []string) {
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		name := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }
