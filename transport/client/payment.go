@@ -20,6 +20,8 @@ const (
 	// topUpTime is how long before the end of an account the next payment is due, or a tenth of the time
 	// that was left after the last payment if that is less.
 	topUpTime = 5 * time.Minute
+	// doubtPause is the shortest time between two payments that the session's own traffic does not explain.
+	doubtPause = time.Minute
 	// storeInterval is the shortest time between two writes of what a gateway reports without being asked.
 	storeInterval = time.Second
 )
@@ -36,9 +38,10 @@ type payer struct {
 	stored   time.Time        // when it was the last time
 	paid     wallet.Answer    // account after the last registration or payment
 	paidAt   time.Time
+	usedAt   uint64        // the session's bytes at that time
 	pause    time.Duration // after a failure; 0: none
 	again    time.Time     // when to try again; zero: nothing failed
-	stopped  bool          // the gateway took a ticket for nothing
+	stopped  bool          // the gateway took a ticket for too little
 }
 
 func newPayer(s *Session) *payer { return &payer{s: s, wake: make(chan struct{}, 1)} }
@@ -64,7 +67,7 @@ func (p *payer) done(r *RegisterRequest, a wallet.Answer) {
 	if r.Mode == ModeRelay || r.Mode == ModeMixnet {
 		p.request = &RegisterRequest{Mode: r.Mode, ClientID: r.ClientID}
 	}
-	p.account, p.reported, p.paid, p.paidAt = a, false, a, time.Now()
+	p.account, p.reported, p.paid, p.paidAt, p.usedAt = a, false, a, time.Now(), p.used()
 	p.pause, p.again = 0, time.Time{}
 	signal(p.wake)
 }
@@ -161,9 +164,20 @@ func (p *payer) due(now time.Time) (due bool, at time.Time) {
 		return false, at
 	case now.Before(p.again):
 		return false, p.again
+	case (at.IsZero() || now.Before(at)) && !p.plausible() && now.Before(p.paidAt.Add(doubtPause)):
+		return false, p.paidAt.Add(doubtPause)
 	}
 	return true, time.Time{}
 }
+
+// plausible reports whether this session used at least half of what the gateway charged since the last payment.
+// Another session of the account may have used it, or the gateway may want more tickets than it earns.
+func (p *payer) plausible() bool {
+	return p.account.Remaining >= p.paid.Remaining || p.used()-p.usedAt >= (p.paid.Remaining-p.account.Remaining)/2
+}
+
+// used returns the bytes that the session has carried.
+func (p *payer) used() uint64 { return p.s.count.sentBytes.Load() + p.s.count.receivedBytes.Load() }
 
 // margin returns how long before the end of the account the next payment is due.
 func (p *payer) margin() time.Duration { return min(topUpTime, p.paid.Expires.Sub(p.paidAt)/10) }

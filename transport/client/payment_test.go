@@ -127,8 +127,8 @@ func ready(t *testing.T, w *wallet.Wallet) (n int) {
 	return n
 }
 
-// A session asks before it pays, by an identity of the wallet, pays again when an eighth is left, and the next session
-// uses the same account.
+// A session asks before it pays, by an identity of the wallet, and pays again when an eighth is left: at once if it used the
+// rest, else after a minute. The next session uses the same account.
 //
 // Shows R9.14.
 func TestSessionPays(t *testing.T) {
@@ -147,6 +147,11 @@ func TestSessionPays(t *testing.T) {
 		}
 		w.g.reports(b, ticketBytes/topUpShare)
 		time.Sleep(time.Second)
+		if got := w.asked(b); len(got) != 2 {
+			t.Errorf("paid at once, though the session did not use it: %q", got)
+		}
+		time.Sleep(time.Minute)
+		exchange(t, flowTo(t, s, "203.0.113.7:53"), strings.Repeat("x", ticketBytes/3)) // back, too
 		w.g.reports(b, 0)
 		time.Sleep(time.Second)
 		if got := w.asked(b); !slices.Equal(got, []string{"", "1", "", "2", "", "3"}) {
@@ -166,10 +171,10 @@ func TestSessionPays(t *testing.T) {
 		// Once the account has ended, the next session has another identity.
 		s = w.dial(config)
 		defer w.closes(s)
-		w.g.reports(b, 0)
-		time.Sleep(time.Second)
-		w.g.reports(b, 0)
-		time.Sleep(time.Second)
+		for range 2 {
+			w.g.reports(b, 0)
+			time.Sleep(2 * time.Minute)
+		}
 		if e := w.lastEvent(client.Registered); !errors.Is(e.Err, wallet.ErrNoTicket) || !strings.Contains(e.Err.Error(), "lewes tickets fetch") {
 			t.Errorf("event %+v", e)
 		}
@@ -240,7 +245,7 @@ func TestSessionPaysWhenFlowsEnd(t *testing.T) {
 		s := w.dial(config)
 		defer w.closes(s)
 		c := flowTo(t, s, "203.0.113.7:53")
-		exchange(t, c, "paid")
+		exchange(t, c, strings.Repeat("x", ticketBytes/3))
 		w.g.with(func() {
 			clear(b.left)
 			w.g.answer = func(a arrival) ([][]byte, wire.FlowReason) {

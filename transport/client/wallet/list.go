@@ -27,6 +27,7 @@ type Tickets struct {
 	Bytes   uint64             `json:"bytes"`  // that each grants
 	Seconds uint64             `json:"seconds"`
 	Epoch   uint32             `json:"epoch"`
+	KeyID   hex32              `json:"key_id"` // the same for all customers, or the issuer marks them
 	Until   time.Time          `json:"spend_until"`
 	State   State              `json:"state"`
 	Reason  string             `json:"reason,omitempty"` // of Refused
@@ -67,7 +68,7 @@ func (w *Wallet) Contents() (Contents, error) {
 	now := w.now()
 	all := Contents{[]Tickets{}, []Fetching{}, []Account{}}
 	for _, t := range c.Tickets {
-		x := Tickets{identity.PublicKey(t.Gateway), issuerName(t.Issuer), t.Bytes, t.Seconds, t.Epoch, unixTime(t.Until), t.state(now), t.Refused, 1}
+		x := Tickets{identity.PublicKey(t.Gateway), issuerName(t.Issuer), t.Bytes, t.Seconds, t.Epoch, t.ID, unixTime(t.Until), t.state(now), t.Refused, 1}
 		alike := func(y Tickets) bool { y.Count = 1; return y == x }
 		if i := slices.IndexFunc(all.Tickets, alike); i >= 0 {
 			all.Tickets[i].Count++

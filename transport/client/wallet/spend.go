@@ -70,8 +70,8 @@ type Ask func(ctx context.Context, token []byte) (Answer, error)
 var (
 	// ErrNoTicket means that the wallet has no ticket that the gateway takes.
 	ErrNoTicket = errors.New("no ticket")
-	// ErrNoGain means that a gateway took a ticket and granted nothing for it.
-	ErrNoGain = errors.New("the gateway took a ticket and granted nothing for it")
+	// ErrNoGain means that a gateway took a ticket and granted too little for it.
+	ErrNoGain = errors.New("the gateway took a ticket and granted less for it than it was bought for")
 	// ErrSpentElsewhere means that other registrations had spent a ticket of the wallet.
 	ErrSpentElsewhere = errors.New("spent already, but not by this wallet")
 )
@@ -153,13 +153,14 @@ func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer,
 		w.Note(ctx, r, &a)
 		return a, nil
 	case a.Verdict == TicketNeeded:
-		return w.pay(ctx, r, a.Offers, ask)
+		a, _, err := w.pay(ctx, r, a.Offers, ask)
+		return a, err
 	}
 	return a, a.Error
 }
 
 // TopUp pays for a registration that stands, unless by now its account has more than enough bytes and lasts beyond
-// until. It returns ErrNoGain if the account has not gained by the ticket.
+// until. It returns ErrNoGain if the account has gained less than half of the ticket's bytes.
 func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until time.Time, ask Ask) (Answer, error) {
 	if a, err := w.resume(ctx, r, ask); err != nil {
 		return a, err
@@ -175,8 +176,8 @@ func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until
 		w.Note(ctx, r, &before)
 		return before, nil
 	}
-	after, err := w.pay(ctx, r, before.Offers, ask)
-	if err == nil && after.Remaining <= before.Remaining && !after.Expires.After(before.Expires) {
+	after, bytes, err := w.pay(ctx, r, before.Offers, ask)
+	if err == nil && after.Remaining < before.Remaining+bytes/2 { // the rest may be used by now
 		err = fmt.Errorf("wallet: %w; no more are spent for this session", ErrNoGain)
 	}
 	return after, err
@@ -197,15 +198,16 @@ func (w *Wallet) send(ctx context.Context, token []byte, ask Ask) (Answer, error
 	}
 }
 
-// pay spends one ticket. Those that the gateway refuses are marked, and the next one is tried.
-func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask Ask) (Answer, error) {
+// pay spends one ticket, and returns the bytes that it was bought for. Those that the gateway refuses are marked,
+// and the next one is tried.
+func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask Ask) (a Answer, bytes uint64, err error) {
 	unknown := make(map[hex32]bool) // keys
 	for refused := 1; ; refused++ {
 		x, fresh, err := w.bind(ctx, r, offers, unknown)
 		if err != nil {
-			return Answer{}, err
+			return Answer{}, 0, err
 		}
-		a, err := w.send(ctx, x.Token, ask)
+		a, err = w.send(ctx, x.Token, ask)
 		again := false
 		switch {
 		case err != nil: // it stays bound
@@ -223,7 +225,7 @@ func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask As
 		}
 		clear(x.Token)
 		if !again {
-			return a, err
+			return a, x.Bytes, err
 		}
 	}
 }
@@ -239,7 +241,8 @@ func (w *Wallet) resume(ctx context.Context, r Registration, ask Ask) (Answer, e
 	if c.bound(r) == nil {
 		return Answer{}, nil
 	}
-	return w.pay(ctx, r, nil, ask)
+	a, _, err := w.pay(ctx, r, nil, ask)
+	return a, err
 }
 
 // bound returns the ticket that is bound to a registration, or nil.
