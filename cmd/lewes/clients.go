@@ -16,6 +16,7 @@ import (
 	"lewes/cmd/lewes/internal/gatewayd"
 	"lewes/crypto/identity"
 	"lewes/router/access"
+	"lewes/transport/uri"
 )
 
 func newClients() *cobra.Command {
@@ -101,7 +102,7 @@ which the client is admitted, such as expires=2027-01-31.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		entry, err := access.ParseEntry(strings.Join(args, " "))
 		if err != nil {
-			return &usageError{err}
+			return &usageError{entryRemedy(err, args)}
 		}
 		if *comment != "" {
 			entry.Comment = *comment
@@ -129,6 +130,22 @@ which the client is admitted, such as expires=2027-01-31.`,
 		return invalidLines(path)
 	}
 	return cmd
+}
+
+// entryRemedy adds to the error of an entry what is in the place of its identity.
+func entryRemedy(err error, args []string) error {
+	if _, wrong := identity.ParsePublicKey(args[0]); wrong == nil {
+		return err
+	}
+	for _, later := range args[1:] {
+		if _, wrong := identity.ParsePublicKey(later); wrong == nil {
+			return fmt.Errorf("%w\nthe identity comes first: lewes clients add %s %s", err, later, identity.Mask(args[0]))
+		}
+	}
+	if gateway, wrong := uri.Parse(args[0]); wrong == nil {
+		return fmt.Errorf("%q is the URI of a gateway\ngive the identity of the client, which lewes keygen --show prints on its machine", gateway)
+	}
+	return fmt.Errorf("%w\nthe identity of a client is what lewes keygen --show prints on its machine", err)
 }
 
 func newClientsRemove(list *clientList) *cobra.Command {

@@ -199,7 +199,7 @@ var (
 	errUnprintable = errors.New("unprintable character")
 	errLong        = fmt.Errorf("longer than %d bytes", MaxLine)
 	errName        = errors.New("not a name")
-	errWords       = errors.New(`only limits and a comment, after "# ", may follow the name`)
+	errWords       = errors.New(`only limits and a comment, after "# ", may follow the name, which is one word`)
 	errTwice       = errors.New("the identity is in the file twice")
 )
 
@@ -327,14 +327,14 @@ func parseLine(line string) (e Entry, found bool, wrong string, err error) {
 	return e, true, "", nil
 }
 
-// ParseEntry parses a line that has a client.
+// ParseEntry parses a line that has a client. An error has the invalid part and is for people.
 func ParseEntry(line string) (Entry, error) {
 	e, found, wrong, err := parseLine(line)
 	if err == nil && !found {
 		wrong, err = line, ErrEntry
 	}
 	if err != nil {
-		return Entry{}, fmt.Errorf("access: %q: %w; %s", shorten(wrong), err, lineForm)
+		return Entry{}, fmt.Errorf("%q: %w", shorten(wrong), err)
 	}
 	return e, nil
 }
