@@ -88,7 +88,7 @@ If the gateway needs a ticket, register spends one of the wallet (lewes tickets 
 				err = nil // the gateway may take none: its refusal is the reason
 			}
 			if err != nil && (!errors.Is(err, wallet.ErrNoTicket) || result.Code != client.RegisterTicketNeeded) {
-				return registerRemedy(err, config.Gateway.String())
+				return registerRemedy(err, request.Mode, config.Gateway.String())
 			}
 			defer clear(result.PresharedKey[:])
 			if result.OK() && tunnel != nil {
@@ -102,7 +102,7 @@ If the gateway needs a ticket, register spends one of the wallet (lewes tickets 
 			if err := output(cmd, *asJSON, r, r.text()); err != nil {
 				return err
 			}
-			return cmp.Or(err, registerRemedy(result.Err(), config.Gateway.String()))
+			return cmp.Or(err, registerRemedy(result.Err(), request.Mode, config.Gateway.String()))
 		})
 	}
 	return cmd
@@ -186,16 +186,18 @@ func (r *registration) text() string {
 }
 
 // registerRemedy adds what to do next to a refusal or another error of a registration.
-func registerRemedy(err error, gateway string) error {
+func registerRemedy(err error, mode client.Mode, gateway string) error {
 	var refused *client.RegisterError
 	switch {
+	case errors.Is(err, client.ErrNoRegistration) && mode == client.ModeDVPN:
+		return fmt.Errorf("%w\nit has no WireGuard peers for clients: choose another gateway, or lewes forward, which works without", err)
 	case errors.Is(err, client.ErrNoRegistration):
 		return fmt.Errorf("%w\nit needs none: lewes forward works without", err)
 	case !errors.As(err, &refused):
 		return err
 	}
 	remedies := map[client.RegisterCode]string{
-		client.RegisterTicketNeeded:    "get tickets with: lewes tickets fetch --gateway " + gateway + " --issuer URL#PIN --voucher CODE",
+		client.RegisterTicketNeeded:    "get tickets with: lewes tickets fetch --gateway '" + gateway + "' --issuer URL#PIN --voucher CODE",
 		client.RegisterModeNotOffered:  "choose another --mode, or another gateway",
 		client.RegisterNotAllowed:      "ask the gateway's operator to allow this client",
 		client.RegisterBandwidthUsedUp: "get more tickets, or wait for the next period",
@@ -206,6 +208,9 @@ func registerRemedy(err error, gateway string) error {
 		client.RegisterClock:           "set this machine's clock",
 	}
 	if remedy, found := remedies[refused.Code]; found {
+		if errors.Is(err, context.DeadlineExceeded) { // of the repeats
+			err = refused
+		}
 		return fmt.Errorf("%w\n%s", err, remedy)
 	}
 	return err

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +51,7 @@ func TestRegisterCommand(t *testing.T) {
 	has(t, stderr, "gateway refused the registration: mode not offered", "choose another --mode")
 	none := gatewaytest.Start(t, gatewaytest.Options{}).URI.String()
 	has(t, fails(t, env, exitFailed, "register", "--gateway", none, "--mode", "relay"), "the gateway does not answer registrations", "it needs none")
+	has(t, fails(t, env, exitFailed, "register", "--gateway", none, "--mode", "dvpn", "--wg-conf", filepath.Join(t.TempDir(), "lewes.conf")), "no WireGuard peers")
 	for _, args := range [][]string{{}, {"--gateway", open}, {"--mode", "relay"}, {"--gateway", open, "--mode", "all"}, {"--gateway", "lewes://", "--mode", "relay"},
 		{"--gateway", open, "--mode", "dvpn"}, {"--gateway", open, "--mode", "relay", "--wg-conf", "lewes.conf"}} {
 		fails(t, env, exitUsage, append([]string{"register"}, args...)...)
@@ -93,7 +97,11 @@ func TestRegistrationText(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+	late := errors.Join(&client.RegisterError{Code: client.RegisterDeviceFailed}, context.DeadlineExceeded)
+	if text := registerRemedy(late, client.ModeDVPN, "URI").Error(); strings.Contains(text, "context") {
+		t.Error(text)
+	}
 	for code := client.RegisterOK + 1; code <= client.RegisterClock; code++ {
-		has(t, registerRemedy(&client.RegisterError{Code: code}, "URI").Error(), "gateway refused the registration: "+code.String())
+		has(t, registerRemedy(&client.RegisterError{Code: code}, client.ModeRelay, "URI").Error(), "gateway refused the registration: "+code.String())
 	}
 }

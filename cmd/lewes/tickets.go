@@ -118,7 +118,7 @@ func fetchRemedy(err error) error {
 	case errors.Is(err, wallet.ErrUsedUp):
 		return fmt.Errorf("%w\nlewes tickets show prints the tickets of this machine's wallet; anyone who had the code could use it", err)
 	case errors.Is(err, wallet.ErrUnreachable), errors.Is(err, context.Canceled):
-		return fmt.Errorf("%w\nnothing is lost; go on later with: lewes tickets fetch", err)
+		return fmt.Errorf("%w\nnothing is lost: run the same command again later", err)
 	}
 	return err
 }

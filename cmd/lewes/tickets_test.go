@@ -57,7 +57,7 @@ func TestTicketsFetch(t *testing.T) {
 	if code := p.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
-	has(t, fails(t, customer, exitFailed, order...), "the issuer cannot be reached", "nothing is lost; go on later with: lewes tickets fetch")
+	has(t, fails(t, customer, exitFailed, order...), "the issuer cannot be reached", "nothing is lost: run the same command again later")
 	if err := os.WriteFile(fetched.Wallet, []byte("scrambled"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,11 @@ func (s *Session) emit(e Event) {
 			level, attrs = slog.LevelWarn, append(attrs, slog.String("error", e.Err.Error()))
 		}
 	}
-	s.log.LogAttrs(context.Background(), level, e.Kind.String(), attrs...)
+	message := e.Kind.String()
+	if e.Kind == Registered && e.Err != nil {
+		message = "not registered"
+	}
+	s.log.LogAttrs(context.Background(), level, message, attrs...)
 }
 
 // emitTransport emits an event with what carries the session now.

@@ -57,9 +57,17 @@ func Open(path string, rand io.Reader) (*File, error) {
 	return f, nil
 }
 
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 func (f *File) open(rand io.Reader) error {
 	file, err := os.Open(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if dir := filepath.Dir(f.path); !isDir(dir) {
+			return fmt.Errorf("there is no folder %s; make it first", dir)
+		}
 		if _, err := io.ReadFull(rand, f.key[:]); err != nil {
 			return err
 		}
