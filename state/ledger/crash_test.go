@@ -50,7 +50,7 @@ func numbered(round string, n int) Entry {
 
 // spender spends from 20 goroutines, each ticket twice, and prints the number of each after the first answer.
 func spender(path, round string) {
-	l, err := Open(path, Options{Gateway: gateway, Now: start, Wait: time.Minute})
+	l, err := Open(path, Options{Gateway: gateway, Now: start})
 	if err != nil {
 		fmt.Println("error", err)
 		return

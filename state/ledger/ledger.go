@@ -31,7 +31,6 @@ const (
 type Options struct {
 	Gateway identity.PublicKey // whose ledger it is
 	Now     time.Time          // with its monotonic reading, as in all calls
-	Wait    time.Duration      // for another process to close the file, such as the predecessor of a live upgrade
 }
 
 // Ledger is an open ledger. Its methods are safe for concurrent use.
@@ -96,7 +95,8 @@ func (l *Ledger) Stats() Stats {
 func bootFile(path string) string { return path + ".boot" }
 
 // Open opens the ledger at path, and creates it with mode 0600 if there is none. An error has the path, the fault and
-// the remedy; it is one of the faults of the store, and the file is then unchanged.
+// the remedy; it is one of the faults of the store, and the file is then unchanged. ErrInUse comes after a tenth of a second: a
+// successor tries again until its predecessor has closed the file.
 func Open(path string, o Options) (*Ledger, error) {
 	if !validTime(o.Now) {
 		return nil, fmt.Errorf("%w: the clock shows %v", ErrClock, o.Now)
@@ -107,7 +107,7 @@ func Open(path string, o Options) (*Ledger, error) {
 		err = create(path, o, boot != nil)
 	}
 	if err == nil {
-		l.db, err = openFile(path, &bolt.Options{Timeout: max(o.Wait, lockWait), FreelistType: bolt.FreelistMapType})
+		l.db, err = openFile(path, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
 	}
 	if err != nil {
 		return nil, sentence(path, classify(err))

@@ -54,6 +54,26 @@ func commit(t testing.TB, l *Ledger, e Entry) Receipt {
 	return r
 }
 
+// putResult keeps a result without a registration.
+func putResult(l *Ledger, request [32]byte, b []byte, now time.Time) error {
+	return l.update(context.Background(), now, func(t *txn) error {
+		old, err := t.oldResult(request, b)
+		if err == nil {
+			t.putResult(request, b, old)
+		}
+		return err
+	})
+}
+
+// floorOf returns the floor of an issuer.
+func floorOf(l *Ledger, name string) (i issuer) {
+	_ = l.view(func(t *txn) error {
+		_, err := t.get(bucketIssuers, (&Ticket{Issuer: name}).issuerKey(), i.code)
+		return err
+	})
+	return i
+}
+
 func peer(n byte, ip string) *Attachment {
 	return &Attachment{Mode: DVPN, WireGuardKey: [32]byte{6, n}, PSK: []byte{7, n}, IPv4: netip.MustParseAddr(ip)}
 }

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"net/netip"
-	"time"
 
 	"lewes/crypto/identity"
 )
@@ -41,18 +40,6 @@ func (l *Ledger) Attachments(f func(identity.PublicKey, Attachment) error) error
 	})
 }
 
-// Owner returns the account that has a WireGuard key attached, and the attachment.
-func (l *Ledger) Owner(key [32]byte) (id identity.PublicKey, a Attachment, ok bool, err error) {
-	err = l.view(func(t *txn) error {
-		owner, i, err := t.owner(key)
-		if owner != nil {
-			id, a, ok = owner.ID, owner.Attachments[i], true
-		}
-		return err
-	})
-	return id, a, ok, err
-}
-
 // Reservations calls f with each address that an attachment holds or that rests, until it returns an error. f must
 // not change the ledger.
 func (l *Ledger) Reservations(f func(netip.Addr, Reservation) error) error {
@@ -81,16 +68,4 @@ func (l *Ledger) Spent(ticket Ticket, account identity.PublicKey, request [32]by
 		return err
 	})
 	return spent, same, err
-}
-
-// Floor returns the latest end of a list of spent tickets of an issuer that was dropped. Tickets with no later Until
-// are refused with ErrKeyClosed. It only rises; it is zero at first.
-func (l *Ledger) Floor(name string) (floor time.Time, err error) {
-	err = l.view(func(t *txn) error {
-		var i issuer
-		_, err := t.get(bucketIssuers, (&Ticket{Issuer: name}).issuerKey(), i.code)
-		floor = i.floor
-		return err
-	})
-	return floor, err
 }

@@ -40,9 +40,6 @@ var modes = [...]string{Relay: "relay", DVPN: "dvpn", Mixnet: "mixnet"}
 // String returns the mode as in Register.
 func (m Mode) String() string { return name(modes[:], m) }
 
-// MarshalText returns String.
-func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
-
 // State is the progress of an attachment.
 type State uint8
 
@@ -56,9 +53,6 @@ var states = [...]string{Adding: "adding", On: "on", Removing: "removing"}
 
 func (s State) String() string { return name(states[:], s) }
 
-// MarshalText returns String.
-func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
 // Source is where a grant comes from.
 type Source uint8
 
@@ -71,9 +65,6 @@ var sources = [...]string{SourceTicket: "ticket", SourceListed: "listed"}
 
 func (s Source) String() string { return name(sources[:], s) }
 
-// MarshalText returns String.
-func (s Source) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
 func name[T ~uint8](names []string, v T) string {
 	if int(v) < len(names) && v > 0 {
 		return names[v]
@@ -83,11 +74,11 @@ func name[T ~uint8](names []string, v T) string {
 
 // Grant is bandwidth, in bytes, until an instant.
 type Grant struct {
-	Bytes   uint64    `json:"bytes"`
-	Used    uint64    `json:"used"` // at most Bytes
-	Expires time.Time `json:"expires"`
-	Source  Source    `json:"source"`
-	Number  uint64    `json:"number"` // unique in its account, rising, set by the ledger
+	Bytes   uint64
+	Used    uint64 // at most Bytes
+	Expires time.Time
+	Source  Source
+	Number  uint64 // unique in its account, rising, set by the ledger
 }
 
 // Left returns the bytes that are left at an instant.
@@ -101,13 +92,13 @@ func (g Grant) Left(now time.Time) uint64 {
 // Attachment is a mode that an account is registered for. An account has one of each mode, and of DVPN
 // further ones in state Removing, which are still on the device.
 type Attachment struct {
-	Mode         Mode       `json:"mode"`
-	State        State      `json:"state"`
-	WireGuardKey [32]byte   `json:"-"` // DVPN
-	PSK          []byte     `json:"-"` // DVPN, sealed by the caller; at most MaxSealed bytes
-	IPv4         netip.Addr `json:"ipv4,omitzero"`
-	IPv6         netip.Addr `json:"ipv6,omitzero"`
-	ClientID     [32]byte   `json:"-"` // Mixnet
+	Mode         Mode
+	State        State
+	WireGuardKey [32]byte // DVPN
+	PSK          []byte   // DVPN, sealed by the caller; at most MaxSealed bytes
+	IPv4         netip.Addr
+	IPv6         netip.Addr
+	ClientID     [32]byte // Mixnet
 }
 
 func (a Attachment) addresses() (list []netip.Addr) {
@@ -128,10 +119,10 @@ func (a Attachment) valid() bool {
 
 // Account is the state of one registered identity. The caller owns it.
 type Account struct {
-	ID          identity.PublicKey `json:"id"`
-	Grants      []Grant            `json:"grants"` // at most MaxGrants, in the order of their expiry
-	Attachments []Attachment       `json:"attachments,omitempty"`
-	Seen        time.Time          `json:"seen"` // the last registration, or use on a later day, in ledger time
+	ID          identity.PublicKey
+	Grants      []Grant // at most MaxGrants, in the order of their expiry
+	Attachments []Attachment
+	Seen        time.Time // the last registration, or use on a later day, in ledger time
 
 	numbers uint64 // of the last grant
 }
@@ -185,8 +176,8 @@ type Entry struct {
 	Attach  *Attachment // replaces that of its mode; State is ignored
 	Now     time.Time
 
-	// Result returns the result of the request to keep, as PutResult does, from the account afterwards; nil keeps none. It
-	// runs inside the transaction: it must be quick and not use the ledger. May be nil.
+	// Result returns the result of the request from the account afterwards, to be kept for ResultLife: at most MaxResult
+	// bytes, or nil for none. It runs inside the transaction: it must be quick and not use the ledger. May be nil.
 	Result func(Account) []byte
 }
 

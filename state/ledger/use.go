@@ -137,18 +137,6 @@ func (l *Ledger) Result(request [32]byte) (b []byte, ok bool, err error) {
 	return b, ok && err == nil, err
 }
 
-// PutResult keeps a result of at most MaxResult bytes for ResultLife, in the place of an earlier one of the request.
-func (l *Ledger) PutResult(ctx context.Context, request [32]byte, b []byte, now time.Time) error {
-	b = bytes.Clone(b)
-	return l.update(ctx, now, func(t *txn) error {
-		old, err := t.oldResult(request, b)
-		if err == nil {
-			t.putResult(request, b, old)
-		}
-		return err
-	})
-}
-
 // oldResult returns the result that putResult replaces, or the reason against b.
 func (t *txn) oldResult(request [32]byte, b []byte) (old result, err error) {
 	if len(b) > MaxResult {
@@ -158,6 +146,7 @@ func (t *txn) oldResult(request [32]byte, b []byte) (old result, err error) {
 	return old, err
 }
 
+// putResult keeps a result for ResultLife, in the place of an earlier one of the request.
 func (t *txn) putResult(request [32]byte, b []byte, old result) {
 	if !old.expires.IsZero() {
 		t.dropResult(expiryKey(old.expires, request[:]))

@@ -102,7 +102,7 @@ func TestFloorHoldsAgainstClock(t *testing.T) {
 	e.Now = start.Add(365 * 24 * time.Hour)
 	e.Grant.Expires = e.Now.Add(time.Hour)
 	commit(t, l, e)
-	if floor, _ := l.Floor("issuer.example"); !floor.IsZero() {
+	if floor := floorOf(l, "issuer.example").floor; !floor.IsZero() {
 		t.Fatalf("floor %v after a jump", floor)
 	}
 	if r := commit(t, l, spendEntry(client(1), 1, 10)); r.Outcome != Repeated {
@@ -156,7 +156,7 @@ func TestClockWithTimesOutOfOrder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger")
 	l := open(t, path)
 	for n := range 20 {
-		if err := l.PutResult(context.Background(), [32]byte{byte(n)}, nil, start.Add(time.Duration(n%2)*time.Second)); err != nil {
+		if err := putResult(l, [32]byte{byte(n)}, nil, start.Add(time.Duration(n%2)*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -205,7 +205,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 		use(t, l, wrong, map[identity.PublicKey]uint64{client(9): 1})
-		if err := l.PutResult(ctx, [32]byte{1}, nil, wrong); err != nil {
+		if err := putResult(l, [32]byte{1}, nil, wrong); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -225,16 +225,15 @@ func TestSweep(t *testing.T) {
 // Results are kept by request, and replaced.
 func TestResults(t *testing.T) {
 	l := fresh(t)
-	ctx := context.Background()
 	for _, b := range []string{"first", "second"} {
-		if err := l.PutResult(ctx, [32]byte{1}, []byte(b), start); err != nil {
+		if err := putResult(l, [32]byte{1}, []byte(b), start); err != nil {
 			t.Fatal(err)
 		}
 		if got, ok, err := l.Result([32]byte{1}); string(got) != b || !ok || err != nil {
 			t.Fatalf("%q, %v, %v", got, ok, err)
 		}
 	}
-	if err := l.PutResult(ctx, [32]byte{1}, make([]byte, MaxResult+1), start); !errors.Is(err, ErrInvalid) {
+	if err := putResult(l, [32]byte{1}, make([]byte, MaxResult+1), start); !errors.Is(err, ErrInvalid) {
 		t.Error(err)
 	}
 	if _, ok, err := l.Result([32]byte{2}); ok || err != nil {
