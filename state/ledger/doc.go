@@ -7,16 +7,16 @@
 //
 // # Transactions
 //
-// One goroutine commits. It takes all waiting changes into one transaction and one sync, so that many
-// callers share its cost; a change that is refused leaves the others of its transaction alone. A method
+// One goroutine commits. It takes all waiting changes into one transaction, so that many callers share
+// its two syncs; a change that is refused leaves the others of its transaction alone. A method
 // that changes the ledger returns after the sync. When its context ends first, the change may still
 // happen; repeating an Entry is safe, because a ticket that was spent with the same Request is Repeated.
 //
 // # Damage
 //
 // bbolt has checksums on its two meta pages only, and panics on damage elsewhere. Each value here carries a
-// CRC-32C over its bucket, key and content, and bbolt runs under recover with faults turned into panics, so
-// that a damaged, foreign or newer file is an error, and the file is left as it is. After a failed sync, or a
+// CRC-32C over its bucket, key and content, Open verifies the structure of all pages, and bbolt runs under recover
+// with faults turned into panics, so that a damaged, foreign or newer file is an error, and is left as it is. After a failed sync, or a
 // panic, the content of the disk is uncertain: the ledger then refuses all changes until it is opened
 // again. A full disk fails only the changes that meet it.
 //
