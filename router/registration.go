@@ -61,6 +61,9 @@ func (st *shardState) queueRegister(rx *rxContext, c *client, content []byte) {
 
 // runRegister is the task of a Register: it goes to a worker, whose result comes back as a batch of its own.
 func (st *shardState) runRegister(c *client, request *state.RegisterRequest) {
+	if c.dropped {
+		return
+	}
 	q := &registrar.Request{Client: c.session.Peer(), Exporter: c.session.Exporter(), Message: request.Message}
 	env := st.shardEnv
 	submitted := st.config.Registration.Registrar.Submit(q, func(result *wire.RegisterResult, registration registrar.Registration) {

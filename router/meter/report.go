@@ -355,6 +355,15 @@ func (b *Book) charge(now time.Time, client identity.PublicKey, n uint64) (left 
 	return a.unlimited || a.balance().Bytes > 0, nil
 }
 
+// Refresh adds the grants that an account has in the ledger, if the account is in use.
+func (b *Book) Refresh(client identity.PublicKey) error {
+	grants, unlimited, err := b.grants(client)
+	if err == nil {
+		b.Update(client, grants, unlimited)
+	}
+	return err
+}
+
 // grants reads an account's grants from the ledger.
 func (b *Book) grants(client identity.PublicKey) ([]Grant, bool, error) {
 	l := b.ledger.Load()

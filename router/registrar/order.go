@@ -402,12 +402,19 @@ func (a *attempt) left(account *ledger.Account) (bytes, expires uint64) {
 	if a.unlimited() {
 		return wire.Unlimited, 0
 	}
-	left, end := account.Left(a.now)
-	if a.config.Unrecorded != nil {
-		left -= min(left, a.config.Unrecorded(a.client))
-	}
+	left := a.Registrar.left(account, a.now)
 	if left == 0 {
 		return 0, 0
 	}
+	_, end := account.Left(a.now)
 	return min(left, wire.Unlimited-1), uint64(end.Unix())
+}
+
+// left returns what a limited account has left, without what was used and is not recorded yet.
+func (r *Registrar) left(account *ledger.Account, now time.Time) uint64 {
+	left, _ := account.Left(now)
+	if r.config.Unrecorded != nil {
+		left -= min(left, r.config.Unrecorded(account.ID))
+	}
+	return left
 }

@@ -312,11 +312,27 @@ func TestFullLedgerIsBusy(t *testing.T) {
 	}
 }
 
+// TestPaidPeerDoesNotEnd: an account that was used up keeps its peer if it is paid for before End has its turn.
+func TestPaidPeerDoesNotEnd(t *testing.T) {
+	w := newWorld(t, Tickets)
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeOK)
+	w.l.accounts[identity.PublicKey{1}].Grants[0].Used = 1000
+	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 2)), wire.CodeOK)
+	if err := w.End(t.Context(), identity.PublicKey{1}); err != nil || len(w.device.peers) != 1 {
+		t.Errorf("%d peers (%v)", len(w.device.peers), err)
+	}
+	w.l.accounts[identity.PublicKey{1}].Grants[1].Used = 1000
+	if err := w.End(t.Context(), identity.PublicKey{1}); err != nil || len(w.device.peers) != 0 {
+		t.Errorf("%d peers of an account with nothing left (%v)", len(w.device.peers), err)
+	}
+}
+
 // TestRepeatHasTheDeviceOfNow: a repeat has the peer as the device has it now, whose key the preshared key needs.
 func TestRepeatHasTheDeviceOfNow(t *testing.T) {
 	w := newWorld(t, Tickets)
 	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeOK)
-	if err := w.End(t.Context(), identity.PublicKey{1}); err != nil {
+	w.l.accounts[identity.PublicKey{1}].Grants[0].Used = 999
+	if err := w.end(t.Context(), identity.PublicKey{1}, func(*ledger.Account) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
 	check(t, w.register(session{2, 1}, wire.ModeDVPN, pay(1, 2)), wire.CodeOK) // with the first one's address
@@ -346,6 +362,7 @@ func TestRecoverCompletesAttachments(t *testing.T) {
 	if at := w.l.accounts[identity.PublicKey{1}].Attachments[0]; at.State != ledger.On || len(w.l.accounts[identity.PublicKey{2}].Attachments) != 0 {
 		t.Errorf("attachments %+v", at)
 	}
+	w.l.accounts[identity.PublicKey{3}].Grants[0].Used = 1000
 	if err := w.End(t.Context(), identity.PublicKey{3}); err != nil || len(w.device.peers) != 1 || len(w.l.accounts[identity.PublicKey{3}].Attachments) != 0 {
 		t.Errorf("End: %v, %d peers", err, len(w.device.peers))
 	}
@@ -391,6 +408,7 @@ func TestEndGoesOn(t *testing.T) {
 	w := newWorld(t, Tickets)
 	alice := identity.PublicKey{1}
 	check(t, w.register(session{1, 1}, wire.ModeDVPN, pay(1, 1)), wire.CodeOK)
+	w.l.accounts[alice].Grants[0].Used = 1000
 	w.device.fail = errDevice
 	if err := w.End(t.Context(), alice); !errors.Is(err, errDevice) || w.l.accounts[alice].Attachments[0].State != ledger.Removing {
 		t.Errorf("%v, %+v", err, w.l.accounts[alice].Attachments)
@@ -401,5 +419,6 @@ func TestEndGoesOn(t *testing.T) {
 			t.Errorf("%v, %+v, %d peers", err, w.l.accounts[alice].Attachments, len(w.device.peers))
 		}
 	}
+	w.l.accounts[alice].Grants[0].Used = 0
 	check(t, w.register(session{1, 1}, wire.ModeDVPN, nil), wire.CodeOK)
 }

@@ -63,7 +63,7 @@ func TestRandomRegistrations(t *testing.T) {
 		case n == 2:
 			device.fail = nil
 		case n == 3:
-			if err := r.End(t.Context(), client); err != nil && device.fail == nil {
+			if err := r.end(t.Context(), client, func(*ledger.Account) bool { return true }); err != nil && device.fail == nil {
 				t.Fatalf("step %d: end: %v", step, err)
 			}
 		default:

@@ -71,9 +71,25 @@ func (r *Registrar) Recover(ctx context.Context, l Ledger) error {
 	return nil
 }
 
-// End ends mode dvpn of an account: its attachment is marked, then the device loses the peer, then the
-// ledger the attachment. It does nothing if there is none.
+// End ends mode dvpn of an account that has nothing left, or whose client is not admitted any more. It does nothing if
+// the account has bandwidth by now: a Register may have paid for it since the caller has looked.
 func (r *Registrar) End(ctx context.Context, client identity.PublicKey) error {
+	return r.end(ctx, client, r.ended)
+}
+
+// ended reports whether nothing is left of an account. With open access that is for the caller to decide.
+func (r *Registrar) ended(a *ledger.Account) bool {
+	standing := r.config.Standing(a.ID)
+	switch {
+	case r.config.Access == Open || !standing.Admitted:
+		return true
+	case r.config.Access == Listed && standing.Limits.Bytes == 0:
+		return false
+	}
+	return r.left(a, r.config.Now()) == 0
+}
+
+func (r *Registrar) end(ctx context.Context, client identity.PublicKey, ended func(*ledger.Account) bool) error {
 	unlock, err := r.locks.lock(ctx, lockKey{key: client})
 	if err != nil {
 		return err
@@ -87,9 +103,10 @@ func (r *Registrar) End(ctx context.Context, client identity.PublicKey) error {
 	if err != nil {
 		return err
 	}
+	all := ended(&account)
 	for _, a := range account.Attachments { // those in removal too, whose device failed
-		if a.Mode == ledger.DVPN {
-			if err := r.end(ctx, l, client, a); err != nil && !errors.Is(err, ledger.ErrNoAttachment) { // its key has moved
+		if a.Mode == ledger.DVPN && (all || a.State == ledger.Removing) {
+			if err := r.remove(ctx, l, client, a); err != nil && !errors.Is(err, ledger.ErrNoAttachment) { // its key has moved
 				return err
 			}
 		}
@@ -97,7 +114,8 @@ func (r *Registrar) End(ctx context.Context, client identity.PublicKey) error {
 	return nil
 }
 
-func (r *Registrar) end(ctx context.Context, l Ledger, client identity.PublicKey, a ledger.Attachment) error {
+// remove marks the attachment, then the device loses the peer, then the ledger the attachment.
+func (r *Registrar) remove(ctx context.Context, l Ledger, client identity.PublicKey, a ledger.Attachment) error {
 	if a.State != ledger.Removing {
 		a.State = ledger.Removing
 		if err := l.SetAttachment(ctx, client, a, r.config.Now()); err != nil {

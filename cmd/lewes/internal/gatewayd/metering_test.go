@@ -113,6 +113,29 @@ func TestBookReadsTheLedger(t *testing.T) {
 	}
 }
 
+// TestEndReadsTheLedger: an account that was paid for, without a session that knows of it, is charged for its peer.
+func TestEndReadsTheLedger(t *testing.T) {
+	anna := identity.FromSeed(&[32]byte{2}).Public()
+	r, book, _ := listedRegistration(t, anna, "bytes=1000/30d")
+	charge := func(bytes uint64, ends bool) {
+		t.Helper()
+		if ended, err := r.Charge(t.Context(), map[identity.PublicKey]uint64{anna: bytes}); err != nil || len(ended) == 1 != ends {
+			t.Errorf("ended %v (%v)", ended, err)
+		}
+	}
+	charge(0, true)
+	if _, _, err := r.Renew(t.Context(), anna); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.End(t.Context(), anna); err != nil {
+		t.Fatal(err)
+	}
+	charge(400, false)
+	if got, _ := book.Balance(anna); got.Bytes != 600 {
+		t.Errorf("%d bytes are left, want 600", got.Bytes)
+	}
+}
+
 // TestPeerEndsWithItsPlaceInTheList: the WireGuard peer of a client without a limit ends when the client is no longer
 // admitted.
 func TestPeerEndsWithItsPlaceInTheList(t *testing.T) {

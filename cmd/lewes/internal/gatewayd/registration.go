@@ -124,6 +124,16 @@ func (r *registration) Charge(ctx context.Context, used map[identity.PublicKey]u
 	return append(ended, empty...), err
 }
 
+// End ends the peer of an account. If that was paid for meanwhile, by a session that has ended or of a predecessor, the
+// book learns of it.
+func (r *registration) End(ctx context.Context, client identity.PublicKey) error {
+	err := r.Registrar.End(ctx, client)
+	if book := r.book.Load(); book != nil && err == nil {
+		err = book.Refresh(client)
+	}
+	return err
+}
+
 // settings returns the router's configuration.
 func (r *registration) settings() router.Registration {
 	if r == nil {
