@@ -75,7 +75,7 @@ func gatewayChecks(flags *controlFlags) *doctor.Checks {
 		})
 		switch {
 		case errors.Is(err, errNoGateway):
-			r.Fault("lewes gateway", "none runs here, or its control socket is elsewhere: --state, --config or --socket")
+			r.Fault("lewes gateway", "none runs here, or its control socket is elsewhere: --state, --config or --socket; on a client's machine: lewes doctor URI")
 			checkConfig(r, flags)
 		case err != nil:
 			r.Fault("sudo lewes doctor", "%v", err)

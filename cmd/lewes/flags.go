@@ -249,6 +249,8 @@ func withRemedy(err error, c *client.Config) error {
 		return err
 	case flow.Reason == client.ReasonNotRegistered || flow.Reason == client.ReasonBandwidth:
 		return fmt.Errorf("%w\nsee what is left with: lewes register --mode balance --gateway %s", err, c.Gateway)
+	case flow.Reason == client.ReasonUnreachable || flow.Reason == client.ReasonNameNotFound:
+		return fmt.Errorf("%w; check the target's name or address, and its port, or choose another target", err)
 	case flow.Reason == client.ReasonLimit:
 		return fmt.Errorf("%w; close other flows, or try again later", err)
 	}

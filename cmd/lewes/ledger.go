@@ -25,7 +25,8 @@ be replaced by an older state without need: what was spent since can then be spe
 A backup takes the place of the ledger while the gateway is stopped:
   systemctl stop lewes-gateway
   mv /var/lib/lewes/ledger /var/lib/lewes/ledger.damaged
-  install -o lewes -g lewes -m 600 backup /var/lib/lewes/ledger
+  install -m 600 backup /var/lib/lewes/ledger
+  chown --reference=/var/lib/lewes/. /var/lib/lewes/ledger
   systemctl start lewes-gateway                  # the log warns that it is a backup`,
 		Example: `  lewes ledger check
   lewes ledger backup ledger-$(date +%F)

@@ -31,7 +31,8 @@ func TestLedgerCommands(t *testing.T) {
 	}
 	has(t, mustLewes(t, env, run("backup", "--previous", filepath.Join(g.dir, "previous"))...), "is in order")
 	has(t, mustLewes(t, env, run("check", copied)...), "is in order")
-	has(t, fails(t, env, exitFailed, run("check", filepath.Join(g.dir, "none"))...), "none: no such file")
+	has(t, fails(t, env, exitFailed, run("check", filepath.Join(g.dir, "none"))...), "none: no such file", "name the file")
+	has(t, fails(t, env, exitFailed, run("backup", copied)...), "file exists", "name a new file")
 	has(t, fails(t, env, exitFailed, run("check", filepath.Join(g.dir, "gateway.toml"))...), "gateway.toml: ledger: not this gateway's ledger", "name another file")
 
 	if err := os.Rename(copied, filepath.Join(g.dir, "ledger")); err != nil {

@@ -94,6 +94,9 @@ the gateway, and the targets from the entry.`,
 		if errors.As(err, &unknown) {
 			err = fmt.Errorf("%w%s", err, nearFlag(cmd, unknown.GetSpecifiedName()))
 		}
+		if strings.Contains(err.Error(), " flag: time: ") {
+			err = fmt.Errorf("%w; write a number and a unit, such as 500ms, 10s or 2m", err)
+		}
 		return &usageError{err}
 	})
 	group(root, newBundle(), newClients(), newConfig(), newDemo(), newDoctor(), newDrain(), newForward(), newGateway(), newKeygen(), newLedger(), newPing(), newPolicy(), newProbe(), newRegister(),

@@ -38,8 +38,11 @@ payload; one that is larger than the path takes is lost. The exit code is 1 if n
 	size := cmd.Flags().IntP("size", "s", 64, "size of a packet in bytes, without IP and UDP headers")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *n < 0 || *interval < 10*time.Millisecond {
-			return usagef("--count is 0 or more, and --interval at least 10ms")
+		if *n < 0 {
+			return usagef("--count %d is less than 0", *n)
+		}
+		if *interval < 10*time.Millisecond {
+			return usagef("--interval %v is less than 10ms", *interval)
 		}
 		if *size < 64 || *size > client.DefaultMaxPacket {
 			return usagef("--size %d is not within 64 and %d", *size, client.DefaultMaxPacket)

@@ -314,7 +314,7 @@ func clientTexts(all []*clientStatus) string {
 func readClientStatuses(ctx context.Context) ([]*clientStatus, error) {
 	dir := clientSocketDir()
 	if dir == "" {
-		return nil, errors.New("clients have no control sockets here: XDG_RUNTIME_DIR is not set, and the system has no directory in its place")
+		return nil, errors.New("clients have no control sockets here: XDG_RUNTIME_DIR is not set, and the system has no directory in its place\nset it to a directory of yours alone, and start the clients again")
 	}
 	paths, err := filepath.Glob(filepath.Join(dir, "*.sock"))
 	if err != nil {

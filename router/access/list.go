@@ -166,6 +166,8 @@ func read(path string) ([]byte, fs.FileInfo, error) {
 	// Check before opening, which would block on a pipe.
 	info, err := os.Stat(path)
 	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, nil, fmt.Errorf("access: list of clients %s: %w; run this as root or as the gateway's user", path, err)
 	case err != nil:
 		return nil, nil, fmt.Errorf("access: list of clients %s: %w", path, err)
 	case !info.Mode().IsRegular():

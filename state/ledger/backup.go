@@ -79,7 +79,7 @@ func BackupPrevious(from, to string) (Report, error) {
 func copyTo(to string, write func(io.Writer) error) (r Report, err error) {
 	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return r, fmt.Errorf("backup %s: %w", to, err)
+		return r, fmt.Errorf("backup %s: %w\nname a new file in a folder that exists and that you can write to", to, err)
 	}
 	defer func() {
 		if err != nil {

@@ -65,6 +65,8 @@ func sentence(path string, err error) error {
 		remedy = "the file was not changed; use the version that wrote it, or a later one"
 	case errors.Is(err, ErrInUse):
 		remedy = "stop that process first, or name another file; lewes ledger backup also copies and checks the ledger of a running gateway"
+	case errors.Is(err, fs.ErrNotExist):
+		remedy = "name the file, or its gateway by --state or --config; a gateway makes it once registration.access is set"
 	case errors.Is(err, ErrStorage):
 		remedy = "check the disk, then restart the gateway: nothing is written until then"
 	default:

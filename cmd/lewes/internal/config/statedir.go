@@ -38,7 +38,7 @@ func stateDir(system string, root bool, env func(string) string) (string, error)
 	}
 	dir := env(base)
 	if dir == "" {
-		return "", fmt.Errorf("no state directory: %s is not set\nset it, or state_dir in the configuration", base)
+		return "", fmt.Errorf("no state directory: %s is not set\nset it, or choose one with --state or, of a gateway, state_dir in the configuration", base)
 	}
 	return filepath.Join(dir, rest), nil
 }
@@ -125,7 +125,7 @@ func LoadOrCreateIdentity(path string) (key *identity.PrivateKey, created bool, 
 		return key, false, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, false, fmt.Errorf("cannot create the directory of the identity: %w", err)
+		return nil, false, fmt.Errorf("cannot create the directory of the identity: %w; choose another with --state", err)
 	}
 	key, err = CreateIdentity(path)
 	if errors.Is(err, fs.ErrExist) { // another process was faster
