@@ -374,3 +374,52 @@ func TestStopsWhereUsageCannotBeRecorded(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsCarriedIsRecorded: sessions of one client in all shards use up its bandwidth at once and in both
+// directions, and what they have carried is what the ledger has.
+func TestWhatIsCarriedIsRecorded(t *testing.T) {
+	const granted = 100_000
+	g, target := started(t, func(c *Config) { c.Metering, c.Registration.Required = new(Metering), true })
+	l := new(usageLedger)
+	g.Meter().SetLedger(l)
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), g.Addrs()[0].Port())
+	var clients []*live
+	for range 6 {
+		c := dialLive(t, 10, to)
+		if !c.until(func() bool { return c.session != nil && c.session.Confirmed() }) {
+			t.Fatal("no session")
+		}
+		clients = append(clients, c)
+	}
+	for _, s := range g.shards {
+		s.Do(func(now time.Time, st *shardState) {
+			st.eachClient(func(c *client) {
+				st.endUnregistered(c)
+				st.register(c, wire.ModeRelay, []ledger.Grant{{Number: 1, Bytes: granted, Expires: now.Add(time.Hour)}}, false)
+			})
+		})
+	}
+	m := &wire.EncryptedData{FlowID: 1, Flags: wire.FlagTarget, Target: wire.AddrTarget(target), Payload: make([]byte, 1000)}
+	var sending sync.WaitGroup
+	for _, c := range clients {
+		sending.Go(func() {
+			for g.Stats().UsedUp == 0 {
+				if err := c.session.Send(wire.TypeEncryptedData, m, &c.out); err != nil {
+					t.Error(err)
+					return
+				}
+				got := len(c.got)
+				if !c.until(func() bool { return len(c.got) > got || g.Stats().UsedUp > 0 }) {
+					t.Error("no echo, although bandwidth is left")
+					return
+				}
+			}
+		})
+	}
+	sending.Wait()
+	g.Close()
+	s := g.Stats()
+	if used := l.all()[testIdentity(10).Public()]; used != s.Up.Bytes+s.Down.Bytes || used > granted || used < granted-1000 {
+		t.Errorf("%d bytes were recorded, %d up and %d down were carried, of %d", used, s.Up.Bytes, s.Down.Bytes, granted)
+	}
+}
