@@ -130,9 +130,6 @@ func (st *shardState) sendUp(f *flow, payload []byte) {
 	case meter.Stopped:
 		st.counters.NotRecorded++
 		return
-	case meter.Unregistered:
-		st.counters.NotRegistered++
-		return
 	}
 	st.counters.Up.Packets++
 	st.counters.Up.Bytes += uint64(len(payload))

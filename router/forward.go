@@ -113,9 +113,6 @@ func (st *shardState) handleForward(rx *rxContext, c *client, content []byte) {
 	case meter.Stopped:
 		st.counters.NotRecorded++
 		return
-	case meter.Unregistered:
-		st.counters.NotRegistered++
-		return
 	}
 	if f.upstream.sent(now) {
 		st.config.Directory.demote(now, f.upstream.identity, f.upstream.addr.Addr())

@@ -21,7 +21,6 @@ import (
 	"lewes/state"
 	"lewes/state/ledger"
 	"lewes/state/wire"
-	"lewes/transport"
 	"lewes/transport/uri"
 )
 
@@ -408,35 +407,6 @@ func TestHandoverKeepsLocalPorts(t *testing.T) {
 	}
 	if taken != 37 {
 		t.Errorf("the successor takes %d ports", taken)
-	}
-}
-
-// TestHandoverBeginsToRequireRegistration: the sessions of a predecessor that required none carry nothing in a
-// successor that does, in either direction, and have the usual time to register.
-func TestHandoverBeginsToRequireRegistration(t *testing.T) {
-	g, target := started(t, nil)
-	c := liveSessions(t, g, 1, target)[0]
-	g, _ = succeeded(t, g, func(c *Config) { c.Metering, c.Registration.Required = new(Metering), true })
-	c.got = nil
-	c.send(t, &wire.EncryptedData{FlowID: 1, Payload: []byte("more")})
-	if !c.until(func() bool { return g.Stats().NotRegistered == 1 }) {
-		t.Fatal("the datagram is not refused")
-	}
-	for _, s := range g.shards {
-		s.Do(func(_ time.Time, st *shardState) {
-			st.eachClient(func(c *client) {
-				if c.unregistered == nil {
-					t.Error("the session need not register")
-				}
-				w := newWriter()
-				for _, f := range c.flows {
-					f.handleReturn(st.now(), w, []transport.Packet{{Data: []byte("down")}})
-				}
-			})
-		})
-	}
-	if s := g.Stats(); s.NotRegistered != 2 || s.Down.Packets != 0 || len(c.got) != 0 {
-		t.Errorf("%d datagrams are refused, %d are returned", s.NotRegistered, s.Down.Packets)
 	}
 }
 

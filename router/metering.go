@@ -123,11 +123,8 @@ func (st *shardState) mayCarry(now time.Time, c *client, id uint16) bool {
 
 // charge charges size bytes to the session's account. It takes no lock.
 func (c *client) charge(size int) meter.Verdict {
-	switch r := c.registered.Load(); {
-	case r != nil:
+	if r := c.registered.Load(); r != nil {
 		return r.share.Charge(size)
-	case c.env.config.Registration.Required: // a flow of a predecessor that did not require it
-		return meter.Unregistered
 	}
 	return meter.Charged
 }
@@ -239,9 +236,6 @@ func (st *shardState) codeRegistration(c *snapshot.Codec, owner *client) {
 		if share := st.meter.Rejoin(st.id, owner.session.Peer()); share != nil {
 			owner.registered.Store(&registration{share, mode})
 		}
-	}
-	if st.config.Registration.Required && owner.registered.Load() == nil && owner.unregistered == nil {
-		st.addUnregistered(owner, st.now().Add(RegistrationTime)) // the predecessor did not require it
 	}
 }
 

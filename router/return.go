@@ -282,9 +282,6 @@ func (w *writer) flowPacket(c *client, t wire.Type, id uint16, payload []byte) b
 	case meter.Stopped:
 		env.returned.notRecorded.Add(1)
 		return false
-	case meter.Unregistered:
-		env.returned.unregistered.Add(1)
-		return false
 	}
 	if len(w.buffer)+size > cap(w.buffer) {
 		w.flush(env)

@@ -127,7 +127,7 @@ func sum(to, from reflect.Value, how string) {
 // returnCounters are the counters of the return path.
 type returnCounters struct {
 	datagrams, bytes, forwarded, unbound, tooLarge, overRate, failed, unvalidated atomic.Uint64
-	usedUp, notRecorded, unregistered                                             atomic.Uint64
+	usedUp, notRecorded                                                           atomic.Uint64
 }
 
 // stats returns the shard's counters and gauges.
@@ -149,7 +149,6 @@ func (st *shardState) stats() Stats {
 	s.OverRate += r.overRate.Load()
 	s.UsedUp += r.usedUp.Load()
 	s.NotRecorded += r.notRecorded.Load()
-	s.NotRegistered += r.unregistered.Load()
 	s.ClientFailed += r.failed.Load()
 	s.QueueFull, s.QueueExpired, s.PollsReplaced = q.full.Load(), q.expired.Load(), q.renewed.Load()
 	s.Batches = []BatchTimes{st.times}

@@ -22,10 +22,9 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Charged      Verdict = iota
-	UsedUp               // the account has less left
-	Stopped              // usage was not recorded for too long
-	Unregistered         // there is no account
+	Charged Verdict = iota
+	UsedUp          // the account has less left
+	Stopped         // usage was not recorded for too long
 )
 
 // Share is what the sessions of one account in one shard draw from. It is safe for concurrent use.
