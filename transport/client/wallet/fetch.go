@@ -13,7 +13,7 @@ import (
 
 const (
 	// MaxFetch is the largest number of tickets of one Order.
-	MaxFetch = 10_000
+	MaxFetch = 1000
 	// storeEvery is how many new tickets are stored at once. A crash before that costs nothing: the issuer
 	// answers the same requests again.
 	storeEvery = 16

@@ -142,10 +142,11 @@ func (c *content) account(gateway hex32, now time.Time) (found *account) {
 // Register registers with ask. It asks without a ticket first, and pays only if the gateway needs one. A
 // ticket that is bound to the registration already, because its answer did not arrive, is sent again before that.
 func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer, error) {
-	if a, err := w.resume(ctx, r, ask); err != nil {
+	unknown, a, err := w.resume(ctx, r, ask)
+	if err != nil {
 		return a, err
 	}
-	a, err := w.send(ctx, nil, ask)
+	a, err = w.send(ctx, nil, ask)
 	switch {
 	case err != nil:
 		return a, err
@@ -153,7 +154,7 @@ func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer,
 		w.Note(ctx, r, &a)
 		return a, nil
 	case a.Verdict == TicketNeeded:
-		a, _, err := w.pay(ctx, r, a.Offers, ask)
+		a, _, err := w.pay(ctx, r, a.Offers, unknown, ask)
 		return a, err
 	}
 	return a, a.Error
@@ -162,7 +163,8 @@ func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer,
 // TopUp pays for a registration that stands, unless by now its account has more than enough bytes and lasts beyond
 // until. It returns ErrNoGain if the account has gained less than half of the ticket's bytes.
 func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until time.Time, ask Ask) (Answer, error) {
-	if a, err := w.resume(ctx, r, ask); err != nil {
+	unknown, a, err := w.resume(ctx, r, ask)
+	if err != nil {
 		return a, err
 	}
 	before, err := w.send(ctx, nil, ask)
@@ -176,7 +178,7 @@ func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until
 		w.Note(ctx, r, &before)
 		return before, nil
 	}
-	after, bytes, err := w.pay(ctx, r, before.Offers, ask)
+	after, bytes, err := w.pay(ctx, r, before.Offers, unknown, ask)
 	if err == nil && after.Remaining < before.Remaining+bytes/2 { // the rest may be used by now
 		err = fmt.Errorf("wallet: %w; no more are spent for this session", ErrNoGain)
 	}
@@ -199,9 +201,8 @@ func (w *Wallet) send(ctx context.Context, token []byte, ask Ask) (Answer, error
 }
 
 // pay spends one ticket, and returns the bytes that it was bought for. Those that the gateway refuses are marked,
-// and the next one is tried.
-func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask Ask) (a Answer, bytes uint64, err error) {
-	unknown := make(map[hex32]bool) // keys
+// and the next one is tried, except those of keys that are unknown to the gateway.
+func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, unknown map[hex32]bool, ask Ask) (a Answer, bytes uint64, err error) {
 	for refused := 1; ; refused++ {
 		x, fresh, err := w.bind(ctx, r, offers, unknown)
 		if err != nil {
@@ -230,26 +231,38 @@ func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, ask As
 	}
 }
 
-// resume sends a ticket that is bound to a registration again. The answer is the first one, so that it may
-// no longer describe the account.
-func (w *Wallet) resume(ctx context.Context, r Registration, ask Ask) (Answer, error) {
+// resume sends a ticket that is bound to a registration again, and spends no other. The answer is the first one,
+// so that it may no longer describe the account. A ticket whose key is unknown now stays bound.
+func (w *Wallet) resume(ctx context.Context, r Registration, ask Ask) (unknown map[hex32]bool, a Answer, err error) {
+	unknown = make(map[hex32]bool)
 	c, err := w.read()
 	if err != nil {
-		return Answer{}, err
+		return nil, a, err
 	}
 	defer c.wipe()
-	if c.bound(r) == nil {
-		return Answer{}, nil
+	t := c.bound(r, unknown)
+	if t == nil {
+		return unknown, a, nil
 	}
-	a, _, err := w.pay(ctx, r, nil, ask)
-	return a, err
+	switch a, err = w.send(ctx, t.Token, ask); {
+	case err != nil:
+	case a.Verdict == Granted:
+		w.settle(ctx, r, t.Token, &a)
+	case a.Verdict == TicketRefused:
+		err = w.release(ctx, t.Token, a)
+	case a.Verdict == KeyUnknown:
+		unknown[t.ID] = true
+	default:
+		err = a.Error
+	}
+	return unknown, a, err
 }
 
-// bound returns the ticket that is bound to a registration, or nil.
-func (c *content) bound(r Registration) *ticket {
+// bound returns the ticket of a known key that is bound to a registration, or nil.
+func (c *content) bound(r Registration, unknown map[hex32]bool) *ticket {
 	b := r.binding()
 	for _, t := range c.Tickets {
-		if t.Spend != nil && *t.Spend == b && t.Refused == "" {
+		if t.Spend != nil && *t.Spend == b && t.Refused == "" && !unknown[t.ID] {
 			return t
 		}
 	}
@@ -260,7 +273,7 @@ func (c *content) bound(r Registration) *ticket {
 // never sent for another one. Fresh means that it was not bound before.
 func (w *Wallet) bind(ctx context.Context, r Registration, offers []Offer, unknown map[hex32]bool) (x ticket, fresh bool, err error) {
 	err = w.update(ctx, func(c *content) error {
-		t := c.bound(r)
+		t := c.bound(r, unknown)
 		if fresh = t == nil; fresh {
 			var err error
 			if t, err = c.choose(r.Gateway, offers, unknown, w.now()); err != nil {

@@ -226,6 +226,21 @@ func TestRefusingGatewaySeesFewTickets(t *testing.T) {
 	}
 }
 
+// A ticket that was sent before and is refused now makes the wallet spend no other that is not needed.
+func TestRefusedAgain(t *testing.T) {
+	w, g := newWallet(t, 2), newGateway()
+	b := testRelay.binding()
+	change(t, w, func(c *content) { c.Tickets[0].Spend = &b })
+	g.granted[testRelay] = 500
+	g.refuse["1"] = Answer{Verdict: TicketRefused, Error: errors.New("ticket expired")}
+	if a, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); err != nil || a.Remaining != 500 || !slices.Equal(g.asked, []string{"1", ""}) {
+		t.Errorf("%+v, %v after %q", a, err, g.asked)
+	}
+	if c := read(t, w); c.Tickets[0].Refused != "ticket expired" || c.Tickets[1].Spend != nil {
+		t.Errorf("the wallet has %+v", c.Tickets)
+	}
+}
+
 // A ticket whose key the gateway does not know is kept for later, unless an earlier request with it had no answer.
 func TestUnknownKeyIsKept(t *testing.T) {
 	w, g := newWallet(t, 2), newGateway()
@@ -239,8 +254,9 @@ func TestUnknownKeyIsKept(t *testing.T) {
 	}
 	b := testRelay.binding()
 	change(t, w, func(c *content) { c.Tickets[0].Spend = &b })
-	if _, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); err == nil || read(t, w).Tickets[0].Spend == nil {
-		t.Errorf("a ticket that may be spent was released: %v", err)
+	g.asked = nil
+	if _, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); err != nil || read(t, w).Tickets[0].Spend == nil || !slices.Equal(g.asked, []string{"1", ""}) {
+		t.Errorf("a ticket that may be spent was released, or blocks the registration: %v", err)
 	}
 }
 
