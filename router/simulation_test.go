@@ -142,6 +142,7 @@ func newSimulation(t *testing.T, k *costs.Kind) *simulation {
 	s.rig = newRig(t, func(c *Config) {
 		withDirectory(t)(c)
 		c.Policy = policy.New(policy.Config{})
+		c.Registration.Registrar = costs.BusyRegistrar()
 		c.Resolver = slowResolver{}
 		c.Egress = simulatedEgress{s}
 	})
