@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.zx2c4.com/wireguard/wgctrl"
 
 	"lewes/cmd/lewes/internal/config"
 	"lewes/cmd/lewes/internal/doctor"
@@ -27,7 +26,7 @@ func newWireGuard(c *config.Config, key *identity.PrivateKey, accounts wireguard
 	if w.Device == "" {
 		return nil, nil
 	}
-	control, err := wgctrl.New()
+	control, err := newWireGuardControl()
 	if err != nil {
 		return nil, fmt.Errorf("cannot use WireGuard on this system: %w", err)
 	}
