@@ -60,6 +60,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errFault):
 		return exitFailed
 	}
+	if errors.Is(err, context.Canceled) { // by a signal
+		err = errors.New("interrupted")
+	}
 	fmt.Fprintf(stderr, "%s: %s\n", cmd.CommandPath(), identity.Redact(err.Error()))
 	if usage := (*usageError)(nil); errors.As(err, &usage) {
 		fmt.Fprintf(stderr, "usage: %s\ntry:   %s --help\n", cmd.UseLine(), cmd.CommandPath())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 
 	"lewes/transport/uri"
@@ -105,22 +106,27 @@ func TestProbeNamesTheStep(t *testing.T) {
 	}
 }
 
-// TestProbeInterrupted: a signal is no error about contexts.
-func TestProbeInterrupted(t *testing.T) {
+// TestInterrupted: a signal is no error about contexts.
+func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	file, key := newClient(t)
-	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, command := range []string{"probe", "ping", "register --mode balance --gateway"} {
+		t.Run(command, func(t *testing.T) {
+			server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer server.Close()
+			args := append(strings.Fields(command), "lewes://"+key.Public().String()+"@"+server.LocalAddr().String(), "--identity", file)
+			p := launch(t, environment(t.TempDir()), args...)
+			if _, _, err := server.ReadFrom(make([]byte, 1500)); err != nil { // the hello: it has begun
+				t.Fatal(err)
+			}
+			if code := p.end(); code != exitFailed {
+				t.Errorf("exit code %d", code)
+			}
+			has(t, p.stderr(), "lewes "+args[0]+": interrupted\n")
+			hasNot(t, p.stdout()+p.stderr(), "context")
+		})
 	}
-	defer server.Close()
-	p := launch(t, environment(t.TempDir()), "probe", "--identity", file, "lewes://"+key.Public().String()+"@"+server.LocalAddr().String())
-	if _, _, err := server.ReadFrom(make([]byte, 1500)); err != nil { // the hello: it has begun
-		t.Fatal(err)
-	}
-	if code := p.end(); code != exitFailed {
-		t.Errorf("exit code %d", code)
-	}
-	has(t, p.stderr(), "lewes probe: interrupted\n")
-	hasNot(t, p.stdout()+p.stderr(), "context")
 }

@@ -117,7 +117,9 @@ func fetchRemedy(err error) error {
 		return fmt.Errorf("%w\ncheck that the voucher is of this issuer and was not revoked", err)
 	case errors.Is(err, wallet.ErrUsedUp):
 		return fmt.Errorf("%w\nlewes tickets show prints the tickets of this machine's wallet; anyone who had the code could use it", err)
-	case errors.Is(err, wallet.ErrUnreachable), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted\nnothing is lost: run the same command again later")
+	case errors.Is(err, wallet.ErrUnreachable):
 		return fmt.Errorf("%w\nnothing is lost: run the same command again later", err)
 	}
 	return err
