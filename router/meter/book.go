@@ -16,7 +16,7 @@ import (
 
 // Grant is bytes that an account may use until a time.
 type Grant struct {
-	Number  uint64 // unique within the account, so that a grant is added once
+	Number  uint64 // unique within the account and rising, so that a grant is added once; 0: not numbered
 	Listed  bool   // of the list of clients: an account has at most one, whose Bytes may change
 	Bytes   uint64
 	Used    uint64
@@ -113,6 +113,7 @@ type Account struct {
 
 	// Guarded by book.mu.
 	grants     []Grant // not expired, in the order of byExpiry
+	newest     uint64  // the highest Number that it has had
 	unlimited  bool
 	loaded     bool
 	members    int
@@ -227,17 +228,18 @@ func (a *Account) update(grants []Grant, unlimited bool) {
 			}
 		}
 	}
-	added := false
+	added, newest := false, a.newest
 	for i := range grants {
 		g := grants[i]
+		a.newest = max(a.newest, g.Number)
 		if g.expired(now) {
 			continue
 		}
 		if have := slices.IndexFunc(a.grants, func(o Grant) bool { return o.same(&g) }); have >= 0 && g.Listed {
 			added = a.resize(&a.grants[have], g.Bytes) || added
 			continue
-		} else if count(a.grants, &g) >= count(grants[:i+1], &g) {
-			continue
+		} else if count(a.grants, &g) >= count(grants[:i+1], &g) || !first && g.Number != 0 && g.Number <= newest {
+			continue // it has it, or had it: grants may arrive after later ones
 		}
 		if !first {
 			g.Used = 0

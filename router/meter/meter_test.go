@@ -399,6 +399,21 @@ func TestChargeIsRepeatedAfterErrors(t *testing.T) {
 	}
 }
 
+// TestStaleGrantsAddNothing: grants that the ledger had a moment ago, before the last of them was dropped there, add
+// nothing.
+func TestStaleGrantsAddNothing(t *testing.T) {
+	b := newBench()
+	one, two := Grant{Number: 1, Bytes: 1000}, Grant{Number: 2, Bytes: 500}
+	s := b.Join(0, client(1), []Grant{one}, false)
+	s.Charge(1000)
+	b.second()
+	b.Update(client(1), []Grant{two}, false)
+	b.Update(client(1), []Grant{one}, false)
+	if got := b.left(t, 1); got != 500 {
+		t.Errorf("%d bytes are left, want 500", got)
+	}
+}
+
 // TestChargeStops: while usage cannot be recorded, a device is told to stop as sessions do.
 func TestChargeStops(t *testing.T) {
 	b := newBench()

@@ -114,6 +114,7 @@ func (a *Account) codeRest(c *snapshot.Codec) {
 		}
 		g.Expires = int64(expires)
 		c.Bool(&g.Listed)
+		a.newest = max(a.newest, g.Number)
 	}
 }
 
