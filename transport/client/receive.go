@@ -92,7 +92,7 @@ func (st *connState) handleTransport(now time.Time, p *gatewayPath, h wire.Heade
 			return err
 		}
 		if f := st.s.flows.find(m.FlowID); f != nil {
-			f.handleClosed(&m, !st.settled)
+			f.handleClosed(&m, st.unsettled())
 			if m.Reason == wire.FlowBandwidth && st.s.payer != nil {
 				st.s.payer.note(&RegisterResult{Code: RegisterBandwidthUsedUp}) // the report may be lost
 			}

@@ -304,6 +304,12 @@ func (c *sessionConn) terms() (wire.AckFlags, <-chan struct{}, error) {
 	return terms.Flags, nil, nil
 }
 
+// unsettled reports whether the session may be registering by itself: the gateway requires it, or has not sent its terms.
+func (st *connState) unsettled() bool {
+	terms := st.c.session.Terms()
+	return !st.settled && (terms == (state.Terms{}) || terms.Flags&wire.AckRegistrationRequired != 0)
+}
+
 // register sends a Register until its result arrives. errReconnecting means that another sessionConn takes
 // the place of c.
 func (c *sessionConn) register(ctx context.Context, m *wire.Register) (*wire.RegisterResult, error) {
