@@ -85,7 +85,7 @@ func (p *payer) note(r *RegisterResult) {
 
 // registration returns what the tickets of a request pay for.
 func (p *payer) registration(r *RegisterRequest) wallet.Registration {
-	paid := wallet.Registration{Gateway: p.s.gateway.Identity, Account: p.s.key.Public(), Mode: r.Mode.String()}
+	paid := wallet.Registration{Gateway: p.s.gateway.Identity, Account: p.s.key.Public(), Mode: r.Mode.String(), URI: p.s.gateway.String()}
 	if r.WireGuardKey != nil {
 		paid.Key = wgkey.Public(r.WireGuardKey)
 	} else if r.ClientID != nil {

@@ -21,6 +21,7 @@ type Registration struct {
 	Account identity.PublicKey // the client's identity towards the gateway
 	Mode    string
 	Key     [32]byte // the client's WireGuard key or client_id; zero for modes without one
+	URI     string   // the gateway's, for errors only
 }
 
 func (r Registration) binding() binding {
@@ -276,7 +277,7 @@ func (w *Wallet) bind(ctx context.Context, r Registration, offers []Offer, unkno
 		t := c.bound(r, unknown)
 		if fresh = t == nil; fresh {
 			var err error
-			if t, err = c.choose(r.Gateway, offers, unknown, w.now()); err != nil {
+			if t, err = c.choose(&r, offers, unknown, w.now()); err != nil {
 				return fmt.Errorf("wallet: %w", err)
 			}
 			b := r.binding()
@@ -293,10 +294,10 @@ func (w *Wallet) bind(ctx context.Context, r Registration, offers []Offer, unkno
 }
 
 // choose returns the ticket to spend next at a gateway: the one that expires first, of those the smallest.
-func (c *content) choose(gateway identity.PublicKey, offers []Offer, unknown map[hex32]bool, now time.Time) (best *ticket, err error) {
+func (c *content) choose(r *Registration, offers []Offer, unknown map[hex32]bool, now time.Time) (best *ticket, err error) {
 	var expired, refused, spent, unwanted, cheap int
 	for _, t := range c.Tickets {
-		if t.Gateway != hex32(gateway) || t.Spend != nil {
+		if t.Gateway != hex32(r.Gateway) || t.Spend != nil {
 			continue
 		}
 		i := slices.IndexFunc(offers, func(o Offer) bool { return o.KeyID == t.ID })
@@ -318,7 +319,7 @@ func (c *content) choose(gateway identity.PublicKey, offers []Offer, unknown map
 	if best != nil {
 		return best, nil
 	}
-	lines := []string{fmt.Sprintf("for gateway %s", gateway)}
+	lines := []string{fmt.Sprintf("for gateway %s", r.Gateway)}
 	for _, why := range []struct {
 		n    int
 		text string
@@ -336,17 +337,18 @@ func (c *content) choose(gateway identity.PublicKey, offers []Offer, unknown map
 	if spent > 0 {
 		err = ErrSpentElsewhere
 	}
-	return nil, &noTicketError{strings.Join(lines, "\n"), err}
+	return nil, &noTicketError{strings.Join(lines, "\n"), cmp.Or(r.URI, "URI"), err}
 }
 
 // noTicketError is an ErrNoTicket with its reasons.
 type noTicketError struct {
 	reasons string
+	uri     string
 	further error
 }
 
 func (e *noTicketError) Error() string {
-	return fmt.Sprintf("%v %s\nget tickets with: lewes tickets fetch --gateway URI --issuer URL#PIN --voucher CODE", ErrNoTicket, e.reasons)
+	return fmt.Sprintf("%v %s\nget tickets with: lewes tickets fetch --gateway '%s' --issuer 'URL#PIN' --voucher CODE", ErrNoTicket, e.reasons, e.uri)
 }
 
 func (e *noTicketError) Is(target error) bool {

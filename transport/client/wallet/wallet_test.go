@@ -332,7 +332,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil || !bytes.Equal(third, again) {
 			t.Fatalf("%s is written again as %s (%v)", again, third, err)
 		}
-		_, _ = c.choose(testGateway, nil, nil, testNow)
+		_, _ = c.choose(&testRelay, nil, nil, testNow)
 		c.account(hex32(testGateway), testNow)
 		c.prune(testNow)
 		c.wipe()
