@@ -238,10 +238,10 @@ func (a *Account) update(grants []Grant, unlimited bool) {
 		if have := slices.IndexFunc(a.grants, func(o Grant) bool { return o.same(&g) }); have >= 0 && g.Listed {
 			added = a.resize(&a.grants[have], g.Bytes) || added
 			continue
-		} else if count(a.grants, &g) >= count(grants[:i+1], &g) || !first && g.Number != 0 && g.Number <= newest {
-			continue // it has it, or had it: grants may arrive after later ones
+		} else if count(a.grants, &g) >= count(grants[:i+1], &g) {
+			continue
 		}
-		if !first {
+		if !first && (g.Number == 0 || g.Number > newest) { // otherwise the account had it, and has used it
 			g.Used = 0
 		}
 		a.grants = append(a.grants, g)

@@ -399,18 +399,30 @@ func TestChargeIsRepeatedAfterErrors(t *testing.T) {
 	}
 }
 
-// TestStaleGrantsAddNothing: grants that the ledger had a moment ago, before the last of them was dropped there, add
-// nothing.
-func TestStaleGrantsAddNothing(t *testing.T) {
+// TestGrantThatReturns: a grant that an account had before has what the ledger knows of it: it arrives after a later
+// list without it, or the clock had jumped ahead for a while.
+func TestGrantThatReturns(t *testing.T) {
 	b := newBench()
-	one, two := Grant{Number: 1, Bytes: 1000}, Grant{Number: 2, Bytes: 500}
+	one := Grant{Number: 1, Bytes: 1000, Expires: epoch.Unix() + 3600}
+	two := Grant{Number: 2, Bytes: 500, Expires: epoch.Unix() + 7200}
 	s := b.Join(0, client(1), []Grant{one}, false)
 	s.Charge(1000)
 	b.second()
 	b.Update(client(1), []Grant{two}, false)
+	one.Used = 1000
 	b.Update(client(1), []Grant{one}, false)
 	if got := b.left(t, 1); got != 500 {
 		t.Errorf("%d bytes are left, want 500", got)
+	}
+	b.now = epoch.Add(3 * time.Hour)
+	if got := b.left(t, 1); got != 0 {
+		t.Errorf("%d bytes are left of expired grants", got)
+	}
+	b.now = epoch.Add(time.Minute)
+	two.Used = 100
+	b.Update(client(1), []Grant{one, two}, false)
+	if got := b.left(t, 1); got != 400 {
+		t.Errorf("%d bytes are left once the clock is right, want 400", got)
 	}
 }
 
