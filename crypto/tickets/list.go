@@ -20,6 +20,10 @@ const (
 	MinEpoch = time.Hour
 	MaxEpoch = 366 * 24 * time.Hour
 
+	// MaxBytes and MaxSeconds bound what a ticket grants: 64 of them fit in an account.
+	MaxBytes   = 1 << 56
+	MaxSeconds = 3660 * 24 * 60 * 60
+
 	// ClockTolerance is how far clocks of client, issuer and gateway may differ: keys are good this
 	// much earlier and longer than their epochs.
 	ClockTolerance = 300 * time.Second
@@ -55,6 +59,11 @@ var (
 type Denomination struct {
 	Bytes   uint64
 	Seconds uint32
+}
+
+// Valid reports whether both numbers are within their bounds.
+func (d Denomination) Valid() bool {
+	return d.Bytes > 0 && d.Bytes <= MaxBytes && d.Seconds > 0 && d.Seconds <= MaxSeconds
 }
 
 // Key is an issuer's key for a denomination and an epoch.
@@ -180,8 +189,8 @@ func (d *Directory) check() error {
 			return fmt.Errorf("tickets: two keys with the truncated id %02x: %w", k.Public.id.Truncated(), ErrDirectory)
 		}
 		truncated[k.Public.id.Truncated()] = true
-		if k.Bytes == 0 || k.Seconds == 0 {
-			return fmt.Errorf("tickets: a key for 0 bytes or 0 seconds: %w", ErrDirectory)
+		if !k.Denomination.Valid() {
+			return fmt.Errorf("tickets: a key for %d bytes and %d seconds: %w", k.Bytes, k.Seconds, ErrDirectory)
 		}
 	}
 	if d.Epoch < MinEpoch || d.Epoch > MaxEpoch || d.Epoch%time.Second != 0 {

@@ -298,6 +298,40 @@ func TestSecondKeyIsRefused(t *testing.T) {
 	}
 }
 
+// TestIssuerCannotShutOutAnother: an issuer that lists the key of another one has no effect on that one's tickets.
+func TestIssuerCannotShutOutAnother(t *testing.T) {
+	gateway, good, bad := testIdentity(1).Public(), directory(t), directory(t)
+	bad.Issuer = "other.example"
+	bad.Keys[0].Bytes = 1 << 40
+	v := NewVerifier(gateway)
+	if err := v.SetIssuers([]*Directory{bad, good}); err != nil {
+		t.Fatal(err)
+	}
+	token := issue(t, testKey(t, 0), 1, "issuer.example", gateway)
+	got, err := v.Check(token.Append(nil), EpochStart(100, DefaultEpoch))
+	if err != nil || got.Bytes != 1<<30 || got.Issuer != "issuer.example" {
+		t.Errorf("%+v (%v)", got, err)
+	}
+	bad.Issuer = "issuer.example"
+	if err := v.SetIssuers([]*Directory{bad, good}); !errors.Is(err, ErrDirectory) {
+		t.Errorf("one key for two purposes: %v", err)
+	}
+}
+
+// TestDenominationIsBounded: what a ticket grants fits in an account.
+func TestDenominationIsBounded(t *testing.T) {
+	for d, want := range map[Denomination]bool{
+		{1, 1}: true, {MaxBytes, MaxSeconds}: true, {0, 1}: false, {1, 0}: false, {MaxBytes + 1, 1}: false, {1, MaxSeconds + 1}: false,
+	} {
+		one := directory(t)
+		one.Keys = one.Keys[:1]
+		one.Keys[0].Denomination = d
+		if _, err := one.Sign(testIdentity(9)); (err == nil) != want {
+			t.Errorf("%+v: %v", d, err)
+		}
+	}
+}
+
 // TestEpochBoundaries spends a ticket around every boundary, midnight of a Thursday, with the
 // gateway's clock up to five minutes off.
 //

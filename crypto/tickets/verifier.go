@@ -29,8 +29,11 @@ var (
 // Verifier checks tickets for one gateway. It is safe for concurrent use.
 type Verifier struct {
 	gateway identity.PublicKey
-	keys    atomic.Pointer[map[KeyID]*acceptedKey] // immutable
+	keys    atomic.Pointer[acceptedKeys]
 }
+
+// acceptedKeys is immutable. Issuers may list the key of another, which must not keep the tickets of that out.
+type acceptedKeys map[KeyID][]*acceptedKey
 
 // acceptedKey is a key with everything that a token is compared with.
 type acceptedKey struct {
@@ -64,13 +67,13 @@ type Offer struct {
 // NewVerifier returns a verifier that accepts no ticket until SetIssuers.
 func NewVerifier(gateway identity.PublicKey) *Verifier {
 	v := &Verifier{gateway: gateway}
-	v.keys.Store(new(map[KeyID]*acceptedKey))
+	v.keys.Store(new(acceptedKeys))
 	return v
 }
 
 // SetIssuers replaces the issuers. Directories of one issuer must agree: ErrSecondKey.
 func (v *Verifier) SetIssuers(directories []*Directory) error {
-	keys := make(map[KeyID]*acceptedKey)
+	keys := make(acceptedKeys)
 	byIssuer := make(map[string]*Directory)
 	for _, d := range directories {
 		all := *d
@@ -83,20 +86,45 @@ func (v *Verifier) SetIssuers(directories []*Directory) error {
 		byIssuer[d.Issuer] = &all
 		challenge := sha256.Sum256(Challenge(d.Issuer, v.gateway))
 		for _, k := range d.Keys {
-			if other := keys[k.Public.id]; other != nil && (other.issuer != d.Issuer || other.Denomination != k.Denomination || other.Epoch != k.Epoch) {
-				return fmt.Errorf("tickets: issuers %s and %s have one key for two purposes: %w", other.issuer, d.Issuer, ErrDirectory)
+			id := k.Public.id
+			if other := keys.of(id, challenge); other != nil {
+				if other.Denomination != k.Denomination || other.Epoch != k.Epoch {
+					return fmt.Errorf("tickets: issuer %s has one key for two purposes: %w", d.Issuer, ErrDirectory)
+				}
+				continue
 			}
 			from, until := Validity(k.Epoch, d.Epoch)
-			keys[k.Public.id] = &acceptedKey{k, d.Issuer, challenge, from, until}
+			keys[id] = append(keys[id], &acceptedKey{k, d.Issuer, challenge, from, until})
 		}
 	}
 	v.keys.Store(&keys)
 	return nil
 }
 
+// of returns the key for tickets of a challenge, or nil.
+func (a acceptedKeys) of(id KeyID, challenge [sha256.Size]byte) *acceptedKey {
+	for _, k := range a[id] {
+		if k.challenge == challenge {
+			return k
+		}
+	}
+	return nil
+}
+
+// all calls yield with each key.
+func (a acceptedKeys) all(yield func(*acceptedKey) bool) {
+	for _, list := range a {
+		for _, k := range list {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
 // Keys returns how many keys tickets are accepted of at now.
 func (v *Verifier) Keys(now time.Time) (n int) {
-	for _, k := range *v.keys.Load() {
+	for k := range v.keys.Load().all {
 		if !now.Before(k.from) && now.Before(k.until) {
 			n++
 		}
@@ -113,11 +141,12 @@ func (v *Verifier) Check(credential []byte, now time.Time) (*Ticket, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := (*v.keys.Load())[token.Key]
+	keys := *v.keys.Load()
+	k := keys.of(token.Key, token.Challenge)
 	switch {
-	case k == nil:
+	case len(keys[token.Key]) == 0:
 		return nil, fmt.Errorf("tickets: %w", ErrUnknownKey)
-	case token.Challenge != k.challenge:
+	case k == nil:
 		return nil, fmt.Errorf("tickets: %w", ErrGateway)
 	case now.Before(k.from):
 		return nil, fmt.Errorf("tickets: %w", ErrEarly)
@@ -138,7 +167,7 @@ func (v *Verifier) Offers(now time.Time) (offers []Offer) {
 		Denomination
 	}
 	latest := make(map[pair]*acceptedKey)
-	for _, k := range *v.keys.Load() {
+	for k := range v.keys.Load().all {
 		p := pair{k.issuer, k.Denomination}
 		if begun := !now.Before(k.from.Add(ClockTolerance)); begun && now.Before(k.until) && (latest[p] == nil || k.Epoch > latest[p].Epoch) {
 			latest[p] = k

@@ -53,10 +53,10 @@ func ParsePlan(s string) (p Plan, err error) {
 	if err != nil || length%time.Second != 0 {
 		return p, fmt.Errorf(`plan %s: %q is not a time: write "30d" or "12h"`, name, period)
 	}
-	if p.Bytes == 0 || length <= 0 || length/time.Second > math.MaxUint32 {
-		return p, fmt.Errorf("plan %s: %s for %s is nothing; write at least 1 byte and 1 second", name, size, period)
+	p.Seconds = uint32(min(max(length/time.Second, 0), math.MaxUint32))
+	if !p.Denomination.Valid() {
+		return p, fmt.Errorf("plan %s: %s for %s is not within 1 byte and 64 PiB, 1 second and %d days", name, size, period, tickets.MaxSeconds/(24*60*60))
 	}
-	p.Seconds = uint32(length / time.Second)
 	return p, nil
 }
 
