@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"lewes/cmd/lewes/internal/gatewayd"
 	"lewes/crypto/identity"
 	"lewes/router"
 	"lewes/router/account"
@@ -103,5 +104,15 @@ func TestRegistrationText(t *testing.T) {
 	}
 	for code := client.RegisterOK + 1; code <= client.RegisterClock; code++ {
 		has(t, registerRemedy(&client.RegisterError{Code: code}, client.ModeRelay, "URI").Error(), "gateway refused the registration: "+code.String())
+	}
+}
+
+func TestStatusShowsWireGuard(t *testing.T) {
+	for want, is := range map[string]gatewayd.WireGuardStatus{
+		"wireguard  wg0, 1 peer":                     {Device: "wg0", Peers: 1},
+		"wireguard  device wg0: file does not exist": {Device: "wg0", Error: "device wg0: file does not exist"},
+	} {
+		s := runningStatus{gatewayd.Status{WireGuard: &is}}
+		has(t, s.String(), want)
 	}
 }

@@ -123,6 +123,9 @@ func (s *runningStatus) String() string {
 	for i, addr := range s.TCP {
 		row([]string{"tcp", ""}[min(i, 1)], "%s", addr)
 	}
+	if g := s.WireGuard; g != nil {
+		row("wireguard", "%s", cmp.Or(g.Error, g.Device+", "+count(int(g.Peers), "peer")))
+	}
 	if text := cmp.Or(s.Metrics, s.MetricsError); text != "" {
 		row("metrics", "%s", text)
 	}

@@ -151,6 +151,9 @@ func (d *Device) Data() (public Key, endpoint string) {
 	return d.public, withPort(d.config.Endpoint, d.port)
 }
 
+// Name returns the name of the network device.
+func (d *Device) Name() string { return d.config.Name }
+
 // Err returns nil, or why the device cannot be used.
 func (d *Device) Err() error {
 	d.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"lewes/cmd/lewes/internal/version"
@@ -36,6 +37,7 @@ type Status struct {
 	Shards    []ShardStatus    `json:"shards"`
 	Sockets   []SocketStatus   `json:"sockets"`
 	TCP       []string         `json:"tcp"`
+	WireGuard *WireGuardStatus `json:"wireguard,omitempty"` // nil: no mode dvpn
 	Directory []DirectoryState `json:"directory"`
 	Refusals  []Refusal        `json:"refusals"`
 
@@ -73,6 +75,13 @@ type OffloadStatus struct {
 type BufferStatus struct {
 	Requested int `json:"requested"`
 	Granted   int `json:"granted"`
+}
+
+// WireGuardStatus describes the device of mode dvpn.
+type WireGuardStatus struct {
+	Device string `json:"device"`
+	Peers  uint64 `json:"peers"`           // of clients
+	Error  string `json:"error,omitempty"` // why it cannot be used
 }
 
 // DirectoryState describes a gateway of the directory.
@@ -119,6 +128,12 @@ func (p *Process) status(g *router.Gateway) *Status {
 			state.Address = d.Addr.String()
 		}
 		s.Directory = append(s.Directory, state)
+	}
+	if p.wireGuard != nil {
+		s.WireGuard = &WireGuardStatus{Device: p.wireGuard.Name(), Peers: p.wireGuard.Stats().Peers}
+		if err := p.wireGuard.Err(); err != nil {
+			s.WireGuard.Error = strings.TrimPrefix(err.Error(), "wireguard: ")
+		}
 	}
 	s.Refusals = listRefusals(&stats, g.Refusals(), g.Registrations())
 	s.Reloaded, s.Upgraded = p.history.get()
