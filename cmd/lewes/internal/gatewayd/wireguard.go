@@ -71,7 +71,7 @@ func wireGuardRemedy(device string, err error) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return "systemctl start wg-quick@" + device + "   # or wireguard-go " + device + "; wireguard.device names the device"
 	case errors.Is(err, fs.ErrPermission):
-		return "systemctl edit lewes-gateway   # [Service] AmbientCapabilities=CAP_NET_ADMIN; wireguard-go: access to /var/run/wireguard/" + device + ".sock"
+		return "systemctl edit lewes-gateway   # [Service] AmbientCapabilities=CAP_NET_ADMIN; wireguard-go: run it as the gateway's user"
 	default:
 		return "wg show " + device
 	}
