@@ -27,7 +27,7 @@ issuer nor the gateway can tell who bought it. Tickets lie in the wallet, a file
 forward and probe spend them when a gateway asks. They are Privacy Pass tokens (RFC 9578).`,
 		Example: `  lewes tickets issuer --plan month=10GiB/30d                              # prints its URL#PIN
   lewes tickets voucher --plan month --count 50                            # prints a CODE for a customer
-  lewes tickets fetch --gateway lewes://9qA…@gw.example.com?access=tickets --issuer https://issuer.example#4mZ… --voucher CODE
+  lewes tickets fetch --gateway 'lewes://9qA…@gw.example.com?access=tickets' --issuer https://issuer.example#4mZ… --voucher CODE
   lewes tickets show`,
 	}, newTicketsFetch(), newTicketsIssuer(), newTicketsShow(), newTicketsVoucher())
 }
@@ -56,7 +56,7 @@ only. Fetch builds the requests itself and never asks because a gateway wants it
 Nothing is lost if fetch fails: it stores its requests first, and the issuer answers the same request
 again without charge. Run the same command again, or fetch without flags, which goes on with everything
 that is unfinished.`,
-		Example: `  lewes tickets fetch --gateway lewes://9qA…@gw.example.com?access=tickets --issuer https://issuer.example#4mZ… --voucher CODE
+		Example: `  lewes tickets fetch --gateway 'lewes://9qA…@gw.example.com?access=tickets' --issuer https://issuer.example#4mZ… --voucher CODE
   lewes tickets fetch --gateway lewes://… --issuer https://…#… --voucher - --count 5 < voucher   # keeps it out of the process list
   lewes tickets fetch                                                      # go on after a failure`,
 		Args: arguments(0, 0, ""),

@@ -56,6 +56,8 @@ func (p *payer) register(ctx context.Context, r RegisterRequest) (RegisterResult
 		p.done(&r, a)
 	case !errors.Is(err, wallet.ErrNoTicket) && ctx.Err() == nil && errors.As(err, &refused):
 		return last, nil
+	case errors.Is(err, wallet.ErrNoTicket) && !p.s.gateway.Tickets && last.Code == RegisterBandwidthUsedUp:
+		return last, nil // the gateway may take no tickets: its refusal is the reason
 	}
 	return last, err
 }
@@ -198,6 +200,9 @@ func (p *payer) topUp() {
 		p.done(r, a)
 	} else {
 		p.failed(err)
+	}
+	if errors.Is(err, wallet.ErrNoTicket) && !p.s.gateway.Tickets {
+		return // the gateway may take none, and reports the end of the account itself
 	}
 	p.s.emit(Event{Kind: Registered, Err: err, Registration: &last})
 }

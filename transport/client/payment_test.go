@@ -32,6 +32,7 @@ type till struct {
 	expires uint64
 	silent  bool // spends, and gives no answer
 	nothing bool // takes tickets for nothing
+	listed  bool // takes none
 }
 
 // sells makes a gateway take tickets.
@@ -47,6 +48,8 @@ func (g *gateway) sells() *till {
 		r := &wire.RegisterResult{ExpiresAt: b.expires}
 		by, known := b.spent[token]
 		switch {
+		case token == "" && b.left[who] == 0 && b.listed:
+			r.Code = wire.CodeBandwidthUsedUp
 		case token == "" && b.left[who] == 0:
 			r.Code = wire.CodeTicketNeeded
 			r.Tickets = []wire.TicketOffer{{Type: wire.TicketBlindRSA2048, Issuer: "issuer.example", TokenKeyID: [32]byte{7}, Bytes: ticketBytes, Seconds: 3600}}
@@ -306,6 +309,31 @@ func TestSessionCannotPay(t *testing.T) {
 		w.closes(s)
 		if !slices.Equal(b.asked, []string{"", ""}) {
 			t.Errorf("asked with %q", b.asked)
+		}
+	})
+}
+
+// Where no ticket is taken, the end of the account is the gateway's refusal, and not the lack of a ticket.
+func TestAccountWithoutTicketsEnds(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		b := w.g.sells()
+		b.listed, b.left[clientKey.Public()] = true, ticketBytes
+		config, _ := w.paying(0)
+		config.Identity, config.Gateway.Tickets = clientKey, false
+		s := w.dial(config)
+		defer w.closes(s)
+		time.Sleep(time.Second)
+		if e := w.lastEvent(client.Registered); e.Err != nil || e.Registration.Remaining != ticketBytes {
+			t.Errorf("event %+v", e)
+		}
+		w.g.reports(b, 0)
+		time.Sleep(2 * time.Minute)
+		var refused *client.RegisterError
+		if e := w.lastEvent(client.Registered); !errors.As(e.Err, &refused) || refused.Code != client.RegisterBandwidthUsedUp || errors.Is(e.Err, wallet.ErrNoTicket) {
+			t.Errorf("event %+v", e)
+		}
+		if r, err := s.Register(t.Context(), client.RegisterRequest{Mode: client.ModeRelay}); err != nil || r.Code != client.RegisterBandwidthUsedUp {
+			t.Errorf("%+v, %v", r, err)
 		}
 	})
 }
