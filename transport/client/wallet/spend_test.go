@@ -354,6 +354,9 @@ func (unsynced) Sync() error { return nil }
 // Whatever is lost, repeated or run twice: no ticket is spent for two registrations, every registration that was
 // paid for was paid for by one ticket at a time, and no ticket is lost.
 func TestSpendingIsExact(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a thousand changes of a file take seconds with the race detector")
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		const tickets = 4
 		w, g := newWallet(t, tickets), newGateway()
