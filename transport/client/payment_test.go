@@ -267,6 +267,9 @@ func TestSessionPaysWhenFlowsEnd(t *testing.T) {
 	})
 }
 
+// A gateway that takes a ticket and grants nothing for it gets no other.
+//
+// Shows R9.40.
 func TestSessionStopsPayingForNothing(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		b := w.g.sells()

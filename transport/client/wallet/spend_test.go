@@ -213,6 +213,8 @@ func TestSpendsTheTicketThatExpiresFirst(t *testing.T) {
 }
 
 // A gateway that refuses every ticket does not see all of them.
+//
+// Shows R9.40.
 func TestRefusingGatewaySeesFewTickets(t *testing.T) {
 	w, g := newWallet(t, 20), newGateway()
 	for i := range 20 {
@@ -282,6 +284,8 @@ func TestTopUp(t *testing.T) {
 }
 
 // An account is used until it has ended, and while a ticket is bound to it.
+//
+// Shows R9.40.
 func TestAccountIsFreshOnceTheLastHasEnded(t *testing.T) {
 	w, g := newWallet(t, 3), newGateway()
 	now := testNow
