@@ -37,6 +37,7 @@ type world struct {
 	chargeErr error
 	forgetErr error
 	forgotten []netip.Addr
+	most      int            // peers in one call
 	blocked   chan struct{}  // calls of the device wait for its end; nil: they do not
 	late      chan time.Time // ready: calls of the device take too long
 	ended     chan identity.PublicKey
@@ -81,6 +82,7 @@ func (w *world) ConfigureDevice(_ string, c wgtypes.Config) error {
 	if w.missing != nil {
 		return w.missing
 	}
+	w.most = max(w.most, len(c.Peers))
 	for _, x := range c.Peers {
 		if x.Remove {
 			delete(w.on, x.PublicKey)
@@ -99,7 +101,7 @@ func (w *world) ConfigureDevice(_ string, c wgtypes.Config) error {
 		}
 		for _, n := range x.AllowedIPs {
 			for _, other := range w.on {
-				other.AllowedIPs = slices.DeleteFunc(other.AllowedIPs, func(o net.IPNet) bool { return o.String() == n.String() })
+				other.AllowedIPs = slices.DeleteFunc(other.AllowedIPs, func(o net.IPNet) bool { return prefix(o) == prefix(n) })
 			}
 			p.AllowedIPs = append(p.AllowedIPs, n)
 		}

@@ -22,10 +22,12 @@ import (
 const (
 	// interval is the time between two readings of the counters.
 	interval = time.Second
-	// share bounds the part of the time for the device: after each use, so many times its duration pass.
+	// share bounds the part of the time for reading the device: after it, so many times its duration pass.
 	share = 4
 	// maxBatch bounds the requests that change the device in one step.
 	maxBatch = 256
+	// maxPeersOfCall bounds the peers that one call changes: wireguard-go takes a quarter of a second for 1,000.
+	maxPeersOfCall = 1024
 
 	// restForgotten is how long an address rests whose tracked connections are deleted, restTracked one whose
 	// connections may go on.
@@ -108,7 +110,7 @@ func (d *Device) run(ctx context.Context, ticks <-chan time.Time) {
 }
 
 // step reads the device, applies requests, brings the device in line, and charges the counters. It returns how
-// long the device took.
+// long the first of these took.
 func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	start, now := time.Now(), d.config.Clock()
 	read, err := ask(d, func() (*wgtypes.Device, error) { return d.config.Control.Device(d.config.Name) })
@@ -124,13 +126,22 @@ func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	own, ownErr := d.config.Own()
 	err = cmp.Or(err, ownErr)
 	config := d.plan(now, batch, read, err, own)
-	if len(config.Peers) > 0 {
+	took := time.Since(start)
+	for some := range slices.Chunk(config, maxPeersOfCall) {
+		if err != nil {
+			break // the next step goes on
+		}
 		_, err = ask(d, func() (struct{}, error) {
-			defer wipeConfig(&config)
-			return struct{}{}, d.config.Control.ConfigureDevice(d.config.Name, config)
+			return struct{}{}, d.config.Control.ConfigureDevice(d.config.Name, wgtypes.Config{Peers: some})
 		})
 	}
-	took := time.Since(start)
+	if d.loop.hanging == nil {
+		for i := range config {
+			if psk := config[i].PresharedKey; psk != nil {
+				clear(psk[:])
+			}
+		}
+	}
 	err = d.finish(err)
 	for _, r := range batch {
 		if r.err == nil && !r.reconcile {
@@ -182,15 +193,6 @@ func ask[T any](d *Device, f func() (T, error)) (result T, err error) {
 	}
 }
 
-// wipeConfig overwrites the secrets of a configuration.
-func wipeConfig(c *wgtypes.Config) {
-	for i := range c.Peers {
-		if psk := c.Peers[i].PresharedKey; psk != nil {
-			clear(psk[:])
-		}
-	}
-}
-
 // wipe overwrites the secrets of what was read.
 func wipe(read *wgtypes.Device) {
 	clear(read.PrivateKey[:])
@@ -223,7 +225,7 @@ func (d *Device) finish(err error) error {
 
 // plan takes over what was read, applies requests, and returns what brings the device in line. failed is the
 // error of reading.
-func (d *Device) plan(now time.Time, batch []*request, read *wgtypes.Device, failed error, own []netip.Addr) (c wgtypes.Config) {
+func (d *Device) plan(now time.Time, batch []*request, read *wgtypes.Device, failed error, own []netip.Addr) (c []wgtypes.PeerConfig) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stats.Resting = uint64(d.pool.sweep(now))
@@ -253,7 +255,7 @@ func (d *Device) plan(now time.Time, batch []*request, read *wgtypes.Device, fai
 			delete(d.gone, key)
 			continue
 		}
-		c.Peers = append(c.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true, UpdateOnly: true})
+		c = append(c, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true, UpdateOnly: true})
 	}
 	for key, p := range d.peers {
 		x := on[key]
@@ -264,13 +266,13 @@ func (d *Device) plan(now time.Time, batch []*request, read *wgtypes.Device, fai
 		}
 		switch {
 		case d.loop.stopped && x != nil:
-			c.Peers = append(c.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true, UpdateOnly: true})
+			c = append(c, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true, UpdateOnly: true})
 		case d.loop.stopped:
 		default:
 			allowed := d.allowedLocked(p)
 			if x == nil || subtle.ConstantTimeCompare(x.PresharedKey[:], p.PSK[:]) != 1 || !allowed.are(x.AllowedIPs) {
 				psk := wgtypes.Key(p.PSK)
-				c.Peers = append(c.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), PresharedKey: &psk, ReplaceAllowedIPs: true, AllowedIPs: allowed.networks()})
+				c = append(c, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), PresharedKey: &psk, ReplaceAllowedIPs: true, AllowedIPs: allowed.networks()})
 			}
 		}
 	}

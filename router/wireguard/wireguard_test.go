@@ -394,6 +394,20 @@ func TestDeviceIsMissing(t *testing.T) {
 	}
 }
 
+// TestManyPeersAreSetInPieces: a call with all of them would take a device of wireguard-go half a minute.
+func TestManyPeersAreSetInPieces(t *testing.T) {
+	b := newBed(t)
+	var all []Peer
+	for i := range maxPeersOfCall + 100 {
+		x, y := byte(i>>8), byte(i)
+		all = append(all, Peer{Account: identity.PublicKey{1, x, y}, Key: Key{1, x, y}, IPv4: netip.AddrFrom4([4]byte{10, 77, x, y})})
+	}
+	b.reconcile(all...)
+	if n := len(b.w.on); n != len(all) || b.w.most > maxPeersOfCall {
+		t.Errorf("%d of %d peers are set, at most %d in one call", n, len(all), b.w.most)
+	}
+}
+
 // TestUnfinishedDevice: without a key, whose public one everybody would have, or a port, it is not used.
 func TestUnfinishedDevice(t *testing.T) {
 	b := newBed(t)
