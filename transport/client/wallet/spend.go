@@ -143,17 +143,19 @@ func (c *content) account(gateway hex32, now time.Time) (found *account) {
 // Register registers with ask. It asks without a ticket first, and pays only if the gateway needs one. A
 // ticket that is bound to the registration already, because its answer did not arrive, is sent again before that.
 func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer, error) {
-	unknown, a, err := w.resume(ctx, r, ask)
+	unknown, held, err := w.resume(ctx, r, ask)
 	if err != nil {
-		return a, err
+		return Answer{}, err
 	}
-	a, err = w.send(ctx, nil, ask)
+	a, err := w.send(ctx, nil, ask)
 	switch {
 	case err != nil:
 		return a, err
 	case a.Verdict == Granted:
 		w.Note(ctx, r, &a)
 		return a, nil
+	case a.Verdict == TicketNeeded && held != nil:
+		return a, held
 	case a.Verdict == TicketNeeded:
 		a, _, err := w.pay(ctx, r, a.Offers, unknown, ask)
 		return a, err
@@ -164,9 +166,9 @@ func (w *Wallet) Register(ctx context.Context, r Registration, ask Ask) (Answer,
 // TopUp pays for a registration that stands, unless by now its account has more than enough bytes and lasts beyond
 // until. It returns ErrNoGain if the account has gained less than half of the ticket's bytes.
 func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until time.Time, ask Ask) (Answer, error) {
-	unknown, a, err := w.resume(ctx, r, ask)
+	unknown, held, err := w.resume(ctx, r, ask)
 	if err != nil {
-		return a, err
+		return Answer{}, err
 	}
 	before, err := w.send(ctx, nil, ask)
 	if err != nil {
@@ -178,6 +180,9 @@ func (w *Wallet) TopUp(ctx context.Context, r Registration, enough uint64, until
 	if before.Verdict == Granted && before.Remaining > enough && (before.Expires.IsZero() || before.Expires.After(until)) {
 		w.Note(ctx, r, &before)
 		return before, nil
+	}
+	if held != nil {
+		return before, held
 	}
 	after, bytes, err := w.pay(ctx, r, before.Offers, unknown, ask)
 	if err == nil && after.Remaining < before.Remaining+bytes/2 { // the rest may be used by now
@@ -233,19 +238,21 @@ func (w *Wallet) pay(ctx context.Context, r Registration, offers []Offer, unknow
 }
 
 // resume sends a ticket that is bound to a registration again, and spends no other. The answer is the first one,
-// so that it may no longer describe the account. A ticket whose key is unknown now stays bound.
-func (w *Wallet) resume(ctx context.Context, r Registration, ask Ask) (unknown map[hex32]bool, a Answer, err error) {
+// which may no longer describe the account. A ticket whose key is unknown now stays bound. So does one that cannot be
+// taken for another reason, held, without which nothing else is paid.
+func (w *Wallet) resume(ctx context.Context, r Registration, ask Ask) (unknown map[hex32]bool, held, err error) {
 	unknown = make(map[hex32]bool)
 	c, err := w.read()
 	if err != nil {
-		return nil, a, err
+		return nil, nil, err
 	}
 	defer c.wipe()
 	t := c.bound(r, unknown)
 	if t == nil {
-		return unknown, a, nil
+		return unknown, nil, nil
 	}
-	switch a, err = w.send(ctx, t.Token, ask); {
+	a, err := w.send(ctx, t.Token, ask)
+	switch {
 	case err != nil:
 	case a.Verdict == Granted:
 		w.settle(ctx, r, t.Token, &a)
@@ -254,9 +261,9 @@ func (w *Wallet) resume(ctx context.Context, r Registration, ask Ask) (unknown m
 	case a.Verdict == KeyUnknown:
 		unknown[t.ID] = true
 	default:
-		err = a.Error
+		held = a.Error
 	}
-	return unknown, a, err
+	return unknown, held, err
 }
 
 // bound returns the ticket of a known key that is bound to a registration, or nil.

@@ -243,6 +243,30 @@ func TestRefusedAgain(t *testing.T) {
 	}
 }
 
+// A ticket that was sent before and cannot be taken now, as by an account with all the grants it may have, does not keep
+// the account from registering, and is the next one to be spent.
+func TestHeldTicket(t *testing.T) {
+	w, g := newWallet(t, 2), newGateway()
+	b := testRelay.binding()
+	change(t, w, func(c *content) { c.Tickets[0].Spend = &b })
+	g.granted[testRelay] = 500
+	full := errors.New("not allowed")
+	g.refuse["1"] = Answer{Verdict: Failed, Error: full}
+	if a, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); err != nil || a.Remaining != 500 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := w.TopUp(t.Context(), testRelay, 600, testNow, g.ask(testRelay)); !errors.Is(err, full) {
+		t.Errorf("topped up: %v", err)
+	}
+	g.granted[testRelay] = 0
+	if _, err := w.Register(t.Context(), testRelay, g.ask(testRelay)); !errors.Is(err, full) {
+		t.Errorf("registered: %v", err)
+	}
+	if want := []string{"1", "", "1", "", "1", ""}; !slices.Equal(g.asked, want) || read(t, w).Tickets[0].Spend == nil {
+		t.Errorf("asked with %q", g.asked)
+	}
+}
+
 // A ticket whose key the gateway does not know is kept for later, unless an earlier request with it had no answer.
 func TestUnknownKeyIsKept(t *testing.T) {
 	w, g := newWallet(t, 2), newGateway()
