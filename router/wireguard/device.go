@@ -246,8 +246,8 @@ func (d *Device) Remove(ctx context.Context, p Peer) error {
 }
 
 // Reconcile makes peers, all those of the ledger, the ones on the device: it adds and corrects them, and removes
-// others only if they were Set before. If the device cannot be used, that happens once it can, and the result is
-// nil.
+// others only if they were Set before. It returns before that has happened, which may take until the device can be
+// used.
 func (d *Device) Reconcile(ctx context.Context, peers []Peer) error {
 	return d.do(ctx, &request{all: slices.Clone(peers), reconcile: true})
 }

@@ -191,6 +191,7 @@ func (b *bed) must(err error) {
 func (b *bed) reconcile(peers ...Peer) {
 	b.Helper()
 	b.must(b.d.Reconcile(b.Context(), peers))
+	b.tick()
 }
 
 // tick has the device read: the second tick is taken when the first one is done.

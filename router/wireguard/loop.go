@@ -127,6 +127,12 @@ func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	err = cmp.Or(err, ownErr)
 	config := d.plan(now, batch, read, err, own)
 	took := time.Since(start)
+	batch = slices.DeleteFunc(batch, func(r *request) bool {
+		if r.reconcile {
+			r.done <- nil
+		}
+		return r.reconcile
+	})
 	for some := range slices.Chunk(config, maxPeersOfCall) {
 		if err != nil {
 			break // the next step goes on
@@ -144,10 +150,7 @@ func (d *Device) step(ctx context.Context, batch []*request) time.Duration {
 	}
 	err = d.finish(err)
 	for _, r := range batch {
-		if r.err == nil && !r.reconcile {
-			r.err = err
-		}
-		r.done <- r.err
+		r.done <- cmp.Or(r.err, err)
 	}
 	if err == nil {
 		d.forgetConnections(now)
