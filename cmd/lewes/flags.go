@@ -75,6 +75,9 @@ func (f *gatewayFlags) config(gateway string) (c client.Config, err error) {
 		if err != nil {
 			return c, fmt.Errorf("--via: %w", err)
 		}
+		if entry.Identity == c.Gateway.Identity || slices.ContainsFunc(c.Via, func(g client.Gateway) bool { return g.Identity == entry.Identity }) {
+			return c, fmt.Errorf("--via: gateway %s is in the chain twice; entries and the last gateway have to differ", entry.Identity)
+		}
 		c.Via = append(c.Via, entry)
 	}
 	if c.KEM, err = client.ParseKEM(f.kem); err != nil {

@@ -3,6 +3,7 @@ package client
 import (
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 
 	"lewes/crypto/identity"
@@ -56,7 +57,10 @@ var kemIDs = [...]kem.ID{MLKEM768: kem.MLKEM768, XWing: kem.XWing}
 // ParseKEM returns the KEM of a name, such as ML-KEM-768.
 func ParseKEM(name string) (KEM, error) {
 	id, err := kem.ParseID(name)
-	return kemOf(id), err
+	if err != nil || !slices.Contains(kemIDs[:], id) { // X25519 alone is no choice of a client
+		return 0, fmt.Errorf("unknown key exchange %q; use %s or %s", name, MLKEM768, XWing)
+	}
+	return kemOf(id), nil
 }
 
 func kemOf(id kem.ID) KEM {
