@@ -104,6 +104,9 @@ which the client is admitted, such as expires=2027-01-31.`,
 		if err != nil {
 			return &usageError{entryRemedy(err, args)}
 		}
+		if entry.Limits.Expired(time.Now()) {
+			return usagef("the day of expires= is over since %s: give a later one", entry.Limits.Expires.UTC().Format("2006-01-02 15:04Z"))
+		}
 		if *comment != "" {
 			entry.Comment = *comment
 		}

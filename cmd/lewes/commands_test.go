@@ -97,6 +97,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"clients add lewes://" + key.String() + "@gw.example anna", "is the URI of a gateway"},
 		{"clients add " + key.String() + " anna sesions=2", `"sesions=2": unknown key; did you mean sessions?`},
 		{"clients add " + key.String() + " anna bytes=10GiB/month", `"bytes=10GiB/month": not a size and a period`},
+		{"clients add " + key.String() + " anna expires=2020-01-31", "the day of expires= is over since 2020-02-01"},
 		{"clients add " + key.String() + " anna rate=fast", `"rate=fast": "fast" is not a size`},
 		{"clients remove", "missing argument: IDENTITY or NAME"},
 		{"clients remove anna ben", `unexpected argument "ben"`},
