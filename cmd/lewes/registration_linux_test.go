@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"flag"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,7 +12,6 @@ import (
 
 	"lewes/crypto/identity"
 	"lewes/crypto/tickets"
-	"lewes/state/ledger"
 	"lewes/transport/client"
 	"lewes/transport/uri"
 )
@@ -73,31 +70,22 @@ func (m *mint) ticket(gateway identity.PublicKey) []byte {
 // spender is a client that spends one ticket after the other.
 type spender struct {
 	session *client.Session
-	seed    []byte
 	spent   [][]byte
 }
 
-func dialSpender(t *testing.T, to uri.Gateway, seed ...byte) *spender {
+func dialSpender(t *testing.T, to uri.Gateway, seed byte) *spender {
 	t.Helper()
-	key := [32]byte{100}
-	copy(key[1:], seed)
-	s, err := client.Dial(t.Context(), client.Config{Gateway: to, Identity: identity.FromSeed(&key), Keys: new(client.KeyCache)})
+	s, err := client.Dial(t.Context(), client.Config{Gateway: to, Identity: identity.FromSeed(&[32]byte{100, seed}), Keys: new(client.KeyCache)})
 	if err != nil {
-		t.Error(err)
-		return nil
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	return &spender{session: s, seed: seed}
+	return &spender{session: s}
 }
 
 // spend spends a ticket, and checks that the account has all that were spent so far.
 func (s *spender) spend(ticket []byte) error {
 	s.spent = append(s.spent, ticket)
-	return s.repeat(ticket)
-}
-
-func (s *spender) repeat(ticket []byte) error {
-	// A kill between two messages of a handshake costs Config.Timeout.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	result, err := s.session.Register(ctx, client.RegisterRequest{Mode: client.ModeRelay, TicketType: client.TicketBlindRSA2048, Credential: ticket})
@@ -159,95 +147,4 @@ func TestUpgradeDuringRegistrations(t *testing.T) {
 			t.Errorf("client %d has %d bytes, not %d (%v)", i, result.Remaining, each*ticketBytes, err)
 		}
 	}
-}
-
-var gatewayKills = flag.Int("gateway.kills", 0, "how often TestKilledGatewayDuringRegistrations kills the gateway; 0: it does not run")
-
-// TestKilledGatewayDuringRegistrations kills the gateway during spends by 20 clients, which go on with the next
-// one: no ticket is lost, taken twice, or counted twice.
-//
-// Shows R9.17.
-func TestKilledGatewayDuringRegistrations(t *testing.T) {
-	if *gatewayKills == 0 {
-		t.Skip("takes long: -gateway.kills 50")
-	}
-	const clients = 20
-	m, dir := newMint(t), t.TempDir()
-	file := filepath.Join(dir, "gateway.toml")
-	start := func(port uint16) *process {
-		writeFile(t, file, fmt.Sprintf("state_dir = %q\n[listen]\naddresses = [\"127.0.0.1\"]\nport = %d\n[tcp]\nenabled = false\n[access]\nmode = \"open\"\n"+
-			"[registration]\naccess = \"tickets\"\nissuers = [%q]\n", dir, port, m.source), 0o600)
-		p := launchFile(t, program, environment(dir), "gateway", "--config", file)
-		p.awaitLog("  ready  ")
-		return p
-	}
-	p := start(0)
-	to, err := uri.Parse(p.awaitLine("lewes://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var byClient [clients]atomic.Int64
-	var spenders [clients][]*spender
-	var stop atomic.Bool
-	var running sync.WaitGroup
-	for i := range clients {
-		running.Go(func() {
-			for !stop.Load() {
-				n := len(spenders[i])
-				if n == 0 || len(spenders[i][n-1].spent) == ledger.MaxGrants { // its account is full
-					if n > 0 {
-						_ = spenders[i][n-1].session.Close()
-					}
-					s := dialSpender(t, to, byte(i), byte(n))
-					if s == nil {
-						return
-					}
-					spenders[i] = append(spenders[i], s)
-					n++
-				}
-				s := spenders[i][n-1]
-				if err := s.spend(m.ticket(to.Identity)); err != nil {
-					t.Errorf("client %d.%d, ticket %d: %v", i, n, len(s.spent), err)
-					return
-				}
-				byClient[i].Add(1)
-			}
-		})
-	}
-	for range *gatewayKills {
-		for i := range byClient { // so that each client has a session that a kill ends
-			for before := byClient[i].Load(); byClient[i].Load() == before && !t.Failed(); {
-				time.Sleep(time.Millisecond)
-			}
-		}
-		if err := p.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		<-p.done
-		p = start(to.Port)
-	}
-	stop.Store(true)
-	running.Wait()
-	thief, answered := dialSpender(t, to, 99), 0
-	for i, s := range slices.Concat(spenders[:]...) {
-		if len(s.spent) == 0 || t.Failed() {
-			continue
-		}
-		answered += len(s.spent)
-		_ = s.session.Close()
-		again := dialSpender(t, to, s.seed...)
-		if again == nil {
-			return
-		}
-		s.session = again.session
-		result, err := thief.session.Register(t.Context(), client.RegisterRequest{Mode: client.ModeRelay, TicketType: client.TicketBlindRSA2048, Credential: s.spent[0]})
-		if err != nil || result.Code != client.RegisterAlreadySpent {
-			t.Errorf("a ticket of account %d: %v (%v)", i, result.Code, err)
-		}
-		result, err = s.session.Register(t.Context(), client.RegisterRequest{Mode: client.ModeBalance})
-		if want := uint64(len(s.spent)) * ticketBytes; err != nil || result.Remaining != want {
-			t.Errorf("account %d has %d bytes, not %d (%v)", i, result.Remaining, want, err)
-		}
-	}
-	t.Logf("%d kills, %d tickets", *gatewayKills, answered)
 }
