@@ -24,7 +24,7 @@ func Lacks(root, device string, v4, v6 netip.Prefix) (found []Lack) {
 		families string // of nf_tables
 		cgnat    netip.Prefix
 	}{
-		{v4, "net/ipv4/conf/" + device + "/forwarding", "\x01\x02", netip.MustParsePrefix("100.64.0.0/10")},
+		{v4, "net/ipv4/ip_forward", "\x01\x02", netip.MustParsePrefix("100.64.0.0/10")},
 		{v6, "net/ipv6/conf/all/forwarding", "\x01\x0a", netip.Prefix{}},
 	} {
 		if !x.of.IsValid() {

@@ -128,14 +128,14 @@ func TestLacks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("ipv4/conf/wg0/forwarding", "0\n")
+	write("ipv4/ip_forward", "0\n")
 	write("ipv6/conf/all/forwarding", "1\n")
 	public4, public6 := netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/64")
 	found := Lacks(root, "wg0", public4, public6)
-	if len(found) != 1 || found[0].Mend != "sysctl -w net.ipv4.conf.wg0.forwarding=1" {
+	if len(found) != 1 || found[0].Mend != "sysctl -w net.ipv4.ip_forward=1" {
 		t.Errorf("public addresses: %q", found)
 	}
-	write("ipv4/conf/wg0/forwarding", "1\n")
+	write("ipv4/ip_forward", "1\n")
 	if found := Lacks(root, "wg0", public4, public6); len(found) != 0 {
 		t.Errorf("all is there: %q", found)
 	}
