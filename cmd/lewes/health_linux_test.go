@@ -152,6 +152,15 @@ func TestHealth(t *testing.T) {
 	check(http.StatusServiceUnavailable, false, "draining", "no_clients")
 	g.control("drain", "--off")
 	check(http.StatusOK, true, "no_clients")
+	list := filepath.Join(g.dir, "clients")
+	writeFile(t, list, "anna\n", 0o600)
+	g.awaitLog("cannot reload the list of clients")
+	check(http.StatusOK, true, "clients", "no_clients")
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	g.awaitLog("reloaded the list of clients")
+	check(http.StatusOK, true, "no_clients")
 	if code, _ := g.get("/debug/pprof/"); code != http.StatusNotFound {
 		t.Errorf("profiles: %d", code)
 	}

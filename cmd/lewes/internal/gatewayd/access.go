@@ -27,6 +27,7 @@ const clientsInterval = 80 * time.Millisecond
 // methods belong to the process's main goroutine.
 type accessControl struct {
 	rule      atomic.Pointer[accessRule]
+	stale     atomic.Bool // the file has changed and cannot be used
 	log       *zap.Logger
 	relimit   func(changed []identity.PublicKey) // applies limits of bandwidth; nil: none are
 	stopWatch func()
@@ -73,8 +74,15 @@ func (a *accessControl) apply(c *config.Config, strict bool) (before *accessRule
 		return nil, err
 	}
 	before = a.rule.Swap(rule)
+	a.stale.Store(false)
 	a.warn(rule)
 	return before, nil
+}
+
+// invalid reports whether lines of the list in effect are invalid, as they may be at the start.
+func (a *accessControl) invalid() bool {
+	list := a.rule.Load().list
+	return list != nil && list.Err() != nil
 }
 
 // reapply applies the difference of a rule from the one that it replaces to the gateway, and returns the
@@ -181,6 +189,7 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 	start(func() { a.closeExpired(ctx, gateway.ReapplyClients) })
 	start(func() {
 		access.Watch(ctx, rule.list, clientsInterval, func(list *access.List) {
+			a.stale.Store(false)
 			before := rule
 			rule = &accessRule{counts: before.counts, path: before.path, list: list}
 			if !a.rule.CompareAndSwap(before, rule) {
@@ -190,6 +199,7 @@ func (a *accessControl) watch(ctx context.Context, gateway *router.Gateway, star
 			a.log.Info("reloaded the list of clients", zap.Int("clients", len(list.Entries())), zap.Int("sessions_closed", closed))
 			a.warn(rule)
 		}, func(err error) {
+			a.stale.Store(true)
 			a.log.Error("cannot reload the list of clients; keeping the previous one", zap.Error(err))
 		})
 	})

@@ -69,6 +69,7 @@ var remedies = map[string]string{
 	"memory":     "systemctl edit lewes-gateway   # or memory_limit in the configuration",
 	"tcp":        "ss -ltnp   # which program has the port?",
 	"no_clients": "lewes clients add IDENTITY NAME",
+	"clients":    "lewes clients list   # names the line",
 	"directory":  "resolvectl query HOST",
 	"reload":     "lewes reload",
 	"upgrade":    "lewes upgrade",

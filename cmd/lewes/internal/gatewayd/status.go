@@ -164,6 +164,8 @@ func (p *Process) problems(s *Status, stats *router.Stats) (all []problem) {
 	refuse(s.Draining, "draining", "draining")
 	refuse(stats.MemoryLimit > 0 && stats.MemoryUsed > stats.MemoryLimit*8/10, "memory", "memory is short")
 	note(p.serveTCP && len(s.TCP) == 0, "tcp", "the TCP port is not served: clients in networks that block UDP cannot connect")
+	note(p.access.stale.Load(), "clients", "the list of clients cannot be used since its last change; the previous one is in effect")
+	note(p.access.invalid(), "clients", "lines of the list of clients are invalid and admit no client")
 	note(s.Access == "listed" && s.Clients == 0, "no_clients", "the list of clients is empty")
 	for _, d := range s.Directory {
 		if d.Address == "" {
