@@ -207,7 +207,7 @@ func listRefusals(s *router.Stats, flows map[router.Refusal]uint64, registration
 		{"packet", "replayed", "", s.Replayed},
 		{"packet", "forged", "", s.Forged},
 		{"packet", "unexpected", "", s.Misplaced},
-		{"packet", "refused", "", s.Refused},
+		{"packet", "refused", "", s.Refused - min(s.Refused, h.Unlisted)}, // without those of clients above
 		{"packet", "too large", "", s.TooLarge},
 		{"packet", "not sent to the target", "", s.EgressFailed},
 		{"packet", "not sent to the client", "", s.ClientFailed},
