@@ -96,14 +96,8 @@ func TestOperatorSeesAndSteersTheGateway(t *testing.T) {
 	}
 	f.awaitLog("target denied")
 
-	status := g.control("status")
-	has(t, status, "lewes ", fmt.Sprintf("process %d", g.cmd.Process.Pid), "health", "ok", g.uri,
+	has(t, g.control("status"), "lewes ", fmt.Sprintf("process %d", g.cmd.Process.Pid), "health", "ok", g.uri,
 		"1 session", "1 client in the list", "GSO", "flow", "policy (198.51.100.0/24)", "not listed")
-	for line := range strings.Lines(status) {
-		if f := strings.Fields(line); len(f) == 3 && f[1] == "packet" && f[2] == "refused" {
-			t.Errorf("counted twice: %s", line)
-		}
-	}
 	list := g.control("clients", "list", "--live")
 	has(t, list, "anna-phone", "5 B (1)", "udp", "127.0.0.x", strangerID, "from 127.0.0.x")
 	hasNot(t, list, annaID, "127.0.0.1:")
