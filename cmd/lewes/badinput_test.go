@@ -200,7 +200,7 @@ func TestBadKeys(t *testing.T) {
 			writeFile(t, path, "key", 0o000)
 		}, []string{"identity: "}},
 		{"no key", func(t *testing.T, path string) { writeFile(t, path, "key", 0o600) },
-			[]string{"not an Ed25519 private key in PKCS#8 PEM", "make a new one with lewes keygen"}},
+			[]string{"not an Ed25519 private key in PKCS#8 PEM", "restore a backup of it", "make a new one with lewes keygen"}},
 		{"missing", func(*testing.T, string) {}, []string{"no key file", "make one with lewes keygen"}},
 	}
 	for _, kind := range kinds {

@@ -65,7 +65,7 @@ func Load(path string) (*PrivateKey, error) {
 	}
 	key, err := parsePEM(text[:n])
 	if err != nil {
-		return nil, fmt.Errorf("identity: key file %s: %w; make a new one with lewes keygen, or openssl genpkey -algorithm ed25519", path, err)
+		return nil, fmt.Errorf("identity: key file %s: %w; restore a backup of it, or move it away and make a new one with lewes keygen, or openssl genpkey -algorithm ed25519", path, err)
 	}
 	return key, nil
 }
@@ -84,7 +84,7 @@ func (k *PrivateKey) Save(path string) error {
 		return fmt.Errorf("identity: key file %s: %w; choose another name, or move the old key away if nothing uses it", path, ErrExists)
 	}
 	if err != nil {
-		return fmt.Errorf("identity: key file %s cannot be made: %w", path, err)
+		return fmt.Errorf("identity: key file %s cannot be made: %w; choose a folder that exists and that you can write to", path, err)
 	}
 	_, err = f.Write(text)
 	if err == nil {

@@ -297,7 +297,11 @@ func follow(path string) (string, error) {
 func replace(path string, text []byte, before fs.FileInfo) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("access: list of clients %s cannot be written: %w", path, err)
+			remedy := ""
+			if errors.Is(err, fs.ErrPermission) {
+				remedy = "; run this as root or as the gateway's user"
+			}
+			err = fmt.Errorf("access: list of clients %s cannot be written: %w%s", path, err, remedy)
 		}
 	}()
 	dir := filepath.Dir(path)
