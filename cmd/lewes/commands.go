@@ -160,7 +160,7 @@ An entry gateway, one given with --via, sees another one, derived from it: --for
 	asJSON := jsonFlag(cmd)
 	show := cmd.Flags().Bool("show", false, "print the public key of an existing FILE")
 	entry := cmd.Flags().String("for", "", "with --show: print the public key that the entry gateway with this `URI` sees")
-	state := cmd.Flags().String("state", "", "state `directory` of the client, without FILE (default: the system's)")
+	state := cmd.Flags().String("state", "", "state `directory` of the client, without FILE (default: lewes in the user's state directory, /var/lib/lewes for root)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		switch {
 		case *entry != "" && !*show:

@@ -37,7 +37,7 @@ func (f *gatewayFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.via, "via", nil, "`URI` of an entry gateway, which sees your address but not your targets; repeat for more, the nearest first")
 	flags.StringVar(&f.identity, "identity", "", "`FILE` with this client's identity, or ephemeral: one of this process, stored nowhere (default client-identity in the state directory, created on first use; ephemeral for gateways with access=open, one of the wallet for each account with access=tickets)")
 	flags.StringVar(&f.viaIdentity, "via-identity", "", "`FILE` with the identity for the gateways of --via, or same: that of --identity (default one for each, derived from that of --identity, so that they cannot link this client)")
-	flags.StringVar(&f.state, "state", "", "state `directory` (default: the system's)")
+	flags.StringVar(&f.state, "state", "", "state `directory` (default: lewes in the user's state directory, /var/lib/lewes for root)")
 	flags.StringVar(&f.kem, "kem", client.MLKEM768.String(), "post-quantum key exchange: ML-KEM-768 or X-Wing")
 	flags.StringVar(&f.transport, "transport", client.Auto.String(), "transport to the first gateway: udp, tcp, or auto (udp, and tcp where udp is blocked)")
 	flags.DurationVar(&f.timeout, "timeout", client.DefaultTimeout, "limit for a handshake")

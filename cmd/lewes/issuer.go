@@ -49,7 +49,7 @@ give the URL that clients use with --url.`,
 	key := flags.String("key", "", "`FILE` with the key of --cert")
 	plans := flags.StringArray("plan", nil, "what tickets grant, `NAME=SIZE/TIME`; repeat for more (default: as on the last start)")
 	epoch := flags.Duration("epoch", tickets.DefaultEpoch, "lifetime of a key; it cannot be changed later")
-	state := flags.String("state", "", "state `directory` of the issuer (default: issuer in the system's)")
+	state := flags.String("state", "", "state `directory` of the issuer (default: lewes/issuer in the user's state directory, /var/lib/lewes/issuer for root)")
 	asJSON := cmd.Flags().Bool("json", false, "print the URL and the pin as one line of JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c := issuer.Config{Epoch: *epoch, Log: gatewayd.NewLogger(cmd.ErrOrStderr(), zapcore.InfoLevel, false)}
@@ -153,7 +153,7 @@ the client that spends the tickets cannot be linked by what the issuer knows.`,
 	flags := cmd.Flags()
 	name := flags.String("plan", "", "`NAME` of the plan (default: the issuer's, if it has one only)")
 	count := flags.Int("count", 1, "`number` of tickets")
-	state := flags.String("state", "", "state `directory` of the issuer (default: issuer in the system's)")
+	state := flags.String("state", "", "state `directory` of the issuer (default: lewes/issuer in the user's state directory, /var/lib/lewes/issuer for root)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *count < 1 || *count > issuer.MaxCount {

@@ -66,7 +66,7 @@ that is unfinished.`,
 	issuer := flags.String("issuer", "", "`URL#PIN` of the issuer, from where you got the voucher")
 	voucher := flags.String("voucher", "", "`CODE` to exchange, or - to read it from standard input")
 	number := flags.Int("count", 0, "`number` of tickets (default all that the voucher is good for)")
-	state := flags.String("state", "", "state `directory` with the wallet (default: the system's)")
+	state := flags.String("state", "", "state `directory` with the wallet (default: lewes in the user's state directory, /var/lib/lewes for root)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var order wallet.Order
@@ -172,7 +172,7 @@ unfinished. It prints no secrets and asks nobody; lewes register --mode balance 
   lewes tickets show --json | jq '[.tickets[] | select(.state == "ready") | .count] | add'`,
 		Args: arguments(0, 0, ""),
 	}
-	state := cmd.Flags().String("state", "", "state `directory` with the wallet (default: the system's)")
+	state := cmd.Flags().String("state", "", "state `directory` with the wallet (default: lewes in the user's state directory, /var/lib/lewes for root)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		w, err := openWallet(*state)
