@@ -461,6 +461,10 @@ func TestHandoverKeepsBandwidth(t *testing.T) {
 			g.Meter().SetLedger(l)
 		}
 	}
+	g, _ = succeeded(t, g, func(c *Config) { c.Metering, c.Registration.Required = new(Metering), false })
+	if b, _ := g.Meter().Balance(one); !b.Unlimited {
+		t.Errorf("%d bytes are left where nothing is counted any more", b.Bytes)
+	}
 	g.Meter().SetLedger(l)
 	g.Close()
 	if used := l.all(); used[one] != sent || used[two] != 10 {

@@ -235,6 +235,9 @@ func (st *shardState) codeRegistration(c *snapshot.Codec, owner *client) {
 	if registered && st.meter != nil {
 		if share := st.meter.Rejoin(st.id, owner.session.Peer()); share != nil {
 			owner.registered.Store(&registration{share, mode})
+			if !st.config.Registration.Required { // any more: its client does not register again
+				st.meter.Update(owner.session.Peer(), nil, true)
+			}
 		}
 	}
 }
