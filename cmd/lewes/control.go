@@ -55,23 +55,24 @@ func (f *controlFlags) do(fn func(control.Client) error) error {
 	return fmt.Errorf("%w: nothing serves %s\nstart one, or say where it is: --state, --config or --socket", errNoGateway, strings.Join(paths, " or "))
 }
 
-// readsConfig returns an error if the running gateway does not read the file of --config.
-func (f *controlFlags) readsConfig(s *runningStatus) error {
-	if f.config == "" || f.socket != "" || s.ConfigFile == nil {
-		return nil
+// status returns the status of the running gateway, or an error if it does not read the file of --config.
+func (f *controlFlags) status(ctx context.Context, c control.Client) (*runningStatus, error) {
+	s, err := readStatus(ctx, c)
+	if err != nil || f.config == "" || f.socket != "" || s.ConfigFile == nil {
+		return s, err
 	}
 	given, err := os.Stat(f.config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	reads := *s.ConfigFile
 	if running, err := os.Stat(reads); err == nil && os.SameFile(given, running) {
-		return nil
+		return s, nil
 	}
 	if reads == "" {
 		reads = "no configuration"
 	}
-	return fmt.Errorf("nothing has changed: process %d was started with %s, not with %s\nstop it, and start it with: lewes gateway --config %[3]s", s.PID, reads, f.config)
+	return nil, fmt.Errorf("nothing has changed: process %d was started with %s, not with %s\nstop it, and start it with: lewes gateway --config %[3]s", s.PID, reads, f.config)
 }
 
 func newReload() *cobra.Command {
@@ -90,11 +91,7 @@ changes nothing, and the exit code is 1. It is for root and the gateway's user.`
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return flags.do(func(c control.Client) error {
-			s, err := readStatus(cmd.Context(), c)
-			if err == nil {
-				err = flags.readsConfig(s)
-			}
-			if err != nil {
+			if _, err := flags.status(cmd.Context(), c); err != nil {
 				return err
 			}
 			var r gatewayd.Reloaded
@@ -152,10 +149,7 @@ running gateway goes on, and the exit code is 1. It is for root and the gateway'
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return flags.do(func(c control.Client) error {
-			before, err := readStatus(cmd.Context(), c)
-			if err == nil {
-				err = flags.readsConfig(before)
-			}
+			before, err := flags.status(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
