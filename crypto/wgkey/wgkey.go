@@ -42,18 +42,13 @@ func Prove(private *Key, gateway identity.PublicKey, exporter *[32]byte) (proof 
 	return derive(private, &static, exporter)
 }
 
-// Verify reports whether a proof is that of the owner of the WireGuard key, in constant time.
+// Verify reports whether a proof is that of the owner of the WireGuard key, in constant time. It refuses
+// every proof for a key of low order.
 func Verify(gateway *identity.PrivateKey, public *Key, exporter *[32]byte, proof []byte) bool {
-	want, err := Expect(gateway, public, exporter)
-	return subtle.ConstantTimeCompare(want[:], proof) == 1 && err == nil
-}
-
-// Expect returns the proof of the owner of a WireGuard key. It fails for a key of low order. Compare in
-// constant time.
-func Expect(gateway *identity.PrivateKey, public *Key, exporter *[32]byte) ([ProofSize]byte, error) {
 	static, _ := gateway.X25519()
 	defer clear(static[:])
-	return derive(&static, public, exporter)
+	want, err := derive(&static, public, exporter)
+	return subtle.ConstantTimeCompare(want[:], proof) == 1 && err == nil
 }
 
 func derive(private, public *Key, exporter *[32]byte) (proof [ProofSize]byte, err error) {

@@ -113,8 +113,7 @@ func spend(r *Registrar, client identity.PublicKey, exporter byte, mode wire.Mod
 	pay(1, number)(&m)
 	if mode == wire.ModeDVPN {
 		m.WGPublicKey = append([]byte{1}, client[1:]...)
-		proof, _ := new(fakeDevice).Proof([32]byte(m.WGPublicKey), [32]byte{exporter})
-		m.WGProof = proof[:]
+		m.WGProof = proofOf([32]byte(m.WGPublicKey), [32]byte{exporter})
 	}
 	done := make(chan *wire.RegisterResult, 1)
 	q := &Request{Client: client, Exporter: [32]byte{exporter}, Message: m.Append(nil)}

@@ -1,6 +1,7 @@
 package registrar
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -219,10 +220,14 @@ func newDevice(size int) *fakeDevice {
 	return &fakeDevice{peers: make(map[[32]byte]Peer), taken: make(map[netip.Addr]identity.PublicKey), size: size}
 }
 
-func (d *fakeDevice) Proof(key, exporter [32]byte) (proof [16]byte, err error) {
+// proofOf returns the proof of a key that a fakeDevice accepts.
+func proofOf(key, exporter [32]byte) []byte {
 	sum := kdf.Hash([]byte("proof"), key[:], exporter[:])
-	copy(proof[:], sum[:])
-	return proof, nil
+	return sum[:16]
+}
+
+func (d *fakeDevice) Proves(key, exporter [32]byte, proof []byte) bool {
+	return bytes.Equal(proof, proofOf(key, exporter))
 }
 
 func (d *fakeDevice) PSK(key, exporter [32]byte) [32]byte {
@@ -351,8 +356,7 @@ func (w *world) message(s session, mode wire.Mode, change func(*wire.Register)) 
 		change(&m)
 	}
 	if mode == wire.ModeDVPN && m.WGProof == nil {
-		proof, _ := w.device.Proof([32]byte(m.WGPublicKey), [32]byte{s.exporter})
-		m.WGProof = proof[:]
+		m.WGProof = proofOf([32]byte(m.WGPublicKey), [32]byte{s.exporter})
 	}
 	return &Request{Client: identity.PublicKey{s.client}, Exporter: [32]byte{s.exporter}, Message: m.Append(nil)}
 }

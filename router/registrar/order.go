@@ -2,7 +2,6 @@ package registrar
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"slices"
 	"time"
@@ -139,12 +138,11 @@ func (a *attempt) checkProof(ctx context.Context) error {
 	if a.m.Mode != wire.ModeDVPN {
 		return nil
 	}
-	var proof [wire.WGProofSize]byte
-	var err error
-	if wait := a.compute(ctx, func() { proof, err = a.config.Device.Proof([32]byte(a.m.WGPublicKey), a.exporter) }); wait != nil {
+	proved := false
+	if wait := a.compute(ctx, func() { proved = a.config.Device.Proves([32]byte(a.m.WGPublicKey), a.exporter, a.m.WGProof) }); wait != nil {
 		return wait
 	}
-	if err != nil || subtle.ConstantTimeCompare(proof[:], a.m.WGProof) != 1 {
+	if !proved {
 		return refuse(wire.CodeBadRequest, "wg_proof does not prove this WireGuard key")
 	}
 	return nil

@@ -58,8 +58,8 @@ var (
 
 // Device sets up the WireGuard peers of mode dvpn: a *wireguard.Device. It is safe for concurrent use.
 type Device interface {
-	// Proof returns the wg_proof of a client's key in a session (section 9).
-	Proof(key, exporter [32]byte) ([16]byte, error)
+	// Proves reports whether a wg_proof is that of a client's key in a session (section 9), in constant time.
+	Proves(key, exporter [32]byte, proof []byte) bool
 	// PSK returns the preshared key of a client's key in a session (R9.6).
 	PSK(key, exporter [32]byte) [32]byte
 	// Reserve reserves addresses for a peer in memory: those of the standing one, if there is one. release

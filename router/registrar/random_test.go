@@ -79,8 +79,7 @@ func TestRandomRegistrations(t *testing.T) {
 				m.ClientID = make([]byte, 32)
 			case wire.ModeDVPN:
 				m.WGPublicKey = append([]byte{1 + byte(random.IntN(keys))}, make([]byte, 31)...)
-				proof, _ := device.Proof([32]byte(m.WGPublicKey), [32]byte{exporter})
-				m.WGProof = proof[:]
+				m.WGProof = proofOf([32]byte(m.WGPublicKey), [32]byte{exporter})
 			}
 			done := make(chan *wire.RegisterResult, 1)
 			if !r.Submit(&Request{Client: client, Exporter: [32]byte{exporter}, Message: m.Append(nil)}, func(result *wire.RegisterResult, _ Registration) { done <- result }) {

@@ -131,9 +131,9 @@ var (
 	errNotReconciled = errors.New("the peers of the ledger are not read yet")
 )
 
-// Proof returns the proof that the owner of a key sends (section 9). It fails for a key of low order.
-func (d *Device) Proof(key, exporter Key) ([wgkey.ProofSize]byte, error) {
-	return wgkey.Expect(d.config.Identity, &key, &exporter)
+// Proves reports whether a proof shows that its sender owns a key (section 9), in constant time.
+func (d *Device) Proves(key, exporter Key, proof []byte) bool {
+	return wgkey.Verify(d.config.Identity, &key, &exporter, proof)
 }
 
 // PSK returns the preshared key of a client's key and the device (R9.6).

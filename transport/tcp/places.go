@@ -80,9 +80,6 @@ type holder struct {
 	strangers connList // a source's unauthenticated connections
 }
 
-// sourceOf returns the source of an address: the address itself, or its /64.
-func sourceOf(a netip.Addr) netip.Prefix { return prefixOf(a, sourceBits) }
-
 // prefixOf returns an IPv4 address as it is, and a prefix of an IPv6 address.
 func prefixOf(a netip.Addr, bits int) netip.Prefix {
 	a = a.Unmap().WithZone("")

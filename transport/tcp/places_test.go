@@ -44,7 +44,7 @@ func TestSourceOf(t *testing.T) {
 		{"2001:db8:0:1::1", "2001:db8:0:2::1", false},
 		{"fe80::1%eth0", "fe80::2%eth1", true},
 	} {
-		if same := sourceOf(netip.MustParseAddr(row.a)) == sourceOf(netip.MustParseAddr(row.b)); same != row.same {
+		if same := prefixOf(netip.MustParseAddr(row.a), sourceBits) == prefixOf(netip.MustParseAddr(row.b), sourceBits); same != row.same {
 			t.Errorf("%s and %s are one source: %v", row.a, row.b, same)
 		}
 	}
